@@ -1,0 +1,71 @@
+"""The anatomy of a backbone: what each stage costs, holds and hands on, counted and not timed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from autotune.errors import PluginError
+from autotune.plugins import Backbone
+
+CPU_SHARE = 0.4
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """A chain at one size. operations: of one picture's forward pass (2 per multiply-add), a stage.
+
+    shapes: of each stage's output for one picture; the last is (F,).
+    """
+
+    pixels: int
+    parameters: tuple[int, ...]
+    operations: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+    @property
+    def stages(self) -> int:
+        return len(self.parameters)
+
+    @property
+    def features(self) -> int:
+        return self.shapes[-1][0]
+
+    def tail_operations(self, depth: int) -> int:
+        """Of one picture's forward pass through the last `depth` stages."""
+        return sum(self.operations[self.stages - depth :]) if depth else 0
+
+    def depths(self, on_cpu: bool) -> tuple[int, ...]:
+        """The depths searched by default: all, or on a CPU those whose tail is at most 40 % of the forward work."""
+        most = CPU_SHARE * sum(self.operations) if on_cpu else float("inf")
+        return tuple(depth for depth in range(self.stages + 1) if self.tail_operations(depth) <= most)
+
+
+@torch.no_grad()
+def examine(entry: Backbone, chain: nn.Sequential, pixels: int) -> Anatomy:
+    """Run one blank picture through, stage by stage. Raises PluginError where the output is no feature vector."""
+    x = torch.zeros(1, 3, pixels, pixels)
+    operations, shapes = [], []
+    chain.eval()
+    for number, stage in enumerate(chain):
+        try:
+            with FlopCounterMode(display=False) as counter:
+                x = stage(x)
+        except RuntimeError as error:
+            raise PluginError(
+                f"Stage {number} of backbone {entry.name!r} fails at {pixels} pixels: {str(error).partition(chr(10))[0]}",
+                f"Use another size (it is made for {entry.traits.pixels}), or mend {entry.file}.",
+            ) from error
+        operations.append(counter.get_total_flops())
+        shapes.append(tuple(x.shape[1:]))
+    said = entry.traits.features
+    if len(shapes[-1]) != 1 or (said is not None and shapes[-1] != (said,)):
+        raise PluginError(
+            f"Backbone {entry.name!r} gives {shapes[-1]} a picture, not ({said or 'F'},).",
+            f"Let its last stage end in pooling and nn.Flatten(1), and state its features in {entry.file}.",
+        )
+    parameters = tuple(sum(p.numel() for p in stage.parameters()) for stage in chain)
+    return Anatomy(pixels, parameters, tuple(operations), tuple(shapes))

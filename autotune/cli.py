@@ -1,0 +1,188 @@
+"""The command line: parses, calls one function, prints. Imports of weight wait until a command needs them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from autotune.errors import AutotuneError
+
+app = typer.Typer(
+    name="autotune",
+    help="Finds the best way to fine-tune a pretrained network on a folder of labelled photos.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+plugins_app = typer.Typer(help="List backbones, write a new one, try one.", invoke_without_command=True)
+app.add_typer(plugins_app, name="plugins")
+
+Data = Annotated[Path | None, typer.Argument(help="A folder with a folder a class, or with train/, val/, test/. Without it: the built-in digits.")]  # noqa: E501  # fmt: skip
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but problems.")]
+Plugins = Annotated[list[Path] | None, typer.Option("--plugins", help="A folder of backbone plugins; may be given again.")]
+WeightsDir = Annotated[Path | None, typer.Option("--weights", help="A folder of NAME.safetensors or NAME.pth.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name, or its folder.")]
+
+
+@app.command()
+def search(
+    data: Data = None,
+    trials: Annotated[int, typer.Option(min=1, help="Finished trials the study shall have in all.")] = 50,
+    study: Annotated[str | None, typer.Option(help="The study's name; by default the data folder's.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A study.toml; by default studies/NAME/study.toml, if there.")] = None,
+    backbones: Annotated[str | None, typer.Option(help="Backbones to search, by name, with commas between.")] = None,
+    pixels: Annotated[str | None, typer.Option(help="Sizes to search, e.g. 160 or 128,224.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="The most epochs a trial may have.")] = None,
+    metric: Annotated[str | None, typer.Option(help="accuracy, balanced_accuracy or macro_f1.")] = None,
+    timeout: Annotated[float | None, typer.Option(min=0, help="Seconds after which no trial goes on; then the test.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides the split, the trials and their randomness.")] = None,
+    device: Device = "auto",
+    workers: Annotated[int, typer.Option(min=1, help="Trials at a time, each in a process of its own.")] = 1,
+    weights: WeightsDir = None,
+    plugins: Plugins = None,
+    manifest: Annotated[Path | None, typer.Option(help="An older study's manifest.csv, whose sides are kept.")] = None,
+    skip_unreadable: Annotated[bool, typer.Option(help="Go on where over a tenth of the pictures cannot be read.")] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Search for the best way to fine-tune on DATA, and test the winner once. The same command again goes on."""
+    from autotune import study as studies
+    from autotune.screen import Screen, show
+
+    flags = {"epochs": epochs, "metric": _underscored(metric), "seed": seed}
+    ranges = {"backbone": _listed(backbones), "pixels": _numbers(pixels)}
+    request = studies.Request(
+        data=data, name=study, trials=trials, timeout=timeout, workers=workers, device=device, config=config,
+        weights=weights, plugins=tuple(plugins or ()), manifest=manifest, skip_unreadable=skip_unreadable,
+        flags={**flags, **ranges},
+    )  # fmt: skip
+    screen = Screen(quiet, program=as_json)
+    try:
+        found = studies.search(request, screen)
+    finally:
+        screen.close()
+    show(found, screen)
+    if as_json:
+        _print(found)
+
+
+@app.command()
+def status(study: StudyName, as_json: Json = False) -> None:
+    """Show a study as it stands: leaderboard, winner, test."""
+    from autotune import study as studies
+    from autotune.screen import Screen, show
+
+    found = studies.status(study)
+    if as_json:
+        _print(found)
+    else:
+        show(found, Screen())
+
+
+@app.command()
+def evaluate(
+    study: StudyName,
+    device: Device = "auto",
+    weights: WeightsDir = None,
+    plugins: Plugins = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Look at the test pictures again with the winner. The record counts every look."""
+    from autotune import study as studies
+    from autotune.screen import Screen, show
+
+    screen = Screen(quiet, program=as_json)
+    request = studies.Request(device=device, weights=weights, plugins=tuple(plugins or ()))
+    found = studies.evaluate_again(study, request, screen)
+    show(found, screen)
+    if as_json:
+        _print(found)
+
+
+@app.command()
+def data(data: Data = None, as_json: Json = False) -> None:
+    """Show what a study would see: pictures, classes, parts, what is set aside, copies, contradicting labels."""
+    from autotune import survey
+    from autotune.screen import Screen
+
+    screen = Screen(program=as_json)
+    found = survey.survey(data, screen.progress("Reading"))
+    screen.close()
+    if as_json:
+        _print(found)
+    else:
+        survey.show(found, screen)
+
+
+@plugins_app.callback()
+def plugins(
+    context: typer.Context,
+    folders: Plugins = None,
+    weights: WeightsDir = None,
+    full: Annotated[bool, typer.Option("--full", help="Add parameters and stages; this imports torch.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List backbones."""
+    if context.invoked_subcommand:
+        return
+    from autotune import listing
+
+    found = listing.listing(tuple(folders or ()), weights, full)
+    if as_json:
+        _print(found)
+    else:
+        listing.show(found)
+
+
+@plugins_app.command()
+def new(name: Annotated[str, typer.Argument(help="A Python name, e.g. my_net.")]) -> None:
+    """Write NAME.py here, a working backbone of some fifteen lines."""
+    from autotune import listing
+
+    file = listing.write_new(name)
+    typer.echo(f"Wrote {file}. Try it: autotune plugins check {name} --plugins {file.parent}")
+
+
+@plugins_app.command()
+def check(name: str, folders: Plugins = None, weights: WeightsDir = None) -> None:
+    """Try a backbone: shapes, what each depth freezes and trains, train and evaluation mode, gradients."""
+    from autotune import listing
+
+    listing.check(name, tuple(folders or ()), weights)
+
+
+def main() -> NoReturn:
+    """Run a command. What the user can mend is two lines and exit code 1; a bug keeps its traceback."""
+    try:
+        app()
+    except AutotuneError as error:
+        print(f"{error.problem}\n{error.fix}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("Stopped. What is finished is kept; the same command goes on.", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)
+
+
+def _print(found: dict[str, Any]) -> None:
+    typer.echo(json.dumps(found, indent=2))
+
+
+def _underscored(name: str | None) -> str | None:
+    return name and name.strip().lower().replace(" ", "_").replace("-", "_")
+
+
+def _listed(text: str | None) -> list[str] | None:
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _numbers(text: str | None) -> list[int | str] | None:
+    parts = _listed(text)
+    return parts and [int(part) if part.isdecimal() else part for part in parts]

@@ -1,0 +1,136 @@
+"""The network of one trial: the tail of a backbone and a head, as a LightningModule."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as lightning
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import lr_scheduler
+
+from autotune.bank import Entry
+from autotune.space import Params
+
+OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
+    "adamw": (torch.optim.AdamW, {}),
+    "adam": (torch.optim.Adam, {}),
+    "sgd": (torch.optim.SGD, {"momentum": 0.9}),
+    "rmsprop": (torch.optim.RMSprop, {}),
+    "adagrad": (torch.optim.Adagrad, {}),
+    "adadelta": (torch.optim.Adadelta, {}),
+}
+
+
+@dataclass(frozen=True)
+class Rhythm:
+    """How long training lasts. steps: batches an epoch."""
+
+    epochs: int
+    cycle_epochs: int
+    steps: int
+
+
+class Network(lightning.LightningModule):
+    """Trains a tail and a head behind a frozen entry. In the tail BatchNorm's scale and shift train, its statistics
+    stay as they were (`frozen_statistics`), because a few pictures a batch would spoil them.
+    """
+
+    def __init__(self, entry: Entry, tail: nn.Sequential, head: nn.Linear, params: Params, rhythm: Rhythm,
+                 class_weights: Tensor, seed: int, frozen_statistics: bool) -> None:  # fmt: skip
+        super().__init__()
+        self.entry = entry
+        self.tail = tail
+        self.head = nn.Sequential(nn.Dropout(params.dropout), head)
+        self.params = params
+        self.rhythm = rhythm
+        self.seed = seed
+        self.frozen_statistics = frozen_statistics
+        self.register_buffer("class_weights", class_weights, persistent=False)
+        self.to(memory_format=torch.channels_last)
+
+    def train(self, mode: bool = True) -> Network:
+        super().train(mode)
+        if self.frozen_statistics:
+            for module in self.tail.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def forward(self, batch: Sequence[Tensor]) -> Tensor:
+        """Logits (N, C) of a batch as `Entry` takes it."""
+        logits: Tensor = self.head(self.tail(self.entry(batch)))
+        return logits
+
+    def training_step(self, batch: Sequence[Tensor], _: int) -> Tensor:
+        # Seeded by the step, so that dropout draws the same after a resume as without one.
+        torch.manual_seed((self.seed * 1_000_003 + self.global_step) % 2**63)
+        *inputs, labels = batch
+        loss = functional.cross_entropy(
+            self(inputs), labels, reduction="none", label_smoothing=self.params.label_smoothing
+        )
+        return (loss * self.class_weights[labels]).mean()
+
+    def validation_step(self, batch: Sequence[Tensor], _: int, dataloader_idx: int = 0) -> tuple[int, Tensor, Tensor]:  # noqa: ARG002
+        *inputs, labels = batch
+        return dataloader_idx, self(inputs).float(), labels
+
+    def configure_optimizers(self) -> Any:
+        kind, extra = OPTIMIZERS[self.params.optimizer]
+        optimizer = kind(self.trained(), lr=self.params.lr_high, weight_decay=self.params.weight_decay, **extra)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._schedule(optimizer), "interval": "step"}}
+
+    def trained(self) -> list[nn.Parameter]:
+        return [*self.tail.parameters(), *self.head.parameters()]
+
+    def state(self) -> dict[str, Tensor]:
+        """A copy of what training changes: tail and head."""
+        return {
+            name: value.detach().cpu().clone().contiguous()
+            for name, value in self.state_dict().items()
+            if name.startswith(("tail.", "head."))
+        }
+
+    def _schedule(self, optimizer: torch.optim.Optimizer) -> Any:
+        """Rates between the trial's two bounds: triangles as in Smith (2017), or one cycle as in Smith & Topin (2018)."""
+        low, high = self.params.lr_low, self.params.lr_high
+        if self.params.cycle == "one-cycle":
+            total = max(self.rhythm.epochs * self.rhythm.steps, 2)
+            start = high / low if high > low else 1.0
+            return lr_scheduler.OneCycleLR(
+                optimizer, high, total_steps=total + 1, cycle_momentum=False, div_factor=start, final_div_factor=1.0
+            )
+        half = max(self.rhythm.cycle_epochs * self.rhythm.steps / 2, 0.5)
+        return lr_scheduler.CyclicLR(
+            optimizer, low, high, step_size_up=half, mode=self.params.cycle, cycle_momentum=False  # type: ignore[arg-type]
+        )
+
+
+def assemble(chain: nn.Sequential, entry: Entry, params: Params, n_classes: int, features: int, rhythm: Rhythm,
+             labels: Sequence[int], seed: int, from_scratch: bool) -> Network:  # fmt: skip
+    """A trial's network. Its tail is a copy of the chain's last `depth` stages; the chain itself is left as it was."""
+    torch.manual_seed(seed % 2**63)
+    tail = copy.deepcopy(chain[len(chain) - params.depth :])
+    if from_scratch:
+        for module in tail.modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+    weights = class_weights(labels, n_classes, params.class_weight)
+    head = nn.Linear(features, n_classes)
+    return Network(entry, tail, head, params, rhythm, weights, seed, frozen_statistics=not from_scratch)
+
+
+def class_weights(labels: Sequence[int], n_classes: int, exponent: float) -> Tensor:
+    """w (C,) = (1 / frequency)^exponent, scaled so that its mean over the training pictures is 1."""
+    found = Counter(labels)
+    counts = torch.tensor([max(found[label], 1) for label in range(n_classes)], dtype=torch.float64)
+    raw = (len(labels) / counts) ** exponent
+    return (raw * len(labels) / (raw * counts).sum()).float()
+
+

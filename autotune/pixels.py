@@ -1,0 +1,50 @@
+"""Pixels: each picture decoded and resized once, kept as uint8 and shared by all studies."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from autotune.errors import DataError
+from autotune.images import Picture, Progress, Unreadable, decode
+from autotune.store import Rows, cache_folder
+
+RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+CHUNK = 256
+
+
+def store(pixels: int, interpolation: str) -> Rows:
+    """The rows (3, P, P), uint8, of all pictures at this size, keyed by their digest."""
+    return Rows(cache_folder() / "pixels" / f"{pixels}-{interpolation}", (3, pixels, pixels), np.uint8)
+
+
+def fill(rows: Rows, root: Path, pictures: Sequence[Picture], interpolation: str, progress: Progress) -> None:
+    """Decode what is not in the store yet, in parallel. Raises DataError where a file has changed meanwhile."""
+    by_digest = {picture.digest: picture for picture in pictures}
+    with rows.lock(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        missing = rows.missing(by_digest)
+        for start in range(0, len(missing), CHUNK):
+            keys = missing[start : start + CHUNK]
+            paths = [root / by_digest[key].path for key in keys]
+            squares = list(pool.map(lambda path: square(path, rows.shape[-1], interpolation), paths))
+            rows.append(keys, np.stack(squares))
+            progress(start + len(keys), len(missing))
+
+
+def square(path: Path, pixels: int, interpolation: str) -> NDArray[np.uint8]:
+    """One picture as (3, P, P): the shorter side resized to P, the centre cut out. Raises DataError."""
+    try:
+        image = decode(path)
+    except (Unreadable, OSError) as error:
+        raise DataError(f"{path} could be read before and cannot be now: {error}.", "Put it back, or start a new study.") from error
+    scale = pixels / min(image.size)
+    size = (max(pixels, round(image.width * scale)), max(pixels, round(image.height * scale)))
+    left, top = (size[0] - pixels) // 2, (size[1] - pixels) // 2
+    cut = image.resize(size, RESAMPLING[interpolation]).crop((left, top, left + pixels, top + pixels))
+    return np.ascontiguousarray(np.asarray(cut).transpose(2, 0, 1))

@@ -1,0 +1,184 @@
+"""The plan: which backbones take part, at which sizes and depths, on what device, and about how long it will take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from autotune import weights
+from autotune.anatomy import Anatomy, examine
+from autotune.bank import N_VIEWS
+from autotune.errors import AutotuneError, ConfigError, PluginError
+from autotune.plugins import Backbone, Catalogue
+from autotune.space import SMALL_PIXELS, Arm, Choice, Fixed, Range, Ranged, Settings
+from autotune.weights import Weights
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+UNEVEN = 1.5  # the largest class over the smallest from which weighing classes is searched
+EPOCHS_SHARE = 0.5  # of the epochs allowed, what a trial takes on average; for the estimate shown, nothing else
+TRIAL_SECONDS = 0.5  # what a trial takes beside its arithmetic; likewise
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A backbone that takes part. anatomies: one for each size."""
+
+    backbone: Backbone
+    weights: Weights
+    anatomies: tuple[Anatomy, ...]
+    depths: tuple[int, ...]
+
+    @property
+    def arm(self) -> Arm:
+        return Arm(self.backbone.name, tuple(one.pixels for one in self.anatomies), self.depths)
+
+    @property
+    def cuts(self) -> tuple[int, ...]:
+        """Where its bank keeps outputs: all features, and below each tail that may train. None for a net from scratch."""
+        stages = self.anatomies[0].stages
+        if self.backbone.traits.from_scratch:
+            return ()
+        return tuple(sorted({stages, *(stages - depth for depth in self.depths)} - {0}))
+
+
+@dataclass(frozen=True)
+class Plan:
+    candidates: tuple[Candidate, ...]
+    left_out: dict[str, str]
+    device: str
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        return tuple(candidate.arm for candidate in self.candidates)
+
+
+def make(settings: Settings, catalogue: Catalogue, folder: Path | None, device: str, side: int,
+         say: Callable[[str], None], only: Mapping[str, Arm] | None = None) -> Plan:  # fmt: skip
+    """Choose and open the backbones. side: the pictures' median shorter side, in pixels. only: arms of an earlier run.
+
+    Raises PluginError, WeightsError or ConfigError where one that the user named cannot take part, or none can.
+    """
+    named = list(only) if only else named(settings.space.backbone)
+    wanted = [catalogue.find(name) for name in named] if named else _by_default(catalogue, side)
+    candidates, left_out = [], {} if only else {broken.file: broken.reason for broken in catalogue.broken}
+    for entry in wanted:
+        found = weights.find(entry, folder)
+        if not found.at_hand and not named:
+            left_out[entry.name] = found.reason
+            continue
+        if not found.at_hand:
+            say(f"Downloading the weights of {entry.name}: {entry.traits.megabytes or '?'} MB")
+        try:
+            arm = only[entry.name] if only else None
+            candidates.append(_opened(entry, found, settings, device, side, arm))
+        except AutotuneError as error:
+            if named and len(named) == 1:
+                raise
+            left_out[entry.name] = error.problem
+    if not candidates:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+        raise PluginError(f"No backbone can take part ({reasons}).", "Put weights into a folder and name it: --weights DIR")
+    return Plan(tuple(candidates), left_out, device)
+
+
+def device(name: str) -> str:
+    """The device that `auto` stands for, or the one named, if it is there. Raises ConfigError."""
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return next(kind for kind in ("cuda", "mps", "cpu") if there[kind])
+    if not there.get(name.partition(":")[0], False):
+        here = ", ".join(kind for kind, found in there.items() if found)
+        raise ConfigError(f"There is no device {name!r} here.", f"Choose from: auto, {here}.")
+    return name
+
+
+def class_weight_range(counts: Mapping[str, int]) -> Ranged:
+    """Rare classes' weight is searched where classes are uneven; else it would change nothing."""
+    return Range(0.0, 1.0) if max(counts.values()) > UNEVEN * min(counts.values()) else Fixed(0.0)
+
+
+def estimate(plan: Plan, settings: Settings, trials: int, n_train: int, n_validation: int) -> float:
+    """About how many seconds the study will take, from counted operations and a rate measured now."""
+    work = 0.0
+    for candidate in plan.candidates:
+        for anatomy in candidate.anatomies:
+            forward = sum(anatomy.operations)
+            if candidate.cuts:
+                work += forward * (n_train * (1 + N_VIEWS) + n_validation) / len(candidate.anatomies)
+            # A training step costs about three forward passes; each epoch measures two clean samples besides.
+            tails = [anatomy.tail_operations(depth) for depth in candidate.depths]
+            epoch = sum(tails) / len(tails) * (3 * n_train + 2 * n_validation)
+            share = trials / len(plan.candidates) / len(candidate.anatomies)
+            work += epoch * settings.epochs * EPOCHS_SHARE * share
+    return work / _rate(plan) + trials * TRIAL_SECONDS
+
+
+def _rate(plan: Plan) -> float:
+    """Operations a second that the first candidate's forward pass reaches."""
+    candidate = plan.candidates[0]
+    anatomy = candidate.anatomies[0]
+    chain = weights.stages(candidate.backbone, candidate.weights, pretrained=False).eval().to(plan.device)
+    x = torch.zeros(16, 3, anatomy.pixels, anatomy.pixels, device=plan.device)
+    with torch.no_grad():
+        chain(x)
+        start = time.monotonic()
+        chain(x).sum().item()
+    return 16 * sum(anatomy.operations) / max(time.monotonic() - start, 1e-6)
+
+
+def named(ranged: Ranged | None) -> list[str]:
+    return [str(value) for value in _values(ranged)]
+
+
+def _values(ranged: Ranged | None) -> list[float | int | str]:
+    if isinstance(ranged, Fixed):
+        return [ranged.value]
+    if isinstance(ranged, Choice):
+        return list(ranged.values)
+    return list(range(int(ranged.low), int(ranged.high) + 1)) if ranged else []
+
+
+def _by_default(catalogue: Catalogue, side: int) -> list[Backbone]:
+    """What needs no name: pretrained ones, and for small pictures those that train from scratch."""
+    return [b for b in catalogue.backbones if not b.takes_variant and (side < SMALL_PIXELS or not b.traits.from_scratch)]
+
+
+def _opened(entry: Backbone, found: Weights, settings: Settings, device: str, side: int, arm: Arm | None) -> Candidate:
+    """Build it once, with its weights, so that what cannot work is said before any trial."""
+    chain = weights.stages(entry, found)
+    sizes = arm.pixels if arm else _sizes(entry, settings.space.pixels, side)
+    anatomies = tuple(examine(entry, chain, size) for size in sizes)
+    if arm:
+        depths = arm.depths
+    elif entry.traits.from_scratch:
+        depths = (anatomies[0].stages,)
+    else:
+        depths = _depths(entry, anatomies[0], settings.space.depth, device)
+    return Candidate(entry, found, anatomies, depths)
+
+
+def _sizes(entry: Backbone, asked: Ranged | None, side: int) -> tuple[int, ...]:
+    """The sizes asked for; else its own, or four times the pictures' where that is less: more shows nothing more."""
+    own = entry.traits.pixels
+    if entry.traits.fixed_pixels or entry.traits.from_scratch and not asked:
+        return (own,)
+    if asked:
+        return tuple(int(size) for size in _values(asked))
+    enlarged = max(SMALL_PIXELS, -(-4 * side // 32) * 32)
+    return (min(own, enlarged),)
+
+
+def _depths(entry: Backbone, anatomy: Anatomy, asked: Ranged | None, device: str) -> tuple[int, ...]:
+    if asked is None:
+        return anatomy.depths(on_cpu=device == "cpu")
+    depths = tuple(depth for depth in (int(value) for value in _values(asked)) if depth <= anatomy.stages)
+    if not depths:
+        raise ConfigError(
+            f"{entry.name} has {anatomy.stages} stages, fewer than the least depth asked for.",
+            f"Set depth to at most {anatomy.stages} in study.toml.",
+        )
+    return depths

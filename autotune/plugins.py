@@ -1,0 +1,254 @@
+"""Backbones: what marks one, where they are looked for, and how one becomes a chain of stages."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import importlib.util
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from autotune.errors import PluginError, did_you_mean
+
+if TYPE_CHECKING:
+    from torch import nn
+
+ENTRY_POINTS = "autotune.backbones"
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+INTERPOLATIONS = ("bilinear", "bicubic")
+
+Build = TypeVar("Build", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What the decorator says of a backbone. Every value is written as a literal, because listing reads, not runs.
+
+    pixels: side of the square it takes. features: F of its output (N, F); None where a variant decides.
+    mean, std: per channel, for pixels scaled to [0, 1]. weights: "package:PATH/IN/SITE-PACKAGES" or a URL.
+    megabytes: what a download would fetch. fixed_pixels: no other size works. from_scratch: there are no
+    pretrained weights, everything trains.
+    """
+
+    pixels: int
+    features: int | None = None
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    interpolation: str = "bilinear"
+    fixed_pixels: bool = False
+    weights: str | None = None
+    megabytes: float | None = None
+    licence: str | None = None
+    from_scratch: bool = False
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """One backbone as it was read from its file; nothing of it has run yet."""
+
+    name: str
+    sentence: str
+    file: str
+    function: str
+    takes_variant: bool
+    traits: Traits
+
+    @property
+    def label(self) -> str:
+        """The name people write: what stands before the colon of the file's first sentence."""
+        head, _, variant = self.name.partition(":")
+        spoken = self.sentence.partition(":")[0] if ":" in self.sentence else head
+        return f"{spoken} {variant}".strip()
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A plugin file that is left out, and why."""
+
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    backbones: tuple[Backbone, ...]
+    broken: tuple[Broken, ...]
+
+    def find(self, name: str) -> Backbone:
+        """The backbone of that name; `timm:resnet26` finds the plugin `timm` and hands it `resnet26`."""
+        head, _, variant = name.partition(":")
+        for entry in self.backbones:
+            if entry.name == head and bool(variant) == entry.takes_variant:
+                return Backbone(name, entry.sentence, entry.file, entry.function, entry.takes_variant, entry.traits)
+        for entry in self.backbones:
+            if entry.name == head:
+                wanted = f"{head}:VARIANT" if entry.takes_variant else head
+                raise PluginError(f"There is no backbone {name!r}.", f"This one is written {wanted!r}.")
+        for broken in self.broken:
+            if Path(broken.file).stem == head:
+                raise PluginError(f"Backbone {name!r} does not load: {broken.reason}", f"Mend {broken.file}.")
+        raise PluginError(f"There is no backbone {name!r}.", did_you_mean(head, (b.name for b in self.backbones)))
+
+
+def backbone(**traits: Any) -> Callable[[Build], Build]:
+    """Mark a function that returns a chain of stages, an `nn.Sequential` from pixels (N, 3, P, P) to features (N, F).
+
+    The keywords are those of `Traits`. The function takes `pretrained: bool`, and a second argument if it takes
+    what follows a colon in its name.
+    """
+    checked = _traits(traits)
+
+    def mark(function: Build) -> Build:
+        function.__autotune__ = checked  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+def catalogue(folders: Sequence[Path] = ()) -> Catalogue:
+    """Every backbone there is: bundled, of installed packages, and of the folders named by the user.
+
+    Raises PluginError where two share a name.
+    """
+    found: dict[str, Backbone] = {}
+    broken: list[Broken] = []
+    for file in (*_bundled(), *_installed(), *_in_folders(folders)):
+        try:
+            entries = _read(file)
+        except (SyntaxError, ValueError, PluginError) as error:
+            reason = error.problem if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
+            broken.append(Broken(str(file), reason))
+            continue
+        for entry in entries:
+            if entry.name in found and found[entry.name].file != entry.file:
+                raise PluginError(
+                    f"Two plugins are named {entry.name!r}: {found[entry.name].file} and {entry.file}.",
+                    "Rename the function in one of them.",
+                )
+            found[entry.name] = entry
+    return Catalogue(tuple(found.values()), tuple(broken))
+
+
+def build(entry: Backbone, pretrained: bool) -> nn.Sequential:
+    """Import the backbone's file and run its function.
+
+    Raises PluginError where that fails, or where what it returns is no chain of stages with parameters.
+    """
+    from torch import nn
+
+    variant = entry.name.partition(":")[2]
+    try:
+        function = getattr(_imported(entry.file), entry.function)
+        chain = function(pretrained, variant) if entry.takes_variant else function(pretrained)
+    except Exception as error:
+        raise PluginError(
+            f"Backbone {entry.name!r} does not load: {type(error).__name__}: {error}", f"Mend {entry.file}."
+        ) from error
+    if not isinstance(chain, nn.Sequential):
+        raise PluginError(
+            f"Backbone {entry.name!r} returns {type(chain).__name__}, not nn.Sequential.", f"Mend {entry.file}."
+        )
+    for number, stage in enumerate(chain):
+        if not any(True for _ in stage.parameters()):
+            raise PluginError(
+                f"Stage {number} of backbone {entry.name!r} has no parameters.",
+                f"Join it to its neighbour in {entry.file}: pooling belongs to the last stage.",
+            )
+    return chain
+
+
+def _bundled() -> Iterable[Path]:
+    spec = importlib.util.find_spec("autotune_plugins")
+    for place in (spec.submodule_search_locations or ()) if spec else ():
+        yield from _files(Path(place))
+
+
+def _installed() -> Iterable[Path]:
+    """The files that the entry points name, found without importing the packages they are in."""
+    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        top, *inner = point.module.split(".")
+        spec = importlib.util.find_spec(top)
+        if spec is None:
+            continue
+        if not inner and spec.origin:
+            yield Path(spec.origin)
+        for place in spec.submodule_search_locations or ():
+            file = Path(place, *inner).with_suffix(".py")
+            if inner and file.is_file():
+                yield file
+
+
+def _in_folders(folders: Sequence[Path]) -> Iterable[Path]:
+    for folder in folders:
+        if not folder.is_dir():
+            raise PluginError(f"There is no plugin folder {folder}.", "Name a folder that holds .py files: --plugins DIR")
+        yield from _files(folder.resolve())
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.glob("*.py") if not file.name.startswith("_"))
+
+
+def _read(file: Path) -> list[Backbone]:
+    """The backbones in one file, from its text alone."""
+    tree = ast.parse(file.read_text(encoding="utf-8"), str(file))
+    sentence = (ast.get_docstring(tree) or "").partition("\n")[0].strip()
+    entries = []
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and (call := _marked(node)):
+            traits = _traits({keyword.arg or "**": _literal(keyword, file) for keyword in call.keywords})
+            entries.append(Backbone(node.name, sentence, str(file), node.name, len(node.args.args) > 1, traits))
+    if not entries:
+        raise PluginError(f"No function in {file.name} is marked @backbone(...).", "")
+    return entries
+
+
+def _marked(node: ast.FunctionDef) -> ast.Call | None:
+    for decorator in node.decorator_list:
+        if isinstance(decorator, ast.Call):
+            name = decorator.func
+            if getattr(name, "id", getattr(name, "attr", "")) == "backbone":
+                return decorator
+    return None
+
+
+def _literal(keyword: ast.keyword, file: Path) -> Any:
+    try:
+        return ast.literal_eval(keyword.value)
+    except ValueError as error:
+        raise PluginError(f"{keyword.arg}= in {file.name} is not a literal value.", "") from error
+
+
+def _traits(given: dict[str, Any]) -> Traits:
+    known = [field.name for field in fields(Traits)]
+    for key in given:
+        if key not in known:
+            raise PluginError(f"@backbone has no keyword {key!r}.", did_you_mean(key, known))
+    if not isinstance(given.get("pixels"), int) or given["pixels"] < 1:
+        raise PluginError("@backbone needs pixels=, a whole number.", "Write the side of the square it was trained on.")
+    if given.get("interpolation", "bilinear") not in INTERPOLATIONS:
+        raise PluginError(
+            f"@backbone has no interpolation {given['interpolation']!r}.", f"Choose from: {', '.join(INTERPOLATIONS)}."
+        )
+    return Traits(**given)
+
+
+def _imported(file: str) -> Any:
+    """A plugin's module, imported once a process under a name of its own."""
+    name = f"autotune_plugin_{Path(file).stem}_{abs(hash(file)):x}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, file)
+        assert spec
+        assert spec.loader
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]

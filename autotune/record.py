@@ -1,0 +1,131 @@
+"""The record: record.db, which keeps what a study did. Every query stands here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlite_utils import Database, Migrations
+
+from autotune.space import Params
+
+if TYPE_CHECKING:
+    from autotune.training import Epoch, Outcome, ProbeOutcome
+
+COMPLETE, PRUNED, FAILED = "complete", "pruned", "failed"
+STATES = (COMPLETE, PRUNED, FAILED)
+
+migrations = Migrations("autotune")
+
+
+@migrations()
+def m001_start(db: Database) -> None:
+    db["study"].create({"key": str, "value": str}, pk="key")
+    db["probes"].create({"backbone": str, "pixels": int, "value": float, "seconds": float, "bank_seconds": float},
+                        pk=("backbone", "pixels"))  # fmt: skip
+    db["trials"].create(
+        {
+            "number": int, "state": str, "value": float, "log_loss": float, "best_epoch": int, "epochs": int,
+            "ended": str, "trained_parameters": int, "checkpoint": str, "params": str, "error": str, "trace": str,
+            "seconds": float, "bank_seconds": float, "finished": str,
+        },
+        pk="number",
+    )  # fmt: skip
+    db["epochs"].create(
+        {
+            "trial": int, "number": int, "rate": float, "loss": float, "train": float, "validation": float,
+            "log_loss": float, "gap": float, "cycle_end": int, "seconds": float,
+        },
+        pk=("trial", "number"),
+    )  # fmt: skip
+    db["looks"].create({"id": int, "trial": int, "finished": str, "seconds": float, "scores": str}, pk="id")
+
+
+class Record:
+    """An open record.db; only the driver writes to it."""
+
+    def __init__(self, file: Path) -> None:
+        self._db = Database(file)
+        migrations.apply(self._db)
+
+    def close(self) -> None:
+        self._db.close()
+
+    def note(self, **values: Any) -> None:
+        """Keep facts of the study under their names."""
+        self._db["study"].upsert_all(({"key": k, "value": json.dumps(v)} for k, v in values.items()), pk="key")
+
+    def fact(self, name: str, default: Any = None) -> Any:
+        rows = list(self._db.query("select value from study where key = ?", [name]))
+        return json.loads(rows[0]["value"]) if rows else default
+
+    def add_seconds(self, **parts: float) -> None:
+        """Add to what reading, the search and the test have taken over all runs."""
+        known = self.fact("seconds", {})
+        self.note(seconds={**known, **{name: known.get(name, 0.0) + value for name, value in parts.items()}})
+
+    def keep_probe(self, backbone: str, pixels: int, outcome: ProbeOutcome) -> None:
+        self._db["probes"].upsert({"backbone": backbone, "pixels": pixels, **asdict(outcome)}, pk=("backbone", "pixels"))
+
+    def probes(self) -> list[dict[str, Any]]:
+        """Best first; between equals the first in name."""
+        return list(self._db.query("select * from probes order by value desc, backbone, pixels"))
+
+    def keep_epoch(self, trial: int, row: Epoch) -> None:
+        self._db["epochs"].upsert({"trial": trial, **asdict(row)}, pk=("trial", "number"))
+
+    def curve(self, trial: int) -> list[dict[str, Any]]:
+        return list(self._db.query("select * from epochs where trial = ? order by number", [trial]))
+
+    def keep_outcome(self, number: int, params: Params, outcome: Outcome) -> None:
+        state = PRUNED if outcome.ended == "pruned" else COMPLETE
+        self._keep_trial(number, params, {**asdict(outcome), "state": state})
+
+    def keep_failure(self, number: int, params: Params, error: str, trace: str) -> None:
+        self._keep_trial(number, params, {"state": FAILED, "ended": error, "error": error, "trace": trace})
+
+    def trials(self) -> list[dict[str, Any]]:
+        """Every finished trial with its Params as a dict, the winner first: complete before pruned before failed,
+        then by metric, then the lower cross-entropy, then fewer trained parameters, then the earlier.
+        """
+        rows = self._db.query(
+            """select * from trials order by
+               case state when 'complete' then 0 when 'pruned' then 1 else 2 end,
+               value desc, log_loss, trained_parameters, number"""
+        )
+        return [{**row, "params": json.loads(row["params"])} for row in rows]
+
+    def best(self) -> dict[str, Any] | None:
+        """The winner: the first of the complete trials."""
+        return next((row for row in self.trials() if row["state"] == COMPLETE), None)
+
+    def finished(self) -> dict[int, dict[str, Any]]:
+        return {row["number"]: row for row in self.trials()}
+
+    def last_states(self, n: int) -> list[str]:
+        """The states of the trials finished last, latest first."""
+        rows = self._db.query("select state from trials order by finished desc, number desc limit ?", [n])
+        return [row["state"] for row in rows]
+
+    def keep_look(self, trial: int, seconds: float, scores: Mapping[str, Any]) -> None:
+        """One evaluation on the test pictures; each is a row and is counted."""
+        self._db["looks"].insert(
+            {"trial": trial, "finished": _now(), "seconds": seconds, "scores": json.dumps(scores)}, pk="id"
+        )
+
+    def looks(self) -> list[dict[str, Any]]:
+        """Every look at the test pictures, in order."""
+        rows: Iterable[dict[str, Any]] = self._db.query("select * from looks order by id")
+        return [{**row, "scores": json.loads(row["scores"])} for row in rows]
+
+    def _keep_trial(self, number: int, params: Params, values: dict[str, Any]) -> None:
+        row = {"number": number, "params": json.dumps(asdict(params)), "finished": _now(), **values}
+        self._db["trials"].upsert(row, pk="number")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")

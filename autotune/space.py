@@ -1,0 +1,391 @@
+"""What is searched: study.toml and flags become settings and ranges, and a trial's draw becomes Params."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autotune.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from optuna.trial import Trial
+
+METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
+SAMPLERS = ("tpe", "random", "gp", "qmc")
+PRUNERS = ("hyperband", "successive_halving", "median", "none")
+CYCLES = ("triangular", "triangular2", "one-cycle")
+FLIPS = ("none", "horizontal", "vertical", "both")
+# What multiplies AdamW's default bounds to suit another optimizer: the ratios of the rates they are commonly used at.
+RATES = {"adamw": 1.0, "adam": 1.0, "rmsprop": 1.0, "sgd": 10.0, "adagrad": 10.0, "adadelta": 1000.0}
+ETA = 3  # Hyperband's reduction factor
+SMALL_PIXELS = 64  # below this, pictures are enlarged fourfold for a pretrained net, and the from-scratch CNN joins
+
+Value = float | int | str
+
+
+@dataclass(frozen=True)
+class Fixed:
+    value: Value
+
+
+@dataclass(frozen=True)
+class Choice:
+    values: tuple[Value, ...]
+
+
+@dataclass(frozen=True)
+class Range:
+    low: float
+    high: float
+    log: bool = False
+    step: float | None = None
+
+
+Ranged = Fixed | Choice | Range
+
+
+@dataclass(frozen=True)
+class Params:
+    """One trial's choices. depth: last stages that train. lr_low, lr_high: the bounds of the cycle.
+
+    class_weight: c of w = (1 / frequency)^c. batch_size: pictures a step.
+    """
+
+    backbone: str
+    depth: int
+    pixels: int
+    lr_low: float
+    lr_high: float
+    cycle: str
+    augment: float
+    class_weight: float
+    optimizer: str
+    batch_size: int
+    weight_decay: float
+    dropout: float
+    label_smoothing: float
+
+
+@dataclass(frozen=True)
+class Space:
+    """The range of each of Params' fields. None: decided from the pictures, the backbone and the device."""
+
+    backbone: Ranged | None = None
+    depth: Ranged | None = None
+    pixels: Ranged | None = None
+    lr_low: Ranged | None = None
+    lr_high: Ranged | None = None
+    class_weight: Ranged | None = None
+    cycle: Ranged = Choice(CYCLES)
+    augment: Ranged = Range(0.0, 1.0, step=0.25)
+    optimizer: Ranged = Choice(tuple(RATES))
+    batch_size: Ranged = Choice((16, 32, 64))
+    weight_decay: Ranged = Range(1e-6, 1e-1, log=True)
+    dropout: Ranged = Range(0.0, 0.5)
+    label_smoothing: Ranged = Range(0.0, 0.2)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A study's definition. epochs: the most a trial may have; cycle_epochs: of one learning-rate cycle.
+
+    gap: how far training may run ahead of validation, as a difference of the metric; patience: epochs without a
+    better validation before the gap can end a trial. validation, test: shares of the pictures. flips, angle
+    (degrees): what may be done to the pictures without changing what they show.
+    """
+
+    metric: str = "accuracy"
+    epochs: int = 9
+    cycle_epochs: int | None = None
+    patience: int = 3
+    gap: float = 0.05
+    seed: int = 0
+    sampler: str = "tpe"
+    pruner: str = "hyperband"
+    validation: float = 0.1
+    test: float = 0.1
+    flips: str = "horizontal"
+    angle: float = 15.0
+    space: Space = field(default_factory=Space)
+
+    @property
+    def cycle_length(self) -> int:
+        """Epochs of a cycle; by default the largest divisor of epochs that leaves Hyperband three rungs."""
+        if self.cycle_epochs:
+            return self.cycle_epochs
+        return max(n for n in range(1, max(1, self.epochs // ETA**2) + 1) if self.epochs % n == 0)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A backbone as this study may use it: at these sizes, with this many last stages trained."""
+
+    backbone: str
+    pixels: tuple[int, ...]
+    depths: tuple[int, ...]
+
+
+def read(file: Path | None, flags: Mapping[str, Any], sample: bool = False) -> Settings:
+    """Settings from study.toml (if there is one) and flags, which win. All that is wrong is said at once, as ConfigError.
+
+    flags: names of Settings' or Space's fields; None means not given. sample: the digits, which may not be mirrored.
+    """
+    table = _toml(file)
+    space = table.pop("space", {})
+    if not isinstance(space, dict):
+        raise ConfigError(f"`space` in {file} is not a table.", "Write [space], and the ranges below it.")
+    for name, value in flags.items():
+        if value is not None:
+            (space if name in _NAMES else table)[name] = value
+    if sample:
+        table = {"flips": "none", "angle": 10.0, **table}
+    wrong: list[tuple[str, str]] = []
+    ranges = {name: parsed for name, value in space.items() if (parsed := _checked_range(name, value, wrong)) is not None}
+    plain = {name: value for name, value in table.items() if _is_right(name, value, wrong)}
+    settings = Settings(space=Space(**ranges), **plain)
+    _check_together(settings, wrong)
+    if wrong:
+        where = f" ({file})" if file else ""
+        raise ConfigError(" ".join(problem for problem, _ in wrong) + where, " ".join(fix for _, fix in wrong))
+    return settings
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What differs between two studies' definitions, as `asdict` gives them, in words."""
+    flat_old, flat_new = _flat(old), _flat(new)
+    return [
+        f"{name} was {flat_old.get(name)}, is {flat_new.get(name)}"
+        for name in sorted({*flat_old, *flat_new})
+        if flat_old.get(name) != flat_new.get(name)
+    ]
+
+
+def suggest(trial: Trial, space: Space, arms: tuple[Arm, ...]) -> Params:
+    """Draw one trial's Params. Depth and pixels have names of their own for each backbone, since their ranges differ."""
+    names = [arm.backbone for arm in arms]
+    backbone = str(_draw(trial, "backbone", _of(names)))
+    arm = arms[names.index(backbone)]
+    optimizer = str(_draw(trial, "optimizer", space.optimizer))
+    rate = RATES[optimizer]
+    high = float(_draw(trial, "lr_high", space.lr_high or Range(1e-4, 1e-2, log=True)))
+    low = float(_draw(trial, "lr_low", space.lr_low or Range(1e-6, 1e-4, log=True)))
+    high, low = high * (1 if space.lr_high else rate), low * (1 if space.lr_low else rate)
+    return Params(
+        backbone=backbone,
+        depth=int(_draw(trial, f"depth[{backbone}]", _of(arm.depths))),
+        pixels=int(_draw(trial, f"pixels[{backbone}]", _of(arm.pixels))),
+        lr_low=min(low, high),
+        lr_high=max(low, high),
+        optimizer=optimizer,
+        cycle=str(_draw(trial, "cycle", space.cycle)),
+        augment=float(_draw(trial, "augment", space.augment)),
+        class_weight=float(_draw(trial, "class_weight", space.class_weight or Fixed(0.0))),
+        batch_size=int(_draw(trial, "batch_size", space.batch_size)),
+        weight_decay=float(_draw(trial, "weight_decay", space.weight_decay)),
+        dropout=float(_draw(trial, "dropout", space.dropout)),
+        label_smoothing=float(_draw(trial, "label_smoothing", space.label_smoothing)),
+    )
+
+
+def recipes(space: Space, arms: tuple[Arm, ...]) -> list[dict[str, Value]]:
+    """First trials, as old hands would try them, for the sampler's own names: the best backbones come first in arms.
+
+    The head alone, then the last block at a low rate (both write-ups with a pretrained net did so); for a net from
+    scratch, all of it at a common rate. What the user's ranges do not allow is moved to the nearest that they do.
+    """
+    common: dict[str, Value] = {"optimizer": "adamw", "batch_size": 32, "weight_decay": 1e-2, "dropout": 0.2}
+    common |= {"label_smoothing": 0.0, "augment": 0.5, "class_weight": 0.0, "cycle": "one-cycle"}
+    found = []
+    for arm in arms[:2]:
+        head = {"lr_low": 1e-5, "lr_high": 3e-3, "augment": 0.0}
+        block = {"lr_low": 1e-5, "lr_high": 3e-4}
+        whole = {"lr_low": 1e-5, "lr_high": 1e-3, "augment": 0.25}
+        wanted = [(0, head), (1, block)] if 0 in arm.depths else [(arm.depths[0], whole)]
+        for depth, rates in wanted:
+            if depth not in arm.depths:
+                continue
+            own: dict[str, Value] = {**common, **rates, "backbone": arm.backbone}
+            own |= {f"depth[{arm.backbone}]": depth, f"pixels[{arm.backbone}]": arm.pixels[0]}
+            found.append({name: value for name, value in _allowed(own, space).items()})
+    return found
+
+
+def _of(values: tuple[int, ...] | list[str]) -> Ranged:
+    """The plainest range that holds these values: one, a run of whole numbers, or a choice."""
+    if len(values) == 1:
+        return Fixed(values[0])
+    if all(isinstance(v, int) for v in values) and list(values) == list(range(int(values[0]), int(values[-1]) + 1)):
+        return Range(int(values[0]), int(values[-1]), step=1)
+    return Choice(tuple(values))
+
+
+def _draw(trial: Trial, name: str, ranged: Ranged) -> Value:
+    if isinstance(ranged, Fixed):
+        return ranged.value
+    if isinstance(ranged, Choice):
+        return trial.suggest_categorical(name, list(ranged.values))  # type: ignore[no-any-return]
+    if ranged.step == 1:
+        return trial.suggest_int(name, int(ranged.low), int(ranged.high))
+    return trial.suggest_float(name, ranged.low, ranged.high, log=ranged.log, step=ranged.step)
+
+
+def _allowed(own: dict[str, Value], space: Space) -> dict[str, Value]:
+    """A recipe within the ranges: numbers are clamped, choices that are not offered and fixed values left out."""
+    kept: dict[str, Value] = {}
+    for name, value in own.items():
+        ranged = getattr(space, name, None)
+        if isinstance(ranged, Fixed) or (isinstance(ranged, Choice) and value not in ranged.values):
+            continue
+        kept[name] = min(max(float(value), ranged.low), ranged.high) if isinstance(ranged, Range) else value
+    return kept
+
+
+def _toml(file: Path | None) -> dict[str, Any]:
+    if file is None:
+        return {}
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"There is no file {file}.", "Name a study.toml: --config FILE") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not TOML: {error}", "See https://toml.io for how it is written.") from error
+
+
+def _one_of(names: tuple[str, ...]) -> Callable[[Any], str | None]:
+    def check(value: Any) -> str | None:
+        return None if value in names else did_you_mean(str(value), names)
+
+    return check
+
+
+def _number(low: float, high: float, whole: bool = False, above: bool = False) -> Callable[[Any], str | None]:
+    def check(value: Any) -> str | None:
+        kinds = int if whole else (int, float)
+        right = isinstance(value, kinds) and not isinstance(value, bool)
+        if right and (low < value if above else low <= value) and value <= high:
+            return None
+        least = "more than" if above else "at least"
+        most = f" and at most {high:g}" if high < float("inf") else ""
+        return f"Give a {'whole ' if whole else ''}number, {least} {low:g}{most}."
+
+    return check
+
+
+def _anything(value: Any) -> str | None:
+    return None if isinstance(value, str) else "Give a name, in quotes."
+
+
+MANY = float("inf")
+_SETTINGS: dict[str, Callable[[Any], str | None]] = {
+    "metric": _one_of(METRICS),
+    "epochs": _number(1, MANY, whole=True),
+    "cycle_epochs": _number(1, MANY, whole=True),
+    "patience": _number(1, MANY, whole=True),
+    "gap": _number(0, 1),
+    "seed": _number(0, 2**32 - 1, whole=True),
+    "sampler": _one_of(SAMPLERS),
+    "pruner": _one_of(PRUNERS),
+    "validation": _number(0, 0.5, above=True),
+    "test": _number(0, 0.5, above=True),
+    "flips": _one_of(FLIPS),
+    "angle": _number(0, 180),
+}
+_NAMES: dict[str, Callable[[Any], str | None]] = {
+    "backbone": _anything,
+    "depth": _number(0, MANY, whole=True),
+    "pixels": _number(8, 2048, whole=True),
+    "lr_low": _number(0, MANY, above=True),
+    "lr_high": _number(0, MANY, above=True),
+    "cycle": _one_of(CYCLES),
+    "augment": _number(0, 1),
+    "class_weight": _number(0, 1),
+    "optimizer": _one_of(tuple(RATES)),
+    "batch_size": _number(1, MANY, whole=True),
+    "weight_decay": _number(0, MANY),
+    "dropout": _number(0, 0.95),
+    "label_smoothing": _number(0, 0.95),
+}
+_WHOLE = {"depth", "pixels", "batch_size"}
+
+
+def _is_right(name: str, value: Any, wrong: list[tuple[str, str]]) -> bool:
+    if name not in _SETTINGS:
+        elsewhere = "It belongs under [space]." if name in _NAMES else did_you_mean(name, [*_SETTINGS, "space"])
+        wrong.append((f"There is no setting {name!r}.", elsewhere))
+        return False
+    fix = _SETTINGS[name](value)
+    if fix:
+        wrong.append((f"{name} cannot be {value!r}.", fix))
+    return fix is None
+
+
+def _checked_range(name: str, value: Any, wrong: list[tuple[str, str]]) -> Ranged | None:
+    """A scalar fixes, a list offers, a table {low, high, log, step} ranges."""
+    if name not in _NAMES:
+        elsewhere = "It belongs above [space]." if name in _SETTINGS else did_you_mean(name, _NAMES)
+        wrong.append((f"There is nothing called {name!r} to search.", elsewhere))
+        return None
+    if isinstance(value, dict):
+        return _checked_table(name, value, wrong)
+    values = list(value) if isinstance(value, (list, tuple)) else [value]
+    fixes = [(one, fix) for one in values if (fix := _NAMES[name](one))]
+    wrong.extend((f"{name} cannot be {one!r}.", fix) for one, fix in fixes)
+    if not values:
+        wrong.append((f"{name} is an empty list.", "Leave the line out, or name what to choose from."))
+    if fixes or not values:
+        return None
+    return Fixed(values[0]) if len(values) == 1 else Choice(tuple(dict.fromkeys(values)))
+
+
+def _checked_table(name: str, table: dict[str, Any], wrong: list[tuple[str, str]]) -> Ranged | None:
+    known = {"low", "high", "log", "step"}
+    if unknown := [key for key in table if key not in known]:
+        wrong.append((f"{name} has no {unknown[0]!r}.", did_you_mean(unknown[0], known)))
+        return None
+    if not {"low", "high"} <= set(table) or isinstance(_NAMES[name](""), str) and _NAMES[name] is _anything:
+        wrong.append((f"{name} is not a range.", f"Write {name} = {{ low = ..., high = ... }}, a value, or a list."))
+        return None
+    low, high, log = table["low"], table["high"], bool(table.get("log", False))
+    step = 1 if name in _WHOLE else table.get("step")
+    for edge in (low, high):
+        if fix := _NAMES[name](edge):
+            wrong.append((f"{name} cannot be {edge!r}.", fix))
+            return None
+    if low > high or (log and low <= 0) or (log and step):
+        wrong.append((f"{name} cannot range from {low} to {high}{', log' if log else ''}.",
+                      "Put the smaller first; a log range starts above 0 and has no step."))  # fmt: skip
+        return None
+    return Fixed(low) if low == high else Range(low, high, log, step)
+
+
+def _check_together(settings: Settings, wrong: list[tuple[str, str]]) -> None:
+    if not any(problem.startswith(("epochs", "cycle_epochs")) for problem, _ in wrong):
+        if settings.epochs % settings.cycle_length:
+            wrong.append((f"{settings.epochs} epochs are no whole number of cycles of {settings.cycle_length}.",
+                          "Make epochs a multiple of cycle_epochs."))  # fmt: skip
+
+
+def _flat(table: Mapping[str, Any]) -> dict[str, Any]:
+    plain = {name: value for name, value in table.items() if name != "space"}
+    return {**plain, **{f"space.{name}": value for name, value in table.get("space", {}).items()}}
+
+
+def definition(settings: Settings) -> dict[str, Any]:
+    """Settings as plain values that survive JSON, for the record and for `differences`."""
+    return {**asdict(settings), "space": {f.name: _plain(getattr(settings.space, f.name)) for f in fields(Space)}}
+
+
+def _plain(ranged: Ranged | None) -> Any:
+    if ranged is None:
+        return "by default"
+    if isinstance(ranged, Fixed):
+        return ranged.value
+    return list(ranged.values) if isinstance(ranged, Choice) else asdict(ranged)
+
+
+def narrowed(settings: Settings, **ranges: Ranged) -> Settings:
+    """The same settings with some ranges replaced."""
+    return replace(settings, space=replace(settings.space, **ranges))

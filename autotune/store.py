@@ -1,0 +1,101 @@
+"""Rows keyed by content: the files behind decoded pixels and banks, in the user's cache folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+from filelock import FileLock
+from numpy.typing import DTypeLike, NDArray
+
+from autotune.errors import StudyError
+
+KEY_BYTES = 16
+
+
+def cache_folder() -> Path:
+    """Where decoded pixels and banks are kept: AUTOTUNE_CACHE, or the user's cache folder."""
+    return Path(os.environ.get("AUTOTUNE_CACHE") or platformdirs.user_cache_dir("autotune", appauthor=False))
+
+
+class Rows:
+    """Arrays of one shape and type, each under a 32-hex-digit key, appended and read back through a memory map.
+
+    A row counts once its key is on disk, and keys are written after rows are, so what kill -9 cuts off is never read:
+    the next writer overwrites it. Writers take turns by a lock; a reader sees what was there when it opened.
+    """
+
+    def __init__(self, folder: Path, shape: Sequence[int], dtype: DTypeLike) -> None:
+        self.folder = folder
+        self.shape = tuple(shape)
+        self.dtype = np.dtype(dtype)
+        self.row_bytes = int(np.prod(self.shape)) * self.dtype.itemsize
+        self._rows, self._keys = folder / "rows.bin", folder / "keys.bin"
+        self._index: dict[str, int] = {}
+        self._map: NDArray[np.generic] | None = None
+        self._refresh()
+
+    def lock(self) -> FileLock:
+        """Held while rows are computed and appended, so that two workers do not compute the same ones."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.folder / "lock")
+
+    def missing(self, keys: Iterable[str]) -> list[str]:
+        """The keys, each once and in order, that have no row yet."""
+        self._refresh()
+        return [key for key in dict.fromkeys(keys) if key not in self._index]
+
+    def append(self, keys: Sequence[str], rows: NDArray[np.generic]) -> None:
+        """Add rows (N, *shape) under new keys. Call it with the lock held. Raises StudyError where the disk is full."""
+        self._refresh()
+        start = len(self._index)
+        try:
+            with _opened(self._rows) as out:
+                out.truncate(start * self.row_bytes)
+                out.seek(start * self.row_bytes)
+                out.write(np.ascontiguousarray(rows, dtype=self.dtype).tobytes())
+                out.flush()
+                os.fsync(out.fileno())
+            with _opened(self._keys) as out:
+                out.truncate(start * KEY_BYTES)
+                out.seek(start * KEY_BYTES)
+                out.write(bytes.fromhex("".join(keys)))
+        except OSError as error:
+            raise StudyError(
+                f"{self.folder} cannot be written: {error.strerror}.",
+                "Free some disk space, or set AUTOTUNE_CACHE to a folder on a larger disk; then run the same command.",
+            ) from error
+
+    def places(self, keys: Sequence[str]) -> NDArray[np.int64]:
+        """Row numbers (N,) of keys that are all there."""
+        self._refresh()
+        return np.array([self._index[key] for key in keys], dtype=np.int64)
+
+    def take(self, places: NDArray[np.int64]) -> NDArray[np.generic]:
+        """Rows (N, *shape), copied out of the map."""
+        assert self._map is not None
+        return np.asarray(self._map[places])
+
+    def _refresh(self) -> None:
+        """Read the keys written since the last look, and map the rows they stand for."""
+        n = min(_size(self._keys) // KEY_BYTES, _size(self._rows) // max(self.row_bytes, 1))
+        known = len(self._index)
+        if n == known:
+            return
+        with self._keys.open("rb") as keys:
+            keys.seek(known * KEY_BYTES)
+            text = keys.read((n - known) * KEY_BYTES).hex()
+        width = 2 * KEY_BYTES
+        self._index.update({text[i * width : (i + 1) * width]: known + i for i in range(n - known)})
+        self._map = np.memmap(self._rows, self.dtype, "r", shape=(n, *self.shape))
+
+
+def _opened(file: Path):  # type: ignore[no-untyped-def]
+    return file.open("r+b" if file.exists() else "w+b")
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0

@@ -1,0 +1,357 @@
+"""Training: one trial's Params become a trained tail, its curve and its validation scores."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pytorch_lightning as lightning
+import safetensors.torch
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import Tensor, nn
+
+from autotune import anatomy, network, pixels, probe, weights
+from autotune.augment import Subject
+from autotune.bank import MOST_BYTES, Bank, Entry, bank_bytes
+from autotune.batches import Banked, CleanBatches, Fresh, Labelled, Source, TrainBatches, views_up_to
+from autotune.plugins import Backbone
+from autotune.scores import answers, log_loss, score, smoothed
+from autotune.space import Params
+from autotune.weights import Weights
+
+CHECKPOINT_SECONDS = 10
+DONE, GAP, PRUNED, TIMEOUT = "done", "gap", "pruned", "timeout"  # why a trial ended
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What every trial of a study shares, as workers are told it: no path of a picture, nothing of the test part.
+
+    cuts: for each backbone, the cuts its bank keeps (one pass computes them all). augmented: whether any trial may
+    augment. folder: the study's, for checkpoints.
+    """
+
+    classes: int
+    train: Labelled
+    validation: Labelled
+    gap_sample: Labelled
+    backbones: dict[str, tuple[Backbone, Weights]]
+    cuts: dict[str, tuple[int, ...]]
+    augmented: bool
+    subject: Subject
+    metric: str
+    epochs: int
+    cycle_epochs: int
+    patience: int
+    gap: float
+    seed: int
+    device: str
+    threads: int
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One row of a curve. number: from 1. train, validation: the metric, in evaluation mode, unaugmented.
+
+    gap: train minus validation, smoothed. cycle_end: the only rows the pruner sees.
+    """
+
+    number: int
+    rate: float
+    loss: float
+    train: float
+    validation: float
+    log_loss: float
+    gap: float
+    cycle_end: bool
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A trained trial. value, log_loss: of its best epoch on validation. checkpoint: a file in the study's folder."""
+
+    value: float
+    log_loss: float
+    best_epoch: int
+    epochs: int
+    ended: str
+    trained_parameters: int
+    checkpoint: str | None
+    seconds: float
+    bank_seconds: float
+
+
+@dataclass(frozen=True)
+class ProbeOutcome:
+    value: float
+    seconds: float
+    bank_seconds: float
+
+
+class Talk(Protocol):
+    """A worker's line to the driver."""
+
+    def epoch(self, row: Epoch) -> str | None:
+        """Report an epoch. The answer is None for "go on", or why to stop: PRUNED or TIMEOUT."""
+
+    def banking(self, done: int, total: int) -> None:
+        """Report progress of the bank, in pictures."""
+
+
+@dataclass
+class Backbones:
+    """The chains and banks that a worker has opened, kept from trial to trial."""
+
+    lesson: Lesson
+    _chains: dict[str, nn.Sequential] = field(default_factory=dict)
+    _banks: dict[tuple[str, int], Bank] = field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.lesson.device)
+
+    def chain(self, name: str) -> nn.Sequential:
+        if name not in self._chains:
+            self._chains[name] = weights.stages(*self.lesson.backbones[name]).eval()
+        return self._chains[name]
+
+    def bank(self, name: str, size: int) -> Bank:
+        if (name, size) not in self._banks:
+            entry, chain = self.lesson.backbones[name][0], self.chain(name)
+            cuts = [cut for cut in self.lesson.cuts[name] if cut == len(chain) or self._fits(entry, chain, size, cut)]
+            self._banks[name, size] = Bank(
+                name, chain, entry.traits, size, self.lesson.subject, self.lesson.seed, self.device, cuts
+            )
+        return self._banks[name, size]
+
+    def _fits(self, entry: Backbone, chain: nn.Sequential, size: int, cut: int) -> bool:
+        shape = anatomy.examine(entry, chain, size).shapes[cut - 1]
+        lesson = self.lesson
+        return bank_bytes(shape, len(lesson.train), len(lesson.validation), lesson.augmented) <= MOST_BYTES
+
+
+def run_probe(backbones: Backbones, name: str, size: int, talk: Talk) -> ProbeOutcome:
+    """Fill the bank's clean view, fit a linear head and keep it for the trials that start from it."""
+    lesson = backbones.lesson
+    start = time.monotonic()
+    bank = backbones.bank(name, size)
+    bank.fill((*lesson.train.digests, *lesson.validation.digests), [0], talk.banking)
+    banked = time.monotonic()
+    rows = bank.rows(len(backbones.chain(name)), 0)
+    parts = [rows.take(rows.places(part.digests)).astype(np.float32) for part in (lesson.train, lesson.validation)]
+    labels = [np.array(part.labels) for part in (lesson.train, lesson.validation)]
+    fitted = probe.fit(lesson.metric, lesson.classes, parts[0], labels[0], parts[1], labels[1])
+    file = probe_file(lesson.folder, name, size)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    safetensors.torch.save_file({"weight": torch.from_numpy(fitted.weight), "bias": torch.from_numpy(fitted.bias)}, file)
+    return ProbeOutcome(fitted.value, time.monotonic() - banked, banked - start)
+
+
+def run_trial(backbones: Backbones, number: int, params: Params, talk: Talk) -> Outcome:
+    """Train one trial to its end. A checkpoint left by a killed run of the same trial is gone on from."""
+    lesson = backbones.lesson
+    start = time.monotonic()
+    sources = _sources(backbones, params, talk)
+    banked = time.monotonic()
+    seed = int(np.random.SeedSequence((lesson.seed, number)).generate_state(1)[0])
+    batches = TrainBatches(sources[0], lesson.train.labels, params.batch_size, params.augment, seed)
+    net = build(backbones, params, len(batches), seed)
+    if params.depth and not _from_scratch(backbones, params):
+        net.head[1] = _probed_head(lesson, params)
+    progress = Progress(lesson, params, talk)
+    unfinished = lesson.folder / "checkpoints" / f"trial-{number:04d}.unfinished.ckpt"
+    trainer = lightning.Trainer(
+        accelerator={"cuda": "gpu"}.get(backbones.device.type, backbones.device.type),
+        devices=[backbones.device.index or 0] if backbones.device.type == "cuda" else 1,
+        precision="bf16-mixed" if backbones.device.type == "cuda" and torch.cuda.is_bf16_supported() else "32-true",
+        max_epochs=lesson.epochs,
+        callbacks=[progress, _keeper(unfinished)],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+    held_out = [CleanBatches(sources[1], lesson.validation.labels), CleanBatches(sources[2], lesson.gap_sample.labels)]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="pytorch_lightning")
+        trainer.fit(net, batches, held_out, ckpt_path=str(unfinished) if unfinished.exists() else None)
+    checkpoint = None
+    if progress.ended != PRUNED:
+        checkpoint = f"checkpoints/trial-{number:04d}.safetensors"
+        safetensors.torch.save_file(progress.best_state, lesson.folder / checkpoint)
+    unfinished.unlink(missing_ok=True)
+    best = progress.rows[progress.best]
+    return Outcome(
+        value=best.validation,
+        log_loss=best.log_loss,
+        best_epoch=best.number,
+        epochs=len(progress.rows),
+        ended=progress.ended,
+        trained_parameters=sum(p.numel() for p in net.trained()),
+        checkpoint=checkpoint,
+        seconds=time.monotonic() - start,
+        bank_seconds=banked - start,
+    )
+
+
+def build(backbones: Backbones, params: Params, steps: int, seed: int) -> network.Network:
+    """The untrained network of a trial, with its frozen prefix in front."""
+    lesson = backbones.lesson
+    chain = backbones.chain(params.backbone)
+    entry = lesson.backbones[params.backbone][0]
+    front = Entry(chain[: len(chain) - params.depth], entry.traits, lesson.subject)
+    features = anatomy.examine(entry, chain, params.pixels).features
+    rhythm = network.Rhythm(lesson.epochs, lesson.cycle_epochs, steps)
+    return network.assemble(
+        chain, front, params, lesson.classes, features, rhythm, lesson.train.labels, seed, entry.traits.from_scratch
+    )
+
+
+def probe_file(folder: Path, name: str, size: int) -> Path:
+    return folder / "checkpoints" / f"probe-{name.replace(':', '-')}-{size}.safetensors"
+
+
+class Progress(lightning.Callback):
+    """Measures every epoch, keeps the best, asks the driver, and stops on the gap."""
+
+    def __init__(self, lesson: Lesson, params: Params, talk: Talk) -> None:
+        self.rows: list[Epoch] = []
+        self.best = 0
+        self.best_state: dict[str, Tensor] = {}
+        self.ended = DONE
+        self._lesson = lesson
+        self._params = params
+        self._talk = talk
+        self._start = time.monotonic()
+        self._losses: list[Tensor] = []
+        self._outputs: list[tuple[int, Tensor, Tensor]] = []
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        self._start = time.monotonic()
+
+    def on_train_batch_end(self, _: Any, __: Any, outputs: Any, *___: Any) -> None:
+        self._losses.append(outputs["loss"].detach())
+
+    def on_validation_batch_end(self, _: Any, __: Any, outputs: Any, *___: Any) -> None:
+        self._outputs.append(outputs)
+
+    def on_validation_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        row = self._measured(trainer)
+        self.rows.append(row)
+        if not self.best_state or is_better(row, self.rows[self.best]):
+            self.best = len(self.rows) - 1
+            assert isinstance(module, network.Network)
+            self.best_state = module.state()
+        answer = self._talk.epoch(row)
+        last = len(self.rows) >= self._lesson.epochs
+        if answer:
+            self.ended = answer
+        elif not last and stops_on_gap(self.rows, self._lesson.patience, self._lesson.cycle_epochs, self._lesson.gap):
+            self.ended = GAP
+        trainer.should_stop = self.ended != DONE
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": [asdict(row) for row in self.rows], "best": self.best, "best_state": self.best_state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.rows = [Epoch(**row) for row in state["rows"]]
+        self.best, self.best_state = state["best"], state["best_state"]
+
+    def _measured(self, trainer: lightning.Trainer) -> Epoch:
+        lesson, number = self._lesson, len(self.rows) + 1
+        values, losses = [], []
+        for which in (0, 1):
+            logits = torch.cat([out[1] for out in self._outputs if out[0] == which])
+            labels = torch.cat([out[2] for out in self._outputs if out[0] == which])
+            values.append(score(lesson.metric, labels.cpu().numpy(), answers(logits), lesson.classes))
+            losses.append(log_loss(logits, labels))
+        loss = float(torch.stack(self._losses).mean()) if self._losses else float("nan")
+        self._outputs, self._losses = [], []
+        return Epoch(
+            number=number,
+            rate=float(trainer.optimizers[0].param_groups[0]["lr"]),
+            loss=loss,
+            train=values[1],
+            validation=values[0],
+            log_loss=losses[0],
+            gap=smoothed_gap([*((row.train, row.validation) for row in self.rows), (values[1], values[0])])[-1],
+            cycle_end=self._ends_cycle(number),
+            seconds=time.monotonic() - self._start,
+        )
+
+    def _ends_cycle(self, number: int) -> bool:
+        one_cycle = self._params.cycle == "one-cycle"
+        return number % (self._lesson.epochs if one_cycle else self._lesson.cycle_epochs) == 0
+
+
+def is_better(row: Epoch, other: Epoch) -> bool:
+    """A higher metric; between equals, a lower cross-entropy."""
+    return (row.validation, -row.log_loss) > (other.validation, -other.log_loss)
+
+
+def smoothed_gap(pairs: Sequence[tuple[float, float]]) -> list[float]:
+    """Train minus validation, each smoothed with 0.8, for a curve of (train, validation)."""
+    train, validation = (smoothed([pair[i] for pair in pairs]) for i in (0, 1))
+    return [a - b for a, b in zip(train, validation, strict=True)]
+
+
+def stops_on_gap(rows: Sequence[Epoch], patience: int, cycle_epochs: int, most: float) -> bool:
+    """Whether a trial has begun to memorise: no better validation for `patience` epochs (a cycle at least), while
+    the smoothed gap is over `most` or has grown over those epochs.
+    """
+    waited = max(patience, cycle_epochs)
+    if len(rows) <= waited:
+        return False
+    best_before = max(row.validation for row in rows[:-waited])
+    stalled = max(row.validation for row in rows[-waited:]) <= best_before
+    return stalled and (rows[-1].gap > most or rows[-1].gap > max(rows[-1 - waited].gap, 0.0))
+
+
+def _sources(backbones: Backbones, params: Params, talk: Talk) -> tuple[Source, Source, Source]:
+    """Where training, validation and the gap's sample come from: a bank where one is kept for this cut."""
+    lesson = backbones.lesson
+    parts = (lesson.train.digests, lesson.validation.digests, lesson.gap_sample.digests)
+    cut = len(backbones.chain(params.backbone)) - params.depth
+    traits = lesson.backbones[params.backbone][0].traits
+    if cut == 0 or cut not in (bank := backbones.bank(params.backbone, params.pixels)).cuts:
+        rows = pixels.store(params.pixels, traits.interpolation)
+        fresh = [Fresh(rows, part, lesson.seed) for part in parts]
+        return fresh[0], fresh[1], fresh[2]
+    bank.fill((*parts[0], *parts[1]), [0], talk.banking)
+    bank.fill(parts[0], list(views_up_to(params.augment))[1:], talk.banking)
+    return (
+        Banked(bank, cut, parts[0], params.augment),
+        Banked(bank, cut, parts[1], 0.0),
+        Banked(bank, cut, parts[2], 0.0),
+    )
+
+
+def _from_scratch(backbones: Backbones, params: Params) -> bool:
+    return backbones.lesson.backbones[params.backbone][0].traits.from_scratch
+
+
+def _probed_head(lesson: Lesson, params: Params) -> nn.Linear:
+    state = safetensors.torch.load_file(probe_file(lesson.folder, params.backbone, params.pixels))
+    return probe.Probe(state["weight"].numpy(), state["bias"].numpy(), 0.0).head()
+
+
+def _keeper(file: Path) -> ModelCheckpoint:
+    """Saves an unfinished trial at most ten seconds apart, so that little is lost by kill -9."""
+    return ModelCheckpoint(
+        dirpath=file.parent,
+        filename=file.stem,
+        train_time_interval=timedelta(seconds=CHECKPOINT_SECONDS),
+        enable_version_counter=False,
+    )
+
+

@@ -1,0 +1,116 @@
+"""Pretrained weights: where a backbone's lie on this machine, and how they get into its stages."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autotune.errors import WeightsError
+from autotune.plugins import Backbone, build
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where a backbone's weights are. file: one from --weights DIR, which autotune loads; else the plugin does."""
+
+    at_hand: bool
+    reason: str
+    file: str | None = None
+
+
+def find(entry: Backbone, folder: Path | None = None) -> Weights:
+    """Look in the user's folder, then in an installed package, then among earlier downloads. Imports nothing heavy."""
+    if entry.traits.from_scratch:
+        return Weights(True, "trains from scratch")
+    for suffix in (".safetensors", ".pth"):
+        file = folder / f"{entry.name.replace(':', '-')}{suffix}" if folder else None
+        if file and file.is_file():
+            return Weights(True, f"in {folder}", str(file))
+    source = entry.traits.weights
+    if source is None:
+        return Weights(False, f"the plugin names none; put {entry.name}.safetensors into --weights DIR")
+    if source.startswith("package:"):
+        package, _, inner = source.removeprefix("package:").partition("/")
+        spec = find_spec(package)
+        there = spec and any(Path(place, inner).is_file() for place in spec.submodule_search_locations or ())
+        return Weights(bool(there), f"in package {package}" if there else f"package {package} is not installed")
+    if (_downloads() / source.rpartition("/")[2]).is_file():
+        return Weights(True, "downloaded before")
+    return Weights(False, f"would download {entry.traits.megabytes or '?'} MB; name it in --backbones to allow that")
+
+
+def stages(entry: Backbone, weights: Weights, pretrained: bool = True) -> nn.Sequential:
+    """The backbone's chain of stages with its pretrained weights, or with fresh ones.
+
+    Raises WeightsError where the user's file does not fit, PluginError where the plugin fails.
+    """
+    if entry.traits.from_scratch or not pretrained:
+        return build(entry, pretrained=False)
+    if weights.file is None:
+        return build(entry, pretrained=True)
+    chain = build(entry, pretrained=False)
+    _fill(chain, read(weights.file), weights.file)
+    return chain
+
+
+def read(file: str) -> dict[str, Tensor]:
+    """A file of tensors. A .pth is read with weights_only=True: it may hold no code. Raises WeightsError."""
+    import safetensors.torch
+    import torch
+
+    try:
+        if file.endswith(".safetensors"):
+            return safetensors.torch.load_file(file)
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # each format has errors of its own, none of them shared
+        problem = str(error).partition("\n")[0]
+        raise WeightsError(f"{file} cannot be read: {problem}", "Save its state_dict again, as .safetensors.") from error
+    if not isinstance(state, dict):
+        raise WeightsError(f"{file} holds no state_dict.", "Save the network's state_dict(), nothing around it.")
+    return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+
+
+def digest(chain: nn.Sequential) -> str:
+    """A name for what a chain of stages computes: its tensors and its printed structure, hashed."""
+    sum_ = hashlib.blake2b(repr(chain).encode(), digest_size=12)
+    for name, value in chain.state_dict().items():
+        sum_.update(name.encode())
+        sum_.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return sum_.hexdigest()
+
+
+def _fill(chain: nn.Sequential, state: dict[str, Tensor], file: str) -> None:
+    """Copy tensors by name, or else by order: a library's own checkpoint has the stages' tensors first, the rest after."""
+    own, given = _counted(chain.state_dict()), _counted(state)
+    by_name = {name: given[name] for name in own if name in given}
+    matched = by_name if len(by_name) == len(own) else dict(zip(own, given.values(), strict=False))
+    if len(matched) < len(own):
+        raise WeightsError(
+            f"{file} has {len(given)} tensors; the backbone needs {len(own)}.", "Use the weights of this very network."
+        )
+    for name, value in matched.items():
+        if value.shape != own[name].shape:
+            raise WeightsError(
+                f"{file} does not fit: {name} is {tuple(own[name].shape)}, the file has {tuple(value.shape)}.",
+                "Use the weights of this very network.",
+            )
+    chain.load_state_dict(matched, strict=False)
+
+
+def _counted(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """All tensors but BatchNorm's step counters, which old checkpoints lack and evaluation never reads."""
+    return {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+
+
+def _downloads() -> Path:
+    """Where torch.hub keeps what it downloads, by its own rules but without importing torch."""
+    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    home = os.environ.get("TORCH_HOME", os.path.join(cache, "torch"))
+    return Path(home).expanduser() / "hub" / "checkpoints"
