@@ -99,13 +99,14 @@ class TrainBatches:
         return -(-len(self._labels) // self._batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        if self._next >= len(self):
+            self._epoch, self._next = self._epoch + 1, 0
         order = np.random.default_rng((self._seed, self._epoch)).permutation(len(self._labels))
         while self._next < len(self):
             positions = order[self._next * self._batch_size : (self._next + 1) * self._batch_size]
             rng = np.random.default_rng((self._seed, self._epoch, self._next + 1))
             self._next += 1
             yield (*self._source.augmented(positions, self._strength, rng), self._labels[positions])
-        self._epoch, self._next = self._epoch + 1, 0
 
     def state_dict(self) -> dict[str, Any]:
         return {"epoch": self._epoch, "next": self._next}

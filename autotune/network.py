@@ -19,9 +19,9 @@ from autotune.bank import Entry
 from autotune.space import Params
 
 OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
-    "adamw": (torch.optim.AdamW, {}),
-    "adam": (torch.optim.Adam, {}),
-    "sgd": (torch.optim.SGD, {"momentum": 0.9}),
+    "adamw": (torch.optim.AdamW, {"fused": True}),
+    "adam": (torch.optim.Adam, {"fused": True}),
+    "sgd": (torch.optim.SGD, {"momentum": 0.9, "fused": True}),
     "rmsprop": (torch.optim.RMSprop, {}),
     "adagrad": (torch.optim.Adagrad, {}),
     "adadelta": (torch.optim.Adadelta, {}),
@@ -70,7 +70,7 @@ class Network(lightning.LightningModule):
 
     def training_step(self, batch: Sequence[Tensor], _: int) -> Tensor:
         # Seeded by the step, so that dropout draws the same after a resume as without one.
-        torch.manual_seed((self.seed * 1_000_003 + self.global_step) % 2**63)
+        seed_device((self.seed * 1_000_003 + self.global_step) % 2**63, self.device)
         *inputs, labels = batch
         loss = functional.cross_entropy(
             self(inputs), labels, reduction="none", label_smoothing=self.params.label_smoothing
@@ -79,7 +79,9 @@ class Network(lightning.LightningModule):
 
     def validation_step(self, batch: Sequence[Tensor], _: int, dataloader_idx: int = 0) -> tuple[int, Tensor, Tensor]:  # noqa: ARG002
         *inputs, labels = batch
-        return dataloader_idx, self(inputs).float(), labels
+        # Measured in float32 whatever training runs in, because so it will answer once it is exported.
+        with torch.autocast(self.device.type, enabled=False):
+            return dataloader_idx, self(inputs), labels
 
     def configure_optimizers(self) -> Any:
         kind, extra = OPTIMIZERS[self.params.optimizer]
@@ -115,7 +117,7 @@ class Network(lightning.LightningModule):
 def assemble(chain: nn.Sequential, entry: Entry, params: Params, n_classes: int, features: int, rhythm: Rhythm,
              labels: Sequence[int], seed: int, from_scratch: bool) -> Network:  # fmt: skip
     """A trial's network. Its tail is a copy of the chain's last `depth` stages; the chain itself is left as it was."""
-    torch.manual_seed(seed % 2**63)
+    seed_device(seed, torch.device("cpu"))
     tail = copy.deepcopy(chain[len(chain) - params.depth :])
     if from_scratch:
         for module in tail.modules():
@@ -124,6 +126,13 @@ def assemble(chain: nn.Sequential, entry: Entry, params: Params, n_classes: int,
     weights = class_weights(labels, n_classes, params.class_weight)
     head = nn.Linear(features, n_classes)
     return Network(entry, tail, head, params, rhythm, weights, seed, frozen_statistics=not from_scratch)
+
+
+def seed_device(seed: int, device: torch.device) -> None:
+    """Seed the generators in use. torch.manual_seed would queue a call with a stack trace for each absent device."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
 
 
 def class_weights(labels: Sequence[int], n_classes: int, exponent: float) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 
 from autotune import weights
 from autotune.anatomy import Anatomy, examine
-from autotune.bank import N_VIEWS
+from autotune.bank import N_VIEWS, laid_out
 from autotune.errors import AutotuneError, ConfigError, PluginError
 from autotune.plugins import Backbone, Catalogue
 from autotune.space import SMALL_PIXELS, Arm, Choice, Fixed, Range, Ranged, Settings
@@ -62,12 +62,12 @@ def make(settings: Settings, catalogue: Catalogue, folder: Path | None, device: 
 
     Raises PluginError, WeightsError or ConfigError where one that the user named cannot take part, or none can.
     """
-    named = list(only) if only else named(settings.space.backbone)
-    wanted = [catalogue.find(name) for name in named] if named else _by_default(catalogue, side)
+    asked = list(only) if only else named(settings.space.backbone)
+    wanted = [catalogue.find(name) for name in asked] if asked else _by_default(catalogue, side)
     candidates, left_out = [], {} if only else {broken.file: broken.reason for broken in catalogue.broken}
     for entry in wanted:
         found = weights.find(entry, folder)
-        if not found.at_hand and not named:
+        if not found.at_hand and not asked:
             left_out[entry.name] = found.reason
             continue
         if not found.at_hand:
@@ -76,7 +76,7 @@ def make(settings: Settings, catalogue: Catalogue, folder: Path | None, device: 
             arm = only[entry.name] if only else None
             candidates.append(_opened(entry, found, settings, device, side, arm))
         except AutotuneError as error:
-            if named and len(named) == 1:
+            if asked and len(asked) == 1:
                 raise
             left_out[entry.name] = error.problem
     if not candidates:
@@ -103,8 +103,9 @@ def class_weight_range(counts: Mapping[str, int]) -> Ranged:
 
 def estimate(plan: Plan, settings: Settings, trials: int, n_train: int, n_validation: int) -> float:
     """About how many seconds the study will take, from counted operations and a rate measured now."""
-    work = 0.0
+    seconds = trials * TRIAL_SECONDS
     for candidate in plan.candidates:
+        work = 0.0
         for anatomy in candidate.anatomies:
             forward = sum(anatomy.operations)
             if candidate.cuts:
@@ -113,21 +114,22 @@ def estimate(plan: Plan, settings: Settings, trials: int, n_train: int, n_valida
             tails = [anatomy.tail_operations(depth) for depth in candidate.depths]
             epoch = sum(tails) / len(tails) * (3 * n_train + 2 * n_validation)
             share = trials / len(plan.candidates) / len(candidate.anatomies)
-            work += epoch * settings.epochs * EPOCHS_SHARE * share
-    return work / _rate(plan) + trials * TRIAL_SECONDS
+            work += epoch * (settings.epochs or 0) * EPOCHS_SHARE * share
+        seconds += work / _rate(candidate, plan.device)
+    return seconds
 
 
-def _rate(plan: Plan) -> float:
-    """Operations a second that the first candidate's forward pass reaches."""
-    candidate = plan.candidates[0]
+def _rate(candidate: Candidate, device: str) -> float:
+    """Operations a second that a backbone's forward pass reaches."""
     anatomy = candidate.anatomies[0]
-    chain = weights.stages(candidate.backbone, candidate.weights, pretrained=False).eval().to(plan.device)
-    x = torch.zeros(16, 3, anatomy.pixels, anatomy.pixels, device=plan.device)
+    chain = weights.stages(candidate.backbone, candidate.weights, pretrained=False).eval()
+    chain.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    x = laid_out(torch.zeros(32, 3, anatomy.pixels, anatomy.pixels, device=device))
     with torch.no_grad():
         chain(x)
         start = time.monotonic()
         chain(x).sum().item()
-    return 16 * sum(anatomy.operations) / max(time.monotonic() - start, 1e-6)
+    return 32 * sum(anatomy.operations) / max(time.monotonic() - start, 1e-6)
 
 
 def named(ranged: Ranged | None) -> list[str]:

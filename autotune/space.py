@@ -82,7 +82,7 @@ class Space:
     cycle: Ranged = Choice(CYCLES)
     augment: Ranged = Range(0.0, 1.0, step=0.25)
     optimizer: Ranged = Choice(tuple(RATES))
-    batch_size: Ranged = Choice((16, 32, 64))
+    batch_size: Ranged = Choice((32, 64))
     weight_decay: Ranged = Range(1e-6, 1e-1, log=True)
     dropout: Ranged = Range(0.0, 0.5)
     label_smoothing: Ranged = Range(0.0, 0.2)
@@ -90,7 +90,8 @@ class Space:
 
 @dataclass(frozen=True)
 class Settings:
-    """A study's definition. epochs: the most a trial may have; cycle_epochs: of one learning-rate cycle.
+    """A study's definition. epochs: the most a trial may have, by default what `epochs_for` says; cycle_epochs: of one
+    learning-rate cycle.
 
     gap: how far training may run ahead of validation, as a difference of the metric; patience: epochs without a
     better validation before the gap can end a trial. validation, test: shares of the pictures. flips, angle
@@ -98,7 +99,7 @@ class Settings:
     """
 
     metric: str = "accuracy"
-    epochs: int = 9
+    epochs: int | None = None
     cycle_epochs: int | None = None
     patience: int = 3
     gap: float = 0.05
@@ -116,6 +117,7 @@ class Settings:
         """Epochs of a cycle; by default the largest divisor of epochs that leaves Hyperband three rungs."""
         if self.cycle_epochs:
             return self.cycle_epochs
+        assert self.epochs
         return max(n for n in range(1, max(1, self.epochs // ETA**2) + 1) if self.epochs % n == 0)
 
 
@@ -362,10 +364,11 @@ def _checked_table(name: str, table: dict[str, Any], wrong: list[tuple[str, str]
 
 
 def _check_together(settings: Settings, wrong: list[tuple[str, str]]) -> None:
-    if not any(problem.startswith(("epochs", "cycle_epochs")) for problem, _ in wrong):
-        if settings.epochs % settings.cycle_length:
-            wrong.append((f"{settings.epochs} epochs are no whole number of cycles of {settings.cycle_length}.",
-                          "Make epochs a multiple of cycle_epochs."))  # fmt: skip
+    epochs, cycle = settings.epochs, settings.cycle_epochs
+    if cycle and epochs is None:
+        wrong.append(("cycle_epochs is given without epochs.", "Give epochs too, a multiple of it."))
+    elif cycle and epochs and epochs % cycle:
+        wrong.append((f"{epochs} epochs are no whole number of cycles of {cycle}.", "Make epochs a multiple of cycle_epochs."))
 
 
 def _flat(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -384,6 +387,11 @@ def _plain(ranged: Ranged | None) -> Any:
     if isinstance(ranged, Fixed):
         return ranged.value
     return list(ranged.values) if isinstance(ranged, Choice) else asdict(ranged)
+
+
+def epochs_for(n_train: int) -> int:
+    """Epochs that show a trial about 6,000 pictures, between 4 and 12: small sets need more of them, large ones fewer."""
+    return min(max(round(6000 / n_train), 4), 12)
 
 
 def narrowed(settings: Settings, **ranges: Ranged) -> Settings:

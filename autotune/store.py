@@ -53,6 +53,7 @@ class Rows:
         self._refresh()
         start = len(self._index)
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             with _opened(self._rows) as out:
                 out.truncate(start * self.row_bytes)
                 out.seek(start * self.row_bytes)

@@ -71,7 +71,7 @@ def search(request: Request, screen: Screen) -> dict[str, Any]:
         if book.fact("arms") is None or len(book.trials()) < request.trials or not _is_tested(book):
             side = int(sorted(p.side for p in parts.pictures)[len(parts.pictures) // 2])
             chosen = plan.make(settings, catalogue, request.weights, device, side, screen.say, _recorded_arms(book))
-            weighed = space.narrowed(settings, class_weight=settings.space.class_weight or _weights(parts))
+            weighed = _decided(settings, parts)
             lesson = _lesson(weighed, parts, chosen, request.workers, folder)
             _announce(screen, request, weighed, parts, chosen, book)
             _decode(lesson, parts, root, chosen, screen)
@@ -79,6 +79,9 @@ def search(request: Request, screen: Screen) -> dict[str, Any]:
             with Workers(request.workers, lesson) as workers:
                 arms = _probe(workers, chosen, book, screen, folder)
                 tries = Search(folder / "trials.db", weighed, arms)
+                if not book.fact("enqueued"):
+                    tries.enqueue(arms)
+                    book.note(enqueued=True)
                 _run(_Loop(request, tries, workers, book, screen, start))
             _test(lesson, book, root, parts, screen)
         else:
@@ -94,15 +97,14 @@ def evaluate_again(name: str, request: Request, screen: Screen) -> dict[str, Any
     with _locked(folder), _opened(folder) as book:
         if book.best() is None:
             raise StudyError(f"Study {name} has no complete trial.", "Let it finish one: autotune search, the same as before.")
-        settings = space.read(None, {})
-        settings = replace(settings, metric=book.fact("definition")["metric"], seed=book.fact("definition")["seed"])
+        settings = space.read(None, {name: book.fact("definition")[name] for name in ("metric", "seed")})
         parts = Split(tuple(book.fact("classes")), splits.read(folder / MANIFEST), (), {})
         catalogue = plugins.catalogue(request.plugins)
         arms = _recorded_arms(book) or {}
         winner = book.best()["params"]["backbone"]
         device = plan.device(request.device)
         chosen = plan.make(settings, catalogue, request.weights, device, 0, screen.say, {winner: arms[winner]})
-        _test(_lesson(settings, parts, chosen, 1, folder), book, Path(book.fact("root")), parts, screen, again=True)
+        _test(_lesson(_decided(settings, parts), parts, chosen, 1, folder), book, Path(book.fact("root")), parts, screen, again=True)
         screen.close()
         return summary(book, folder)
 
@@ -358,8 +360,12 @@ def _recorded_arms(book: Record) -> dict[str, Arm] | None:
     return arms and {name: Arm(name, tuple(one["pixels"]), tuple(one["depths"])) for name, one in arms.items()}
 
 
-def _weights(parts: Split) -> space.Ranged:
-    return plan.class_weight_range(Counter(picture.label for picture in parts.part(TRAIN)))
+def _decided(settings: Settings, parts: Split) -> Settings:
+    """Settings with what the training pictures decide filled in: epochs, and whether to weigh rare classes."""
+    train = parts.part(TRAIN)
+    ranged = settings.space.class_weight or plan.class_weight_range(Counter(p.label for p in train))
+    epochs = settings.epochs or space.epochs_for(len(train))
+    return space.narrowed(replace(settings, epochs=epochs), class_weight=ranged)
 
 
 def _lesson(settings: Settings, parts: Split, chosen: Plan, n_workers: int, folder: Path) -> Lesson:

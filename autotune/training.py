@@ -152,7 +152,8 @@ def run_probe(backbones: Backbones, name: str, size: int, talk: Talk) -> ProbeOu
     fitted = probe.fit(lesson.metric, lesson.classes, parts[0], labels[0], parts[1], labels[1])
     file = probe_file(lesson.folder, name, size)
     file.parent.mkdir(parents=True, exist_ok=True)
-    safetensors.torch.save_file({"weight": torch.from_numpy(fitted.weight), "bias": torch.from_numpy(fitted.bias)}, file)
+    head = {"weight": torch.from_numpy(fitted.weight).contiguous(), "bias": torch.from_numpy(fitted.bias).contiguous()}
+    safetensors.torch.save_file(head, file)
     return ProbeOutcome(fitted.value, time.monotonic() - banked, banked - start)
 
 
@@ -160,6 +161,7 @@ def run_trial(backbones: Backbones, number: int, params: Params, talk: Talk) -> 
     """Train one trial to its end. A checkpoint left by a killed run of the same trial is gone on from."""
     lesson = backbones.lesson
     start = time.monotonic()
+    (lesson.folder / "checkpoints").mkdir(exist_ok=True)
     sources = _sources(backbones, params, talk)
     banked = time.monotonic()
     seed = int(np.random.SeedSequence((lesson.seed, number)).generate_state(1)[0])
@@ -167,12 +169,13 @@ def run_trial(backbones: Backbones, number: int, params: Params, talk: Talk) -> 
     net = build(backbones, params, len(batches), seed)
     if params.depth and not _from_scratch(backbones, params):
         net.head[1] = _probed_head(lesson, params)
+    net.train()  # Lightning leaves the modes as it finds them
     progress = Progress(lesson, params, talk)
     unfinished = lesson.folder / "checkpoints" / f"trial-{number:04d}.unfinished.ckpt"
     trainer = lightning.Trainer(
         accelerator={"cuda": "gpu"}.get(backbones.device.type, backbones.device.type),
         devices=[backbones.device.index or 0] if backbones.device.type == "cuda" else 1,
-        precision="bf16-mixed" if backbones.device.type == "cuda" and torch.cuda.is_bf16_supported() else "32-true",
+        precision="bf16-mixed" if _half_pays(net, backbones.device) else "32-true",
         max_epochs=lesson.epochs,
         callbacks=[progress, _keeper(unfinished)],
         logger=False,
@@ -343,6 +346,17 @@ def _from_scratch(backbones: Backbones, params: Params) -> bool:
 def _probed_head(lesson: Lesson, params: Params) -> nn.Linear:
     state = safetensors.torch.load_file(probe_file(lesson.folder, params.backbone, params.pixels))
     return probe.Probe(state["weight"].numpy(), state["bias"].numpy(), 0.0).head()
+
+
+def _half_pays(net: network.Network, device: torch.device) -> bool:
+    """Whether training in bfloat16 is faster: it needs the hardware, and on a CPU a tail without grouped
+    convolutions, whose backward pass is up to twice as slow in it (benchmarks/precision.py).
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    tests = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    has_hardware = device.type == "cpu" and any(getattr(torch.cpu, test, bool)() for test in tests)
+    return has_hardware and not any(isinstance(m, nn.Conv2d) and m.groups > 1 for m in net.tail.modules())
 
 
 def _keeper(file: Path) -> ModelCheckpoint:

@@ -186,6 +186,7 @@ def _opened(lesson: Lesson) -> Any:
     from autotune import training
 
     torch.set_num_threads(lesson.threads)
+    torch.set_flush_denormal(True)  # a trial whose weights die away would take three times as long
     return training.Backbones(lesson)
 
 
