@@ -56,7 +56,7 @@ def examine(entry: Backbone, chain: nn.Sequential, pixels: int) -> Anatomy:
                 x = stage(x)
         except RuntimeError as error:
             raise PluginError(
-                f"Stage {number} of backbone {entry.name!r} fails at {pixels} pixels: {str(error).partition(chr(10))[0]}",
+                f"Stage {number} of backbone {entry.name!r} fails at {pixels} pixels: {_first_line(error)}",
                 f"Use another size (it is made for {entry.traits.pixels}), or mend {entry.file}.",
             ) from error
         operations.append(counter.get_total_flops())
@@ -69,3 +69,7 @@ def examine(entry: Backbone, chain: nn.Sequential, pixels: int) -> Anatomy:
         )
     parameters = tuple(sum(p.numel() for p in stage.parameters()) for stage in chain)
     return Anatomy(pixels, parameters, tuple(operations), tuple(shapes))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

@@ -34,10 +34,12 @@ class Entry(nn.Module):
         super().__init__()
         self.prefix = prefix.eval().requires_grad_(False)
         self.subject = subject
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.tensor(traits.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(traits.std).view(1, 3, 1, 1), persistent=False)
 
-    def train(self, mode: bool = True) -> Entry:  # noqa: ARG002
+    def train(self, mode: bool = True) -> Entry:
         """Stays in evaluation mode: what is frozen computes the same for every trial."""
         return super().train(False)
 
@@ -61,7 +63,7 @@ class Bank:
         self.device = device
         deepest = copy.deepcopy(chain[: self.cuts[-1]])
         self._entry = Entry(nn.Sequential(), traits, subject).to(device)
-        self._stages = deepest.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        self._stages = deepest.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
         self._folder = cache_folder() / "banks" / f"{name.replace(':', '-')}-{pixels}"
         looks = f"{pixels} {traits.interpolation} {traits.mean} {traits.std} {device.type}"
         self._names = {cut: f"{digest(chain[:cut])} {looks}" for cut in self.cuts}
@@ -129,5 +131,3 @@ def _half(out: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float16]]:
     if not torch.isfinite(half).all():
         raise OverflowError("The backbone's outputs exceed what half precision holds (65,504) or are not numbers.")
     return half.contiguous().numpy()
-
-

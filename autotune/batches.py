@@ -34,7 +34,9 @@ class Source(Protocol):
 
     def clean(self, positions: NDArray[np.int64]) -> tuple[Tensor, ...]: ...
 
-    def augmented(self, positions: NDArray[np.int64], strength: float, rng: np.random.Generator) -> tuple[Tensor, ...]: ...
+    def augmented(
+        self, positions: NDArray[np.int64], strength: float, rng: np.random.Generator
+    ) -> tuple[Tensor, ...]: ...
 
 
 class Banked:

@@ -24,7 +24,9 @@ app.add_typer(plugins_app, name="plugins")
 Data = Annotated[Path | None, typer.Argument(help="A folder with a folder a class, or with train/, val/, test/. Without it: the built-in digits.")]  # noqa: E501  # fmt: skip
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but problems.")]
-Plugins = Annotated[list[Path] | None, typer.Option("--plugins", help="A folder of backbone plugins; may be given again.")]
+Plugins = Annotated[
+    list[Path] | None, typer.Option("--plugins", help="A folder of backbone plugins; may be given again.")
+]
 WeightsDir = Annotated[Path | None, typer.Option("--weights", help="A folder of NAME.safetensors or NAME.pth.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name, or its folder.")]
@@ -35,19 +37,25 @@ def search(
     data: Data = None,
     trials: Annotated[int, typer.Option(min=1, help="Finished trials the study shall have in all.")] = 50,
     study: Annotated[str | None, typer.Option(help="The study's name; by default the data folder's.")] = None,
-    config: Annotated[Path | None, typer.Option(help="A study.toml; by default studies/NAME/study.toml, if there.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A study.toml; by default studies/NAME/study.toml, if there.")
+    ] = None,
     backbones: Annotated[str | None, typer.Option(help="Backbones to search, by name, with commas between.")] = None,
     pixels: Annotated[str | None, typer.Option(help="Sizes to search, e.g. 160 or 128,224.")] = None,
     epochs: Annotated[int | None, typer.Option(help="The most epochs a trial may have.")] = None,
     metric: Annotated[str | None, typer.Option(help="accuracy, balanced_accuracy or macro_f1.")] = None,
-    timeout: Annotated[float | None, typer.Option(min=0, help="Seconds after which no trial goes on; then the test.")] = None,
+    timeout: Annotated[
+        float | None, typer.Option(min=0, help="Seconds after which no trial goes on; then the test.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Decides the split, the trials and their randomness.")] = None,
     device: Device = "auto",
     workers: Annotated[int, typer.Option(min=1, help="Trials at a time, each in a process of its own.")] = 1,
     weights: WeightsDir = None,
     plugins: Plugins = None,
     manifest: Annotated[Path | None, typer.Option(help="An older study's manifest.csv, whose sides are kept.")] = None,
-    skip_unreadable: Annotated[bool, typer.Option(help="Go on where over a tenth of the pictures cannot be read.")] = False,
+    skip_unreadable: Annotated[
+        bool, typer.Option(help="Go on where over a tenth of the pictures cannot be read.")
+    ] = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -184,5 +192,6 @@ def _listed(text: str | None) -> list[str] | None:
 
 
 def _numbers(text: str | None) -> list[int | str] | None:
+    """Whole numbers where they are; what is none is left for the check of the settings to refuse."""
     parts = _listed(text)
-    return parts and [int(part) if part.isdecimal() else part for part in parts]
+    return None if parts is None else [int(part) if part.isdecimal() else part for part in parts]

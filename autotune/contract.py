@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from autotune import anatomy, network, weights
 from autotune.augment import Subject
@@ -80,7 +79,9 @@ def _depths(entry: Backbone, chain: nn.Sequential) -> str | None:
         frozen = [p for p in net.entry.parameters() if p.requires_grad]
         still = [p for p in net.trained() if not p.requires_grad]
         if frozen or still:
-            return f"At depth {depth}, {len(frozen)} frozen parameters would train and {len(still)} would not that should."
+            return (
+                f"At depth {depth}, {len(frozen)} frozen parameters would train and {len(still)} would not that should."
+            )
     return None
 
 
@@ -116,7 +117,9 @@ def _weights(entry: Backbone, found: Weights) -> str | None:
 
 def _network(entry: Backbone, chain: nn.Sequential, depth: int) -> network.Network:
     features = entry.traits.features or anatomy.examine(entry, chain, entry.traits.pixels).features
-    params = Params(entry.name, depth, entry.traits.pixels, 1e-4, 1e-3, "one-cycle", 0.0, 0.0, "adamw", 2, 0.0, 0.0, 0.0)
+    params = Params(
+        entry.name, depth, entry.traits.pixels, 1e-4, 1e-3, "one-cycle", 0.0, 0.0, "adamw", 2, 0.0, 0.0, 0.0
+    )
     whole = copy.deepcopy(chain).requires_grad_(True)
     front = Entry(whole[: len(whole) - depth], entry.traits, Subject())
     return network.assemble(whole, front, params, CLASSES, features, network.Rhythm(1, 1, 1), [0, 1, 2], 0, False)

@@ -15,6 +15,7 @@ from autotune import images, pixels, training
 from autotune.batches import CLEAN_BATCH
 from autotune.errors import DataError, StudyError
 from autotune.images import Picture, Progress
+from autotune.network import Network
 from autotune.record import Record
 from autotune.scores import answers, interval, log_loss, score, wilson
 from autotune.space import Params
@@ -43,7 +44,7 @@ def look(backbones: training.Backbones, record: Record, root: Path, pictures: Se
     record.keep_look(trial["number"], time.monotonic() - start, scores)
 
 
-def restore(backbones: training.Backbones, trial: dict[str, Any]) -> training.network.Network:
+def restore(backbones: training.Backbones, trial: dict[str, Any]) -> Network:
     """A finished trial's network with its trained weights. Raises StudyError where they are gone."""
     file = backbones.lesson.folder / str(trial["checkpoint"])
     if not trial["checkpoint"] or not file.is_file():
@@ -64,7 +65,7 @@ def measured(metric: str, logits: torch.Tensor, pictures: Sequence[Picture], cla
     confusion = np.zeros((len(classes), len(classes)), dtype=int)
     np.add.at(confusion, (labels, said), 1)
     probabilities = logits.softmax(1)
-    wrong = sorted(np.flatnonzero(~right), key=lambda i: -float(probabilities[i, said[i]]))
+    wrong = sorted(np.flatnonzero(~right).tolist(), key=lambda i: -float(probabilities[i, said[i]]))
     return {
         "n": n,
         "value": score(metric, labels, said, len(classes)),
@@ -97,7 +98,7 @@ def _refuse_changed(root: Path, chunk: Sequence[Picture]) -> None:
     for picture in chunk:
         try:
             same = images.digest(images.decode(root / picture.path)) == picture.digest
-        except (images.Unreadable, OSError) as error:
+        except (images.UnreadableError, OSError) as error:
             raise DataError(f"Test picture {root / picture.path} cannot be read: {error}.", "Put it back.") from error
         if not same:
             raise DataError(

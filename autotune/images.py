@@ -82,7 +82,7 @@ class Catalog:
         return int(np.median([picture.side for picture in self.pictures]))
 
 
-class Unreadable(Exception):
+class UnreadableError(Exception):
     """Why one file is set aside; the rest go on."""
 
 
@@ -96,7 +96,7 @@ def read(root: Path, known: Mapping[str, Picture] | None = None, progress: Progr
     files, set_aside = _listed(root)
     pictures: list[Picture] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        jobs = pool.map(lambda found: _examined(root, *found, known or {}), files)
+        jobs = pool.map(lambda found: _examined(root, found, known or {}), files)
         for done, result in enumerate(jobs, 1):
             (pictures if isinstance(result, Picture) else set_aside).append(result)  # type: ignore[arg-type]
             if progress:
@@ -104,12 +104,14 @@ def read(root: Path, known: Mapping[str, Picture] | None = None, progress: Progr
     _refuse_empty(root, pictures, set_aside)
     classes = tuple(sorted({picture.label for picture in pictures}))
     if len(classes) < 2:
-        raise DataError(f"{root} holds one class, {classes[0]!r}.", "Give each class a folder of its own; two at least.")
+        raise DataError(
+            f"{root} holds one class, {classes[0]!r}.", "Give each class a folder of its own; two at least."
+        )
     return Catalog(root, classes, tuple(pictures), tuple(sorted(set_aside, key=lambda one: one.path)))
 
 
 def refuse_many_bad(catalog: Catalog) -> None:
-    """Raise DataError where more than a tenth of the pictures cannot be read: more likely a fault than a few bad files."""
+    """Raise DataError where over a tenth of the pictures cannot be read: more likely a fault than a few bad files."""
     bad = [one for one in catalog.set_aside if one.bad]
     if len(bad) > BAD_SHARE * (len(bad) + len(catalog.pictures)):
         shown = "; ".join(f"{one.path}: {one.reason}" for one in bad[:3])
@@ -120,24 +122,24 @@ def refuse_many_bad(catalog: Catalog) -> None:
 
 
 def decode(path: Path) -> Image.Image:
-    """One upright RGB picture: EXIF turned, transparency on white, 16 bits scaled to 8. Raises Unreadable."""
+    """One upright RGB picture: EXIF turned, transparency on white, 16 bits scaled to 8. Raises UnreadableError."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(path) as image:
                 if image.width * image.height > MOST_PIXELS:
-                    raise Unreadable(f"{image.width} x {image.height} pixels are more than {MOST_PIXELS:,}")
+                    raise UnreadableError(f"{image.width} x {image.height} pixels are more than {MOST_PIXELS:,}")
                 # MPO is what phones write: a JPEG with a second view behind it.
                 if getattr(image, "is_animated", False) and image.format != "MPO":
-                    raise Unreadable(f"animated, {image.n_frames} frames")  # type: ignore[attr-defined]
+                    raise UnreadableError(f"animated, {image.n_frames} frames")  # type: ignore[attr-defined]
                 image.load()
                 return _rgb(ImageOps.exif_transpose(image))
     except UnidentifiedImageError as error:
-        raise Unreadable("not a picture, or of a format that Pillow cannot read") from error
+        raise UnreadableError("not a picture, or of a format that Pillow cannot read") from error
     except Image.DecompressionBombError as error:
-        raise Unreadable(f"more than {MOST_PIXELS:,} pixels") from error
+        raise UnreadableError(f"more than {MOST_PIXELS:,} pixels") from error
     except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
-        raise Unreadable(f"cut short or damaged: {str(error) or type(error).__name__}") from error
+        raise UnreadableError(f"cut short or damaged: {str(error) or type(error).__name__}") from error
 
 
 def digest(image: Image.Image) -> str:
@@ -199,7 +201,8 @@ def _parts(root: Path) -> dict[str, str]:
     given = {name: PARTS[name] for name in folders if name in PARTS} if "train" in folders else {}
     if len(set(given.values())) < len(given):
         raise DataError(
-            f"{root} has several folders for validation: {', '.join(sorted(given))}.", "Keep one of val, valid, validation."
+            f"{root} has several folders for validation: {', '.join(sorted(given))}.",
+            "Keep one of val, valid, validation.",
         )
     return given
 
@@ -221,7 +224,8 @@ def _clutter(name: str) -> bool:
     return name.startswith(".") or name.lower() in CLUTTER
 
 
-def _examined(root: Path, name: str, label: str, part: str | None, known: Mapping[str, Picture]) -> Picture | SetAside:
+def _examined(root: Path, found: Found, known: Mapping[str, Picture]) -> Picture | SetAside:
+    name, label, part = found
     path = root / name
     try:
         status = path.stat()
@@ -232,7 +236,7 @@ def _examined(root: Path, name: str, label: str, part: str | None, known: Mappin
         image = decode(path)
     except OSError as error:
         return SetAside(name, f"cannot be opened: {error.strerror}", bad=True)
-    except Unreadable as error:
+    except UnreadableError as error:
         return SetAside(name, str(error), bad=True)
     return Picture(name, label, part, digest(image), min(image.size), stamp)
 
@@ -252,7 +256,7 @@ def _refuse_empty(root: Path, pictures: list[Picture], set_aside: list[SetAside]
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
-        raise Unreadable("floating-point pixels, whose white nobody states")
+        raise UnreadableError("floating-point pixels, whose white nobody states")
     if image.mode.startswith("I"):  # 16 bits a channel
         return Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:

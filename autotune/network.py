@@ -18,7 +18,7 @@ from torch.optim import lr_scheduler
 from autotune.bank import Entry
 from autotune.space import Params
 
-OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
+OPTIMIZERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "adamw": (torch.optim.AdamW, {"fused": True}),
     "adam": (torch.optim.Adam, {"fused": True}),
     "sgd": (torch.optim.SGD, {"momentum": 0.9, "fused": True}),
@@ -52,6 +52,7 @@ class Network(lightning.LightningModule):
         self.rhythm = rhythm
         self.seed = seed
         self.frozen_statistics = frozen_statistics
+        self.class_weights: Tensor
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.to(memory_format=torch.channels_last)
 
@@ -77,7 +78,8 @@ class Network(lightning.LightningModule):
         )
         return (loss * self.class_weights[labels]).mean()
 
-    def validation_step(self, batch: Sequence[Tensor], _: int, dataloader_idx: int = 0) -> tuple[int, Tensor, Tensor]:  # noqa: ARG002
+    def validation_step(self, batch: Sequence[Tensor], _: int, dataloader_idx: int = 0) -> Any:
+        """Hands (which loader, logits, labels) to the callback that measures."""
         *inputs, labels = batch
         # Measured in float32 whatever training runs in, because so it will answer once it is exported.
         with torch.autocast(self.device.type, enabled=False):
@@ -100,7 +102,7 @@ class Network(lightning.LightningModule):
         }
 
     def _schedule(self, optimizer: torch.optim.Optimizer) -> Any:
-        """Rates between the trial's two bounds: triangles as in Smith (2017), or one cycle as in Smith & Topin (2018)."""
+        """Rates between the trial's two bounds: triangles (Smith 2017), or one cycle (Smith & Topin 2018)."""
         low, high = self.params.lr_low, self.params.lr_high
         if self.params.cycle == "one-cycle":
             total = max(self.rhythm.epochs * self.rhythm.steps, 2)
@@ -110,7 +112,12 @@ class Network(lightning.LightningModule):
             )
         half = max(self.rhythm.cycle_epochs * self.rhythm.steps / 2, 0.5)
         return lr_scheduler.CyclicLR(
-            optimizer, low, high, step_size_up=half, mode=self.params.cycle, cycle_momentum=False  # type: ignore[arg-type]
+            optimizer,
+            low,
+            high,
+            step_size_up=half,  # type: ignore[arg-type]  # a fraction of a step is right
+            mode=self.params.cycle,  # type: ignore[arg-type]
+            cycle_momentum=False,  # type: ignore[arg-type]
         )
 
 
@@ -121,8 +128,8 @@ def assemble(chain: nn.Sequential, entry: Entry, params: Params, n_classes: int,
     tail = copy.deepcopy(chain[len(chain) - params.depth :])
     if from_scratch:
         for module in tail.modules():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
+            if callable(reset := getattr(module, "reset_parameters", None)):
+                reset()
     weights = class_weights(labels, n_classes, params.class_weight)
     head = nn.Linear(features, n_classes)
     return Network(entry, tail, head, params, rhythm, weights, seed, frozen_statistics=not from_scratch)
@@ -141,5 +148,3 @@ def class_weights(labels: Sequence[int], n_classes: int, exponent: float) -> Ten
     counts = torch.tensor([max(found[label], 1) for label in range(n_classes)], dtype=torch.float64)
     raw = (len(labels) / counts) ** exponent
     return (raw * len(labels) / (raw * counts).sum()).float()
-
-

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from autotune.errors import DataError
-from autotune.images import Picture, Progress, Unreadable, decode
+from autotune.images import Picture, Progress, UnreadableError, decode
 from autotune.store import Rows, cache_folder
 
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -41,8 +41,10 @@ def square(path: Path, pixels: int, interpolation: str) -> NDArray[np.uint8]:
     """One picture as (3, P, P): the shorter side resized to P, the centre cut out. Raises DataError."""
     try:
         image = decode(path)
-    except (Unreadable, OSError) as error:
-        raise DataError(f"{path} could be read before and cannot be now: {error}.", "Put it back, or start a new study.") from error
+    except (UnreadableError, OSError) as error:
+        raise DataError(
+            f"{path} could be read before and cannot be now: {error}.", "Put it back, or start a new study."
+        ) from error
     scale = pixels / min(image.size)
     size = (max(pixels, round(image.width * scale)), max(pixels, round(image.height * scale)))
     left, top = (size[0] - pixels) // 2, (size[1] - pixels) // 2

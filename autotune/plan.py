@@ -38,7 +38,7 @@ class Candidate:
 
     @property
     def cuts(self) -> tuple[int, ...]:
-        """Where its bank keeps outputs: all features, and below each tail that may train. None for a net from scratch."""
+        """Where its bank keeps outputs: the features, and below each tail that may train; none for one from scratch."""
         stages = self.anatomies[0].stages
         if self.backbone.traits.from_scratch:
             return ()
@@ -81,7 +81,9 @@ def make(settings: Settings, catalogue: Catalogue, folder: Path | None, device: 
             left_out[entry.name] = error.problem
     if not candidates:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
-        raise PluginError(f"No backbone can take part ({reasons}).", "Put weights into a folder and name it: --weights DIR")
+        raise PluginError(
+            f"No backbone can take part ({reasons}).", "Put weights into a folder and name it: --weights DIR"
+        )
     return Plan(tuple(candidates), left_out, device)
 
 
@@ -114,7 +116,7 @@ def estimate(plan: Plan, settings: Settings, trials: int, n_train: int, n_valida
             tails = [anatomy.tail_operations(depth) for depth in candidate.depths]
             epoch = sum(tails) / len(tails) * (3 * n_train + 2 * n_validation)
             share = trials / len(plan.candidates) / len(candidate.anatomies)
-            work += epoch * (settings.epochs or 0) * EPOCHS_SHARE * share
+            work += epoch * settings.n_epochs * EPOCHS_SHARE * share
         seconds += work / _rate(candidate, plan.device)
     return seconds
 
@@ -123,7 +125,7 @@ def _rate(candidate: Candidate, device: str) -> float:
     """Operations a second that a backbone's forward pass reaches."""
     anatomy = candidate.anatomies[0]
     chain = weights.stages(candidate.backbone, candidate.weights, pretrained=False).eval()
-    chain.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    chain.to(device).to(memory_format=torch.channels_last)
     x = laid_out(torch.zeros(32, 3, anatomy.pixels, anatomy.pixels, device=device))
     with torch.no_grad():
         chain(x)
@@ -146,7 +148,9 @@ def _values(ranged: Ranged | None) -> list[float | int | str]:
 
 def _by_default(catalogue: Catalogue, side: int) -> list[Backbone]:
     """What needs no name: pretrained ones, and for small pictures those that train from scratch."""
-    return [b for b in catalogue.backbones if not b.takes_variant and (side < SMALL_PIXELS or not b.traits.from_scratch)]
+    return [
+        b for b in catalogue.backbones if not b.takes_variant and (side < SMALL_PIXELS or not b.traits.from_scratch)
+    ]
 
 
 def _opened(entry: Backbone, found: Weights, settings: Settings, device: str, side: int, arm: Arm | None) -> Candidate:
@@ -166,7 +170,7 @@ def _opened(entry: Backbone, found: Weights, settings: Settings, device: str, si
 def _sizes(entry: Backbone, asked: Ranged | None, side: int) -> tuple[int, ...]:
     """The sizes asked for; else its own, or four times the pictures' where that is less: more shows nothing more."""
     own = entry.traits.pixels
-    if entry.traits.fixed_pixels or entry.traits.from_scratch and not asked:
+    if entry.traits.fixed_pixels or (entry.traits.from_scratch and not asked):
         return (own,)
     if asked:
         return tuple(int(size) for size in _values(asked))

@@ -185,7 +185,9 @@ def _installed() -> Iterable[Path]:
 def _in_folders(folders: Sequence[Path]) -> Iterable[Path]:
     for folder in folders:
         if not folder.is_dir():
-            raise PluginError(f"There is no plugin folder {folder}.", "Name a folder that holds .py files: --plugins DIR")
+            raise PluginError(
+                f"There is no plugin folder {folder}.", "Name a folder that holds .py files: --plugins DIR"
+            )
         yield from _files(folder.resolve())
 
 

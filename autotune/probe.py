@@ -17,7 +17,7 @@ STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 
 @dataclass(frozen=True)
 class Probe:
-    """A fitted head. weight: (C, F), bias: (C,), for features as the backbone gives them. value: its validation score."""
+    """A fitted head. weight: (C, F), bias: (C,), for features as they come. value: its validation score."""
 
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]

@@ -24,10 +24,10 @@ migrations = Migrations("autotune")
 
 @migrations()
 def m001_start(db: Database) -> None:
-    db["study"].create({"key": str, "value": str}, pk="key")
-    db["probes"].create({"backbone": str, "pixels": int, "value": float, "seconds": float, "bank_seconds": float},
+    db.table("study").create({"key": str, "value": str}, pk="key")
+    db.table("probes").create({"backbone": str, "pixels": int, "value": float, "seconds": float, "bank_seconds": float},
                         pk=("backbone", "pixels"))  # fmt: skip
-    db["trials"].create(
+    db.table("trials").create(
         {
             "number": int, "state": str, "value": float, "log_loss": float, "best_epoch": int, "epochs": int,
             "ended": str, "trained_parameters": int, "checkpoint": str, "params": str, "error": str, "trace": str,
@@ -35,14 +35,14 @@ def m001_start(db: Database) -> None:
         },
         pk="number",
     )  # fmt: skip
-    db["epochs"].create(
+    db.table("epochs").create(
         {
             "trial": int, "number": int, "rate": float, "loss": float, "train": float, "validation": float,
             "log_loss": float, "gap": float, "cycle_end": int, "seconds": float,
         },
         pk=("trial", "number"),
     )  # fmt: skip
-    db["looks"].create({"id": int, "trial": int, "finished": str, "seconds": float, "scores": str}, pk="id")
+    db.table("looks").create({"id": int, "trial": int, "finished": str, "seconds": float, "scores": str}, pk="id")
 
 
 class Record:
@@ -57,7 +57,7 @@ class Record:
 
     def note(self, **values: Any) -> None:
         """Keep facts of the study under their names."""
-        self._db["study"].upsert_all(({"key": k, "value": json.dumps(v)} for k, v in values.items()), pk="key")
+        self._db.table("study").upsert_all(({"key": k, "value": json.dumps(v)} for k, v in values.items()), pk="key")
 
     def fact(self, name: str, default: Any = None) -> Any:
         rows = list(self._db.query("select value from study where key = ?", [name]))
@@ -69,14 +69,16 @@ class Record:
         self.note(seconds={**known, **{name: known.get(name, 0.0) + value for name, value in parts.items()}})
 
     def keep_probe(self, backbone: str, pixels: int, outcome: ProbeOutcome) -> None:
-        self._db["probes"].upsert({"backbone": backbone, "pixels": pixels, **asdict(outcome)}, pk=("backbone", "pixels"))
+        self._db.table("probes").upsert(
+            {"backbone": backbone, "pixels": pixels, **asdict(outcome)}, pk=("backbone", "pixels")
+        )
 
     def probes(self) -> list[dict[str, Any]]:
         """Best first; between equals the first in name."""
         return list(self._db.query("select * from probes order by value desc, backbone, pixels"))
 
     def keep_epoch(self, trial: int, row: Epoch) -> None:
-        self._db["epochs"].upsert({"trial": trial, **asdict(row)}, pk=("trial", "number"))
+        self._db.table("epochs").upsert({"trial": trial, **asdict(row)}, pk=("trial", "number"))
 
     def curve(self, trial: int) -> list[dict[str, Any]]:
         return list(self._db.query("select * from epochs where trial = ? order by number", [trial]))
@@ -103,8 +105,9 @@ class Record:
         """The winner: the first of the complete trials."""
         return next((row for row in self.trials() if row["state"] == COMPLETE), None)
 
-    def finished(self) -> dict[int, dict[str, Any]]:
-        return {row["number"]: row for row in self.trials()}
+    def trial(self, number: int) -> dict[str, Any]:
+        """One finished trial; empty where there is none of that number."""
+        return next((row for row in self.trials() if row["number"] == number), {})
 
     def last_states(self, n: int) -> list[str]:
         """The states of the trials finished last, latest first."""
@@ -113,7 +116,7 @@ class Record:
 
     def keep_look(self, trial: int, seconds: float, scores: Mapping[str, Any]) -> None:
         """One evaluation on the test pictures; each is a row and is counted."""
-        self._db["looks"].insert(
+        self._db.table("looks").insert(
             {"trial": trial, "finished": _now(), "seconds": seconds, "scores": json.dumps(scores)}, pk="id"
         )
 
@@ -124,7 +127,7 @@ class Record:
 
     def _keep_trial(self, number: int, params: Params, values: dict[str, Any]) -> None:
         row = {"number": number, "params": json.dumps(asdict(params)), "finished": _now(), **values}
-        self._db["trials"].upsert(row, pk="number")
+        self._db.table("trials").upsert(row, pk="number")
 
 
 def _now() -> str:

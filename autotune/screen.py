@@ -1,4 +1,4 @@
-"""The screen: what a person sees of a study while it runs and when it is done. On stderr where stdout is for a program."""
+"""The screen: what a person sees of a study while it runs and when it is done."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 PLAIN_SECONDS = 10.0  # between two lines of one piece of work where there is no terminal
+PLAIN_WIDTH = 160
 LEADERS = 10
 
 
 class Screen:
-    """Progress bars on a terminal, plain lines elsewhere, nothing but problems when quiet."""
+    """Progress bars on a terminal, plain lines elsewhere, nothing when quiet; on stderr where stdout is a program's."""
 
     def __init__(self, quiet: bool = False, program: bool = False) -> None:
         self.console = Console(stderr=program, quiet=quiet, highlight=False)
+        if not self.console.is_terminal:
+            self.console.width = PLAIN_WIDTH
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._said: dict[str, float] = {}

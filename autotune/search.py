@@ -63,7 +63,7 @@ class Search:
 
     def should_prune(self, trial: Trial, row: Epoch) -> bool:
         """Report the end of a cycle. A row that was reported before a restart changes nothing."""
-        if not row.cycle_end or row.number >= self._settings.epochs:
+        if not row.cycle_end:
             return False
         if row.number in self._study._storage.get_trial(trial._trial_id).intermediate_values:
             return False
@@ -105,4 +105,4 @@ def _pruner(settings: Settings) -> optuna.pruners.BasePruner:
         return optuna.pruners.MedianPruner(n_warmup_steps=shortest)
     if settings.pruner == "successive_halving":
         return optuna.pruners.SuccessiveHalvingPruner(min_resource=shortest, reduction_factor=ETA)
-    return optuna.pruners.HyperbandPruner(min_resource=shortest, max_resource=settings.epochs, reduction_factor=ETA)
+    return optuna.pruners.HyperbandPruner(min_resource=shortest, max_resource=settings.n_epochs, reduction_factor=ETA)

@@ -113,12 +113,17 @@ class Settings:
     space: Space = field(default_factory=Space)
 
     @property
+    def n_epochs(self) -> int:
+        """The epochs of a study whose pictures are known."""
+        assert self.epochs
+        return self.epochs
+
+    @property
     def cycle_length(self) -> int:
         """Epochs of a cycle; by default the largest divisor of epochs that leaves Hyperband three rungs."""
         if self.cycle_epochs:
             return self.cycle_epochs
-        assert self.epochs
-        return max(n for n in range(1, max(1, self.epochs // ETA**2) + 1) if self.epochs % n == 0)
+        return max(n for n in range(1, max(1, self.n_epochs // ETA**2) + 1) if self.n_epochs % n == 0)
 
 
 @dataclass(frozen=True)
@@ -131,7 +136,7 @@ class Arm:
 
 
 def read(file: Path | None, flags: Mapping[str, Any], sample: bool = False) -> Settings:
-    """Settings from study.toml (if there is one) and flags, which win. All that is wrong is said at once, as ConfigError.
+    """Settings from study.toml (if there is one) and flags, which win. Raises ConfigError with all that is wrong.
 
     flags: names of Settings' or Space's fields; None means not given. sample: the digits, which may not be mirrored.
     """
@@ -145,7 +150,9 @@ def read(file: Path | None, flags: Mapping[str, Any], sample: bool = False) -> S
     if sample:
         table = {"flips": "none", "angle": 10.0, **table}
     wrong: list[tuple[str, str]] = []
-    ranges = {name: parsed for name, value in space.items() if (parsed := _checked_range(name, value, wrong)) is not None}
+    ranges = {
+        name: parsed for name, value in space.items() if (parsed := _checked_range(name, value, wrong)) is not None
+    }
     plain = {name: value for name, value in table.items() if _is_right(name, value, wrong)}
     settings = Settings(space=Space(**ranges), **plain)
     _check_together(settings, wrong)
@@ -166,7 +173,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def suggest(trial: Trial, space: Space, arms: tuple[Arm, ...]) -> Params:
-    """Draw one trial's Params. Depth and pixels have names of their own for each backbone, since their ranges differ."""
+    """Draw one trial's Params. Depth and pixels have a name for each backbone, since their ranges differ."""
     names = [arm.backbone for arm in arms]
     backbone = str(_draw(trial, "backbone", _of(names)))
     arm = arms[names.index(backbone)]
@@ -211,7 +218,7 @@ def recipes(space: Space, arms: tuple[Arm, ...]) -> list[dict[str, Value]]:
                 continue
             own: dict[str, Value] = {**common, **rates, "backbone": arm.backbone}
             own |= {f"depth[{arm.backbone}]": depth, f"pixels[{arm.backbone}]": arm.pixels[0]}
-            found.append({name: value for name, value in _allowed(own, space).items()})
+            found.append(_allowed(own, space))
     return found
 
 
@@ -228,7 +235,7 @@ def _draw(trial: Trial, name: str, ranged: Ranged) -> Value:
     if isinstance(ranged, Fixed):
         return ranged.value
     if isinstance(ranged, Choice):
-        return trial.suggest_categorical(name, list(ranged.values))  # type: ignore[no-any-return]
+        return trial.suggest_categorical(name, list(ranged.values))  # type: ignore[no-any-return, return-value]
     if ranged.step == 1:
         return trial.suggest_int(name, int(ranged.low), int(ranged.high))
     return trial.suggest_float(name, ranged.low, ranged.high, log=ranged.log, step=ranged.step)
@@ -347,7 +354,7 @@ def _checked_table(name: str, table: dict[str, Any], wrong: list[tuple[str, str]
     if unknown := [key for key in table if key not in known]:
         wrong.append((f"{name} has no {unknown[0]!r}.", did_you_mean(unknown[0], known)))
         return None
-    if not {"low", "high"} <= set(table) or isinstance(_NAMES[name](""), str) and _NAMES[name] is _anything:
+    if not {"low", "high"} <= set(table) or (isinstance(_NAMES[name](""), str) and _NAMES[name] is _anything):
         wrong.append((f"{name} is not a range.", f"Write {name} = {{ low = ..., high = ... }}, a value, or a list."))
         return None
     low, high, log = table["low"], table["high"], bool(table.get("log", False))
@@ -368,7 +375,9 @@ def _check_together(settings: Settings, wrong: list[tuple[str, str]]) -> None:
     if cycle and epochs is None:
         wrong.append(("cycle_epochs is given without epochs.", "Give epochs too, a multiple of it."))
     elif cycle and epochs and epochs % cycle:
-        wrong.append((f"{epochs} epochs are no whole number of cycles of {cycle}.", "Make epochs a multiple of cycle_epochs."))
+        wrong.append(
+            (f"{epochs} epochs are no whole number of cycles of {cycle}.", "Make epochs a multiple of cycle_epochs.")
+        )
 
 
 def _flat(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -390,7 +399,7 @@ def _plain(ranged: Ranged | None) -> Any:
 
 
 def epochs_for(n_train: int) -> int:
-    """Epochs that show a trial about 6,000 pictures, between 4 and 12: small sets need more of them, large ones fewer."""
+    """Epochs that show a trial about 6,000 pictures, between 4 and 12: small sets need more, large ones fewer."""
     return min(max(round(6000 / n_train), 4), 12)
 
 

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from autotune.errors import DataError, StudyError
 from autotune.images import Catalog, Picture, SetAside
 
@@ -39,6 +41,11 @@ class Split:
     @property
     def counts(self) -> dict[str, int]:
         return {**{name: len(self.part(name)) for name in PARTS}, "set_aside": len(self.set_aside)}
+
+    @property
+    def side(self) -> int:
+        """The pictures' median shorter side, in pixels."""
+        return int(np.median([picture.side for picture in self.pictures]))
 
     @property
     def identity(self) -> str:

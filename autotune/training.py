@@ -353,7 +353,7 @@ def _half_pays(net: network.Network, device: torch.device) -> bool:
     convolutions, whose backward pass is up to twice as slow in it (benchmarks/precision.py).
     """
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     tests = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     has_hardware = device.type == "cpu" and any(getattr(torch.cpu, test, bool)() for test in tests)
     return has_hardware and not any(isinstance(m, nn.Conv2d) and m.groups > 1 for m in net.tail.modules())
@@ -367,5 +367,3 @@ def _keeper(file: Path) -> ModelCheckpoint:
         train_time_interval=timedelta(seconds=CHECKPOINT_SECONDS),
         enable_version_counter=False,
     )
-
-

@@ -71,7 +71,9 @@ def read(file: str) -> dict[str, Tensor]:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # each format has errors of its own, none of them shared
         problem = str(error).partition("\n")[0]
-        raise WeightsError(f"{file} cannot be read: {problem}", "Save its state_dict again, as .safetensors.") from error
+        raise WeightsError(
+            f"{file} cannot be read: {problem}", "Save its state_dict again, as .safetensors."
+        ) from error
     if not isinstance(state, dict):
         raise WeightsError(f"{file} holds no state_dict.", "Save the network's state_dict(), nothing around it.")
     return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
@@ -87,7 +89,7 @@ def digest(chain: nn.Sequential) -> str:
 
 
 def _fill(chain: nn.Sequential, state: dict[str, Tensor], file: str) -> None:
-    """Copy tensors by name, or else by order: a library's own checkpoint has the stages' tensors first, the rest after."""
+    """Copy tensors by name, or by order: a library's own checkpoint has the stages' tensors first, the rest after."""
     own, given = _counted(chain.state_dict()), _counted(state)
     by_name = {name: given[name] for name in own if name in given}
     matched = by_name if len(by_name) == len(own) else dict(zip(own, given.values(), strict=False))

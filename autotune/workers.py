@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autotune.errors import StudyError
 from autotune.space import Params
 
 if TYPE_CHECKING:
@@ -54,6 +55,14 @@ class Failed:
 
     error: str
     trace: str
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The study cannot go on until its user mends something: a full disk."""
+
+    problem: str
+    fix: str
 
 
 @dataclass(frozen=True)
@@ -106,10 +115,9 @@ class Workers:
         for worker in self._workers:
             worker.close(at_once=kind is not None)
 
-    @property
-    def folder(self) -> Path:
-        """The study's."""
-        return self._lesson.folder
+    def log(self, name: str) -> Path:
+        """Where a task's output is kept."""
+        return self._lesson.folder / "logs" / f"{name}.log"
 
     @property
     def idle(self) -> list[Worker]:
@@ -120,7 +128,10 @@ class Workers:
         return any(worker.task for worker in self._workers)
 
     def events(self) -> Iterator[tuple[Worker, Task, Epoch | Banking | Outcome | ProbeOutcome | Failed | Died]]:
-        """Wait for news of the running tasks and hand it out. An Epoch waits for its answer; the rest end or inform."""
+        """Wait for news of the running tasks and hand it out. An Epoch waits for its answer; the rest end or inform.
+
+        Raises StudyError where a worker was refused what the whole study needs.
+        """
         pipes = {worker.pipe: worker for worker in self._workers if worker.task}
         for pipe in connection.wait(list(pipes)):
             worker = pipes[pipe]  # type: ignore[index]
@@ -131,6 +142,8 @@ class Workers:
             except (EOFError, OSError):
                 yield self._replaced(worker), task, Died(worker.process.exitcode)
                 continue
+            if isinstance(news, Refused):
+                raise StudyError(news.problem, news.fix)
             if type(news).__name__ in ("Outcome", "ProbeOutcome", "Failed"):
                 worker.task = None
             yield worker, task, news
@@ -172,6 +185,8 @@ def _work(pipe: Connection[Any, Any], lesson: Lesson) -> None:
                 pipe.send(_done(task, kept, line))
             except (EOFError, BrokenPipeError, ConnectionResetError):
                 raise
+            except StudyError as error:
+                pipe.send(Refused(error.problem, error.fix))
             except Exception as error:  # whatever a plugin or a trial raises is this trial's failure, not the study's
                 trace = traceback.format_exc()
                 print(trace, file=sys.stderr, flush=True)

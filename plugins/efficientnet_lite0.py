@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0: 3.4 M parameters without its classifier (Tan & Le 2019, made for phones); ImageNet weights by pip."""
+"""EfficientNet-Lite0: 3.4 M parameters without its classifier, made for phones (Tan & Le 2019); weights by pip."""
 
 import timm
 import torch

@@ -1,0 +1,149 @@
+"""The driver: gives workers probes and trials, hears what they say, and writes it down."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from optuna.trial import Trial, TrialState
+
+from autotune import record
+from autotune.errors import StudyError
+from autotune.record import Record
+from autotune.screen import Screen, trial_line
+from autotune.search import Search
+from autotune.space import Params
+from autotune.training import PRUNED, TIMEOUT, Epoch, Outcome, ProbeOutcome
+from autotune.workers import Banking, Died, Failed, ProbeTask, TrialTask, Worker, Workers
+
+MOST_FAILURES = 5  # in a row
+MOST_STARTS = 3  # of a trial whose worker dies each time
+STATES = {record.COMPLETE: TrialState.COMPLETE, record.PRUNED: TrialState.PRUNED, record.FAILED: TrialState.FAIL}
+
+
+class Driver:
+    """One run of a study's trials. deadline: on time.monotonic's clock, after which no trial goes on."""
+
+    def __init__(self, search: Search, workers: Workers, book: Record, screen: Screen, deadline: float | None) -> None:
+        self._search = search
+        self._workers = workers
+        self._book = book
+        self._screen = screen
+        self._deadline = deadline
+        self._queue = search.unfinished()
+        self._running: dict[int, tuple[Trial, Params]] = {}
+        self._starts: Counter[int] = Counter()
+
+    def run(self, n_trials: int) -> None:
+        """Give every idle worker a trial and hear what they say, until n_trials are finished or time is up.
+
+        Raises StudyError where five trials in a row have failed.
+        """
+        self._catch_up()
+        while True:
+            for worker in self._workers.idle:
+                if trial := self._next(n_trials):
+                    self._start(worker, trial)
+            if not self._workers.busy:
+                return
+            for worker, task, news in self._workers.events():
+                assert isinstance(task, TrialTask)
+                if isinstance(news, Epoch):
+                    worker.answer(self._verdict(task.number, news))
+                elif isinstance(news, Banking):
+                    self._screen.progress("Bank")(news.done, news.total)
+                elif isinstance(news, Died) and self._starts[task.number] < MOST_STARTS:
+                    self._put_back(task.number, news)
+                else:
+                    self._finish(task.number, news)
+                    self._screen.progress("Trials")(self._search.n_finished(), n_trials)
+
+    @property
+    def _is_late(self) -> bool:
+        return self._deadline is not None and time.monotonic() > self._deadline
+
+    def _next(self, n_trials: int) -> Trial | None:
+        if self._is_late:
+            return None
+        if self._queue:
+            return self._queue.pop(0)
+        if self._search.n_finished() + len(self._running) >= n_trials:
+            return None
+        return self._search.ask()
+
+    def _start(self, worker: Worker, trial: Trial) -> None:
+        params = self._search.params(trial)
+        self._running[trial.number] = trial, params
+        self._starts[trial.number] += 1
+        worker.give(TrialTask(trial.number, params, str(self._workers.log(f"trial-{trial.number:04d}"))))
+
+    def _verdict(self, number: int, row: Epoch) -> str | None:
+        """Keep an epoch's row and say whether the trial goes on: None, or why it stops."""
+        self._book.keep_epoch(number, row)
+        if self._is_late:
+            return TIMEOUT
+        return PRUNED if self._search.should_prune(self._running[number][0], row) else None
+
+    def _put_back(self, number: int, news: Died) -> None:
+        """A killed trial is queued again, under the same number and with the same seed."""
+        trial, _ = self._running.pop(number)
+        self._screen.say(f"trial {number:3d}  its process ended (exit code {news.exit_code}); it starts again")
+        self._queue.insert(0, trial)
+
+    def _finish(self, number: int, news: Outcome | ProbeOutcome | Failed | Died) -> None:
+        """The record is written first: `_catch_up` tells Optuna what this process, killed here, would not."""
+        trial, params = self._running.pop(number)
+        if isinstance(news, Outcome):
+            self._book.keep_outcome(number, params, news)
+        else:
+            error, trace = _failure(news)
+            self._book.keep_failure(number, params, error, trace)
+        row = self._book.trial(number)
+        self._tell(trial, row)
+        best = self._book.best()
+        arm = self._book.fact("arms")[params.backbone]
+        self._screen.say(trial_line(row, arm, is_best=best is not None and best["number"] == number))
+        if self._book.last_states(MOST_FAILURES) == [record.FAILED] * MOST_FAILURES:
+            raise StudyError(
+                f"{MOST_FAILURES} trials in a row have failed, the last by {row['error']}.",
+                f"Read {self._workers.log(f'trial-{number:04d}')}; the same command goes on.",
+            )
+
+    def _catch_up(self) -> None:
+        """Tell Optuna of trials that the record has as finished and a killed driver did not get to tell."""
+        for trial in list(self._queue):
+            if row := self._book.trial(trial.number):
+                self._tell(trial, row)
+                self._queue.remove(trial)
+
+    def _tell(self, trial: Trial, row: dict[str, Any]) -> None:
+        self._search.tell(trial, row["value"], STATES[row["state"]])
+
+
+def probes(
+    workers: Workers, todo: Sequence[ProbeTask], screen: Screen
+) -> Iterator[tuple[ProbeTask, ProbeOutcome | Failed]]:
+    """Run probes on all workers and hand out what comes of each. One whose worker dies has failed."""
+    waiting = list(todo)
+    while waiting or workers.busy:
+        for worker in workers.idle[: len(waiting)]:
+            worker.give(waiting.pop(0))
+        for _, task, news in workers.events():
+            assert isinstance(task, ProbeTask)
+            if isinstance(news, Banking):
+                screen.progress(f"Bank of {task.backbone}")(news.done, news.total)
+            elif isinstance(news, Died):
+                yield task, Failed(*_failure(news))
+            elif isinstance(news, (ProbeOutcome, Failed)):
+                yield task, news
+
+
+def _failure(news: object) -> tuple[str, str]:
+    """What failed in a line, and all that is known of it."""
+    if isinstance(news, Failed):
+        return news.error, news.trace
+    assert isinstance(news, Died)
+    error = f"its process ended (exit code {news.exit_code}), as it does without enough memory"
+    return error, error

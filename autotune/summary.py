@@ -1,0 +1,56 @@
+"""The summary of a study: all that is known of it, as plain values."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from autotune.record import STATES, Record
+from autotune.screen import in_words
+
+
+def summarize(book: Record, folder: Path) -> dict[str, Any]:
+    """All that is known of a study, as plain values: what --json prints."""
+    rows, arms = book.trials(), book.fact("arms", {})
+    states = Counter(row["state"] for row in rows)
+    looks = book.looks()
+    definition = book.fact("definition", {})
+    board = [
+        {
+            **{key: row[key] for key in ("number", "state", "value", "params", "epochs", "ended", "seconds")},
+            **{key: row[key] for key in ("log_loss", "best_epoch", "trained_parameters", "error")},
+            "words": in_words(row["params"], arms[row["params"]["backbone"]]),
+        }
+        for row in rows
+    ]
+    best = book.best()
+    seconds = {"read": 0.0, "test": 0.0, "total": 0.0, **book.fact("seconds", {})}
+    probes = book.probes()
+    bank = sum(row["bank_seconds"] or 0.0 for row in (*rows, *probes))
+    trials = sum((row["seconds"] or 0.0) - (row["bank_seconds"] or 0.0) for row in rows)
+    return {
+        "study": folder.name,
+        "folder": str(folder.resolve()),
+        "metric": definition.get("metric"),
+        "classes": book.fact("classes", []),
+        "pictures": book.fact("pictures", {}),
+        "trials": {**{state: states[state] for state in STATES}, "total": len(rows)},
+        "best": best and {
+            **{key: best[key] for key in ("number", "value", "params", "log_loss", "checkpoint")},
+            "checkpoint": str((folder / best["checkpoint"]).resolve()),
+            "words": in_words(best["params"], arms[best["params"]["backbone"]]),
+        },
+        "leaderboard": board,
+        "probes": probes,
+        "left_out": book.fact("left_out", {}),
+        "test": _look_of(best, looks),
+        "seconds": {"bank": bank, "trials": trials, **seconds},
+    }  # fmt: skip
+
+
+def _look_of(best: Mapping[str, Any] | None, looks: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The latest look with this winner; how often the test pictures were looked at in all."""
+    own = [look for look in looks if best and look["trial"] == best["number"]]
+    return {"looks": len(looks), "trial": own[-1]["trial"], **own[-1]["scores"]} if own else None
