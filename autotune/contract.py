@@ -120,7 +120,7 @@ def _network(entry: Backbone, chain: nn.Sequential, depth: int) -> network.Netwo
     params = Params(
         entry.name, depth, entry.traits.pixels, 1e-4, 1e-3, "one-cycle", 0.0, 0.0, "adamw", 2, 0.0, 0.0, 0.0
     )
-    whole = copy.deepcopy(chain).requires_grad_(True)
+    whole = copy.deepcopy(chain)
     front = Entry(whole[: len(whole) - depth], entry.traits, Subject())
     return network.assemble(whole, front, params, CLASSES, features, network.Rhythm(1, 1, 1), [0, 1, 2], 0, False)
 

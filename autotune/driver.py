@@ -145,5 +145,6 @@ def _failure(news: object) -> tuple[str, str]:
     if isinstance(news, Failed):
         return news.error, news.trace
     assert isinstance(news, Died)
-    error = f"its process ended (exit code {news.exit_code}), as it does without enough memory"
+    killed = ", killed as by a machine out of memory" if news.exit_code == -9 else ""
+    error = f"its process ended (exit code {news.exit_code}{killed})"
     return error, error

@@ -125,7 +125,7 @@ def assemble(chain: nn.Sequential, entry: Entry, params: Params, n_classes: int,
              labels: Sequence[int], seed: int, from_scratch: bool) -> Network:  # fmt: skip
     """A trial's network. Its tail is a copy of the chain's last `depth` stages; the chain itself is left as it was."""
     seed_device(seed, torch.device("cpu"))
-    tail = copy.deepcopy(chain[len(chain) - params.depth :])
+    tail = copy.deepcopy(chain[len(chain) - params.depth :]).requires_grad_(True)  # whoever froze the chain before
     if from_scratch:
         for module in tail.modules():
             if callable(reset := getattr(module, "reset_parameters", None)):

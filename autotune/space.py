@@ -318,6 +318,7 @@ _NAMES: dict[str, Callable[[Any], str | None]] = {
     "label_smoothing": _number(0, 0.95),
 }
 _WHOLE = {"depth", "pixels", "batch_size"}
+_WORDS = {"backbone", "cycle", "optimizer"}
 
 
 def _is_right(name: str, value: Any, wrong: list[tuple[str, str]]) -> bool:
@@ -354,7 +355,7 @@ def _checked_table(name: str, table: dict[str, Any], wrong: list[tuple[str, str]
     if unknown := [key for key in table if key not in known]:
         wrong.append((f"{name} has no {unknown[0]!r}.", did_you_mean(unknown[0], known)))
         return None
-    if not {"low", "high"} <= set(table) or (isinstance(_NAMES[name](""), str) and _NAMES[name] is _anything):
+    if not {"low", "high"} <= set(table) or name in _WORDS:
         wrong.append((f"{name} is not a range.", f"Write {name} = {{ low = ..., high = ... }}, a value, or a list."))
         return None
     low, high, log = table["low"], table["high"], bool(table.get("log", False))

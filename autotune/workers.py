@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -78,18 +79,27 @@ class Worker:
     def __init__(self, lesson: Lesson) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs, lesson), daemon=True)
+        # The lesson goes by the pipe: as an argument, a large one hangs this process where the child dies early.
+        self.process = context.Process(target=_work, args=(theirs,), daemon=True)
         self.process.start()
         theirs.close()
         self.task: Task | None = None
+        self._untaught: Lesson | None = lesson
 
     def give(self, task: Task) -> None:
         self.task = task
-        self.pipe.send(task)
+        if self._untaught:
+            self._send(self._untaught)
+            self._untaught = None
+        self._send(task)
 
     def answer(self, stop: str | None) -> None:
         """Answer an Epoch: None to go on, or why to stop."""
-        self.pipe.send(stop)
+        self._send(stop)
+
+    def _send(self, message: object) -> None:
+        with contextlib.suppress(OSError):  # a worker that has died is heard of in `Workers.events`
+            self.pipe.send(message)
 
     def close(self, at_once: bool) -> None:
         if not at_once:
@@ -170,13 +180,14 @@ class Line:
         self._pipe.send(Banking(done, total))
 
 
-def _work(pipe: Connection[Any, Any], lesson: Lesson) -> None:
+def _work(pipe: Connection[Any, Any]) -> None:
     """A worker's life: tasks one after another until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
     threading.Thread(target=_leave_with_the_driver, daemon=True).start()
     line = Line(pipe)
     kept: Any = None
     try:
+        lesson = pipe.recv()
         while True:
             task = pipe.recv()
             _log_to(Path(task.log))

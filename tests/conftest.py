@@ -1,0 +1,55 @@
+"""Pictures and folders that tests share. Nothing here is made up where the real thing is at hand."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+# Real photos, for those who have them: a folder of data sets beside the checkout, or named by AUTOTUNE_TEST_DATA.
+DATA = Path(os.environ.get("AUTOTUNE_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache folder of the tests' own, shared by all of them as studies share theirs."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["AUTOTUNE_CACHE"] = str(folder)
+    yield folder
+    del os.environ["AUTOTUNE_CACHE"]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to stand in."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def write_digits(folder: Path, classes: int = 3, each: int = 50, first: int = 0) -> Path:
+    """Real handwritten digits as PNG files, a folder a class."""
+    digits = load_digits()
+    for label in range(classes):
+        for number in np.flatnonzero(digits.target == label)[first : first + each]:
+            file = folder / str(label) / f"{number:04d}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((digits.images[number] * 15.9375).round().astype(np.uint8)).save(file)
+    return folder
+
+
+@pytest.fixture
+def digits(tmp_path: Path) -> Path:
+    return write_digits(tmp_path / "digits3")
+
+
+def photos(name: str) -> Path:
+    """A real data set; the test skips where it is not there."""
+    folder = DATA / name
+    if not folder.is_dir():
+        pytest.skip(f"the photos in {folder} are not here")
+    return folder
