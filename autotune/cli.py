@@ -11,6 +11,8 @@ import typer
 
 from autotune.errors import AutotuneError
 
+INTERRUPTED = 130  # Typer's exit code after Ctrl-C
+
 app = typer.Typer(
     name="autotune",
     help="Finds the best way to fine-tune a pretrained network on a folder of labelled photos.",
@@ -18,7 +20,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-plugins_app = typer.Typer(help="List backbones, write a new one, try one.", invoke_without_command=True)
+plugins_INTERRUPTED = 130  # Typer's exit code after Ctrl-C
+
+app = typer.Typer(help="List backbones, write a new one, try one.", invoke_without_command=True)
 app.add_typer(plugins_app, name="plugins")
 
 Data = Annotated[Path | None, typer.Argument(help="A folder with a folder a class, or with train/, val/, test/. Without it: the built-in digits.")]  # noqa: E501  # fmt: skip
@@ -173,9 +177,10 @@ def main() -> NoReturn:
     except AutotuneError as error:
         print(f"{error.problem}\n{error.fix}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("Stopped. What is finished is kept; the same command goes on.", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as leave:
+        if leave.code == INTERRUPTED:
+            print("Stopped. What is finished is kept; the same command goes on.", file=sys.stderr)
+        raise
     sys.exit(0)
 
 

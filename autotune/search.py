@@ -62,8 +62,8 @@ class Search:
         return suggest(trial, self._settings.space, self._arms)
 
     def should_prune(self, trial: Trial, row: Epoch) -> bool:
-        """Report the end of a cycle. A row that was reported before a restart changes nothing."""
-        if not row.cycle_end:
+        """Report the end of a cycle. The last epoch prunes nothing, nor does a row reported before a restart."""
+        if not row.cycle_end or row.number >= self._settings.n_epochs:
             return False
         if row.number in self._study._storage.get_trial(trial._trial_id).intermediate_values:
             return False

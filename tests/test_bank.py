@@ -1,0 +1,167 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_digits
+from torch import nn
+
+from autotune import bank, images, pixels, plugins, weights
+from autotune.augment import Subject, augment, draws
+from autotune.bank import Bank, Entry
+from autotune.batches import Banked, Fresh, TrainBatches, views_up_to
+
+SIZE = 64
+ENTRY = plugins.catalogue().find("efficientnet_lite0")
+SUBJECT = Subject("none", 10)
+CUTS = (6, 8, 9)
+
+
+@pytest.fixture(scope="module")
+def chain() -> nn.Sequential:
+    return weights.stages(ENTRY, weights.find(ENTRY)).eval()
+
+
+@pytest.fixture(scope="module")
+def digests(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    root = write_digits(tmp_path_factory.mktemp("bank"), classes=2, each=20)
+    pictures = images.read(root).pictures
+    store = pixels.store(SIZE, ENTRY.traits.interpolation)
+    pixels.fill(store, root, pictures, ENTRY.traits.interpolation, lambda *_: None)
+    return tuple(p.digest for p in pictures)
+
+
+@pytest.fixture
+def fresh_cache(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache with the decoded pixels in it and no bank."""
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "pixels").symlink_to(cache / "pixels", target_is_directory=True)
+    monkeypatch.setenv("AUTOTUNE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def opened(chain: nn.Sequential, cuts: tuple[int, ...] = CUTS) -> Bank:
+    return Bank(ENTRY.name, chain, ENTRY.traits, SIZE, SUBJECT, 0, torch.device("cpu"), cuts)
+
+
+def filled(chain: nn.Sequential, digests: tuple[str, ...], views: list[int]) -> tuple[Bank, list[tuple[int, int]]]:
+    seen: list[tuple[int, int]] = []
+    found = opened(chain)
+    found.fill(digests, views, lambda done, total: seen.append((done, total)))
+    return found, seen
+
+
+@torch.no_grad()
+def test_a_banked_row_is_what_the_frozen_stages_compute(
+    chain: nn.Sequential, digests: tuple[str, ...], fresh_cache: Path
+) -> None:
+    found, _ = filled(chain, digests, [0, 2])
+    raw = torch.from_numpy(found.pixels.take(found.pixels.places(digests)))
+    magnitude = torch.full((len(digests),), 2 / bank.N_VIEWS)
+    views = {0: [raw], 2: [raw, magnitude, draws(digests, [2] * len(digests), 0)]}
+    for cut in CUTS:
+        whole = Entry(chain[:cut], ENTRY.traits, SUBJECT)
+        for view, batch in views.items():
+            rows = found.rows(cut, view)
+            banked = torch.from_numpy(rows.take(rows.places(digests))).float()
+            assert torch.allclose(banked, whole(batch), rtol=2e-3, atol=2e-3)
+
+
+def test_a_row_does_not_depend_on_its_neighbours(
+    chain: nn.Sequential, digests: tuple[str, ...], fresh_cache: Path
+) -> None:
+    found, _ = filled(chain, digests[:1], [0, 1])
+    found.fill(digests, [0, 1], lambda *_: None)
+    one = [found.rows(cut, view).take(np.array([0])) for cut in CUTS for view in (0, 1)]
+    for place in found._folder.glob("cut*"):
+        for file in place.iterdir():
+            file.unlink()
+    again, _ = filled(chain, digests[::-1], [0, 1])
+    stores = [again.rows(cut, view) for cut in CUTS for view in (0, 1)]
+    other = [rows.take(rows.places(digests[:1])) for rows in stores]
+    assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_frozen_work_is_done_once(chain: nn.Sequential, digests: tuple[str, ...], fresh_cache: Path) -> None:
+    _, first = filled(chain, digests, [0])
+    _, second = filled(chain, digests, [0])
+    assert first[-1] == (40, 40)
+    assert second == []
+
+
+def test_what_was_cut_off_is_computed_again(chain: nn.Sequential, digests: tuple[str, ...], fresh_cache: Path) -> None:
+    found, _ = filled(chain, digests, [0])
+    whole = found.rows(8, 0).take(found.rows(8, 0).places(digests))
+    with next(found._folder.glob("cut8-view0*/keys.bin")).open("r+b") as out:
+        out.truncate(16 * 10 + 3)
+    again, seen = filled(chain, digests, [0])
+    assert seen[-1] == (30, 30)
+    assert np.array_equal(again.rows(8, 0).take(again.rows(8, 0).places(digests)), whole)
+
+
+def test_other_weights_have_other_rows(chain: nn.Sequential, fresh_cache: Path) -> None:
+    other = weights.stages(ENTRY, weights.find(ENTRY), pretrained=False).eval()
+    assert opened(chain).rows(9, 0).folder != opened(other).rows(9, 0).folder
+
+
+def test_outputs_beyond_half_precision_are_refused() -> None:
+    with pytest.raises(OverflowError):
+        bank._half(torch.tensor([1e6]))
+
+
+def test_strength_draws_from_views_up_to_it() -> None:
+    assert [len(views_up_to(s)) - 1 for s in (0, 0.2, 0.25, 0.5, 0.99, 1)] == [0, 0, 1, 2, 3, 4]
+
+
+def test_a_banked_batch_mixes_the_views_allowed(
+    chain: nn.Sequential, digests: tuple[str, ...], fresh_cache: Path
+) -> None:
+    found, _ = filled(chain, digests, [0, 1, 2])
+    source = Banked(found, 9, digests, 0.5)
+    places = np.arange(len(digests))
+    (rows,) = source.augmented(places, 0.5, np.random.default_rng(0))
+    stores = [found.rows(9, view) for view in (0, 1, 2)]
+    options = [torch.from_numpy(store.take(store.places(digests))) for store in stores]
+    chosen = [next(v for v in range(3) if torch.equal(rows[i], options[v][i])) for i in range(len(digests))]
+    assert set(chosen) == {0, 1, 2}
+    assert torch.equal(source.clean(places)[0], options[0])
+
+
+def test_an_epoch_cut_in_the_middle_goes_on_with_the_rest(digests: tuple[str, ...]) -> None:
+    def batches() -> TrainBatches:
+        source = Fresh(pixels.store(SIZE, ENTRY.traits.interpolation), digests, 0)
+        return TrainBatches(source, tuple(range(len(digests))), 8, 0.5, seed=3)
+
+    whole = batches()
+    first, second = list(whole), list(whole)
+    assert [len(b[-1]) for b in first] == [8] * 5
+    assert sorted(int(y) for b in first for y in b[-1]) == list(range(40))
+    assert not torch.equal(first[0][-1], second[0][-1])
+    cut = batches()
+    list(cut)
+    iterator = iter(cut)
+    next(iterator), next(iterator)
+    resumed = batches()
+    resumed.load_state_dict(cut.state_dict())
+    rest = list(resumed)
+    assert len(rest) == 3
+    for a, b in zip(rest, second[2:], strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_fresh_augmentation_gives_views_of_the_same_pictures(digests: tuple[str, ...]) -> None:
+    source = Fresh(pixels.store(SIZE, ENTRY.traits.interpolation), digests, 0)
+    batch = source.augmented(np.arange(4), 0.0, np.random.default_rng(0))
+    assert torch.equal(augment(batch[0], batch[1], batch[2], SUBJECT), batch[0].float() / 255)
+
+
+def test_pixels_are_the_shorter_side_resized_and_the_centre(tmp_path: Path) -> None:
+    from PIL import Image
+
+    wide = Image.new("RGB", (300, 100), "red")
+    wide.paste("blue", (100, 0, 200, 100))
+    wide.save(tmp_path / "x.png")
+    square = pixels.square(tmp_path / "x.png", 50, "bilinear")
+    assert square.shape == (3, 50, 50)
+    assert square[2, :, 2:-2].min() > 250
+    assert square[0, :, 2:-2].max() < 5

@@ -1,0 +1,60 @@
+from pathlib import Path
+
+from autotune.record import Record
+from autotune.space import Params
+from autotune.training import Epoch, Outcome
+
+PARAMS = Params("net", 1, 64, 1e-5, 1e-3, "triangular", 0.5, 0.0, "adamw", 32, 0.0, 0.0, 0.0)
+
+
+def outcome(value: float, log_loss: float = 1.0, parameters: int = 10, ended: str = "done") -> Outcome:
+    return Outcome(value, log_loss, 1, 2, ended, parameters, "checkpoints/x", 1.0, 0.5)
+
+
+def test_ties_go_to_the_surer_then_the_smaller_then_the_earlier(tmp_path: Path) -> None:
+    book = Record(tmp_path / "record.db")
+    rows = [(0.9, 0.1, 1), (1.0, 0.3, 10), (1.0, 0.2, 99), (1.0, 0.2, 10), (1.0, 0.2, 10), (0.5, 0.0, 1)]
+    for number, (value, loss, parameters) in enumerate(rows):
+        book.keep_outcome(number, PARAMS, outcome(value, loss, parameters))
+    assert [row["number"] for row in book.trials()] == [3, 4, 2, 1, 0, 5]
+    best = book.best()
+    assert best
+    assert best["number"] == 3
+
+
+def test_only_complete_trials_can_win(tmp_path: Path) -> None:
+    book = Record(tmp_path / "record.db")
+    book.keep_failure(0, PARAMS, "ValueError: x", "Traceback ...")
+    book.keep_outcome(1, PARAMS, outcome(1.0, ended="pruned"))
+    assert book.best() is None
+    book.keep_outcome(2, PARAMS, outcome(0.2, ended="gap"))
+    best = book.best()
+    assert best
+    assert (best["number"], best["ended"]) == (2, "gap")
+    assert book.trial(0)["trace"] == "Traceback ..."
+    assert book.last_states(2) == ["complete", "pruned"]
+
+
+def test_a_trial_written_twice_is_there_once(tmp_path: Path) -> None:
+    book = Record(tmp_path / "record.db")
+    book.keep_outcome(0, PARAMS, outcome(0.5))
+    book.keep_outcome(0, PARAMS, outcome(0.5))
+    book.keep_epoch(0, Epoch(1, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, True, 0.7))
+    book.keep_epoch(0, Epoch(1, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, True, 0.7))
+    assert len(book.trials()) == len(book.curve(0)) == 1
+    assert book.trials()[0]["params"] == PARAMS.__dict__
+
+
+def test_looks_are_counted_and_facts_survive(tmp_path: Path) -> None:
+    book = Record(tmp_path / "record.db")
+    book.note(classes=["a", "b"])
+    book.add_seconds(read=1.0)
+    book.add_seconds(read=0.5, test=2.0)
+    book.keep_look(1, 0.5, {"accuracy": 0.9})
+    book.keep_look(1, 0.5, {"accuracy": 0.9})
+    book.close()
+    again = Record(tmp_path / "record.db")
+    assert again.fact("classes") == ["a", "b"]
+    assert again.fact("seconds") == {"read": 1.5, "test": 2.0}
+    assert [look["id"] for look in again.looks()] == [1, 2]
+    assert again.fact("nothing", 3) == 3

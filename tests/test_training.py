@@ -1,0 +1,171 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from conftest import photos, write_digits
+
+from autotune import evaluate, images, pixels, plan, plugins, space, splits, study, training
+from autotune.scores import score
+from autotune.space import Params
+from autotune.training import Epoch
+
+BASE = Params("small_cnn", 3, 32, 1e-5, 1e-3, "one-cycle", 0.5, 0.0, "adamw", 32, 1e-2, 0.2, 0.0)
+
+
+class Listener:
+    """The driver's end of the line: keeps the rows, and stops or dies where it is told to."""
+
+    def __init__(self, stop_after: int = 0, reason: str = "pruned") -> None:
+        self.rows: list[Epoch] = []
+        self.stop_after = stop_after
+        self.reason = reason
+
+    def epoch(self, row: Epoch) -> str | None:
+        self.rows.append(row)
+        return self.reason if len(self.rows) == self.stop_after else None
+
+    def banking(self, done: int, total: int) -> None:
+        pass
+
+
+def lesson(root: Path, folder: Path, **flags: object) -> training.Lesson:
+    settings = space.read(None, flags, sample=True)
+    parts = splits.split(images.read(root), settings.seed)
+    settings = study._decided(settings, parts)
+    chosen = plan.make(settings, plugins.catalogue(), None, "cpu", parts.side, print)
+    for one in chosen.candidates:
+        how = one.backbone.traits.interpolation
+        for size in one.arm.pixels:
+            rest = (*parts.part("train"), *parts.part("validation"))
+            pixels.fill(pixels.store(size, how), root, rest, how, lambda *_: None)
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    return study._lesson(settings, parts, chosen, 1, folder)
+
+
+def row(number: int, train: float, validation: float, gap: float) -> Epoch:
+    return Epoch(number, 0.0, 0.0, train, validation, 1.0, gap, True, 0.0)
+
+
+def rows(*values: tuple[float, float]) -> list[Epoch]:
+    gaps = training.smoothed_gap(values)
+    return [row(i, *value, gap) for i, (value, gap) in enumerate(zip(values, gaps, strict=True), 1)]
+
+
+def test_a_wide_gap_without_better_validation_stops() -> None:
+    curve = rows((0.6, 0.6), (0.8, 0.7), (0.95, 0.7), (0.99, 0.69), (1.0, 0.7))
+    assert training.stops_on_gap(curve, patience=3, cycle_epochs=1, most=0.05)
+
+
+def test_better_validation_goes_on_whatever_the_gap() -> None:
+    curve = rows((0.6, 0.5), (0.9, 0.6), (0.95, 0.61), (0.99, 0.62), (1.0, 0.63))
+    assert not training.stops_on_gap(curve, patience=3, cycle_epochs=1, most=0.05)
+
+
+def test_a_stall_without_a_gap_goes_on() -> None:
+    curve = rows((0.8, 0.85), (0.7, 0.8), (0.7, 0.8), (0.7, 0.8), (0.7, 0.8))
+    assert not training.stops_on_gap(curve, patience=3, cycle_epochs=1, most=0.05)
+
+
+def test_a_small_gap_that_grows_stops() -> None:
+    curve = rows((0.8, 0.8), (0.81, 0.8), (0.82, 0.8), (0.83, 0.8), (0.84, 0.8))
+    assert curve[-1].gap < 0.05
+    assert training.stops_on_gap(curve, patience=3, cycle_epochs=1, most=0.05)
+
+
+def test_a_whole_cycle_is_waited_for() -> None:
+    curve = rows((0.6, 0.7), *[(1.0, 0.6)] * 4)
+    assert training.stops_on_gap(curve, patience=3, cycle_epochs=1, most=0.05)
+    assert not training.stops_on_gap(curve, patience=3, cycle_epochs=5, most=0.05)
+
+
+def test_between_equal_epochs_the_surer_is_better() -> None:
+    sure, unsure = row(1, 1, 0.9, 0), replace(row(2, 1, 0.9, 0), log_loss=2.0)
+    assert training.is_better(sure, unsure)
+    assert not training.is_better(unsure, sure)
+
+
+@pytest.mark.slow
+def test_the_gap_ends_a_trial_where_the_write_up_saw_it(tmp_path: Path) -> None:
+    """The produce write-up: training ran away from validation after epoch 3 to 4 of 20."""
+    told = lesson(photos("produce"), tmp_path, epochs=20, pixels=[96], backbone=["efficientnet_lite0"], depth=[2])
+    opened = training.Backbones(told)
+    listener = Listener()
+    training.run_probe(opened, "efficientnet_lite0", 96, listener)
+    params = replace(BASE, backbone="efficientnet_lite0", depth=2, pixels=96, augment=0.0, cycle="triangular")
+    outcome = training.run_trial(opened, 0, params, listener)
+    assert outcome.ended == "gap"
+    assert 4 <= outcome.epochs <= 12
+    assert listener.rows[-1].train > listener.rows[-1].validation + 0.05
+    assert outcome.value == max(r.validation for r in listener.rows)
+
+
+@pytest.fixture(scope="module")
+def digits_lesson(tmp_path_factory: pytest.TempPathFactory) -> training.Lesson:
+    root = write_digits(tmp_path_factory.mktemp("lesson") / "digits", classes=4, each=60)
+    return lesson(root, tmp_path_factory.mktemp("study"), epochs=4, backbone=["small_cnn"])
+
+
+@pytest.mark.slow
+def test_the_best_epoch_is_the_one_kept(digits_lesson: training.Lesson) -> None:
+    opened = training.Backbones(digits_lesson)
+    listener = Listener()
+    outcome = training.run_trial(opened, 1, replace(BASE, lr_high=0.05, cycle="triangular"), listener)
+    best = max(listener.rows, key=lambda r: (r.validation, -r.log_loss))
+    assert (outcome.value, outcome.best_epoch) == (best.validation, best.number)
+    trial = {"number": 1, "checkpoint": outcome.checkpoint, "params": BASE.__dict__}
+    net = evaluate.restore(opened, trial).eval()
+    store = pixels.store(32, "bilinear")
+    part = digits_lesson.validation
+    with torch.no_grad():
+        said = net([torch.from_numpy(store.take(store.places(part.digests)))]).argmax(1).numpy()
+    assert score("accuracy", torch.tensor(part.labels).numpy(), said, 4) == outcome.value
+
+
+@pytest.mark.slow
+def test_a_pruned_trial_keeps_no_checkpoint(digits_lesson: training.Lesson) -> None:
+    outcome = training.run_trial(training.Backbones(digits_lesson), 2, BASE, Listener(stop_after=2))
+    assert (outcome.ended, outcome.epochs, outcome.checkpoint) == ("pruned", 2, None)
+
+
+@pytest.mark.slow
+def test_a_trial_that_time_ends_counts(digits_lesson: training.Lesson) -> None:
+    outcome = training.run_trial(training.Backbones(digits_lesson), 3, BASE, Listener(2, "timeout"))
+    assert outcome.ended == "timeout"
+    assert (digits_lesson.folder / str(outcome.checkpoint)).is_file()
+
+
+@pytest.mark.slow
+def test_a_killed_trial_goes_on_from_its_checkpoint_to_the_same_end(
+    digits_lesson: training.Lesson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint is taken in the middle of an epoch; what is trained from there is what would have been."""
+    straight = training.run_trial(training.Backbones(digits_lesson), 7, BASE, Listener())
+    state = safetensors.torch.load_file(digits_lesson.folder / str(straight.checkpoint))
+
+    class KilledError(Exception):
+        pass
+
+    steps = -(-len(digits_lesson.train) // BASE.batch_size)
+    die_at = steps + steps // 2  # batches into the second epoch
+    real = training.network.Network.training_step
+
+    def dying(self: training.network.Network, batch: object, index: int) -> object:
+        if self.global_step >= die_at:
+            raise KilledError
+        return real(self, batch, index)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(training.network.Network, "training_step", dying)
+        with pytest.raises(KilledError):
+            training.run_trial(training.Backbones(digits_lesson), 7, BASE, Listener())
+    assert list(digits_lesson.folder.glob("checkpoints/*.unfinished.ckpt"))
+    listener = Listener()
+    resumed = training.run_trial(training.Backbones(digits_lesson), 7, BASE, listener)
+    assert [r.number for r in listener.rows] == [2, 3, 4]
+    assert (resumed.value, resumed.log_loss, resumed.epochs) == (straight.value, straight.log_loss, straight.epochs)
+    again = safetensors.torch.load_file(digits_lesson.folder / str(resumed.checkpoint))
+    assert all(torch.equal(state[name], again[name]) for name in state)
+    assert not list(digits_lesson.folder.glob("checkpoints/*.unfinished.ckpt"))

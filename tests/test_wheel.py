@@ -1,0 +1,44 @@
+"""What is installed from the wheel, without the checkout."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+from conftest import write_digits
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(folder: Path, *words: str | Path) -> str:
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        [str(word) for word in words], check=False, cwd=folder, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_wheel_brings_the_same_plugins_and_runs_a_study(tmp_path: Path) -> None:
+    run(ROOT, sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path, ".")
+    (wheel,) = tmp_path.glob("autotune_vision-*.whl")
+    run(tmp_path, sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv")
+    python = tmp_path / "venv" / "bin" / "python"
+    own = Path(run(tmp_path, python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
+    # Dependencies are borrowed by path alone: .pth files there, the checkout's among them, do not count.
+    (own / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    run(tmp_path, sys.executable, "-m", "pip", "install", "--no-deps", "--target", own, wheel)
+    home = run(tmp_path, python, "-c", "import autotune, autotune_plugins; print(autotune.__file__)").strip()
+    assert Path(home).is_relative_to(own)
+    entry = "from autotune.cli import main; main()"
+    listed = run(tmp_path, python, "-c", entry, "plugins")
+    names = {file.stem for file in (ROOT / "plugins").glob("*.py") if not file.name.startswith("_")}
+    assert names <= set(listed.splitlines())
+    assert str(own / "autotune_plugins" / "resnet18.py") in listed
+    digits = write_digits(tmp_path / "digits")
+    words = ("--trials", "1", "--epochs", "1", "--backbones", "small_cnn", "--device", "cpu")
+    told = run(tmp_path, python, "-m", "autotune", "search", digits, *words)
+    assert "Accuracy: test" in told
