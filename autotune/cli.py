@@ -20,9 +20,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-plugins_INTERRUPTED = 130  # Typer's exit code after Ctrl-C
-
-app = typer.Typer(help="List backbones, write a new one, try one.", invoke_without_command=True)
+plugins_app = typer.Typer(help="List backbones, write a new one, try one.", invoke_without_command=True)
 app.add_typer(plugins_app, name="plugins")
 
 Data = Annotated[Path | None, typer.Argument(help="A folder with a folder a class, or with train/, val/, test/. Without it: the built-in digits.")]  # noqa: E501  # fmt: skip

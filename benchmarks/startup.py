@@ -55,9 +55,8 @@ def main() -> None:
         for name, command in commands.items():
             taken[name].append(seconds(command))
     base = statistics.median(taken["bare --help"])
-    print(
-        f"{platform.platform()}, Python {platform.python_version()}, typer {importlib.metadata.version('typer')}, n = {RUNS}"
-    )
+    versions = f"Python {platform.python_version()}, typer {importlib.metadata.version('typer')}"
+    print(f"{platform.platform()}, {versions}, n = {RUNS}")
     for name, found in taken.items():
         median = statistics.median(found)
         print(f"{name:18} {1000 * median:6.0f} ms  {median / base:.2f} times  ({min(found):.3f} to {max(found):.3f} s)")

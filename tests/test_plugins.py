@@ -42,7 +42,12 @@ def test_every_bundled_backbone_keeps_the_contract(entry: Backbone) -> None:
 
 
 def test_listing_imports_no_torch() -> None:
-    code = "import sys; from autotune.listing import listing as f; print(f((), None, False)); print('torch' in sys.modules)"
+    code = """
+import sys
+from autotune.listing import listing
+print(listing((), None, False))
+print("torch" in sys.modules)
+"""
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "efficientnet_lite0" in out
     assert out.splitlines()[-1] == "False"

@@ -154,7 +154,7 @@ def test_kill_9_of_driver_and_worker_loses_nothing(here: Path, tmp_path: Path) -
         return len(Record(book).trials()) if book.is_file() else 0
 
     driver = subprocess.Popen(command(*words, "--trials", "4"), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    wait_until(lambda: rows() >= 1)
+    wait_until(rows)
     wait_until(lambda: (here / "studies" / "s" / "logs" / "trial-0001.log").is_file())
     time.sleep(0.3)  # in the middle of it
     before = {row["number"]: row for row in Record(book).trials()}
@@ -164,9 +164,7 @@ def test_kill_9_of_driver_and_worker_loses_nothing(here: Path, tmp_path: Path) -
 
     driver = subprocess.Popen(command(*words, "--trials", "4"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     wait_until(lambda: rows() > len(before))
-    workers = subprocess.run(
-        ["pgrep", "-P", str(driver.pid), "-f", "spawn_main"], capture_output=True, text=True
-    ).stdout
+    workers = subprocess.check_output(["pgrep", "-P", str(driver.pid), "-f", "spawn_main"], text=True)
     os.kill(int(workers.split()[0]), signal.SIGKILL)
     out, said = driver.communicate(timeout=120)
     found = json.loads(out)
