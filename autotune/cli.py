@@ -82,13 +82,13 @@ def search(
         _print(found)
 
 
-@app.command()
-def status(study: StudyName, as_json: Json = False) -> None:
+@app.command(name="status")
+def status_(study: StudyName, as_json: Json = False) -> None:
     """Show a study as it stands: leaderboard, winner, test."""
-    from autotune import study as studies
     from autotune.screen import Screen, show
+    from autotune.summary import status
 
-    found = studies.status(study)
+    found = status(study)
     if as_json:
         _print(found)
     else:

@@ -17,7 +17,7 @@ from autotune import driver, evaluate, images, pixels, plan, plugins, space, spl
 from autotune.augment import Subject
 from autotune.batches import Labelled
 from autotune.driver import Driver
-from autotune.errors import StudyError, did_you_mean
+from autotune.errors import StudyError
 from autotune.images import Picture
 from autotune.plan import Candidate, Plan
 from autotune.record import Record
@@ -26,11 +26,10 @@ from autotune.search import Search
 from autotune.space import Arm, Settings
 from autotune.splits import TEST, TRAIN, VALIDATION, Split
 from autotune.store import cache_folder
-from autotune.summary import summarize
+from autotune.summary import STUDIES, find, status
 from autotune.training import Lesson, ProbeOutcome
 from autotune.workers import ProbeTask, Workers
 
-STUDIES = Path("studies")
 MANIFEST = "manifest.csv"
 
 
@@ -102,22 +101,6 @@ def evaluate_again(name: str, request: Request, screen: Screen) -> dict[str, Any
         _test(lesson, book, Path(book.fact("root")), parts, screen, again=True)
     screen.close()
     return status(str(folder))
-
-
-def status(name: str) -> dict[str, Any]:
-    """The summary of a study as it stands, also while it runs."""
-    folder = find(name)
-    with _opened(folder) as book:
-        return summarize(book, folder)
-
-
-def find(name: str) -> Path:
-    """A study's folder, by name or by path. Raises StudyError."""
-    for folder in (STUDIES / name, Path(name)):
-        if (folder / "record.db").is_file():
-            return folder
-    known = [file.parent.name for file in STUDIES.glob("*/record.db")]
-    raise StudyError(f"There is no study {name!r} in {STUDIES.resolve()}.", did_you_mean(name, known))
 
 
 def _folder(request: Request) -> Path:

@@ -7,11 +7,33 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from autotune.errors import StudyError, did_you_mean
 from autotune.record import STATES, Record
 from autotune.screen import in_words
 
+STUDIES = Path("studies")
 
-def summarize(book: Record, folder: Path) -> dict[str, Any]:
+
+def status(name: str) -> dict[str, Any]:
+    """The summary of a study as it stands, also while it runs."""
+    folder = find(name)
+    book = Record(folder / "record.db")
+    try:
+        return _summarized(book, folder)
+    finally:
+        book.close()
+
+
+def find(name: str) -> Path:
+    """A study's folder, by name or by path. Raises StudyError."""
+    for folder in (STUDIES / name, Path(name)):
+        if (folder / "record.db").is_file():
+            return folder
+    known = [file.parent.name for file in STUDIES.glob("*/record.db")]
+    raise StudyError(f"There is no study {name!r} in {STUDIES.resolve()}.", did_you_mean(name, known))
+
+
+def _summarized(book: Record, folder: Path) -> dict[str, Any]:
     """All that is known of a study, as plain values: what --json prints."""
     rows, arms = book.trials(), book.fact("arms", {})
     states = Counter(row["state"] for row in rows)

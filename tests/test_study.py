@@ -21,6 +21,7 @@ from autotune.record import Record
 from autotune.screen import Screen
 from autotune.store import cache_folder
 from autotune.study import Request
+from autotune.summary import status
 
 pytestmark = pytest.mark.slow
 QUICK: dict[str, Any] = {"epochs": 3, "backbone": ["small_cnn"]}
@@ -98,7 +99,10 @@ def test_one_seed_gives_the_same_trials_winner_and_test_score(here: Path, tmp_pa
     assert one["test"] == two["test"]
 
 
-def test_no_worker_is_told_of_a_test_picture_or_stores_one(here: Path, digits: Path) -> None:
+def test_no_worker_is_told_of_a_test_picture_or_stores_one(
+    here: Path, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTOTUNE_CACHE", str(tmp_path / "cache"))
     search(digits, 1, flags={"backbone": ["efficientnet_lite0"]})
     pictures = splits.read(here / "studies" / "s" / "manifest.csv")
     settings = space.read(None, QUICK)
@@ -155,7 +159,7 @@ def test_kill_9_of_driver_and_worker_loses_nothing(here: Path, tmp_path: Path) -
 
     driver = subprocess.Popen(command(*words, "--trials", "4"), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     wait_until(rows)
-    wait_until(lambda: (here / "studies" / "s" / "logs" / "trial-0001.log").is_file())
+    wait_until((here / "studies" / "s" / "logs" / "trial-0001.log").is_file)
     time.sleep(0.3)  # in the middle of it
     before = {row["number"]: row for row in Record(book).trials()}
     driver.send_signal(signal.SIGKILL)
@@ -280,7 +284,7 @@ def test_five_failures_in_a_row_end_the_study(here: Path, digits: Path, tmp_path
     (tmp_path / "plugins" / "failing.py").write_text(FAILING.format(condition="True"))
     with pytest.raises(StudyError, match="5 trials in a row have failed, the last by RuntimeError: out of luck"):
         search(digits, 20, plugins=(tmp_path / "plugins",), flags={"backbone": ["failing"]})
-    assert study.status("s")["trials"] == {"complete": 0, "pruned": 0, "failed": 5, "total": 5}
+    assert status("s")["trials"] == {"complete": 0, "pruned": 0, "failed": 5, "total": 5}
 
 
 def test_a_trial_whose_process_dies_each_time_has_failed(here: Path, digits: Path, tmp_path: Path) -> None:

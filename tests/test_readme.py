@@ -1,0 +1,48 @@
+"""What the README says is so."""
+
+import ast
+import re
+from pathlib import Path
+
+from autotune import contract, plugins, space, weights
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def block(kind: str) -> str:
+    return re.findall(rf"```{kind}\n(.*?)```", README, re.DOTALL)[0]  # type: ignore[no-any-return]
+
+
+def test_its_plugin_is_found_and_keeps_the_contract(tmp_path: Path) -> None:
+    (tmp_path / "mobilenet_v2.py").write_text(block("python"))
+    entry = plugins.catalogue([tmp_path]).find("mobilenet_v2")
+    assert [one for one in contract.check(entry, weights.find(entry)) if one.problem] == []
+    assert entry.label == "MobileNetV2"
+
+
+def test_its_study_toml_is_accepted_and_names_every_setting(tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text(block("toml"))
+    settings = space.read(tmp_path / "study.toml", {})
+    assert settings.epochs == 12
+    for name in (*space._SETTINGS, *space._NAMES):
+        assert re.search(rf"^{name} = ", block("toml"), re.MULTILINE), name
+
+
+def test_its_defaults_are_the_defaults(tmp_path: Path) -> None:
+    decided = r"^(epochs|cycle_epochs|backbone|depth|pixels|lr_low|lr_high|class_weight) = .*\n"
+    (tmp_path / "study.toml").write_text(re.sub(decided, "", block("toml"), flags=re.MULTILINE))
+    assert space.read(tmp_path / "study.toml", {}) == space.Settings()
+
+
+def test_a_file_imports_only_from_those_before_it() -> None:
+    paragraph = README.partition("in this order:")[2].partition("A file imports")[0]
+    order = re.findall(r"`(\w+)`", paragraph)
+    files = {file.stem: file for file in (ROOT / "autotune").glob("*.py") if not file.stem.startswith("__")}
+    assert sorted(order) == sorted(files)
+    for name, file in files.items():
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "autotune":
+                inner = (node.module or "").split(".")[1:] or [alias.name for alias in node.names]
+                for other in set(inner) & set(order):
+                    assert order.index(other) < order.index(name), f"{name} imports {other}"
