@@ -184,7 +184,9 @@ def _listed(root: Path) -> tuple[list[Found], list[SetAside]]:
         name = "/".join(inner)
         part = parts.get(inner[0]) if parts else None
         label = inner[1:-1] if parts else inner[:-1]
-        if parts and part is None:
+        if not _is_text(name):
+            aside.append(SetAside(name.encode(errors="replace").decode(), "its name is not valid Unicode", bad=False))
+        elif parts and part is None:
             aside.append(SetAside(name, f"lies outside {', '.join(sorted(parts))}", bad=False))
         elif not label:
             aside.append(SetAside(name, "lies in no class's folder", bad=False))
@@ -212,12 +214,21 @@ def _walk(root: Path) -> Iterable[Path]:
     seen: set[str] = set()
     for folder, inner, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
-        if real in seen:
+        if real in seen or {"record.db", "manifest.csv"} <= set(names):  # been here, or a study of ours
             inner.clear()
             continue
         seen.add(real)
         inner[:] = sorted(name for name in inner if not _clutter(name))
         yield from (Path(folder, name) for name in sorted(names) if not _clutter(name))
+
+
+def _is_text(name: str) -> bool:
+    """Whether a file name is what it should be; undecodable bytes come as lone surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _clutter(name: str) -> bool:

@@ -12,7 +12,7 @@ import torch
 from autotune import weights
 from autotune.anatomy import Anatomy, examine
 from autotune.bank import N_VIEWS, laid_out
-from autotune.errors import AutotuneError, ConfigError, PluginError
+from autotune.errors import AutotuneError, ConfigError, PluginError, WeightsError
 from autotune.plugins import Backbone, Catalogue
 from autotune.space import SMALL_PIXELS, Arm, Choice, Fixed, Range, Ranged, Settings
 from autotune.weights import Weights
@@ -76,8 +76,10 @@ def make(settings: Settings, catalogue: Catalogue, folder: Path | None, device: 
             arm = only[entry.name] if only else None
             candidates.append(_opened(entry, found, settings, device, side, arm))
         except AutotuneError as error:
+            if not found.at_hand:
+                error = _not_had(entry, error)
             if asked and len(asked) == 1:
-                raise
+                raise error from None
             left_out[entry.name] = error.problem
     if not candidates:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
@@ -119,6 +121,13 @@ def estimate(plan: Plan, settings: Settings, trials: int, n_train: int, n_valida
             work += epoch * settings.n_epochs * EPOCHS_SHARE * share
         seconds += work / _rate(candidate, plan.device)
     return seconds
+
+
+def _not_had(entry: Backbone, error: AutotuneError) -> AutotuneError:
+    return WeightsError(
+        f"The weights of {entry.name} cannot be had: {error.problem}",
+        f"Put {entry.name}.safetensors or {entry.name}.pth into a folder and name it: --weights DIR",
+    )
 
 
 def _rate(candidate: Candidate, device: str) -> float:

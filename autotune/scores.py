@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 N_RESAMPLES = 2000
+WORST = 1e6  # what a network says that has diverged: JSON has no infinity, and no order has a NaN
 
 Numbers = NDArray[np.int64]
 
@@ -31,8 +32,9 @@ def score(metric: str, labels: Numbers, answers: Numbers, n_classes: int) -> flo
 
 
 def log_loss(logits: Tensor, labels: Tensor) -> float:
-    """Mean cross-entropy, in nats, of logits (N, C)."""
-    return float(functional.cross_entropy(logits.double(), labels))
+    """Mean cross-entropy, in nats, of logits (N, C); WORST where that is no number."""
+    found = float(functional.cross_entropy(logits.cpu().double(), labels.cpu()))
+    return found if found < WORST else WORST
 
 
 def wilson(right: int, n: int) -> tuple[float, float]:

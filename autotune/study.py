@@ -229,7 +229,8 @@ def _announce(screen: Screen, n_trials: int, settings: Settings, parts: Split, c
         sizes = ", ".join(str(size) for size in one.arm.pixels)
         stages = one.anatomies[0].stages
         depths = "from scratch" if one.backbone.traits.from_scratch else f"last {_span(one.depths)} of {stages} stages"
-        screen.say(f"Backbone: {one.backbone.name} at {sizes} pixels, {depths}, weights {one.weights.reason}.")
+        whence = "" if one.backbone.traits.from_scratch else f", weights {one.weights.reason}"
+        screen.say(f"Backbone: {one.backbone.name} at {sizes} pixels, {depths}{whence}.")
     seconds = plan.estimate(chosen, settings, left, counts[TRAIN], counts[VALIDATION])
     screen.say(
         f"Plan: {left} trials of up to {settings.n_epochs} epochs, {settings.sampler} and {settings.pruner}, "

@@ -19,6 +19,8 @@ def status(name: str) -> dict[str, Any]:
     folder = find(name)
     book = Record(folder / "record.db")
     try:
+        if book.fact("definition") is None:
+            raise StudyError(f"Study {name} has not begun.", "Wait a moment, or start it: autotune search")
         return _summarized(book, folder)
     finally:
         book.close()
@@ -38,7 +40,6 @@ def _summarized(book: Record, folder: Path) -> dict[str, Any]:
     rows, arms = book.trials(), book.fact("arms", {})
     states = Counter(row["state"] for row in rows)
     looks = book.looks()
-    definition = book.fact("definition", {})
     board = [
         {
             **{key: row[key] for key in ("number", "state", "value", "params", "epochs", "ended", "seconds")},
@@ -55,7 +56,7 @@ def _summarized(book: Record, folder: Path) -> dict[str, Any]:
     return {
         "study": folder.name,
         "folder": str(folder.resolve()),
-        "metric": definition.get("metric"),
+        "metric": book.fact("definition")["metric"],
         "classes": book.fact("classes", []),
         "pictures": book.fact("pictures", {}),
         "trials": {**{state: states[state] for state in STATES}, "total": len(rows)},

@@ -22,12 +22,13 @@ from autotune.augment import Subject
 from autotune.bank import MOST_BYTES, Bank, Entry, bank_bytes
 from autotune.batches import Banked, CleanBatches, Fresh, Labelled, Source, TrainBatches, views_up_to
 from autotune.plugins import Backbone
-from autotune.scores import answers, log_loss, score, smoothed
+from autotune.scores import WORST, answers, log_loss, score, smoothed
 from autotune.space import Params
 from autotune.weights import Weights
 
 CHECKPOINT_SECONDS = 10
-DONE, GAP, PRUNED, TIMEOUT = "done", "gap", "pruned", "timeout"  # why a trial ended
+# Why a trial ended. Each but PRUNED leaves it complete, with its best epoch.
+DONE, GAP, DIVERGED, PRUNED, TIMEOUT = "done", "gap", "diverged", "pruned", "timeout"
 
 
 @dataclass(frozen=True)
@@ -259,6 +260,8 @@ class Progress(lightning.Callback):
         last = len(self.rows) >= self._lesson.epochs
         if answer:
             self.ended = answer
+        elif row.log_loss >= WORST:
+            self.ended = DIVERGED
         elif not last and stops_on_gap(self.rows, self._lesson.patience, self._lesson.cycle_epochs, self._lesson.gap):
             self.ended = GAP
         trainer.should_stop = self.ended != DONE

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -190,4 +191,22 @@ def test_real_photos_are_all_read(name: str, n: int, classes: int) -> None:
     catalog = images.read(photos(name))
     assert len(catalog.pictures) == n
     assert len(catalog.classes) == classes
+    assert not catalog.set_aside
+
+
+def test_names_that_are_no_unicode_are_set_aside(folder: Path) -> None:
+    bad = os.fsencode(folder / "a") + b"/\xff\xfe.png"
+    picture(5).save(folder / "a" / "x.png")
+    os.rename(os.fsencode(folder / "a" / "x.png"), bad)
+    assert [one.reason for one in images.read(folder).set_aside] == ["its name is not valid Unicode"]
+
+
+def test_a_study_below_the_pictures_is_not_a_class(folder: Path) -> None:
+    study = folder / "studies" / "s"
+    (study / "report").mkdir(parents=True)
+    for name in ("record.db", "manifest.csv"):
+        (study / name).write_bytes(b"")
+    picture(5).save(study / "report" / "x.png")
+    catalog = images.read(folder)
+    assert catalog.classes == ("a", "b")
     assert not catalog.set_aside

@@ -56,3 +56,8 @@ def test_log_loss_is_scikit_learns() -> None:
 def test_smoothing_starts_without_bias() -> None:
     assert scores.smoothed([5.0, 5.0, 5.0]) == pytest.approx([5.0, 5.0, 5.0])
     assert scores.smoothed([0.0, 1.0]) == pytest.approx([0.0, 0.2 / 0.36])
+
+
+def test_a_diverged_network_has_the_worst_log_loss() -> None:
+    logits = torch.tensor([[float("nan"), 0.0], [0.0, 1.0]])
+    assert scores.log_loss(logits, torch.tensor([0, 1])) == scores.WORST
