@@ -54,13 +54,13 @@ def examine(entry: Backbone, chain: nn.Sequential, pixels: int) -> Anatomy:
         try:
             with FlopCounterMode(display=False) as counter:
                 x = stage(x)
-        except RuntimeError as error:
+            shapes.append(tuple(x.shape[1:]))
+        except Exception as error:  # whatever the plugin's code raises
             raise PluginError(
                 f"Stage {number} of backbone {entry.name!r} fails at {pixels} pixels: {_first_line(error)}",
                 f"Use another size (it is made for {entry.traits.pixels}), or mend {entry.file}.",
             ) from error
         operations.append(counter.get_total_flops())
-        shapes.append(tuple(x.shape[1:]))
     said = entry.traits.features
     if len(shapes[-1]) != 1 or (said is not None and shapes[-1] != (said,)):
         raise PluginError(

@@ -98,7 +98,8 @@ class TrainBatches:
         self._next = 0
 
     def __len__(self) -> int:
-        return -(-len(self._labels) // self._batch_size)
+        full, rest = divmod(len(self._labels), self._batch_size)
+        return max(full + (rest > 1), 1)  # BatchNorm cannot learn from a single picture: it waits for the next epoch
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         if self._next >= len(self):

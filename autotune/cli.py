@@ -110,7 +110,10 @@ def evaluate(
 
     screen = Screen(quiet, program=as_json)
     request = studies.Request(device=device, weights=weights, plugins=tuple(plugins or ()))
-    found = studies.evaluate_again(study, request, screen)
+    try:
+        found = studies.evaluate_again(study, request, screen)
+    finally:
+        screen.close()
     show(found, screen)
     if as_json:
         _print(found)
@@ -123,8 +126,10 @@ def data(data: Data = None, as_json: Json = False) -> None:
     from autotune.screen import Screen
 
     screen = Screen(program=as_json)
-    found = survey.survey(data, screen.progress("Reading"))
-    screen.close()
+    try:
+        found = survey.survey(data, screen.progress("Reading"))
+    finally:
+        screen.close()
     if as_json:
         _print(found)
     else:

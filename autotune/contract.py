@@ -37,6 +37,8 @@ def check(entry: Backbone, found: Weights) -> list[Finding]:
             problem = test()
         except AutotuneError as error:
             problem = f"{error.problem} {error.fix}"
+        except Exception as error:  # whatever the plugin's code raises
+            problem = f"{type(error).__name__}: {error}"
         findings.append(Finding(tried, problem))
         return problem is None
 

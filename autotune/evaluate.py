@@ -50,7 +50,9 @@ def restore(backbones: training.Backbones, trial: dict[str, Any]) -> Network:
     if not trial["checkpoint"] or not file.is_file():
         raise StudyError(f"The checkpoint of trial {trial['number']}, {file}, is gone.", "Put it back, or search anew.")
     net = training.build(backbones, Params(**trial["params"]), steps=1, seed=0)
-    net.load_state_dict(safetensors.torch.load_file(file), strict=False)
+    found = net.load_state_dict(safetensors.torch.load_file(file), strict=False)
+    if found.unexpected_keys or any(not name.startswith("entry.") for name in found.missing_keys):
+        raise StudyError(f"{file} does not fit its backbone.", "Name the same --plugins as before, or search anew.")
     return net
 
 

@@ -138,7 +138,9 @@ def decode(path: Path) -> Image.Image:
         raise UnreadableError("not a picture, or of a format that Pillow cannot read") from error
     except Image.DecompressionBombError as error:
         raise UnreadableError(f"more than {MOST_PIXELS:,} pixels") from error
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
+    except UnreadableError:
+        raise
+    except Exception as error:  # Pillow's decoders raise whatever a damaged file leads them to
         raise UnreadableError(f"cut short or damaged: {str(error) or type(error).__name__}") from error
 
 
@@ -160,7 +162,11 @@ def sample(cache: Path) -> Path:
     unfinished = cache / "samples" / f".{SAMPLE}.{os.getpid()}"
     for number, (values, label) in enumerate(zip(digits.images, digits.target, strict=True)):
         file = unfinished / str(label) / f"{number:04d}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            problem = f"{file.parent} cannot be made: {error.strerror}."
+            raise DataError(problem, "Set AUTOTUNE_CACHE to a folder that you may write.") from error
         Image.fromarray((values * (255 / 16)).round().astype(np.uint8)).save(file)
     try:
         unfinished.rename(folder)

@@ -124,12 +124,8 @@ class Network(lightning.LightningModule):
 def assemble(chain: nn.Sequential, entry: Entry, params: Params, n_classes: int, features: int, rhythm: Rhythm,
              labels: Sequence[int], seed: int, from_scratch: bool) -> Network:  # fmt: skip
     """A trial's network. Its tail is a copy of the chain's last `depth` stages; the chain itself is left as it was."""
-    seed_device(seed, torch.device("cpu"))
+    seed_device(seed, torch.device("cpu"))  # for the head
     tail = copy.deepcopy(chain[len(chain) - params.depth :]).requires_grad_(True)  # whoever froze the chain before
-    if from_scratch:
-        for module in tail.modules():
-            if callable(reset := getattr(module, "reset_parameters", None)):
-                reset()
     weights = class_weights(labels, n_classes, params.class_weight)
     head = nn.Linear(features, n_classes)
     return Network(entry, tail, head, params, rhythm, weights, seed, frozen_statistics=not from_scratch)

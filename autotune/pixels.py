@@ -38,15 +38,15 @@ def fill(rows: Rows, root: Path, pictures: Sequence[Picture], interpolation: str
 
 
 def square(path: Path, pixels: int, interpolation: str) -> NDArray[np.uint8]:
-    """One picture as (3, P, P): the shorter side resized to P, the centre cut out. Raises DataError."""
+    """One picture as (3, P, P): the largest square in its centre, resized. Raises DataError."""
     try:
         image = decode(path)
     except (UnreadableError, OSError) as error:
         raise DataError(
             f"{path} could be read before and cannot be now: {error}.", "Put it back, or start a new study."
         ) from error
-    scale = pixels / min(image.size)
-    size = (max(pixels, round(image.width * scale)), max(pixels, round(image.height * scale)))
-    left, top = (size[0] - pixels) // 2, (size[1] - pixels) // 2
-    cut = image.resize(size, RESAMPLING[interpolation]).crop((left, top, left + pixels, top + pixels))
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    # Only the centre is resized: the whole of a picture 1 pixel wide and 60,000 high would not fit into memory.
+    cut = image.resize((pixels, pixels), RESAMPLING[interpolation], box=(left, top, left + side, top + side))
     return np.ascontiguousarray(np.asarray(cut).transpose(2, 0, 1))

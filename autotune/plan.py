@@ -31,6 +31,7 @@ class Candidate:
     weights: Weights
     anatomies: tuple[Anatomy, ...]
     depths: tuple[int, ...]
+    digest: str
 
     @property
     def arm(self) -> Arm:
@@ -78,9 +79,12 @@ def make(settings: Settings, catalogue: Catalogue, folder: Path | None, device: 
         except AutotuneError as error:
             if not found.at_hand:
                 error = _not_had(entry, error)
-            if asked and len(asked) == 1:
+            if only or len(asked) == 1:  # a study goes on with all its backbones or not at all
                 raise error from None
             left_out[entry.name] = error.problem
+    if folder and not any(one.weights.file for one in candidates):
+        names = " or ".join(f"{one.backbone.name}.safetensors" for one in candidates)
+        raise WeightsError(f"{folder} holds no weights of the backbones searched.", f"Put {names} there, or .pth.")
     if not candidates:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
         raise PluginError(
@@ -92,9 +96,11 @@ def make(settings: Settings, catalogue: Catalogue, folder: Path | None, device: 
 def device(name: str) -> str:
     """The device that `auto` stands for, or the one named, if it is there. Raises ConfigError."""
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    kind, _, index = name.partition(":")
+    last = torch.cuda.device_count() - 1 if kind == "cuda" else -1
     if name == "auto":
         return next(kind for kind in ("cuda", "mps", "cpu") if there[kind])
-    if not there.get(name.partition(":")[0], False):
+    if not there.get(kind, False) or (index and not (index.isdecimal() and int(index) <= last)):
         here = ", ".join(kind for kind, found in there.items() if found)
         raise ConfigError(f"There is no device {name!r} here.", f"Choose from: auto, {here}.")
     return name
@@ -173,7 +179,7 @@ def _opened(entry: Backbone, found: Weights, settings: Settings, device: str, si
         depths = (anatomies[0].stages,)
     else:
         depths = _depths(entry, anatomies[0], settings.space.depth, device)
-    return Candidate(entry, found, anatomies, depths)
+    return Candidate(entry, found, anatomies, depths, "" if entry.traits.from_scratch else weights.digest(chain))
 
 
 def _sizes(entry: Backbone, asked: Ranged | None, side: int) -> tuple[int, ...]:

@@ -148,9 +148,10 @@ def build(entry: Backbone, pretrained: bool) -> nn.Sequential:
         raise PluginError(
             f"Backbone {entry.name!r} does not load: {type(error).__name__}: {error}", f"Mend {entry.file}."
         ) from error
-    if not isinstance(chain, nn.Sequential):
+    if not isinstance(chain, nn.Sequential) or not len(chain):
         raise PluginError(
-            f"Backbone {entry.name!r} returns {type(chain).__name__}, not nn.Sequential.", f"Mend {entry.file}."
+            f"Backbone {entry.name!r} returns {type(chain).__name__}, not an nn.Sequential of stages.",
+            f"Mend {entry.file}.",
         )
     for number, stage in enumerate(chain):
         if not any(True for _ in stage.parameters()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -236,7 +237,7 @@ def _draw(trial: Trial, name: str, ranged: Ranged) -> Value:
         return ranged.value
     if isinstance(ranged, Choice):
         return trial.suggest_categorical(name, list(ranged.values))  # type: ignore[no-any-return, return-value]
-    if ranged.step == 1:
+    if ranged.step == 1 and isinstance(ranged.low, int):
         return trial.suggest_int(name, int(ranged.low), int(ranged.high))
     return trial.suggest_float(name, ranged.low, ranged.high, log=ranged.log, step=ranged.step)
 
@@ -259,6 +260,8 @@ def _toml(file: Path | None) -> dict[str, Any]:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"There is no file {file}.", "Name a study.toml: --config FILE") from error
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}.", "Name a study.toml: --config FILE") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} is not TOML: {error}", "See https://toml.io for how it is written.") from error
 
@@ -273,7 +276,7 @@ def _one_of(names: tuple[str, ...]) -> Callable[[Any], str | None]:
 def _number(low: float, high: float, whole: bool = False, above: bool = False) -> Callable[[Any], str | None]:
     def check(value: Any) -> str | None:
         kinds = int if whole else (int, float)
-        right = isinstance(value, kinds) and not isinstance(value, bool)
+        right = isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
         if right and (low < value if above else low <= value) and value <= high:
             return None
         least = "more than" if above else "at least"
@@ -359,16 +362,23 @@ def _checked_table(name: str, table: dict[str, Any], wrong: list[tuple[str, str]
         wrong.append((f"{name} is not a range.", f"Write {name} = {{ low = ..., high = ... }}, a value, or a list."))
         return None
     low, high, log = table["low"], table["high"], bool(table.get("log", False))
-    step = 1 if name in _WHOLE else table.get("step")
+    step = table.get("step", 1 if name in _WHOLE else None)
+    if step is not None and (fix := _number(0, MANY, whole=name in _WHOLE, above=True)(step)):
+        wrong.append((f"The step of {name} cannot be {step!r}.", fix))
+        return None
     for edge in (low, high):
         if fix := _NAMES[name](edge):
             wrong.append((f"{name} cannot be {edge!r}.", fix))
             return None
-    if low > high or (log and low <= 0) or (log and step):
+    if low > high or (log and (low <= 0 or "step" in table or name in _WHOLE)):
         wrong.append((f"{name} cannot range from {low} to {high}{', log' if log else ''}.",
                       "Put the smaller first; a log range starts above 0 and has no step."))  # fmt: skip
         return None
-    return Fixed(low) if low == high else Range(low, high, log, step)
+    if low == high:
+        return Fixed(low)
+    if name in _WHOLE and step != 1:
+        return Choice(tuple(range(low, high + 1, int(step or 1))))
+    return Range(low, high, log, step)
 
 
 def _check_together(settings: Settings, wrong: list[tuple[str, str]]) -> None:

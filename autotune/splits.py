@@ -6,7 +6,7 @@ import csv
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -55,7 +55,7 @@ class Split:
 
 
 def split(
-    catalog: Catalog, seed: int, validation: float = 0.1, test: float = 0.1, old: Iterable[Picture] = ()
+    catalog: Catalog, seed: int, validation: float = 0.1, test: float = 0.1, old: Sequence[Picture] = ()
 ) -> Split:
     """Give every picture a part. What an older manifest knows keeps its side; folders' own parts stand; the rest
     goes by a hash of (seed, content).
@@ -68,7 +68,7 @@ def split(
     pictures, aside = _without_crossing(catalog.pictures)
     fixed = [replace(p, part=sides.get(p.digest, p.part)) for p in pictures if p.digest in sides or _is_held_out(p)]
     free = [p for p in pictures if p.digest not in sides and not _is_held_out(p)]
-    placed, notes = _placed(free, shares, seed, fill=not sides)
+    placed, notes = _placed(free, shares, seed, settled={picture.label for picture in old})
     whole = tuple(sorted((*fixed, *placed), key=lambda p: p.path))
     result = Split(catalog.classes, whole, (*catalog.set_aside, *aside), notes)
     _refuse_missing(result)
@@ -96,7 +96,7 @@ def read(file: Path) -> tuple[Picture, ...]:
             )
     except FileNotFoundError as error:
         raise StudyError(f"There is no manifest {file}.", "Name a study's manifest.csv.") from error
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, OSError) as error:
         raise StudyError(f"{file} is not a manifest that autotune wrote.", "Name a study's manifest.csv.") from error
 
 
@@ -121,20 +121,19 @@ def _without_crossing(pictures: Iterable[Picture]) -> tuple[list[Picture], list[
 
 
 def _placed(
-    pictures: list[Picture], shares: dict[str, float], seed: int, fill: bool
+    pictures: list[Picture], shares: dict[str, float], seed: int, settled: set[str]
 ) -> tuple[list[Picture], dict[str, str]]:
-    """Deal groups of copies to the parts; where `fill`, see to it that every class has a group in every part made."""
+    """Deal groups of copies to the parts; every class but the settled ones gets a group in every part made."""
     groups: dict[str, list[Picture]] = defaultdict(list)
     for picture in pictures:
         groups[picture.digest].append(picture)
     order = sorted(groups, key=lambda digest: (_position(digest, str(seed)), digest))
     side = {digest: _side(_position(digest, str(seed)), shares) for digest in order}
     notes: dict[str, str] = {}
-    if fill:
-        wanted = [part for part in (TEST, VALIDATION) if shares[part] > 0]
-        for label in sorted({picture.label for picture in pictures}):
-            own = [digest for digest in order if any(p.label == label for p in groups[digest])]
-            _fill_class(label, own, side, [*wanted, TRAIN], groups, notes)
+    wanted = [part for part in (TEST, VALIDATION) if shares[part] > 0]
+    for label in sorted({picture.label for picture in pictures} - settled):
+        own = [digest for digest in order if any(p.label == label for p in groups[digest])]
+        _fill_class(label, own, side, [*wanted, TRAIN], groups, notes)
     return [replace(p, part=side[digest]) for digest in order for p in groups[digest]], notes
 
 

@@ -40,8 +40,7 @@ class Rows:
 
     def lock(self) -> FileLock:
         """Held while rows are computed and appended, so that two workers do not compute the same ones."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        return FileLock(self.folder / "lock")
+        return FileLock(made(self.folder) / "lock")
 
     def missing(self, keys: Iterable[str]) -> list[str]:
         """The keys, each once and in order, that have no row yet."""
@@ -53,7 +52,7 @@ class Rows:
         self._refresh()
         start = len(self._index)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            made(self.folder)
             with _opened(self._rows) as out:
                 out.truncate(start * self.row_bytes)
                 out.seek(start * self.row_bytes)
@@ -65,10 +64,7 @@ class Rows:
                 out.seek(start * KEY_BYTES)
                 out.write(bytes.fromhex("".join(keys)))
         except OSError as error:
-            raise StudyError(
-                f"{self.folder} cannot be written: {error.strerror}.",
-                "Free some disk space, or set AUTOTUNE_CACHE to a folder on a larger disk; then run the same command.",
-            ) from error
+            raise _unwritable(self.folder, error) from error
 
     def places(self, keys: Sequence[str]) -> NDArray[np.int64]:
         """Row numbers (N,) of keys that are all there."""
@@ -92,6 +88,22 @@ class Rows:
         width = 2 * KEY_BYTES
         self._index.update({text[i * width : (i + 1) * width]: known + i for i in range(n - known)})
         self._map = np.memmap(self._rows, self.dtype, "r", shape=(n, *self.shape))
+
+
+def made(folder: Path) -> Path:
+    """A folder of the cache, made if it is not there. Raises StudyError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    return folder
+
+
+def _unwritable(folder: Path, error: OSError) -> StudyError:
+    return StudyError(
+        f"{folder} cannot be written: {error.strerror}.",
+        "Free some disk space, or set AUTOTUNE_CACHE to a folder on a larger disk; then run the same command.",
+    )
 
 
 def _opened(file: Path):  # type: ignore[no-untyped-def]

@@ -64,15 +64,17 @@ def search(request: Request, screen: Screen) -> dict[str, Any]:
     device = plan.device(request.device)
     parts, root = _read(request, folder, settings, screen)
     with _locked(folder), _opened(folder) as book, _timed(book, start):
-        _claim(book, folder, settings, parts, root)
+        _refuse_another(book, folder, settings, parts)
         if len(book.trials()) < request.trials or not _is_tested(book):
-            settings = _decided(settings, parts)
+            asked, settings = settings, _decided(settings, parts)
             chosen = plan.make(
                 settings, catalogue, request.weights, device, parts.side, screen.say, _recorded_arms(book)
             )
             lesson = _lesson(settings, parts, chosen, request.workers, folder)
+            _refuse_other_weights(book, chosen)
             _announce(screen, request.trials, settings, parts, chosen, book)
             _decode(parts, root, chosen, screen)
+            _begin(book, folder, asked, parts, root)
             book.add_seconds(read=time.monotonic() - start)
             with Workers(request.workers, lesson) as workers:
                 arms = _probe(workers, chosen, book, screen)
@@ -93,10 +95,12 @@ def evaluate_again(name: str, request: Request, screen: Screen) -> dict[str, Any
             raise StudyError(f"Study {name} has no complete trial.", "Let it finish one: the same search again.")
         settings = space.read(None, {key: book.fact("definition")[key] for key in ("metric", "seed")})
         parts = Split(tuple(book.fact("classes")), splits.read(folder / MANIFEST), (), {})
+        _refuse_another_split(book, folder, parts)
         winner = best["params"]["backbone"]
         only = {winner: (_recorded_arms(book) or {})[winner]}
         catalogue, device = plugins.catalogue(request.plugins), plan.device(request.device)
         chosen = plan.make(settings, catalogue, request.weights, device, parts.side, screen.say, only)
+        _refuse_other_weights(book, chosen)
         lesson = _lesson(_decided(settings, parts), parts, chosen, 1, folder)
         _test(lesson, book, Path(book.fact("root")), parts, screen, again=True)
     screen.close()
@@ -105,7 +109,7 @@ def evaluate_again(name: str, request: Request, screen: Screen) -> dict[str, Any
 
 def _folder(request: Request) -> Path:
     name = request.name or (images.SAMPLE if request.data is None else request.data.resolve().name)
-    if not name or "/" in name or "\\" in name or name.startswith("."):
+    if not name or name.startswith(".") or set(name) & set("/\\?"):  # "?" would end the path of a database's URL
         raise StudyError(f"A study cannot be named {name!r}.", "Give it a plain name: --study NAME")
     return STUDIES / name
 
@@ -126,7 +130,7 @@ def _read(request: Request, folder: Path, settings: Settings, screen: Screen) ->
     if request.data is None:
         screen.say("No folder was named: this is the built-in sample, 1,797 handwritten digits from scikit-learn.")
     manifest = folder / MANIFEST
-    own = splits.read(manifest) if manifest.is_file() else ()
+    own = splits.read(manifest) if manifest.is_file() and _has_begun(folder) else ()
     catalog = images.read(root, {p.path: p for p in own}, screen.progress("Reading"))
     if not request.skip_unreadable:
         images.refuse_many_bad(catalog)
@@ -151,27 +155,57 @@ def _refuse_changed(folder: Path, own: Sequence[Picture], now: Sequence[Picture]
         )
 
 
-def _claim(book: Record, folder: Path, settings: Settings, parts: Split, root: Path) -> None:
-    """Write down what this study is, once; later runs must ask for the same."""
-    asked = space.definition(settings)
-    known = book.fact("definition")
-    if known is None:
-        ignore = folder / ".gitignore"
-        ignore.write_text("*\n!study.toml\n", encoding="utf-8")
-        splits.write(parts, folder / MANIFEST)
-        aside = [asdict(one) for one in parts.set_aside]
-        book.note(classes=parts.classes, pictures=parts.counts, root=str(root), set_aside=aside, split=parts.identity)
-        book.note(definition=asked)
-    elif differs := space.differences(known, asked):
+def _has_begun(folder: Path) -> bool:
+    """Whether a study's trials can have been started: until then, whatever is asked for may change."""
+    if not (folder / "record.db").is_file():
+        return False
+    with _opened(folder) as book:
+        return book.fact("arms") is not None
+
+
+def _refuse_another(book: Record, folder: Path, settings: Settings, parts: Split) -> None:
+    """A study that has begun has one definition and one set of pictures."""
+    if book.fact("arms") is None:
+        return
+    if differs := space.differences(book.fact("definition"), space.definition(settings)):
         raise StudyError(
             f"Study {folder.name} exists with another definition: {'; '.join(differs)}.",
             "Ask for the same again, or start another study: --study NEW",
         )
-    elif book.fact("split") != parts.identity:
+    _refuse_another_split(book, folder, parts)
+
+
+def _refuse_another_split(book: Record, folder: Path, parts: Split) -> None:
+    if book.fact("split") != parts.identity:
         raise StudyError(
             f"The manifest of study {folder.name} is not the one it was made with.",
             f"Put {folder / MANIFEST} back, or start another study: --study NEW",
         )
+
+
+def _refuse_other_weights(book: Record, chosen: Plan) -> None:
+    """What a study's backbones compute must not change under it: other weights, or an edited plugin."""
+    known = book.fact("arms") or {}
+    for one in chosen.candidates:
+        name = one.backbone.name
+        if name in known and known[name]["digest"] != one.digest:
+            raise StudyError(
+                f"Backbone {name} (weights {one.weights.reason}) is not the one that this study was made with.",
+                "Name the same --weights and --plugins as before, or start another study: --study NEW",
+            )
+
+
+def _begin(book: Record, folder: Path, settings: Settings, parts: Split, root: Path) -> None:
+    """Write down what this study is, before its first trial."""
+    if book.fact("arms") is not None:
+        return
+    (folder / ".gitignore").write_text("*\n!study.toml\n", encoding="utf-8")
+    for left in folder.glob("checkpoints/*.unfinished.ckpt"):  # of a study whose record was deleted
+        left.unlink()
+    splits.write(parts, folder / MANIFEST)
+    aside = [asdict(one) for one in parts.set_aside]
+    book.note(classes=parts.classes, pictures=parts.counts, root=str(root), set_aside=aside, split=parts.identity)
+    book.note(definition=space.definition(settings))
 
 
 def _recorded_arms(book: Record) -> dict[str, Arm] | None:
@@ -218,7 +252,7 @@ def _labelled(pictures: Sequence[Picture], classes: Sequence[str]) -> Labelled:
 
 def _announce(screen: Screen, n_trials: int, settings: Settings, parts: Split, chosen: Plan, book: Record) -> None:
     counts = parts.counts
-    left = n_trials - len(book.trials())
+    left = max(n_trials - len(book.trials()), 0)
     screen.say(
         f"{counts[TRAIN]} training, {counts[VALIDATION]} validation, {counts[TEST]} test pictures of "
         f"{len(parts.classes)} classes; {counts['set_aside']} set aside."
@@ -285,6 +319,7 @@ def _facts(one: Candidate) -> dict[str, Any]:
         "from_scratch": one.backbone.traits.from_scratch,
         "pixels": one.arm.pixels,
         "depths": one.depths,
+        "digest": one.digest,
     }
 
 
@@ -315,7 +350,12 @@ def _test(lesson: Lesson, book: Record, root: Path, parts: Split, screen: Screen
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """One driver a study. Raises StudyError where another is at work."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StudyError(
+            f"{folder.resolve()} cannot be made: {error.strerror}.", "Run it where you may write."
+        ) from error
     lock = FileLock(folder / "lock", timeout=0)
     try:
         lock.acquire()

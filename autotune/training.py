@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections.abc import Sequence
@@ -154,7 +155,7 @@ def run_probe(backbones: Backbones, name: str, size: int, talk: Talk) -> ProbeOu
     file = probe_file(lesson.folder, name, size)
     file.parent.mkdir(parents=True, exist_ok=True)
     head = {"weight": torch.from_numpy(fitted.weight).contiguous(), "bias": torch.from_numpy(fitted.bias).contiguous()}
-    safetensors.torch.save_file(head, file)
+    _save(head, file)
     return ProbeOutcome(fitted.value, time.monotonic() - banked, banked - start)
 
 
@@ -183,16 +184,17 @@ def run_trial(backbones: Backbones, number: int, params: Params, talk: Talk) -> 
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
+        deterministic="warn" if backbones.device.type == "cuda" else None,
         use_distributed_sampler=False,
     )
     held_out = [CleanBatches(sources[1], lesson.validation.labels), CleanBatches(sources[2], lesson.gap_sample.labels)]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning")
-        trainer.fit(net, batches, held_out, ckpt_path=str(unfinished) if unfinished.exists() else None)
+        trainer.fit(net, batches, held_out, ckpt_path=str(unfinished) if _is_whole(unfinished) else None)
     checkpoint = None
     if progress.ended != PRUNED:
         checkpoint = f"checkpoints/trial-{number:04d}.safetensors"
-        safetensors.torch.save_file(progress.best_state, lesson.folder / checkpoint)
+        _save(progress.best_state, lesson.folder / checkpoint)
     unfinished.unlink(missing_ok=True)
     best = progress.rows[progress.best]
     return Outcome(
@@ -211,8 +213,9 @@ def run_trial(backbones: Backbones, number: int, params: Params, talk: Talk) -> 
 def build(backbones: Backbones, params: Params, steps: int, seed: int) -> network.Network:
     """The untrained network of a trial, with its frozen prefix in front."""
     lesson = backbones.lesson
-    chain = backbones.chain(params.backbone)
-    entry = lesson.backbones[params.backbone][0]
+    entry, found = lesson.backbones[params.backbone]
+    network.seed_device(seed, torch.device("cpu"))
+    chain = weights.stages(entry, found).eval() if entry.traits.from_scratch else backbones.chain(params.backbone)
     front = Entry(chain[: len(chain) - params.depth], entry.traits, lesson.subject)
     features = anatomy.examine(entry, chain, params.pixels).features
     rhythm = network.Rhythm(lesson.epochs, lesson.cycle_epochs, steps)
@@ -362,9 +365,39 @@ def _half_pays(net: network.Network, device: torch.device) -> bool:
     return has_hardware and not any(isinstance(m, nn.Conv2d) and m.groups > 1 for m in net.tail.modules())
 
 
-def _keeper(file: Path) -> ModelCheckpoint:
+def _save(state: dict[str, Tensor], file: Path) -> None:
+    """Write tensors whole or not at all, and onto the disk before the record speaks of them."""
+    unfinished = file.with_suffix(".unfinished")
+    with unfinished.open("wb") as out:
+        out.write(safetensors.torch.save(state))
+        out.flush()
+        os.fsync(out.fileno())
+    unfinished.replace(file)
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a checkpoint of our own is there and can be read; a torn one is deleted, and the trial starts anew."""
+    if not file.exists():
+        return False
+    try:
+        torch.load(file, map_location="cpu", weights_only=False)
+    except Exception:  # whatever a torn file makes pickle or zipfile raise
+        file.unlink()
+        return False
+    return True
+
+
+class Keeper(ModelCheckpoint):
+    """Never saves between an epoch's last batch and its validation: resumed there, Lightning would skip the latter."""
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *rest: Any, **more: Any) -> None:
+        if not trainer.is_last_batch:
+            super().on_train_batch_end(trainer, *rest, **more)
+
+
+def _keeper(file: Path) -> Keeper:
     """Saves an unfinished trial at most ten seconds apart, so that little is lost by kill -9."""
-    return ModelCheckpoint(
+    return Keeper(
         dirpath=file.parent,
         filename=file.stem,
         train_time_interval=timedelta(seconds=CHECKPOINT_SECONDS),

@@ -27,6 +27,10 @@ class Weights:
 
 def find(entry: Backbone, folder: Path | None = None) -> Weights:
     """Look in the user's folder, then in an installed package, then among earlier downloads. Imports nothing heavy."""
+    if folder and not folder.is_dir():
+        raise WeightsError(
+            f"There is no folder {folder}.", "Name a folder of NAME.safetensors or NAME.pth: --weights DIR"
+        )
     if entry.traits.from_scratch:
         return Weights(True, "trains from scratch")
     for suffix in (".safetensors", ".pth"):
@@ -89,13 +93,15 @@ def digest(chain: nn.Sequential) -> str:
 
 
 def _fill(chain: nn.Sequential, state: dict[str, Tensor], file: str) -> None:
-    """Copy tensors by name, or by order: a library's own checkpoint has the stages' tensors first, the rest after."""
+    """Copy tensors by name; from a .pth, else by order: a library's own has those of the stages first."""
     own, given = _counted(chain.state_dict()), _counted(state)
     by_name = {name: given[name] for name in own if name in given}
-    matched = by_name if len(by_name) == len(own) else dict(zip(own, given.values(), strict=False))
+    ordered = file.endswith(".pth")  # .safetensors keeps no order
+    matched = dict(zip(own, given.values(), strict=False)) if ordered and len(by_name) < len(own) else by_name
     if len(matched) < len(own):
         raise WeightsError(
-            f"{file} has {len(given)} tensors; the backbone needs {len(own)}.", "Use the weights of this very network."
+            f"{file} has {len(given)} tensors, {len(matched)} of the {len(own)} that the backbone needs.",
+            "Use the weights of this very network; a library's own state_dict, whose names differ, as .pth.",
         )
     for name, value in matched.items():
         if value.shape != own[name].shape:

@@ -81,7 +81,8 @@ class Worker:
         self.pipe, theirs = context.Pipe()
         # The lesson goes by the pipe: as an argument, a large one hangs this process where the child dies early.
         self.process = context.Process(target=_work, args=(theirs,), daemon=True)
-        self.process.start()
+        with _deaf_to_ctrl_c():
+            self.process.start()
         theirs.close()
         self.task: Task | None = None
         self._untaught: Lesson | None = lesson
@@ -180,9 +181,22 @@ class Line:
         self._pipe.send(Banking(done, total))
 
 
+@contextlib.contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """What is started in here never hears Ctrl-C, which a terminal sends to children too: it is the driver's."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _work(pipe: Connection[Any, Any]) -> None:
     """A worker's life: tasks one after another until the pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it is not inherited
     threading.Thread(target=_leave_with_the_driver, daemon=True).start()
     line = Line(pipe)
     kept: Any = None

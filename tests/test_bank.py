@@ -165,3 +165,18 @@ def test_pixels_are_the_shorter_side_resized_and_the_centre(tmp_path: Path) -> N
     assert square.shape == (3, 50, 50)
     assert square[2, :, 2:-2].min() > 250
     assert square[0, :, 2:-2].max() < 5
+
+
+def test_a_single_picture_left_over_is_no_batch(digests: tuple[str, ...]) -> None:
+    source = Fresh(pixels.store(SIZE, ENTRY.traits.interpolation), digests, 0)
+    batches = TrainBatches(source, tuple(range(len(digests))), 13, 0.0, seed=4)
+    first, second = ([b[-1].tolist() for b in batches] for _ in range(2))
+    assert [len(b) for b in first] == [13, 13, 13]
+    assert {y for b in first for y in b} != {y for b in second for y in b}
+
+
+def test_a_very_long_picture_takes_no_more_memory_than_its_centre(tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (1, 60_000), "red").save(tmp_path / "x.png")
+    assert pixels.square(tmp_path / "x.png", 224, "bilinear").shape == (3, 224, 224)

@@ -210,3 +210,19 @@ def test_a_study_below_the_pictures_is_not_a_class(folder: Path) -> None:
     catalog = images.read(folder)
     assert catalog.classes == ("a", "b")
     assert not catalog.set_aside
+
+
+def test_whatever_a_damaged_file_makes_pillow_raise_sets_it_aside(tmp_path: Path) -> None:
+    for kind in ("tiff", "jpg", "png", "webp", "gif", "bmp"):
+        picture(1).save(tmp_path / f"whole.{kind}")
+        whole = (tmp_path / f"whole.{kind}").read_bytes()
+        rng = np.random.default_rng(0)
+        for _ in range(60):
+            damaged = bytearray(whole)
+            for place in rng.integers(0, min(len(whole), 400), 4):
+                damaged[place] = rng.integers(0, 256)
+            (tmp_path / f"x.{kind}").write_bytes(damaged)
+            try:
+                images.decode(tmp_path / f"x.{kind}")
+            except images.UnreadableError:
+                continue

@@ -132,6 +132,8 @@ def test_installed_packages_bring_backbones_by_entry_point(tmp_path: Path, monke
         ("nn.Linear(7, 8)", "fails at 32 pixels"),
         ("nn.Sequential(nn.Flatten(1), nn.Linear(3072, 8), nn.InstanceNorm1d(8))", ""),
         ("1 / 0", "ZeroDivisionError"),
+        ("", "not an nn.Sequential of stages"),
+        ("nn.MultiheadAttention(32, 1)", "fails at 32 pixels"),
         ("nn.Sequential(nn.Flatten(1), nn.Linear(3072, 8).requires_grad_(False)), nn.Linear(8, 8)", ""),
         (
             "nn.Sequential(nn.Flatten(1), nn.Linear(3072, 8), "
@@ -259,3 +261,22 @@ def test_a_weights_file_that_holds_code_is_never_run(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="cannot be read"):
         weights.stages(entry, weights.find(entry, tmp_path))
     assert not (tmp_path / "ran").exists()
+
+
+def test_weights_need_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="There is no folder"):
+        weights.find(catalogue().find("resnet18"), tmp_path / "nowhere")
+
+
+def test_safetensors_are_matched_by_name_alone(tmp_path: Path) -> None:
+    """They keep no order, so a library's own names would be matched at random."""
+    from safetensors.torch import save_file
+    from torchvision.models import resnet18
+
+    entry = catalogue().find("resnet18")
+    chain = plugins.build(entry, pretrained=False)
+    save_file(chain.state_dict(), tmp_path / "resnet18.safetensors")
+    assert weights.digest(weights.stages(entry, weights.find(entry, tmp_path))) == weights.digest(chain)
+    save_file(resnet18().state_dict(), tmp_path / "resnet18.safetensors")
+    with pytest.raises(WeightsError, match=r"0 of the"):
+        weights.stages(entry, weights.find(entry, tmp_path))

@@ -61,3 +61,8 @@ def test_smoothing_starts_without_bias() -> None:
 def test_a_diverged_network_has_the_worst_log_loss() -> None:
     logits = torch.tensor([[float("nan"), 0.0], [0.0, 1.0]])
     assert scores.log_loss(logits, torch.tensor([0, 1])) == scores.WORST
+
+
+def test_no_class_goes_missing_in_the_bootstrap() -> None:
+    labels = np.repeat(np.arange(100), 2)
+    assert scores.interval("macro_f1", labels, labels, 100) == (1.0, 1.0)

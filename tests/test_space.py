@@ -67,6 +67,10 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
         ("[space]\nlr_high = {low = 1e-3}", "not a range", "low = ..., high = ..."),
         ("[space]\nlr_high = {low = 1e-2, high = 1e-3}", "cannot range from", "smaller first"),
         ("[space]\nlr_high = {low = 1e-4, high = 1e-3, logg = true}", "lr_high has no 'logg'", "Did you mean 'log'?"),
+        ("[space]\naugment = {low = 0, high = 1, step = -1}", "step of augment cannot be -1", "more than 0"),
+        ("[space]\npixels = {low = 64, high = 96, step = 0.5}", "step of pixels cannot be 0.5", "whole"),
+        ("[space]\nlr_high = inf", "lr_high cannot be inf", "more than 0"),
+        ("[space]\nbatch_size = {low = 8, high = 64, log = true}", "cannot range from", "no step"),
         ("[space]\nbackbone = {low = 1, high = 2}", "backbone is not a range", "a list"),
         ("space = 3", "not a table", "[space]"),
         ("metric = ", "is not TOML", "toml.io"),
@@ -147,3 +151,9 @@ def test_differences_are_told_by_name(tmp_path: Path) -> None:
 
 def test_small_sets_get_more_epochs() -> None:
     assert [space.epochs_for(n) for n in (100, 640, 1422, 100_000)] == [12, 9, 4, 4]
+
+
+def test_whole_numbers_step_as_they_are_told(tmp_path: Path) -> None:
+    settings = read(tmp_path, "[space]\npixels = {low = 128, high = 224, step = 32}\naugment = {low = 0.5, high = 1}")
+    assert settings.space.pixels == Choice((128, 160, 192, 224))
+    assert settings.space.augment == Range(0.5, 1)

@@ -125,3 +125,10 @@ def test_an_old_manifest_keeps_every_side_under_another_seed() -> None:
     assert parts(old).items() <= parts(new).items()
     fresh = Counter(side for path, side in parts(new).items() if path not in parts(old))
     assert set(fresh) == {"train", "validation", "test"}
+
+
+def test_a_class_that_is_new_to_an_old_manifest_is_in_every_part() -> None:
+    old = splits.split(catalog(many(400)), seed=0)
+    new = [Picture(f"new/{i}.png", "new", None, digest(9000 + i), 30, "") for i in range(6)]
+    split = splits.split(catalog([*many(400), *new]), seed=0, old=old.pictures)
+    assert {str(p.part) for p in split.pictures if p.label == "new"} == set(splits.PARTS)

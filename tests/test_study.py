@@ -308,8 +308,12 @@ def test_a_trial_whose_process_dies_each_time_has_failed(here: Path, digits: Pat
         ({"flags": {"metric": "acuracy"}}, ConfigError, "metric cannot be 'acuracy'"),
         ({"flags": {"pixels": ["wide"]}}, ConfigError, "pixels cannot be 'wide'"),
         ({"device": "cuda:7"}, ConfigError, "no device 'cuda:7'"),
+        ({"device": "cpu:x"}, ConfigError, "no device 'cpu:x'"),
+        ({"config": Path(".")}, ConfigError, "cannot be read"),
+        ({"manifest": Path(".")}, StudyError, "not a manifest"),
         ({"config": Path("none.toml")}, ConfigError, "no file none.toml"),
         ({"name": "../x"}, StudyError, "cannot be named"),
+        ({"name": "cat or dog?"}, StudyError, "cannot be named"),
         ({"plugins": (Path("nowhere"),)}, PluginError, "no plugin folder"),
         ({"manifest": Path("none.csv")}, StudyError, "no manifest"),
     ],
@@ -333,6 +337,28 @@ def test_weights_that_do_not_fit_are_said_before_any_trial(here: Path, digits: P
     torch.save({"x": torch.zeros(1)}, tmp_path / "resnet18.pth")
     with pytest.raises(AutotuneError, match="the backbone needs"):
         search(digits, weights=tmp_path, flags={"backbone": ["resnet18"]})
+
+
+def test_other_weights_are_refused_when_a_study_goes_on(here: Path, digits: Path, tmp_path: Path) -> None:
+    import torch
+    from torchvision.models import resnet18
+
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        torch.save(resnet18().state_dict(), tmp_path / name / "resnet18.pth")
+    flags = {"backbone": ["resnet18"], "depth": [0]}
+    search(digits, 1, weights=tmp_path / "one", flags=flags)
+    with pytest.raises(StudyError, match=r"resnet18 .* is not the one"):
+        search(digits, 2, weights=tmp_path / "two", flags=flags)
+    with pytest.raises(StudyError, match=r"resnet18 .* is not the one"):
+        study.evaluate_again("s", Request(device="cpu", weights=tmp_path / "two"), Screen(quiet=True))
+    assert search(digits, 2, weights=tmp_path / "one", flags=flags)["trials"]["total"] == 2
+
+
+def test_a_start_that_failed_does_not_hold_the_name(here: Path, digits: Path, tmp_path: Path) -> None:
+    with pytest.raises(AutotuneError, match="holds no weights"):
+        search(digits, 1, weights=tmp_path, flags={"epochs": 2})
+    assert search(digits, 1, flags={"epochs": 1, "seed": 3})["trials"]["total"] == 1
 
 
 def test_a_studys_own_toml_is_read_and_a_configs_folder_is_not_written_to(

@@ -137,35 +137,53 @@ def test_a_trial_that_time_ends_counts(digits_lesson: training.Lesson) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("where", ["in the middle of an epoch", "on an epoch's first batch", "in its validation"])
 def test_a_killed_trial_goes_on_from_its_checkpoint_to_the_same_end(
-    digits_lesson: training.Lesson, monkeypatch: pytest.MonkeyPatch
+    digits_lesson: training.Lesson, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    """A checkpoint is taken in the middle of an epoch; what is trained from there is what would have been."""
-    straight = training.run_trial(training.Backbones(digits_lesson), 7, BASE, Listener())
+    """Checkpoints are taken at every step; what is trained from the last one is what would have been."""
+    straight_rows, rows = Listener(), Listener()
+    straight = training.run_trial(training.Backbones(digits_lesson), 7, BASE, straight_rows)
     state = safetensors.torch.load_file(digits_lesson.folder / str(straight.checkpoint))
 
     class KilledError(Exception):
         pass
 
-    steps = -(-len(digits_lesson.train) // BASE.batch_size)
-    die_at = steps + steps // 2  # batches into the second epoch
-    real = training.network.Network.training_step
+    steps = len(digits_lesson.train) // BASE.batch_size
+    die_at = {"in the middle of an epoch": steps + steps // 2, "on an epoch's first batch": 2 * steps + 1}.get(where, 0)
+    step, validation = training.network.Network.training_step, training.network.Network.validation_step
 
     def dying(self: training.network.Network, batch: object, index: int) -> object:
-        if self.global_step >= die_at:
+        if die_at and self.global_step >= die_at:
             raise KilledError
-        return real(self, batch, index)  # type: ignore[arg-type]
+        return step(self, batch, index)  # type: ignore[arg-type]
+
+    def dying_in_validation(self: training.network.Network, *args: object, **more: object) -> object:
+        if not die_at and len(rows.rows) == 1:
+            raise KilledError
+        return validation(self, *args, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
     with monkeypatch.context() as patch:
         patch.setattr(training.network.Network, "training_step", dying)
+        patch.setattr(training.network.Network, "validation_step", dying_in_validation)
         with pytest.raises(KilledError):
-            training.run_trial(training.Backbones(digits_lesson), 7, BASE, Listener())
+            training.run_trial(training.Backbones(digits_lesson), 7, BASE, rows)
     assert list(digits_lesson.folder.glob("checkpoints/*.unfinished.ckpt"))
     listener = Listener()
     resumed = training.run_trial(training.Backbones(digits_lesson), 7, BASE, listener)
-    assert [r.number for r in listener.rows] == [2, 3, 4]
+    told = {row.number: row.validation for row in (*rows.rows, *listener.rows)}
+    assert told == {row.number: row.validation for row in straight_rows.rows}
     assert (resumed.value, resumed.log_loss, resumed.epochs) == (straight.value, straight.log_loss, straight.epochs)
     again = safetensors.torch.load_file(digits_lesson.folder / str(resumed.checkpoint))
     assert all(torch.equal(state[name], again[name]) for name in state)
     assert not list(digits_lesson.folder.glob("checkpoints/*.unfinished.ckpt"))
+
+
+@pytest.mark.slow
+def test_a_torn_checkpoint_is_not_believed(digits_lesson: training.Lesson) -> None:
+    file = digits_lesson.folder / "checkpoints" / "trial-0008.unfinished.ckpt"
+    file.write_bytes(b"PK\x03\x04 torn")
+    listener = Listener()
+    training.run_trial(training.Backbones(digits_lesson), 8, BASE, listener)
+    assert [row.number for row in listener.rows] == [1, 2, 3, 4]
