@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -122,7 +123,8 @@ def estimate(plan: Plan, settings: Settings, trials: int, n_train: int, n_valida
                 work += forward * (n_train * (1 + N_VIEWS) + n_validation) / len(candidate.anatomies)
             # A training step costs about three forward passes; each epoch measures two clean samples besides.
             tails = [anatomy.tail_operations(depth) for depth in candidate.depths]
-            epoch = sum(tails) / len(tails) * (3 * n_train + 2 * n_validation)
+            # The median depth, because the search soon leaves depths that bring nothing.
+            epoch = statistics.median(tails) * (3 * n_train + 2 * n_validation)
             share = trials / len(plan.candidates) / len(candidate.anatomies)
             work += epoch * settings.n_epochs * EPOCHS_SHARE * share
         seconds += work / _rate(candidate, plan.device)

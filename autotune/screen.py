@@ -25,6 +25,7 @@ class Screen:
             self.console.width = PLAIN_WIDTH
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
+        self._begun: dict[str, tuple[float, int]] = {}  # when, and how much was done then
         self._said: dict[str, float] = {}
 
     def say(self, text: str = "") -> None:
@@ -59,11 +60,14 @@ class Screen:
 
     def _show_line(self, title: str, done: int, total: int) -> None:
         now = time.monotonic()
+        begun, first = self._begun.setdefault(title, (now, done))
         if done >= total:
+            del self._begun[title]
             self._said.pop(title, None)
-        elif now - self._said.setdefault(title, now) >= PLAIN_SECONDS:
+        elif now - self._said.setdefault(title, begun) >= PLAIN_SECONDS and done > first:
             self._said[title] = now
-            self.say(f"{title}: {done} of {total}")
+            left = (now - begun) / (done - first) * (total - done)
+            self.say(f"{title}: {done} of {total}, about {duration(left)} left")
 
 
 def percent(share: float | None) -> str:
