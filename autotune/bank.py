@@ -32,7 +32,7 @@ class Entry(nn.Module):
 
     def __init__(self, prefix: nn.Sequential, traits: Traits, subject: Subject) -> None:
         super().__init__()
-        self.prefix = prefix.eval().requires_grad_(False)
+        self.prefix = copy.deepcopy(prefix).eval().requires_grad_(False)  # the chain is shared by all trials
         self.subject = subject
         self.mean: Tensor
         self.std: Tensor

@@ -42,6 +42,8 @@ class Driver:
         Raises StudyError where five trials in a row have failed.
         """
         self._catch_up()
+        trials = self._screen.progress("Trials")
+        trials(self._search.n_finished(), n_trials)
         while True:
             for worker in self._workers.idle:
                 if trial := self._next(n_trials):
@@ -58,7 +60,7 @@ class Driver:
                     self._put_back(task.number, news)
                 else:
                     self._finish(task.number, news)
-                    self._screen.progress("Trials")(self._search.n_finished(), n_trials)
+                    trials(self._search.n_finished(), n_trials)
 
     @property
     def _is_late(self) -> bool:

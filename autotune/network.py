@@ -125,7 +125,7 @@ def assemble(chain: nn.Sequential, entry: Entry, params: Params, n_classes: int,
              labels: Sequence[int], seed: int, from_scratch: bool) -> Network:  # fmt: skip
     """A trial's network. Its tail is a copy of the chain's last `depth` stages; the chain itself is left as it was."""
     seed_device(seed, torch.device("cpu"))  # for the head
-    tail = copy.deepcopy(chain[len(chain) - params.depth :]).requires_grad_(True)  # whoever froze the chain before
+    tail = copy.deepcopy(chain[len(chain) - params.depth :]).requires_grad_(True)  # also where the plugin froze it
     weights = class_weights(labels, n_classes, params.class_weight)
     head = nn.Linear(features, n_classes)
     return Network(entry, tail, head, params, rhythm, weights, seed, frozen_statistics=not from_scratch)

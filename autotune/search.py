@@ -62,13 +62,16 @@ class Search:
         return suggest(trial, self._settings.space, self._arms)
 
     def should_prune(self, trial: Trial, row: Epoch) -> bool:
-        """Report the end of a cycle. The last epoch prunes nothing, nor does a row reported before a restart."""
+        """Report the end of a cycle. The last epoch prunes nothing; a row reported before a restart is judged as then."""
         if not row.cycle_end or row.number >= self._settings.n_epochs:
             return False
         if row.number in self._study._storage.get_trial(trial._trial_id).intermediate_values:
-            return False
+            return bool(trial.user_attrs.get("pruned_at") == row.number)
         trial.report(row.validation, row.number)
-        return trial.should_prune()
+        pruned = trial.should_prune()
+        if pruned:
+            trial.set_user_attr("pruned_at", row.number)
+        return pruned
 
     def tell(self, trial: Trial, value: float | None, state: TrialState) -> None:
         self._study.tell(trial, value if state == TrialState.COMPLETE else None, state, skip_if_finished=True)

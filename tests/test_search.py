@@ -85,13 +85,20 @@ def test_hyperband_prunes_the_worse_at_cycle_ends_alone(tmp_path: Path) -> None:
     assert np.mean(quality[list(kept)]) > np.mean(quality[list(pruned)]) + 0.1
 
 
-def test_a_row_reported_before_a_restart_is_not_reported_again(tmp_path: Path) -> None:
+def test_a_row_reported_before_a_restart_is_judged_as_then(tmp_path: Path) -> None:
+    def verdicts(search: Search) -> dict[int, bool]:
+        return {
+            trial.number: search.should_prune(trial, row(1, quality[trial.number])) for trial in search.unfinished()
+        }
+
+    quality = np.random.default_rng(1).permutation(20) / 20
     search = Search(tmp_path / "a.db", SETTINGS, ARMS)
-    trial = search.ask()
-    search.params(trial)
-    search.should_prune(trial, row(1, 0.5))
-    (again,) = Search(tmp_path / "a.db", SETTINGS, ARMS).unfinished()
-    assert not search.should_prune(again, row(1, 0.0))
+    for _ in quality:
+        search.params(search.ask())
+    first = verdicts(search)
+    assert set(first.values()) == {True, False}
+    quality = quality[::-1]
+    assert verdicts(Search(tmp_path / "a.db", SETTINGS, ARMS)) == first
 
 
 def test_recipes_are_queued_once(tmp_path: Path) -> None:
