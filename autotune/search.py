@@ -62,7 +62,7 @@ class Search:
         return suggest(trial, self._settings.space, self._arms)
 
     def should_prune(self, trial: Trial, row: Epoch) -> bool:
-        """Report the end of a cycle. The last epoch prunes nothing; a row reported before a restart is judged as then."""
+        """Report the end of a cycle. The last epoch prunes nothing; one reported before a restart is judged as then."""
         if not row.cycle_end or row.number >= self._settings.n_epochs:
             return False
         if row.number in self._study._storage.get_trial(trial._trial_id).intermediate_values:
