@@ -65,6 +65,7 @@ def search(request: Request, screen: Screen) -> dict[str, Any]:
     parts, root = _read(request, folder, settings, screen)
     with _locked(folder), _opened(folder) as book, _timed(book, start):
         _refuse_another(book, folder, settings, parts)
+        book.note(root=str(root))  # which may have moved
         if len(book.trials()) < request.trials or not _is_tested(book):
             asked, settings = settings, _decided(settings, parts)
             chosen = plan.make(
@@ -74,7 +75,7 @@ def search(request: Request, screen: Screen) -> dict[str, Any]:
             _refuse_other_weights(book, chosen)
             _announce(screen, request.trials, settings, parts, chosen, book)
             _decode(parts, root, chosen, screen)
-            _begin(book, folder, asked, parts, root)
+            _begin(book, folder, asked, parts)
             book.add_seconds(read=time.monotonic() - start)
             with Workers(request.workers, lesson) as workers:
                 arms = _probe(workers, chosen, book, screen)
@@ -195,7 +196,7 @@ def _refuse_other_weights(book: Record, chosen: Plan) -> None:
             )
 
 
-def _begin(book: Record, folder: Path, settings: Settings, parts: Split, root: Path) -> None:
+def _begin(book: Record, folder: Path, settings: Settings, parts: Split) -> None:
     """Write down what this study is, before its first trial."""
     if book.fact("arms") is not None:
         return
@@ -204,7 +205,7 @@ def _begin(book: Record, folder: Path, settings: Settings, parts: Split, root: P
         left.unlink()
     splits.write(parts, folder / MANIFEST)
     aside = [asdict(one) for one in parts.set_aside]
-    book.note(classes=parts.classes, pictures=parts.counts, root=str(root), set_aside=aside, split=parts.identity)
+    book.note(classes=parts.classes, pictures=parts.counts, set_aside=aside, split=parts.identity)
     book.note(definition=space.definition(settings))
 
 
