@@ -105,13 +105,13 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Look at the test pictures again with the winner. The record counts every look."""
-    from autotune import study as studies
+    from autotune import finished
     from autotune.screen import Screen, show
 
     screen = Screen(quiet, program=as_json)
-    request = studies.Request(device=device, weights=weights, plugins=tuple(plugins or ()))
+    means = finished.Means(device, weights, tuple(plugins or ()))
     try:
-        found = studies.evaluate_again(study, request, screen)
+        found = finished.look_again(study, means, screen)
     finally:
         screen.close()
     show(found, screen)

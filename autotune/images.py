@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from autotune import standalone
 from autotune.errors import DataError
 
 SAMPLE = "digits"
@@ -122,18 +123,14 @@ def refuse_many_bad(catalog: Catalog) -> None:
 
 
 def decode(path: Path) -> Image.Image:
-    """One upright RGB picture: EXIF turned, transparency on white, 16 bits scaled to 8. Raises UnreadableError."""
+    """One upright RGB picture, by the very code that an exported bundle carries. Raises UnreadableError."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(path) as image:
                 if image.width * image.height > MOST_PIXELS:
                     raise UnreadableError(f"{image.width} x {image.height} pixels are more than {MOST_PIXELS:,}")
-                # MPO is what phones write: a JPEG with a second view behind it.
-                if getattr(image, "is_animated", False) and image.format != "MPO":
-                    raise UnreadableError(f"animated, {image.n_frames} frames")  # type: ignore[attr-defined]
-                image.load()
-                return _rgb(ImageOps.exif_transpose(image))
+            return standalone.decode(path)
     except UnidentifiedImageError as error:
         raise UnreadableError("not a picture, or of a format that Pillow cannot read") from error
     except Image.DecompressionBombError as error:
@@ -141,7 +138,7 @@ def decode(path: Path) -> Image.Image:
     except UnreadableError:
         raise
     except Exception as error:  # Pillow's decoders raise whatever a damaged file leads them to
-        raise UnreadableError(f"cut short or damaged: {str(error) or type(error).__name__}") from error
+        raise UnreadableError(f"cannot be used: {str(error) or type(error).__name__}") from error
 
 
 def digest(image: Image.Image) -> str:
@@ -151,9 +148,13 @@ def digest(image: Image.Image) -> str:
     return sum_.hexdigest()
 
 
+def sample_folder(cache: Path) -> Path:
+    return cache / "samples" / SAMPLE
+
+
 def sample(cache: Path) -> Path:
     """The built-in sample as a folder of PNG files: scikit-learn's 1,797 handwritten digits, 8 x 8 pixels."""
-    folder = cache / "samples" / SAMPLE
+    folder = sample_folder(cache)
     if folder.is_dir():
         return folder
     from sklearn.datasets import load_digits
@@ -269,15 +270,3 @@ def _refuse_empty(root: Path, pictures: list[Picture], set_aside: list[SetAside]
             "Put the pictures of each class into a folder of its own below it.",
         )
     raise DataError(f"{root} is empty.", "Put the pictures of each class into a folder of its own below it.")
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F":
-        raise UnreadableError("floating-point pixels, whose white nobody states")
-    if image.mode.startswith("I"):  # 16 bits a channel
-        return Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")

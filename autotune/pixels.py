@@ -9,13 +9,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from autotune import standalone
 from autotune.errors import DataError
 from autotune.images import Picture, Progress, UnreadableError, decode
 from autotune.store import Rows, cache_folder
 
-RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 CHUNK = 256
 
 
@@ -45,8 +44,4 @@ def square(path: Path, pixels: int, interpolation: str) -> NDArray[np.uint8]:
         raise DataError(
             f"{path} could be read before and cannot be now: {error}.", "Put it back, or start a new study."
         ) from error
-    side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    # Only the centre is resized: the whole of a picture 1 pixel wide and 60,000 high would not fit into memory.
-    cut = image.resize((pixels, pixels), RESAMPLING[interpolation], box=(left, top, left + side, top + side))
-    return np.ascontiguousarray(np.asarray(cut).transpose(2, 0, 1))
+    return standalone.square(image, pixels, interpolation)

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from autotune import weights
+from autotune import space, weights
 from autotune.anatomy import Anatomy, examine
+from autotune.augment import Subject
 from autotune.bank import N_VIEWS, laid_out
+from autotune.batches import Labelled
 from autotune.errors import AutotuneError, ConfigError, PluginError, WeightsError
+from autotune.images import Picture
 from autotune.plugins import Backbone, Catalogue
 from autotune.space import SMALL_PIXELS, Arm, Choice, Fixed, Range, Ranged, Settings
+from autotune.splits import TRAIN, VALIDATION, Split
+from autotune.training import Lesson
 from autotune.weights import Weights
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -149,6 +156,43 @@ def _rate(candidate: Candidate, device: str) -> float:
         start = time.monotonic()
         chain(x).sum().item()
     return 32 * sum(anatomy.operations) / max(time.monotonic() - start, 1e-6)
+
+
+def decided(settings: Settings, parts: Split) -> Settings:
+    """Settings with what the training pictures decide filled in: epochs, and whether to weigh rare classes."""
+    train = parts.part(TRAIN)
+    ranged = settings.space.class_weight or class_weight_range(Counter(p.label for p in train))
+    epochs = settings.epochs or space.epochs_for(len(train))
+    return space.narrowed(replace(settings, epochs=epochs), class_weight=ranged)
+
+
+def lesson(settings: Settings, parts: Split, chosen: Plan, n_workers: int, folder: Path) -> Lesson:
+    """What workers are told. The test part stays here."""
+    augment = settings.space.augment
+    return Lesson(
+        classes=len(parts.classes),
+        train=_labelled(parts.part(TRAIN), parts.classes),
+        validation=_labelled(parts.part(VALIDATION), parts.classes),
+        gap_sample=_labelled(parts.gap_sample, parts.classes),
+        backbones={one.backbone.name: (one.backbone, one.weights) for one in chosen.candidates},
+        cuts={one.backbone.name: one.cuts for one in chosen.candidates},
+        augmented=augment != space.Fixed(0) and augment != space.Fixed(0.0),
+        subject=Subject(settings.flips, settings.angle),
+        metric=settings.metric,
+        epochs=settings.n_epochs,
+        cycle_epochs=settings.cycle_length,
+        patience=settings.patience,
+        gap=settings.gap,
+        seed=settings.seed,
+        device=chosen.device,
+        threads=max(1, (os.cpu_count() or 1) // n_workers),
+        folder=folder.resolve(),
+    )
+
+
+def _labelled(pictures: Sequence[Picture], classes: Sequence[str]) -> Labelled:
+    numbers = {name: number for number, name in enumerate(classes)}
+    return Labelled(tuple(p.digest for p in pictures), tuple(numbers[p.label] for p in pictures))
 
 
 def named(ranged: Ranged | None) -> list[str]:

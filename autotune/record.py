@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
 from sqlite_utils import Database, Migrations
 
+from autotune.errors import StudyError
 from autotune.space import Params
 
 if TYPE_CHECKING:
@@ -109,6 +112,11 @@ class Record:
         """One finished trial; empty where there is none of that number."""
         return next((row for row in self.trials() if row["number"] == number), {})
 
+    def is_tested(self) -> bool:
+        """Whether the winner, if there is one, has met the test pictures."""
+        best = self.best()
+        return best is None or any(look["trial"] == best["number"] for look in self.looks())
+
     def last_states(self, n: int) -> list[str]:
         """The states of the trials finished last, latest first."""
         rows = self._db.query("select state from trials order by finished desc, number desc limit ?", [n])
@@ -128,6 +136,38 @@ class Record:
     def _keep_trial(self, number: int, params: Params, values: dict[str, Any]) -> None:
         row = {"number": number, "params": json.dumps(asdict(params)), "finished": _now(), **values}
         self._db.table("trials").upsert(row, pk="number")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One driver a study. Raises StudyError where another is at work."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StudyError(
+            f"{folder.resolve()} cannot be made: {error.strerror}.", "Run it where you may write."
+        ) from error
+    lock = FileLock(folder / "lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise StudyError(
+            f"Study {folder.name} is being worked on by another process.", "Wait for it, or stop it."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def opened(folder: Path) -> Iterator[Record]:
+    """The record of a study, closed afterwards."""
+    book = Record(folder / "record.db")
+    try:
+        yield book
+    finally:
+        book.close()
 
 
 def _now() -> str:

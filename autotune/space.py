@@ -401,6 +401,17 @@ def definition(settings: Settings) -> dict[str, Any]:
     return {**asdict(settings), "space": {f.name: _plain(getattr(settings.space, f.name)) for f in fields(Space)}}
 
 
+def recorded(plain: Mapping[str, Any]) -> Settings:
+    """Settings from what `definition` made of them."""
+    space = {name: value for name, value in plain["space"].items() if value != "by default"}
+    ranges = {
+        name: {key: edge for key, edge in value.items() if edge is not None} if isinstance(value, dict) else value
+        for name, value in space.items()
+    }
+    settings = {name: value for name, value in plain.items() if name != "space" and value is not None}
+    return read(None, {**settings, **ranges})
+
+
 def _plain(ranged: Ranged | None) -> Any:
     if ranged is None:
         return "by default"

@@ -17,6 +17,7 @@ from autotune.images import Catalog, Picture, SetAside
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 PARTS = (TRAIN, VALIDATION, TEST)
+MANIFEST = "manifest.csv"
 COLUMNS = ("path", "label", "part", "digest", "side", "stamp", "note")
 
 

@@ -15,8 +15,9 @@ import pytest
 from conftest import photos, write_digits
 from PIL import Image
 
-from autotune import plan, plugins, space, splits, study
+from autotune import finished, plan, plugins, record, space, splits, study
 from autotune.errors import AutotuneError, ConfigError, DataError, PluginError, StudyError
+from autotune.finished import Means
 from autotune.record import Record
 from autotune.screen import Screen
 from autotune.store import cache_folder
@@ -82,7 +83,7 @@ def test_a_study_runs_is_only_printed_again_and_goes_on(here: Path, digits: Path
     assert numbers(more) == [0, 1, 2, 3, 4]
     changed = more["best"]["number"] != first["best"]["number"]
     assert more["test"]["looks"] == (2 if changed else 1)
-    looked = study.evaluate_again("s", Request(device="cpu"), Screen(quiet=True))
+    looked = finished.look_again("s", Means("cpu"), Screen(quiet=True))
     assert looked["test"]["looks"] == more["test"]["looks"] + 1
     assert looked["test"]["accuracy"] == more["test"]["accuracy"]
     assert json.loads(json.dumps(looked)) == looked
@@ -108,7 +109,7 @@ def test_no_worker_is_told_of_a_test_picture_or_stores_one(
     settings = space.read(None, QUICK)
     parts = splits.Split(("0", "1", "2"), pictures, (), {})
     chosen = plan.make(settings, plugins.catalogue(), None, "cpu", 8, print)
-    told = pickle.dumps(study._lesson(settings, parts, chosen, 1, here))
+    told = pickle.dumps(plan.lesson(settings, parts, chosen, 1, here))
     sealed = parts.part("test")
     assert len(sealed) >= 5
     assert all(p.digest.encode() in told for p in parts.part("train"))
@@ -212,7 +213,7 @@ def test_time_out_ends_the_search_and_tests_the_winner(here: Path, digits: Path)
 
 
 def test_a_study_in_use_is_refused(here: Path, digits: Path) -> None:
-    with study._locked(here / "studies" / "s"), pytest.raises(StudyError, match="worked on by another"):
+    with record.locked(here / "studies" / "s"), pytest.raises(StudyError, match="worked on by another"):
         search(digits)
 
 
@@ -240,7 +241,7 @@ def test_a_test_picture_that_changed_meanwhile_is_not_measured(here: Path, digit
     sealed = next(p for p in splits.read(here / "studies" / "s" / "manifest.csv") if p.part == "test")
     Image.new("L", (8, 8), 77).save(digits / sealed.path)
     with pytest.raises(DataError, match="not the one of the manifest"):
-        study.evaluate_again("s", Request(device="cpu"), Screen(quiet=True))
+        finished.look_again("s", Means("cpu"), Screen(quiet=True))
 
 
 FAILING = '''"""Failing: a test's net, which raises in training."""
@@ -351,7 +352,7 @@ def test_other_weights_are_refused_when_a_study_goes_on(here: Path, digits: Path
     with pytest.raises(StudyError, match=r"resnet18 .* is not the one"):
         search(digits, 2, weights=tmp_path / "two", flags=flags)
     with pytest.raises(StudyError, match=r"resnet18 .* is not the one"):
-        study.evaluate_again("s", Request(device="cpu", weights=tmp_path / "two"), Screen(quiet=True))
+        finished.look_again("s", Means("cpu", tmp_path / "two"), Screen(quiet=True))
     assert search(digits, 2, weights=tmp_path / "one", flags=flags)["trials"]["total"] == 2
 
 

@@ -6,9 +6,10 @@ import safetensors.torch
 import torch
 from conftest import photos, write_digits
 
-from autotune import evaluate, images, pixels, plan, plugins, space, splits, study, training
+from autotune import images, pixels, plan, plugins, space, splits, training
 from autotune.scores import score
 from autotune.space import Params
+from autotune.trained import restored
 from autotune.training import Epoch
 
 BASE = Params("small_cnn", 3, 32, 1e-5, 1e-3, "one-cycle", 0.5, 0.0, "adamw", 32, 1e-2, 0.2, 0.0)
@@ -33,7 +34,7 @@ class Listener:
 def lesson(root: Path, folder: Path, **flags: object) -> training.Lesson:
     settings = space.read(None, flags, sample=True)
     parts = splits.split(images.read(root), settings.seed)
-    settings = study._decided(settings, parts)
+    settings = plan.decided(settings, parts)
     chosen = plan.make(settings, plugins.catalogue(), None, "cpu", parts.side, print)
     for one in chosen.candidates:
         how = one.backbone.traits.interpolation
@@ -41,7 +42,7 @@ def lesson(root: Path, folder: Path, **flags: object) -> training.Lesson:
             rest = (*parts.part("train"), *parts.part("validation"))
             pixels.fill(pixels.store(size, how), root, rest, how, lambda *_: None)
     (folder / "checkpoints").mkdir(exist_ok=True)
-    return study._lesson(settings, parts, chosen, 1, folder)
+    return plan.lesson(settings, parts, chosen, 1, folder)
 
 
 def row(number: int, train: float, validation: float, gap: float) -> Epoch:
@@ -115,7 +116,7 @@ def test_the_best_epoch_is_the_one_kept(digits_lesson: training.Lesson) -> None:
     best = max(listener.rows, key=lambda r: (r.validation, -r.log_loss))
     assert (outcome.value, outcome.best_epoch) == (best.validation, best.number)
     trial = {"number": 1, "checkpoint": outcome.checkpoint, "params": BASE.__dict__}
-    net = evaluate.restore(opened, trial).eval()
+    net = restored(opened, trial).net
     store = pixels.store(32, "bilinear")
     part = digits_lesson.validation
     with torch.no_grad():
