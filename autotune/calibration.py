@@ -12,20 +12,21 @@ from torch import Tensor
 from autotune.errors import ConfigError
 
 N_BINS = 15
+MARGIN = 1e-3  # what an exported model's probabilities may be off by
 MOST = 20.0  # the highest temperature tried; the lowest is its inverse
 
 
 def temperature(logits: Tensor, labels: Tensor) -> float:
     """What logits (N, C) are to be divided by so that their softmax is best calibrated (Guo et al. 2017).
 
-    The true class's target is (N + 1) / (N + C), not 1, so that pictures all answered rightly do not ask for
-    endless certainty (Platt 1999).
+    The true class's target is (N + 1) / (N + 2), not 1, and the rest is shared by the others, so that pictures all
+    answered rightly do not ask for endless certainty (Platt 1999).
     """
     from scipy.optimize import minimize_scalar
 
     n, classes = logits.shape
-    targets = torch.full((n, classes), 1 / (n + classes), dtype=torch.float64)
-    targets[torch.arange(n), labels] = (n + 1) / (n + classes)
+    targets = torch.full((n, classes), 1 / (n + 2) / (classes - 1), dtype=torch.float64)
+    targets[torch.arange(n), labels] = (n + 1) / (n + 2)
     wide = logits.double()
 
     def loss(log_temperature: float) -> float:
@@ -46,7 +47,8 @@ def expected_error(probabilities: Tensor, labels: Tensor) -> float:
 def threshold(confidence: NDArray[np.float64], right: NDArray[np.bool_], precision: float) -> float:
     """The lowest probability at which answers (N,) of that confidence and above are right with this precision.
 
-    It lies halfway to the next answer below. Raises ConfigError where no threshold reaches it.
+    It lies halfway to the next answer below; where all reach it, just under the least sure of them, because nothing is
+    known of doubts that validation never showed. Raises ConfigError where no threshold reaches it.
     """
     order = np.argsort(-confidence, kind="stable")
     sorted_ = confidence[order]
@@ -60,8 +62,9 @@ def threshold(confidence: NDArray[np.float64], right: NDArray[np.bool_], precisi
             "Ask for less, or give a threshold of your own: --threshold",
         )
     last = int(good[-1])
-    below = sorted_[last + 1] if last + 1 < len(sorted_) else 0.0
-    return float((sorted_[last] + below) / 2)
+    if last + 1 == len(sorted_):
+        return float(max(sorted_[last] - MARGIN, MARGIN))
+    return float((sorted_[last] + sorted_[last + 1]) / 2)
 
 
 def answered(confidence: NDArray[np.float64], right: NDArray[np.bool_], at: float) -> dict[str, Any]:

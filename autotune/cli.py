@@ -106,10 +106,11 @@ def evaluate(
 ) -> None:
     """Look at the test pictures again with the winner. The record counts every look."""
     from autotune import finished
+    from autotune.means import Means
     from autotune.screen import Screen, show
 
     screen = Screen(quiet, program=as_json)
-    means = finished.Means(device, weights, tuple(plugins or ()))
+    means = Means(device, weights, tuple(plugins or ()))
     try:
         found = finished.look_again(study, means, screen)
     finally:
@@ -117,6 +118,87 @@ def evaluate(
     show(found, screen)
     if as_json:
         _print(found)
+
+
+@app.command()
+def export(
+    study: StudyName,
+    out: Annotated[
+        Path | None, typer.Argument(help="The bundle's folder; by default the study's own, bundle/.")
+    ] = None,
+    formats: Annotated[
+        list[str] | None, typer.Option("--format", help="int8, pt2 or safetensors, beside onnx; may be given again.")
+    ] = None,
+    trial: Annotated[int | None, typer.Option(help="Another trial than the winner.")] = None,
+    refit: Annotated[bool, typer.Option("--refit", help="Train on training and validation pictures first.")] = False,
+    threshold: Annotated[float | None, typer.Option(help="The probability below which the answer is unknown.")] = None,
+    precision: Annotated[float | None, typer.Option(help="Find that threshold: answers so often right.")] = None,
+    device: Device = "auto",
+    weights: WeightsDir = None,
+    plugins: Plugins = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Write the winner as a bundle that others can use without autotune, proven on the validation pictures."""
+    from autotune import export as exports
+    from autotune.means import Means
+    from autotune.screen import Screen
+
+    screen = Screen(quiet, program=as_json)
+    request = exports.Request(out, tuple(formats or ()), trial, refit, threshold, precision)
+    try:
+        found = exports.export(study, request, Means(device, weights, tuple(plugins or ())), screen)
+    finally:
+        screen.close()
+    exports.show(found, screen)
+    if as_json:
+        _print(found)
+    if problem := exports.refused(found):
+        raise problem
+
+
+@app.command()
+def predict(
+    model: Annotated[str, typer.Argument(metavar="BUNDLE-OR-STUDY", help="A bundle's folder, or a study's name.")],
+    pictures: Annotated[list[str], typer.Argument(help="Files, folders, patterns; - for a list of them on stdin.")],
+    top: Annotated[int, typer.Option(min=1, help="The likeliest labels to tell.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object a picture, a line each.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    device: Device = "auto",
+    weights: WeightsDir = None,
+    plugins: Plugins = None,
+) -> None:
+    """Name new pictures, by a bundle or by a study's winner."""
+    from autotune import predict as predictions
+    from autotune.means import Means
+    from autotune.screen import Screen
+
+    if as_json and as_csv:
+        raise typer.BadParameter("--json and --csv are two ways to print the same; give one.")
+    means = Means(device, weights, tuple(plugins or ()))
+    one = predictions.load(model, means)
+    files = predictions.found(predictions.listed(pictures))
+    screen = Screen(program=True)
+    # Answers on a terminal are their own progress, and a bar would swallow them.
+    progress = None if sys.stdout.isatty() else screen.progress("Predicting")
+    style = "json" if as_json else "csv" if as_csv else "table"
+    try:
+        bad = predictions.tell(predictions.answers(one, files, top, progress), style, one.labels, sys.stdout)
+    finally:
+        screen.close()
+    predictions.refuse_bad(bad, len(files))
+
+
+@app.command()
+def report(study: StudyName, as_json: Json = False) -> None:
+    """Write the study's report.html: one file, with curves, mistakes and pictures, that opens anywhere."""
+    from autotune import report as reports
+
+    found = reports.write(study)
+    if as_json:
+        _print(found)
+    else:
+        typer.echo(f"Wrote {found['file']}")
 
 
 @app.command()

@@ -5,7 +5,8 @@ AutotuneError
 ├── ConfigError    study.toml or a flag: an unknown key, a value out of range
 ├── PluginError    a backbone: unknown, does not load, breaks the contract
 ├── WeightsError   pretrained weights: not at hand, do not fit
-└── StudyError     a study: no such one, made from other data, in use, nothing finished
+├── StudyError     a study: no such one, made from other data, in use, nothing finished
+└── BundleError    an exported model: not proven, a part missing or changed, its runtime not installed
 """
 
 import difflib
@@ -38,6 +39,10 @@ class WeightsError(AutotuneError):
 
 
 class StudyError(AutotuneError):
+    pass
+
+
+class BundleError(AutotuneError):
     pass
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from autotune import evaluate, images, plan, plugins, space, splits, training
 from autotune.errors import StudyError
 from autotune.identity import recorded_arms, refuse_another_split, refuse_other_weights
+from autotune.means import Means
 from autotune.record import COMPLETE, Record, locked, opened
 from autotune.screen import Screen
 from autotune.space import Settings
@@ -19,15 +20,6 @@ from autotune.store import cache_folder
 from autotune.summary import find, status
 from autotune.trained import Trained, restored
 from autotune.training import Lesson
-
-
-@dataclass(frozen=True)
-class Means:
-    """What a finished study is opened again with, as it was searched: the same weights and plugins."""
-
-    device: str = "auto"
-    weights: Path | None = None
-    plugins: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -41,6 +33,11 @@ class Finished:
     parts: Split
     settings: Settings
     lesson: Lesson
+
+    @property
+    def is_sample(self) -> bool:
+        """Whether the pictures are the built-in ones."""
+        return self.root == _sample()
 
     @cached_property
     def backbones(self) -> training.Backbones:
@@ -102,6 +99,10 @@ def _numbers(rows: Sequence[dict[str, Any]]) -> str:
 def _root(book: Record) -> Path:
     """Where the pictures are. The built-in sample is written anew if the cache was cleared."""
     root = Path(book.fact("root"))
-    if root == images.sample_folder(cache_folder()).resolve():
-        return images.sample(cache_folder()).resolve()
+    if root == _sample() and not root.is_dir():
+        images.sample(cache_folder())
     return root
+
+
+def _sample() -> Path:
+    return images.sample_folder(cache_folder()).resolve()

@@ -90,7 +90,7 @@ def make(settings: Settings, catalogue: Catalogue, folder: Path | None, device: 
             if only or len(asked) == 1:  # a study goes on with all its backbones or not at all
                 raise error from None
             left_out[entry.name] = error.problem
-    if folder and not any(one.weights.file for one in candidates):
+    if folder and not only and not any(one.weights.file for one in candidates):
         names = " or ".join(f"{one.backbone.name}.safetensors" for one in candidates)
         raise WeightsError(f"{folder} holds no weights of the backbones searched.", f"Put {names} there, or .pth.")
     if not candidates:

@@ -48,6 +48,12 @@ def m001_start(db: Database) -> None:
     db.table("looks").create({"id": int, "trial": int, "finished": str, "seconds": float, "scores": str}, pk="id")
 
 
+@migrations()
+def m002_exports(db: Database) -> None:
+    columns = {"id": int, "trial": int, "folder": str, "finished": str, "facts": str}
+    db.table("exports").create(columns, pk="id")
+
+
 class Record:
     """An open record.db; only the driver writes to it."""
 
@@ -128,10 +134,26 @@ class Record:
             {"trial": trial, "finished": _now(), "seconds": seconds, "scores": json.dumps(scores)}, pk="id"
         )
 
+    def look(self, trial: int) -> dict[str, Any] | None:
+        """The scores of the latest look with this trial; None where it never met the test pictures."""
+        own = [look["scores"] for look in self.looks() if look["trial"] == trial]
+        return own[-1] if own else None
+
     def looks(self) -> list[dict[str, Any]]:
         """Every look at the test pictures, in order."""
         rows: Iterable[dict[str, Any]] = self._db.query("select * from looks order by id")
         return [{**row, "scores": json.loads(row["scores"])} for row in rows]
+
+    def keep_export(self, trial: int, folder: str, facts: Mapping[str, Any]) -> None:
+        """One bundle that was handed over, with its proof."""
+        row = {"trial": trial, "folder": folder, "finished": _now(), "facts": json.dumps(facts)}
+        self._db.table("exports").insert(row, pk="id")
+
+    def exports(self) -> list[dict[str, Any]]:
+        """Every bundle handed over, in order."""
+        return [
+            {**row, "facts": json.loads(row["facts"])} for row in self._db.query("select * from exports order by id")
+        ]
 
     def _keep_trial(self, number: int, params: Params, values: dict[str, Any]) -> None:
         row = {"number": number, "params": json.dumps(asdict(params)), "finished": _now(), **values}

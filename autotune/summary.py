@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,6 @@ def _summarized(book: Record, folder: Path) -> dict[str, Any]:
     """All that is known of a study, as plain values: what --json prints."""
     rows, arms = book.trials(), book.fact("arms", {})
     states = Counter(row["state"] for row in rows)
-    looks = book.looks()
     board = [
         {
             **{key: row[key] for key in ("number", "state", "value", "params", "epochs", "ended", "seconds")},
@@ -68,12 +67,15 @@ def _summarized(book: Record, folder: Path) -> dict[str, Any]:
         "leaderboard": board,
         "probes": probes,
         "left_out": book.fact("left_out", {}),
-        "test": _look_of(best, looks),
+        "test": _test(book, best),
         "seconds": {"bank": bank, "trials": trials, **seconds},
     }  # fmt: skip
 
 
-def _look_of(best: Mapping[str, Any] | None, looks: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The latest look with this winner; how often the test pictures were looked at in all."""
-    own = [look for look in looks if best and look["trial"] == best["number"]]
-    return {"looks": len(looks), "trial": own[-1]["trial"], **own[-1]["scores"]} if own else None
+def _test(book: Record, best: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The latest look with this winner, less what it says of every single picture; how often was looked in all."""
+    scores = book.look(best["number"]) if best else None
+    if best is None or scores is None:
+        return None
+    told = {name: value for name, value in scores.items() if name not in ("right", "confidence")}
+    return {"looks": len(book.looks()), "trial": best["number"], **told}

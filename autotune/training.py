@@ -37,7 +37,8 @@ class Lesson:
     """What every trial of a study shares, as workers are told it: no path of a picture, nothing of the test part.
 
     cuts: for each backbone, the cuts its bank keeps (one pass computes them all). augmented: whether any trial may
-    augment. folder: the study's, for checkpoints.
+    augment. folder: the study's, for checkpoints. refit_epochs: train for so many and keep the last, whatever
+    validation says, because it is trained on.
     """
 
     classes: int
@@ -57,6 +58,7 @@ class Lesson:
     device: str
     threads: int
     folder: Path
+    refit_epochs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -255,19 +257,24 @@ class Progress(lightning.Callback):
     def on_validation_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         row = self._measured(trainer)
         self.rows.append(row)
-        if not self.best_state or is_better(row, self.rows[self.best]):
+        refit = self._lesson.refit_epochs
+        if not self.best_state or refit or is_better(row, self.rows[self.best]):
             self.best = len(self.rows) - 1
             assert isinstance(module, network.Network)
             self.best_state = module.state()
         answer = self._talk.epoch(row)
-        last = len(self.rows) >= self._lesson.epochs
+        last = len(self.rows) >= (refit or self._lesson.epochs)
         if answer:
             self.ended = answer
         elif row.log_loss >= WORST:
             self.ended = DIVERGED
-        elif not last and stops_on_gap(self.rows, self._lesson.patience, self._lesson.cycle_epochs, self._lesson.gap):
+        elif (
+            not last
+            and not refit
+            and stops_on_gap(self.rows, self._lesson.patience, self._lesson.cycle_epochs, self._lesson.gap)
+        ):
             self.ended = GAP
-        trainer.should_stop = self.ended != DONE
+        trainer.should_stop = last or self.ended != DONE
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": [asdict(row) for row in self.rows], "best": self.best, "best_state": self.best_state}

@@ -1,6 +1,7 @@
 """Pictures and folders that tests share. Nothing here is made up where the real thing is at hand."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,6 +46,30 @@ def write_digits(folder: Path, classes: int = 3, each: int = 50, first: int = 0)
 @pytest.fixture
 def digits(tmp_path: Path) -> Path:
     return write_digits(tmp_path / "digits3")
+
+
+@pytest.fixture(scope="session")
+def searched(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    """A finished study of three digits, `s`, in a folder `studies`; its tests work on copies."""
+    from autotune import study
+    from autotune.screen import Screen
+
+    place = tmp_path_factory.mktemp("searched")
+    data = write_digits(place / "digits3")
+    flags = {"epochs": 3, "backbone": ["efficientnet_lite0", "small_cnn"], "depth": [0, 1]}
+    before = Path.cwd()
+    os.chdir(place)
+    try:
+        study.search(study.Request(data=data, name="s", trials=4, flags=flags, device="cpu"), Screen(quiet=True))
+    finally:
+        os.chdir(before)
+    return place / "studies" / "s"
+
+
+@pytest.fixture
+def finished(searched: Path, here: Path) -> Path:
+    """A copy of the finished study, in the folder that we stand in."""
+    return Path(shutil.copytree(searched, here / "studies" / "s"))
 
 
 def photos(name: str) -> Path:

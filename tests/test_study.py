@@ -17,7 +17,7 @@ from PIL import Image
 
 from autotune import finished, plan, plugins, record, space, splits, study
 from autotune.errors import AutotuneError, ConfigError, DataError, PluginError, StudyError
-from autotune.finished import Means
+from autotune.means import Means
 from autotune.record import Record
 from autotune.screen import Screen
 from autotune.store import cache_folder

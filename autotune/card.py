@@ -1,0 +1,132 @@
+"""Card: what a model knows and does not, in the form of Hugging Face's model cards (Mitchell et al. 2019)."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections import Counter
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from autotune import space
+from autotune.finished import Finished
+from autotune.screen import in_words, percent
+from autotune.splits import PARTS
+
+PACKAGES = ("autotune-vision", "torch", "torchvision", "pytorch-lightning", "optuna", "timm", "onnx", "onnxruntime")
+WEAKEST = 3
+
+
+def write(file: Path, finished: Finished, validation: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """Write card.md. validation: scores as `evaluate.measured` tells them. facts: what is told of the export."""
+    source = Path(__file__).with_suffix(".md").read_text(encoding="utf-8")
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    environment.filters["percent"] = percent
+    told = _told(finished, validation, facts)
+    file.write_text(environment.from_string(source).render(told), encoding="utf-8")
+
+
+def _told(finished: Finished, validation: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """All that the card says."""
+    book, trial = finished.book, finished.trial
+    test = book.look(trial["number"])
+    name = trial["params"]["backbone"]
+    arm = book.fact("arms")[name]
+    per_class = (test or validation)["per_class"]
+    definition = book.fact("definition")
+    return {
+        **facts,
+        "metadata": _metadata(finished, test, validation),
+        "study": finished.folder.name,
+        "trial": trial["number"],
+        "words": in_words(trial["params"], arm),
+        "epochs": trial["best_epoch"],
+        "classes": _classes(finished, per_class),
+        "weakest": [{"name": n, **one} for n, one in sorted(per_class.items(), key=lambda i: i[1]["recall"])[:WEAKEST]],
+        "measured_on": "test" if test else "validation",
+        "data": {"origin": _origin(finished), "split": book.fact("split"), **book.fact("pictures")},
+        "metric": definition["metric"].replace("_", " "),
+        "test": test,
+        "validation": validation,
+        "looks": len(book.looks()),
+        "machine": f"{os.cpu_count()} processors ({platform.machine()}, {platform.system()})",
+        "choices": {
+            key: f"{value:.4g}" if isinstance(value, float) else value for key, value in trial["params"].items()
+        },
+        "backbone": arm["label"],
+        "licence": _licence(finished),
+        "commands": _commands(finished, facts),
+        "toml": space.toml(definition),
+        "versions": _versions(),
+    }
+
+
+def _classes(finished: Finished, per_class: Mapping[str, Any]) -> list[dict[str, Any]]:
+    counts = {part: Counter(p.label for p in finished.parts.part(part)) for part in PARTS}
+    return [
+        {"name": name, **{part: counts[part][name] for part in PARTS}, **per_class[name]}
+        for name in finished.parts.classes
+    ]
+
+
+def _licence(finished: Finished) -> str:
+    traits = finished.trained.backbone.traits
+    if traits.from_scratch:
+        return "trained from scratch, no weights of others"
+    return f"its weights are under {traits.licence}" if traits.licence else "the licence of its weights is not stated"
+
+
+def _origin(finished: Finished) -> str:
+    if finished.is_sample:
+        return "autotune's built-in sample, scikit-learn's handwritten digits"
+    return f"The folder `{finished.root.name}`"
+
+
+def _commands(finished: Finished, facts: Mapping[str, Any]) -> list[str]:
+    book = finished.book
+    data = "" if finished.is_sample else f" {finished.root.name} --study {finished.folder.name}"
+    config = " --config study.toml" if space.toml(book.fact("definition")) else ""
+    search = f"autotune search{data} --trials {len(book.trials())}{config}"
+    refit = " --refit" if facts["refit"] else ""
+    return [search, f"autotune export {finished.folder.name} --trial {finished.trial['number']}{refit}"]
+
+
+def _metadata(finished: Finished, test: Mapping[str, Any] | None, validation: Mapping[str, Any]) -> str:
+    """The block of YAML by which the hub, and others, sort cards."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    metric = finished.book.fact("definition")["metric"]
+    part, scores = ("test", test) if test else ("validation", validation)
+    result = EvalResult(
+        task_type="image-classification",
+        dataset_type="imagefolder",
+        dataset_name=finished.root.name,
+        dataset_split=part,
+        metric_type={"macro_f1": "f1"}.get(metric, metric),
+        metric_value=round(scores["value"], 4),
+    )
+    traits = finished.trained.backbone.traits
+    data = ModelCardData(
+        license=(traits.licence or "unknown").lower(),
+        library_name="onnx",
+        pipeline_tag="image-classification",
+        tags=["image-classification", "autotune", finished.trained.backbone.name],
+        metrics=[metric],
+        model_name=finished.folder.name,
+        eval_results=[result],
+    )
+    return str(data.to_yaml()).strip()
+
+
+def _versions() -> dict[str, str]:
+    found = {"Python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # an extra, or a checkout on the path
+            continue
+    return found

@@ -1,0 +1,271 @@
+"""Export: a trial becomes a bundle, proven on every validation picture before it is handed over."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+from torch import Tensor
+
+from autotune import bundle, calibration, card, evaluate, graph, pixels, proof, standalone, trained
+from autotune.bundle import MODELS
+from autotune.errors import BundleError, ConfigError, StudyError, did_you_mean
+from autotune.finished import Finished, reopened
+from autotune.means import Means
+from autotune.proof import Row, Truth
+from autotune.record import locked, opened
+from autotune.refit import refit
+from autotune.runtimes import Task
+from autotune.screen import Screen, percent
+from autotune.splits import TRAIN, VALIDATION
+from autotune.summary import find
+from autotune.trained import Trained
+
+CALIBRATION_PICTURES = 128  # that int8's ranges are taken from
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks of an export. out: None is the study's own folder bundle/. formats: beside onnx, which is
+    always there. precision: find the threshold that answers with it on validation.
+    """
+
+    out: Path | None = None
+    formats: tuple[str, ...] = ()
+    trial: int | None = None
+    refit: bool = False
+    threshold: float | None = None
+    precision: float | None = None
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """What was fitted on validation. answered: at the threshold, how many pictures of each part stay answered."""
+
+    temperature: float
+    threshold: float
+    answered: dict[str, dict[str, Any]]
+
+
+def export(name: str, request: Request, means: Means, screen: Screen) -> dict[str, Any]:
+    """Write a bundle of a study's winner, or of another trial, and prove it. Returns what is told of it.
+
+    Raises BundleError where a format is not proven: it is then not in the bundle, and where it is model.onnx there is
+    none. Raises StudyError for a study without a finished trial, ConfigError for a threshold that cannot be.
+    """
+    formats = _formats(request)
+    folder = find(name)
+    with locked(folder), opened(folder) as book:
+        one = reopened(folder, book, means, screen, request.trial)
+        _refuse_labels(one, request)
+        with _handed_over(request.out or folder / "bundle") as (unfinished, out):
+            logits = trained.logits(one.trained, one.root, one.parts.part(VALIDATION), screen.progress("Validation"))
+            scores = _checked(one, logits)
+            doubt = _doubt(one, logits, scores, request)
+            model = one.trained
+            if request.refit:
+                model = refit(one, screen)
+                logits = trained.logits(model, one.root, one.parts.part(VALIDATION), screen.progress("Validation"))
+            truth = _truth(one, logits, doubt)
+            table = _written(one, model, formats, doubt, truth, unfinished, means, screen)
+            facts = {
+                "study": folder.name, "trial": one.trial["number"], "folder": str(out), "refit": request.refit,
+                "right": truth.right, **asdict(doubt), "table": [asdict(row) for row in table],
+            }  # fmt: skip
+            _describe(one, scores, facts, unfinished)
+        book.keep_export(one.trial["number"], str(out), facts)
+    screen.close()
+    return facts
+
+
+def show(facts: dict[str, Any], screen: Screen) -> None:
+    """The proof for a person."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("file")
+    titles = ("MB", "largest difference", "changed", "right", "ms, one thread", "ms, all", "peak MB")
+    for title in titles:
+        table.add_column(title, justify="right")
+    table.add_column("verdict")
+    for row in facts["table"]:
+        peak = f"{row['peak_bytes'] / 1e6:.0f}" if row["peak_bytes"] else "-"
+        table.add_row(
+            row["file"], f"{row['bytes'] / 1e6:.1f}", f"{row['largest_difference']:.1e}", str(row["changed"]),
+            f"{row['right']} of {row['n']}", f"{row['milliseconds_one_thread']:.1f}",
+            f"{row['milliseconds_all_threads']:.1f}", peak, "proven" if _is_proven(row) else "refused",
+        )  # fmt: skip
+    screen.console.print(table)
+    screen.say(f"Each file, from pictures to probabilities, against the trained network ({facts['right']} right).")
+    screen.say(f"Temperature {facts['temperature']:.3g}, fitted on validation.")
+    for part, one in facts["answered"].items():
+        share = one["right"] / one["answered"] if one["answered"] else None
+        screen.say(
+            f"At the threshold {facts['threshold']:.4g}, {one['answered']} of {one['n']} {part} pictures "
+            f"stay answered, {percent(share)} of them rightly."
+        )
+    if facts["refit"]:
+        screen.say("Trained again on training and validation pictures: its test score is the earlier model's.")
+    screen.say(f"Bundle: {facts['folder']}")
+    screen.say(f"Next: autotune predict {facts['folder']} PICTURE...")
+
+
+def refused(facts: dict[str, Any]) -> BundleError | None:
+    """The error for the formats that were not handed over beside the others that were."""
+    bad = [f"{row['file']}: {row['verdict']}" for row in facts["table"] if not _is_proven(row)]
+    if not bad:
+        return None
+    return BundleError(
+        f"Not handed over: {'; '.join(bad)}.",
+        f"The rest of the bundle stands in {facts['folder']}. For this format export another trial: --trial N",
+    )
+
+
+def _is_proven(row: dict[str, Any]) -> bool:
+    return bool(row["verdict"] == proof.PROVEN)
+
+
+def _formats(request: Request) -> tuple[str, ...]:
+    for one in request.formats:
+        if one not in MODELS:
+            raise ConfigError(f"There is no format {one!r}.", did_you_mean(one, MODELS))
+    for name, value in (("threshold", request.threshold), ("precision", request.precision)):
+        if value is not None and not 0 < value <= 1:
+            raise ConfigError(f"A {name} of {value:g} cannot be.", "Give a number above 0 and at most 1.")
+    if request.threshold is not None and request.precision is not None:
+        raise ConfigError("--threshold and --precision both say when to answer.", "Give one of them.")
+    bundle.runtime()
+    return tuple(dict.fromkeys(("onnx", *request.formats)))
+
+
+def _refuse_labels(one: Finished, request: Request) -> None:
+    """labels.txt has a class a line, and "unknown" is what a threshold answers."""
+    classes = one.parts.classes
+    if broken := [name for name in classes if name.splitlines() != [name]]:
+        raise BundleError(f"Class {broken[0]!r} does not fit a line of labels.txt.", "Rename its folder; search anew.")
+    if bundle.UNKNOWN in classes and (request.threshold or request.precision):
+        raise BundleError(
+            f"A class is named {bundle.UNKNOWN!r}, which is also the answer below a threshold.",
+            "Leave the threshold out, or rename the class's folder and search anew.",
+        )
+
+
+@contextmanager
+def _handed_over(out: Path) -> Iterator[tuple[Path, Path]]:
+    """A folder to write into, which becomes `out` when all has gone well. Raises BundleError where `out` is taken."""
+    out = out.resolve()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise BundleError(f"{out} is there and is not empty.", "Name another folder, or delete that one.")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise BundleError(f"{out} cannot be made: {error.strerror}.", "Name a folder that you may write.") from error
+    try:
+        yield unfinished, out
+        unfinished.chmod(0o755)  # mkdtemp's is for its owner alone, and so is what safetensors writes
+        for part in unfinished.iterdir():
+            part.chmod(0o644)
+        if out.exists():
+            out.rmdir()
+        unfinished.rename(out)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _checked(one: Finished, logits: Tensor) -> dict[str, Any]:
+    """The trained network's scores on validation, from the files, which must be the trial's within one picture."""
+    metric, pictures = one.settings.metric, one.parts.part(VALIDATION)
+    heat = calibration.temperature(logits, evaluate.class_numbers(pictures, one.parts.classes))
+    scores = evaluate.measured(metric, logits, pictures, one.parts.classes, heat)
+    allowed = _one_picture(metric, [row["n"] for row in scores["per_class"].values()])
+    if abs(scores["value"] - one.trial["value"]) > allowed + 1e-9:
+        raise StudyError(
+            f"Trial {one.trial['number']} put together again scores {percent(scores['value'])} on validation; "
+            f"the study measured {percent(one.trial['value'])}.",
+            "Name the same --weights and --plugins as before; if they are the same, this is a bug: please report it.",
+        )
+    return scores
+
+
+def _one_picture(metric: str, counts: Sequence[int]) -> float:
+    """The most that one picture's answer can change a metric, where classes have so many pictures."""
+    if metric == "accuracy":
+        return 1 / sum(counts)
+    rarest = min(n for n in counts if n)
+    shares = {"balanced_accuracy": 1, "macro_f1": 4}  # F1 of two classes moves, each by at most 2 / n
+    return shares[metric] / (len(counts) * rarest)
+
+
+def _doubt(one: Finished, logits: Tensor, scores: dict[str, Any], request: Request) -> Doubt:
+    heat = float(scores["calibration"]["temperature"])
+    confidence, right = np.array(scores["confidence"]), np.array(scores["right"])
+    at = request.threshold or 0.0
+    if request.precision is not None:
+        at = calibration.threshold(confidence, right, request.precision)
+    answered = {}
+    if at:
+        answered["validation"] = calibration.answered(confidence, right, at)
+        test = one.book.look(one.trial["number"])
+        if test and "confidence" in test:
+            answered["test"] = calibration.answered(np.array(test["confidence"]), np.array(test["right"]), at)
+    return Doubt(heat, at, answered)
+
+
+def _truth(one: Finished, logits: Tensor, doubt: Doubt) -> Truth:
+    pictures, classes = one.parts.part(VALIDATION), one.parts.classes
+    labels = evaluate.class_numbers(pictures, classes).numpy()
+    probabilities = (logits / doubt.temperature).softmax(1).numpy()
+    return Truth(tuple(p.path for p in pictures), labels, classes, probabilities)
+
+
+def _written(one: Finished, model: Trained, formats: Sequence[str], doubt: Doubt, truth: Truth, folder: Path,
+             means: Means, screen: Screen) -> list[Row]:  # fmt: skip
+    """Write each format and prove it. One that is not proven is removed; without model.onnx there is no bundle."""
+    assembled = graph.assembled(model, doubt.temperature)
+    program = graph.exported(assembled, model.pixels, model.backbone.name)
+    plugins = tuple(str(place.resolve()) for place in means.plugins)
+    rows = []
+    for name in formats:
+        file = folder / MODELS[name]
+        if name == "onnx":
+            graph.write_onnx(program, model.pixels, file)
+        elif name == "int8":
+            graph.write_int8(folder / MODELS["onnx"], file, _calibration(one, model))
+        elif name == "pt2":
+            graph.write_pt2(program, file)
+        else:
+            graph.write_safetensors(assembled, {"backbone": model.backbone.name}, file)
+        screen.say(f"Proving {file.name} on {len(truth.paths)} validation pictures")
+        task = Task(name, str(file), (), model.pixels, model.interpolation, 0, model.backbone.name, plugins)
+        row = proof.prove(task, truth, one.root)
+        rows.append(row)
+        if name == "onnx":
+            proof.refuse(row)
+        elif row.verdict != proof.PROVEN:
+            file.unlink()
+    return rows
+
+
+def _calibration(one: Finished, model: Trained) -> list[Any]:
+    """Training pictures for int8's ranges, evenly from the fixed order of the split."""
+    train = one.parts.part(TRAIN)
+    chosen = train[:: max(1, len(train) // CALIBRATION_PICTURES)][:CALIBRATION_PICTURES]
+    return [pixels.square(one.root / p.path, model.pixels, model.interpolation) for p in chosen]
+
+
+def _describe(one: Finished, scores: dict[str, Any], facts: dict[str, Any], folder: Path) -> None:
+    """Write all parts but the models, and seal the bundle."""
+    labels = one.parts.classes
+    (folder / bundle.LABELS).write_text("".join(f"{name}\n" for name in labels), encoding="utf-8")
+    how = bundle.preprocessing(one.trained.pixels, one.trained.interpolation, facts["threshold"], labels)
+    (folder / bundle.PREPROCESSING).write_text(json.dumps(how, indent=2) + "\n", encoding="utf-8")
+    shutil.copyfile(str(standalone.__file__), folder / bundle.SCRIPT)
+    card.write(folder / bundle.CARD, one, scores, facts)
+    bundle.seal(folder, {"study": facts["study"], "trial": facts["trial"]})

@@ -1,0 +1,213 @@
+"""Predict: new pictures -> labels and probabilities, by a bundle, which needs no torch, or by a study's winner."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from autotune import bundle, images, standalone
+from autotune.bundle import UNKNOWN
+from autotune.errors import BundleError, DataError, StudyError
+from autotune.images import Progress
+from autotune.means import Means
+
+BATCH = 32
+BATCHES_AHEAD = 2  # decoded while the network answers
+
+Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Model:
+    """What answers. run: pixels (N, 3, P, P) to probabilities (N, C). threshold: below it the answer is "unknown"."""
+
+    labels: tuple[str, ...]
+    pixels: int
+    interpolation: str
+    threshold: float
+    run: Run
+
+    def predict(self, pictures: Sequence[str | Path], top: int = 1) -> list[Answer]:
+        """Answers for files, folders and patterns, in order; `top` likeliest labels each. A bad picture has `error`."""
+        return list(answers(self, found(pictures), top))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is said of one picture. top: the likeliest labels with their probabilities. error: why there are none."""
+
+    path: str
+    label: str | None
+    probability: float | None
+    top: tuple[tuple[str, float], ...]
+    error: str | None = None
+
+
+def load(source: str | Path, means: Means | None = None) -> Model:
+    """The model of a bundle (a folder, or one of its ONNX files), or of a study's winner.
+
+    Raises BundleError where the bundle is not whole, StudyError where there is neither.
+    """
+    path = Path(source)
+    if bundle.is_bundle(path):
+        one = bundle.opened(path)
+        return Model(one.labels, one.pixels, one.interpolation, one.threshold, bundle.Session(one.model).probabilities)
+    from autotune import summary
+
+    try:
+        folder = summary.find(str(source))
+    except StudyError as error:
+        if path.is_dir():
+            problem = f"{source} is neither a bundle (it has no {bundle.INDEX}) nor a study."
+            raise BundleError(problem, "Name a bundle's folder, or a study: autotune export STUDY") from error
+        raise
+    return _of_study(folder, means)
+
+
+def found(sources: Iterable[str | Path]) -> list[Path]:
+    """Files as named, the pictures in folders and below them, and what patterns match, in order.
+
+    Raises DataError where one names nothing.
+    """
+    files: list[Path] = []
+    for source in sources:
+        path = Path(source)
+        if path.is_dir():
+            inner = _pictures(path)
+        elif path.exists() or not set(str(source)) & set("*?["):
+            inner = [path]  # one that is not there gets its error entry in its place
+        else:
+            inner = sorted(one for one in Path(path.anchor).glob(str(path.relative_to(path.anchor))) if one.is_file())
+        if not inner:
+            raise DataError(f"There is no picture in {source}.", "Name pictures, folders of them, or patterns.")
+        files.extend(inner)
+    return files
+
+
+def answers(model: Model, files: Sequence[Path], top: int = 1, progress: Progress | None = None) -> Iterator[Answer]:
+    """Answer picture after picture. The next batches are decoded, in parallel, while the network runs on this one."""
+    starts = range(0, len(files), BATCH)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        waiting: list[list[Future[Any]]] = []
+        for number, start in enumerate(starts):
+            while len(waiting) <= BATCHES_AHEAD and number + len(waiting) < len(starts):
+                ahead = starts[number + len(waiting)]
+                waiting.append([pool.submit(_square, model, file) for file in files[ahead : ahead + BATCH]])
+            squares = [one.result() for one in waiting.pop(0)]
+            yield from _answered(model, files[start : start + BATCH], squares, top)
+            if progress:
+                progress(start + len(squares), len(files))
+
+
+def listed(names: Sequence[str]) -> list[str]:
+    """The pictures named, where "-" stands for a list of them, a line each, on stdin."""
+    given: list[str] = []
+    for name in names:
+        given += [line for line in sys.stdin.read().splitlines() if line.strip()] if name == "-" else [name]
+    return given
+
+
+def tell(said: Iterable[Answer], style: str, labels: Sequence[str], out: TextIO) -> list[Answer]:
+    """Write answers as they come: "table", "json" (a line each) or "csv". Returns those that are errors."""
+    bad = []
+    width = max(len(name) for name in (*labels, UNKNOWN))
+    sheet = csv.writer(out, lineterminator="\n")
+    for number, one in enumerate(said):
+        if one.error is not None:
+            bad.append(one)
+        if style == "json":
+            out.write(json.dumps(_plain(one), ensure_ascii=False) + "\n")
+        elif style == "csv":
+            if number == 0:
+                sheet.writerow(("path", "label", "probability", "error"))
+            sheet.writerow((one.path, one.label, one.probability, one.error))
+        else:
+            out.write(_line(one, width) + "\n")
+        out.flush()
+    return bad
+
+
+def refuse_bad(bad: Sequence[Answer], n: int) -> None:
+    """Raise DataError where pictures could not be read; the others are answered by then."""
+    if bad:
+        some = "; ".join(f"{one.path}: {one.error}" for one in bad[:3])
+        raise DataError(
+            f"{len(bad)} of {n} pictures could not be read ({some}{'; ...' if len(bad) > 3 else ''}).",
+            "Mend them or leave them out; the others are answered.",
+        )
+
+
+def _plain(one: Answer) -> dict[str, Any]:
+    if one.error is not None:
+        return {"path": one.path, "error": one.error}
+    top = [{"label": label, "probability": probability} for label, probability in one.top]
+    return {"path": one.path, "label": one.label, "probability": one.probability, "top": top}
+
+
+def _line(one: Answer, width: int) -> str:
+    if one.error is not None or one.probability is None:
+        return f"{'-':{width}}        -  {one.path}: {one.error}"
+    rest = ", ".join(f"{label} {100 * p:.1f} %" for label, p in one.top if label != one.label)
+    more = f"  ({'perhaps' if one.label == UNKNOWN else 'then'} {rest})" if rest else ""
+    return f"{one.label:{width}}  {100 * one.probability:5.1f} %  {one.path}{more}"
+
+
+def _of_study(folder: Path, means: Means | None) -> Model:
+    from autotune.finished import reopened
+    from autotune.record import opened
+    from autotune.screen import Screen
+
+    with opened(folder) as book:
+        one = reopened(folder, book, means or Means(), Screen(quiet=True))
+        trained = one.trained
+        look = book.look(one.trial["number"]) or {}
+    heat = look.get("calibration", {}).get("temperature", 1.0)
+
+    def run(squares: NDArray[np.uint8]) -> NDArray[np.float32]:
+        probabilities: NDArray[np.float32] = (trained.logits(squares) / heat).softmax(1).numpy()
+        return probabilities
+
+    return Model(one.parts.classes, trained.pixels, trained.interpolation, 0.0, run)
+
+
+def _pictures(folder: Path) -> list[Path]:
+    known = Image.registered_extensions()
+    inner = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in known and path.is_file())
+    return [path for path in inner if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+
+
+def _square(model: Model, file: Path) -> NDArray[np.uint8] | str:
+    """A picture's pixels (3, P, P), or why there are none."""
+    try:
+        if not file.exists():
+            return "there is no such file"
+        return standalone.square(images.decode(file), model.pixels, model.interpolation)
+    except images.UnreadableError as error:
+        return str(error)
+    except OSError as error:
+        return f"cannot be opened: {error.strerror}"
+
+
+def _answered(model: Model, files: Sequence[Path], squares: Sequence[Any], top: int) -> Iterator[Answer]:
+    good = [square for square in squares if not isinstance(square, str)]
+    rows: Iterator[NDArray[np.float32]] = iter(model.run(np.stack(good)) if good else ())
+    for file, square in zip(files, squares, strict=True):
+        if isinstance(square, str):
+            yield Answer(str(file), None, None, (), square)
+            continue
+        row = next(rows)
+        order = np.argsort(-row, kind="stable")[:top]
+        likeliest = tuple((model.labels[int(i)], float(row[i])) for i in order)
+        label, probability = likeliest[0]
+        yield Answer(str(file), label if probability >= model.threshold else UNKNOWN, probability, likeliest)

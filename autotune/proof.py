@@ -1,0 +1,121 @@
+"""Proof: that an exported model answers as the trained one did, on every validation picture, before handing over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotune import runtimes
+from autotune.errors import BundleError
+from autotune.runtimes import Task
+
+MOST_DIFFERENCE = 1e-3  # in a probability, for float32
+MOST_LOST = 0.01  # of the pictures, net, for int8; or two, if that is more
+TIMED_ON_ONE_THREAD = 100  # pictures
+SHOWN = 3
+PROVEN = "proven"
+
+Probabilities = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One format's line in the proof. changed: pictures whose answer is another. right, n: of the validation part."""
+
+    format: str
+    file: str
+    bytes: int
+    largest_difference: float | None
+    changed: int | None
+    right: int
+    n: int
+    milliseconds_one_thread: float | None
+    milliseconds_all_threads: float | None
+    peak_bytes: int | None
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What every format is held against. probabilities: (N, C) of the trained network; labels: (N,), class numbers."""
+
+    paths: tuple[str, ...]
+    labels: NDArray[np.int64]
+    names: tuple[str, ...]
+    probabilities: Probabilities
+
+    @property
+    def right(self) -> int:
+        return int(np.sum(self.probabilities.argmax(1) == self.labels))
+
+
+def prove(task: Task, truth: Truth, root: Path) -> Row:
+    """Run a format over the whole validation part, on all threads and on one. The verdict says if it is proven."""
+    paths = tuple(str(root / path) for path in truth.paths)
+    every = runtimes.run(replace(task, paths=paths, threads=0))
+    alone = runtimes.run(replace(task, paths=paths[:TIMED_ON_ONE_THREAD], threads=1))
+    said, answered = truth.probabilities.argmax(1), every.probabilities.argmax(1)
+    return Row(
+        format=task.format,
+        file=Path(task.file).name,
+        bytes=Path(task.file).stat().st_size,
+        largest_difference=float(np.abs(every.probabilities - truth.probabilities).max()),
+        changed=int(np.sum(said != answered)),
+        right=int(np.sum(answered == truth.labels)),
+        n=len(truth.labels),
+        milliseconds_one_thread=alone.milliseconds,
+        milliseconds_all_threads=every.milliseconds,
+        peak_bytes=every.peak_bytes,
+        verdict=verdict(task.format, truth, every.probabilities),
+    )
+
+
+def verdict(format: str, truth: Truth, found: Probabilities) -> str:
+    """PROVEN, or what speaks against it, picture by picture."""
+    if not np.isfinite(found).all():
+        return "it gives probabilities that are no numbers"
+    said, answered = truth.probabilities.argmax(1), found.argmax(1)
+    if format == "int8":
+        lost = truth.right - int(np.sum(answered == truth.labels))
+        allowed = max(MOST_LOST * len(said), 2)
+        worse = np.flatnonzero((said == truth.labels) & (answered != truth.labels))
+        if lost <= allowed:
+            return PROVEN
+        return f"it loses {lost} of {len(said)} pictures, {allowed:g} are allowed ({_told(truth, found, worse)})"
+    difference = np.abs(found - truth.probabilities).max(1)
+    far = np.flatnonzero((difference > MOST_DIFFERENCE) | ((said != answered) & ~_is_tie(truth.probabilities)))
+    if not len(far):
+        return PROVEN
+    worst = far[np.argsort(-difference[far], kind="stable")]
+    return (
+        f"{len(far)} of {len(said)} pictures are answered otherwise, by up to {difference.max():.3g} in probability "
+        f"where {MOST_DIFFERENCE:g} is allowed ({_told(truth, found, worst)})"
+    )
+
+
+def refuse(row: Row) -> None:
+    """Raise BundleError where a format is not proven."""
+    if row.verdict != PROVEN:
+        raise BundleError(
+            f"{row.file} is not handed over: {row.verdict}.",
+            "Leave this format out, or export another trial: --trial N",
+        )
+
+
+def _is_tie(probabilities: Probabilities) -> NDArray[np.bool_]:
+    """Where the two likeliest answers are closer than the tolerance can tell apart."""
+    top = np.sort(probabilities, 1)[:, -2:]
+    found: NDArray[np.bool_] = top[:, 1] - top[:, 0] <= 2 * MOST_DIFFERENCE
+    return found
+
+
+def _told(truth: Truth, found: Probabilities, places: Sequence[int] | NDArray[np.int64]) -> str:
+    def answer(row: Probabilities) -> str:
+        return f"{truth.names[int(row.argmax())]} {row.max():.4f}"
+
+    lines = [f"{truth.paths[i]}: {answer(truth.probabilities[i])} became {answer(found[i])}" for i in places[:SHOWN]]
+    return "; ".join(lines) + ("; ..." if len(places) > SHOWN else "")

@@ -1,0 +1,65 @@
+"""Refit: a trial's choices trained once more, on training and validation pictures together."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+
+from autotune import pixels, trained, training
+from autotune.finished import Finished
+from autotune.screen import Screen, percent
+from autotune.splits import TRAIN, VALIDATION
+from autotune.trained import Trained
+from autotune.training import Epoch
+
+
+def refit(one: Finished, screen: Screen) -> Trained:
+    """Train for as many epochs as the trial's best took, and keep the last: no validation is left to choose by."""
+    old, number = one.lesson, one.trial["number"]
+    both = replace(
+        old.train,
+        digests=(*old.train.digests, *old.validation.digests),
+        labels=(*old.train.labels, *old.validation.labels),
+    )
+    folder = old.folder / "refit"
+    lesson = replace(old, train=both, folder=folder, refit_epochs=one.trial["best_epoch"])
+    params = one.trained.net.params
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    head = training.probe_file(old.folder, params.backbone, params.pixels)
+    if head.is_file():
+        shutil.copy(head, training.probe_file(folder, params.backbone, params.pixels))
+    how, pictures = one.trained.interpolation, (*one.parts.part(TRAIN), *one.parts.part(VALIDATION))
+    pixels.fill(pixels.store(params.pixels, how), one.root, pictures, how, screen.progress("Decoding"))
+    backbones = training.Backbones(lesson)
+    with _hushed():
+        outcome = training.run_trial(backbones, number, params, Listener(screen))
+    return trained.restored(backbones, {**one.trial, "checkpoint": outcome.checkpoint})
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """Lightning tells what it finds on the machine; in a worker that goes to the trial's log."""
+    speaker = logging.getLogger("pytorch_lightning")
+    before = speaker.level
+    speaker.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        speaker.setLevel(before)
+
+
+class Listener:
+    """Hears what a trial tells its driver; nothing stops it."""
+
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
+
+    def epoch(self, row: Epoch) -> str | None:
+        self._screen.say(f"Refit: epoch {row.number}, training {percent(row.train)}")
+        return None
+
+    def banking(self, done: int, total: int) -> None:
+        self._screen.progress("Bank")(done, total)
