@@ -59,8 +59,8 @@ def loaded(file: Path, entry: Backbone) -> Graph:
     """The graph that a model.safetensors holds, its backbone built by the plugin."""
     state = safetensors.torch.load_file(file)
     classes, features = state["head.weight"].shape
-    blank = torch.ones(1, 3, 1, 1)
-    graph = Graph(build(entry, pretrained=False), nn.Linear(features, classes), blank, blank, torch.tensor(1.0))
+    head = nn.Linear(features, classes)
+    graph = Graph(build(entry, pretrained=False), head, torch.ones(1, 3, 1, 1), torch.ones(1, 3, 1, 1), torch.ones(()))
     graph.load_state_dict(state)
     return graph
 
@@ -70,12 +70,16 @@ def exported(graph: Graph, pixels: int, name: str) -> torch.export.ExportedProgr
     blank = torch.zeros(2, 3, pixels, pixels, dtype=torch.uint8)
     try:
         with _quiet():
-            return torch.export.export(graph, (blank,), dynamic_shapes={"pixels": {0: torch.export.Dim("pictures")}})
+            shapes = {"pixels": {0: torch.export.Dim("pictures")}}
+            program = torch.export.export(graph, (blank,), dynamic_shapes=shapes)
     except Exception as error:  # whatever a plugin's forward makes the tracer raise
         raise BundleError(
             f"Backbone {name!r} cannot be exported: {type(error).__name__}: {str(error).partition(chr(10))[0]}",
             "Export a trial of another backbone: --trial N",
         ) from error
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # holds paths on this machine
+    return program
 
 
 def write_onnx(program: torch.export.ExportedProgram, pixels: int, file: Path) -> None:
@@ -86,7 +90,8 @@ def write_onnx(program: torch.export.ExportedProgram, pixels: int, file: Path) -
         torch.onnx.export(program, (blank,), str(file), dynamo=True, input_names=["pixels"],
                           output_names=["probabilities"], external_data=False, verbose=False)  # fmt: skip
     model = onnx.load(str(file))
-    _forget_places(model.graph)
+    for part in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info, model.graph):
+        del part.metadata_props[:]  # what the exporter notes of the modules it came from
     onnx.save(model, str(file))
 
 
@@ -136,12 +141,6 @@ def _onnx() -> Any:
             "pip install 'autotune-vision[export]'",
         ) from error
     return onnx
-
-
-def _forget_places(graph: Any) -> None:
-    """Take out what the exporter notes of the code it came from: paths on this machine, and 1 % of the size."""
-    for part in (*graph.node, *graph.input, *graph.output, *graph.value_info, graph):
-        del part.metadata_props[:]
 
 
 @contextlib.contextmanager

@@ -56,7 +56,7 @@ def test_every_format_is_proven_and_the_bundle_is_whole(finished: Path) -> None:
     opened = bundle.opened(out)
     assert (opened.labels, opened.threshold) == (("0", "1", "2"), 0.5)
     assert rows(finished)[0]["facts"] == facts
-    assert facts["answered"]["test"]["n"] == 18
+    assert facts["answered"]["test"]["n"] == sum(1 for line in (finished / "manifest.csv").open() if ",test," in line)
     assert not list(finished.glob(".bundle*"))
 
 

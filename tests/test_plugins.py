@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -199,6 +200,24 @@ def test_efficientnet_lite0_gives_the_librarys_own_features() -> None:
     x = pixels_for(entry)
     ours = weights.stages(entry, weights.find(entry)).eval()(x)
     assert torch.equal(ours, net.forward_head(net.forward_features(x), pre_logits=True))
+
+
+class Bomb:
+    """What a pickle can do when it is loaded."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.file,)
+
+
+def test_a_weights_file_that_holds_code_is_refused_and_not_run(tmp_path: Path) -> None:
+    torch.save({"weight": Bomb(tmp_path / "run")}, tmp_path / "resnet18.pth")
+    with pytest.raises(WeightsError, match="cannot be read") as error:
+        weights.read(str(tmp_path / "resnet18.pth"))
+    assert ".safetensors" in error.value.fix
+    assert not (tmp_path / "run").exists()
 
 
 @torch.no_grad()
