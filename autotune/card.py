@@ -6,18 +6,18 @@ import os
 import platform
 from collections import Counter
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from autotune import space
 from autotune.finished import Finished
+from autotune.images import sample_folder
+from autotune.recipe import recipe
 from autotune.screen import in_words, percent
 from autotune.splits import PARTS
+from autotune.store import cache_folder
 
-PACKAGES = ("autotune-vision", "torch", "torchvision", "pytorch-lightning", "optuna", "timm", "onnx", "onnxruntime")
 WEAKEST = 3
 
 
@@ -38,6 +38,9 @@ def _told(finished: Finished, validation: Mapping[str, Any], facts: Mapping[str,
     arm = book.fact("arms")[name]
     per_class = (test or validation)["per_class"]
     definition = book.fact("definition")
+    # By its name alone: where it lies on this machine is nobody's business.
+    root = finished.root if _is_sample(finished) else Path(finished.root.name)
+    again = recipe(definition, root, finished.folder.name, len(book.trials()))
     return {
         **facts,
         "metadata": _metadata(finished, test, validation),
@@ -59,9 +62,7 @@ def _told(finished: Finished, validation: Mapping[str, Any], facts: Mapping[str,
         },
         "backbone": arm["label"],
         "licence": _licence(finished),
-        "commands": _commands(finished, facts),
-        "toml": space.toml(definition),
-        "versions": _versions(),
+        "recipe": again,
     }
 
 
@@ -80,19 +81,14 @@ def _licence(finished: Finished) -> str:
     return f"its weights are under {traits.licence}" if traits.licence else "the licence of its weights is not stated"
 
 
+def _is_sample(finished: Finished) -> bool:
+    return finished.root == sample_folder(cache_folder())
+
+
 def _origin(finished: Finished) -> str:
-    if finished.is_sample:
+    if _is_sample(finished):
         return "autotune's built-in sample, scikit-learn's handwritten digits"
     return f"The folder `{finished.root.name}`"
-
-
-def _commands(finished: Finished, facts: Mapping[str, Any]) -> list[str]:
-    book = finished.book
-    data = "" if finished.is_sample else f" {finished.root.name} --study {finished.folder.name}"
-    config = " --config study.toml" if space.toml(book.fact("definition")) else ""
-    search = f"autotune search{data} --trials {len(book.trials())}{config}"
-    refit = " --refit" if facts["refit"] else ""
-    return [search, f"autotune export {finished.folder.name} --trial {finished.trial['number']}{refit}"]
 
 
 def _metadata(finished: Finished, test: Mapping[str, Any] | None, validation: Mapping[str, Any]) -> str:
@@ -120,13 +116,3 @@ def _metadata(finished: Finished, test: Mapping[str, Any] | None, validation: Ma
         eval_results=[result],
     )
     return str(data.to_yaml()).strip()
-
-
-def _versions() -> dict[str, str]:
-    found = {"Python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # an extra, or a checkout on the path
-            continue
-    return found

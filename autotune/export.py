@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from rich.table import Table
 from torch import Tensor
 
-from autotune import bundle, calibration, card, evaluate, graph, pixels, proof, standalone, trained
+from autotune import bundle, calibration, card, evaluate, graph, pixels, plan, proof, standalone, trained
 from autotune.bundle import MODELS
 from autotune.errors import BundleError, ConfigError, StudyError, did_you_mean
 from autotune.finished import Finished, reopened
@@ -64,7 +64,8 @@ def export(name: str, request: Request, means: Means, screen: Screen) -> dict[st
     formats = _formats(request)
     folder = find(name)
     with locked(folder), opened(folder) as book:
-        one = reopened(folder, book, means, screen, request.trial)
+        # On the CPU, where the exported files are run: a GPU's convolutions round more coarsely than the proof allows.
+        one = reopened(folder, book, replace(means, device="cpu"), screen, request.trial)
         _refuse_labels(one, request)
         with _handed_over(request.out or folder / "bundle") as (unfinished, out):
             logits = trained.logits(one.trained, one.root, one.parts.part(VALIDATION), screen.progress("Validation"))
@@ -72,7 +73,7 @@ def export(name: str, request: Request, means: Means, screen: Screen) -> dict[st
             doubt = _doubt(one, logits, scores, request)
             model = one.trained
             if request.refit:
-                model = refit(one, screen)
+                model = refit(one, plan.device(means.device), screen)
                 logits = trained.logits(model, one.root, one.parts.part(VALIDATION), screen.progress("Validation"))
             truth = _truth(one, logits, doubt)
             table = _written(one, model, formats, doubt, truth, unfinished, means, screen)
@@ -164,7 +165,9 @@ def _handed_over(out: Path) -> Iterator[tuple[Path, Path]]:
         raise BundleError(f"{out} is there and is not empty.", "Name another folder, or delete that one.")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        for left in out.parent.glob(f".{out.name}.unfinished-*"):  # by an export that was killed
+            shutil.rmtree(left)
+        unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}.unfinished-", dir=out.parent))
     except OSError as error:
         raise BundleError(f"{out} cannot be made: {error.strerror}.", "Name a folder that you may write.") from error
     try:
@@ -175,6 +178,8 @@ def _handed_over(out: Path) -> Iterator[tuple[Path, Path]]:
         if out.exists():
             out.rmdir()
         unfinished.rename(out)
+    except OSError as error:
+        raise BundleError(f"{out} cannot be written: {error.strerror}.", "Free some disk space; then again.") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

@@ -34,11 +34,6 @@ class Finished:
     settings: Settings
     lesson: Lesson
 
-    @property
-    def is_sample(self) -> bool:
-        """Whether the pictures are the built-in ones."""
-        return self.root == _sample()
-
     @cached_property
     def backbones(self) -> training.Backbones:
         return training.Backbones(self.lesson)
@@ -99,10 +94,6 @@ def _numbers(rows: Sequence[dict[str, Any]]) -> str:
 def _root(book: Record) -> Path:
     """Where the pictures are. The built-in sample is written anew if the cache was cleared."""
     root = Path(book.fact("root"))
-    if root == _sample() and not root.is_dir():
+    if root == images.sample_folder(cache_folder()):
         images.sample(cache_folder())
     return root
-
-
-def _sample() -> Path:
-    return images.sample_folder(cache_folder()).resolve()

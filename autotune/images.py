@@ -149,7 +149,7 @@ def digest(image: Image.Image) -> str:
 
 
 def sample_folder(cache: Path) -> Path:
-    return cache / "samples" / SAMPLE
+    return (cache / "samples" / SAMPLE).resolve()
 
 
 def sample(cache: Path) -> Path:

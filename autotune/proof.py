@@ -29,12 +29,12 @@ class Row:
     format: str
     file: str
     bytes: int
-    largest_difference: float | None
-    changed: int | None
+    largest_difference: float
+    changed: int
     right: int
     n: int
-    milliseconds_one_thread: float | None
-    milliseconds_all_threads: float | None
+    milliseconds_one_thread: float
+    milliseconds_all_threads: float
     peak_bytes: int | None
     verdict: str
 

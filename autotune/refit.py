@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from autotune import pixels, trained, training
+from autotune.errors import StudyError
 from autotune.finished import Finished
 from autotune.screen import Screen, percent
 from autotune.splits import TRAIN, VALIDATION
@@ -16,8 +17,12 @@ from autotune.trained import Trained
 from autotune.training import Epoch
 
 
-def refit(one: Finished, screen: Screen) -> Trained:
-    """Train for as many epochs as the trial's best took, and keep the last: no validation is left to choose by."""
+def refit(one: Finished, device: str, screen: Screen) -> Trained:
+    """Train for as many epochs as the trial's best took, and keep the last: no validation is left to choose by.
+
+    device: where to train; the network comes back on the finished study's. Raises StudyError where the head that the
+    trial started from is gone.
+    """
     old, number = one.lesson, one.trial["number"]
     both = replace(
         old.train,
@@ -25,18 +30,20 @@ def refit(one: Finished, screen: Screen) -> Trained:
         labels=(*old.train.labels, *old.validation.labels),
     )
     folder = old.folder / "refit"
-    lesson = replace(old, train=both, folder=folder, refit_epochs=one.trial["best_epoch"])
+    lesson = replace(old, train=both, folder=folder, device=device, refit_epochs=one.trial["best_epoch"])
     params = one.trained.net.params
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     head = training.probe_file(old.folder, params.backbone, params.pixels)
-    if head.is_file():
+    if params.depth and not one.trained.backbone.traits.from_scratch:
+        if not head.is_file():
+            raise StudyError(f"{head}, which trial {number} started from, is gone.", "Put it back, or search anew.")
         shutil.copy(head, training.probe_file(folder, params.backbone, params.pixels))
     how, pictures = one.trained.interpolation, (*one.parts.part(TRAIN), *one.parts.part(VALIDATION))
     pixels.fill(pixels.store(params.pixels, how), one.root, pictures, how, screen.progress("Decoding"))
-    backbones = training.Backbones(lesson)
     with _hushed():
-        outcome = training.run_trial(backbones, number, params, Listener(screen))
-    return trained.restored(backbones, {**one.trial, "checkpoint": outcome.checkpoint})
+        outcome = training.run_trial(training.Backbones(lesson), number, params, Listener(screen))
+    here = training.Backbones(replace(lesson, device=one.lesson.device))
+    return trained.restored(here, {**one.trial, "checkpoint": outcome.checkpoint})
 
 
 @contextlib.contextmanager

@@ -130,8 +130,11 @@ def show(summary: dict[str, Any], screen: Screen) -> None:
         f"trials {seconds['trials']:.1f} s, test {seconds['test']:.1f} s"
     )
     screen.say(f"Everything lies in {summary['folder']}: record.db, trials.db, manifest.csv, checkpoints/, logs/")
-    screen.say(f"Next: autotune search ... --trials {trials['total'] + 50} goes on; autotune status {summary['study']} "
-               "shows this again; autotune evaluate looks at the test pictures again, and counts it")  # fmt: skip
+    name = summary["study"]
+    screen.say(
+        f"Next: autotune report {name} draws it; autotune predict {name} PICTURE... names pictures; "
+        f"autotune export {name} makes a model for others; autotune search ... --trials {trials['total'] + 50} goes on"
+    )
 
 
 def _leaderboard(summary: dict[str, Any]) -> Table:

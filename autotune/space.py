@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import tomllib
 from collections.abc import Callable, Mapping
@@ -400,22 +399,6 @@ def _flat(table: Mapping[str, Any]) -> dict[str, Any]:
 def definition(settings: Settings) -> dict[str, Any]:
     """Settings as plain values that survive JSON, for the record and for `differences`."""
     return {**asdict(settings), "space": {f.name: _plain(getattr(settings.space, f.name)) for f in fields(Space)}}
-
-
-def toml(plain: Mapping[str, Any]) -> str:
-    """A study.toml that says what a definition has beside the defaults; empty where it has nothing."""
-    usual = definition(Settings())
-    lines = [f"{name} = {_toml_value(value)}" for name, value in plain.items()
-             if name != "space" and value is not None and value != usual[name]]  # fmt: skip
-    ranges = [f"{name} = {_toml_value(value)}" for name, value in plain["space"].items()
-              if value != usual["space"][name]]  # fmt: skip
-    return "".join(f"{line}\n" for line in (*lines, *(["[space]", *ranges] if ranges else [])))
-
-
-def _toml_value(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{k} = {_toml_value(v)}" for k, v in value.items() if v not in (None, False)) + " }"
-    return json.dumps(value, ensure_ascii=False)  # of numbers, texts and lists TOML writes the same
 
 
 def recorded(plain: Mapping[str, Any]) -> Settings:
