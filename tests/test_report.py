@@ -15,9 +15,10 @@ from conftest import write_digits
 from PIL import Image
 from typer.testing import CliRunner
 
-from autotune import report, space, study
+from autotune import export, report, space, study
 from autotune.cli import app
 from autotune.errors import StudyError
+from autotune.means import Means
 from autotune.record import locked, opened
 from autotune.screen import Screen
 from autotune.space import Params
@@ -221,22 +222,14 @@ def test_trials_of_one_epoch_pruned_and_failed_ones_are_drawn(made: Path) -> Non
 
 
 @pytest.mark.slow
-def test_the_proof_of_an_export_is_shown_also_where_a_number_is_missing(made: Path) -> None:
-    row: dict[str, Any] = dict.fromkeys(
-        ("format", "file", "bytes", "largest_difference", "changed", "right", "n", "milliseconds_one_thread",
-         "milliseconds_all_threads", "peak_bytes", "verdict")
-    )  # fmt: skip
-    whole = {"format": "onnx", "file": "model.onnx", "bytes": 13_400_000, "largest_difference": 1.2e-6, "changed": 0,
-             "right": 14, "n": 15, "milliseconds_one_thread": 12.3, "milliseconds_all_threads": 8.1,
-             "peak_bytes": 210_000_000, "verdict": "proven"}  # fmt: skip
+def test_the_proof_of_an_export_is_shown(made: Path) -> None:
     assert "autotune export s writes a bundle" in plain(written())
-    facts = {"table": [whole, {**row, "file": "model.pt2"}], "temperature": 1.25, "threshold": 0.6, "refit": True}
-    with opened(made) as book:
-        book.keep_export(book.trials()[0]["number"], "/somewhere/bundle", facts)
+    facts = export.export("s", export.Request(threshold=0.5, refit=True), Means("cpu"), Screen(quiet=True))
     told = plain(written())
-    assert "model.onnx 13.4 1.2e-06 0 14 of 15 12.3 8.1 210 proven" in told
-    assert "model.pt2" in told
-    assert "Below a probability of 0.6 the answer is" in told
+    row = facts["table"][0]
+    assert f"model.onnx {row['bytes'] / 1e6:.1f} {row['largest_difference']:.1e} 0 {row['right']} of {row['n']}" in told
+    assert "Below a probability of 0.5 the answer is" in told
+    assert f"of {facts['answered']['test']['n']} test pictures" in told
     assert "It was trained again on training and validation pictures" in told
 
 
