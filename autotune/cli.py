@@ -58,19 +58,23 @@ def search(
     skip_unreadable: Annotated[
         bool, typer.Option(help="Go on where over a tenth of the pictures cannot be read.")
     ] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write every trial's curves for TensorBoard, too.")
+    ] = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Search for the best way to fine-tune on DATA, and test the winner once. The same command again goes on."""
     from autotune import study as studies
     from autotune.screen import Screen, show
+    from autotune.tensorboard import how_to_open
 
     flags = {"epochs": epochs, "metric": _underscored(metric), "seed": seed}
     ranges = {"backbone": _listed(backbones), "pixels": _numbers(pixels)}
     request = studies.Request(
         data=data, name=study, trials=trials, timeout=timeout, workers=workers, device=device, config=config,
         weights=weights, plugins=tuple(plugins or ()), manifest=manifest, skip_unreadable=skip_unreadable,
-        flags={**flags, **ranges},
+        flags={**flags, **ranges}, tensorboard=tensorboard,
     )  # fmt: skip
     screen = Screen(quiet, program=as_json)
     try:
@@ -78,6 +82,8 @@ def search(
     finally:
         screen.close()
     show(found, screen)
+    if tensorboard:
+        screen.say(how_to_open(found["folder"]))
     if as_json:
         _print(found)
 
@@ -216,6 +222,56 @@ def data(data: Data = None, as_json: Json = False) -> None:
         _print(found)
     else:
         survey.show(found, screen)
+
+
+@app.command(name="lr-find")
+def lr_find(
+    data: Data = None,
+    backbone: Annotated[str, typer.Option(help="The backbone to test, by name.", show_default=False)] = ...,  # type: ignore[assignment]
+    depth: Annotated[int | None, typer.Option(min=0, help="Last stages that train; by default the head alone.")] = None,
+    write: Annotated[bool, typer.Option("--write", help="Fix the rates in studies/NAME/study.toml.")] = False,
+    study: Annotated[str | None, typer.Option(help="The study's name; by default the data folder's.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A study.toml; by default studies/NAME/study.toml, if there.")
+    ] = None,
+    pixels: Annotated[int | None, typer.Option(help="The size to test at.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides the split, the head and the order of the pictures.")] = None,
+    device: Device = "auto",
+    weights: WeightsDir = None,
+    plugins: Plugins = None,
+    skip_unreadable: Annotated[
+        bool, typer.Option(help="Go on where over a tenth of the pictures cannot be read.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Find the learning rates to cycle between: rates rise, and the training loss shows which of them learn."""
+    from autotune import lr_find as range_test
+    from autotune.screen import Screen
+    from autotune.study import Request
+
+    flags = {"backbone": backbone, "depth": depth, "pixels": pixels, "seed": seed}
+    request = Request(
+        data=data, name=study, device=device, config=config, weights=weights, plugins=tuple(plugins or ()),
+        skip_unreadable=skip_unreadable, flags=flags,
+    )  # fmt: skip
+    screen = Screen(program=as_json)
+    try:
+        found = range_test.find(request, write, screen)
+    finally:
+        screen.close()
+    if as_json:
+        _print(found)
+
+
+@app.command()
+def dashboard(
+    study: StudyName,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Where to listen; 0 takes any that is free.")] = 8080,
+) -> None:
+    """Show a study's trials in the browser with optuna-dashboard, also while it runs. Ctrl-C ends it."""
+    from autotune import dashboard as dashboards
+
+    dashboards.serve(study, port, typer.echo)
 
 
 @plugins_app.callback()

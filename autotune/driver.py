@@ -15,6 +15,7 @@ from autotune.record import Record
 from autotune.screen import Screen, trial_line
 from autotune.search import Search
 from autotune.space import Params
+from autotune.tensorboard import Board
 from autotune.training import PRUNED, TIMEOUT, Epoch, Outcome, ProbeOutcome
 from autotune.workers import Banking, Died, Failed, ProbeTask, TrialTask, Worker, Workers
 
@@ -26,12 +27,14 @@ STATES = {record.COMPLETE: TrialState.COMPLETE, record.PRUNED: TrialState.PRUNED
 class Driver:
     """One run of a study's trials. deadline: on time.monotonic's clock, after which no trial goes on."""
 
-    def __init__(self, search: Search, workers: Workers, book: Record, screen: Screen, deadline: float | None) -> None:
+    def __init__(self, search: Search, workers: Workers, book: Record, screen: Screen, deadline: float | None,
+                 board: Board | None = None) -> None:  # fmt: skip
         self._search = search
         self._workers = workers
         self._book = book
         self._screen = screen
         self._deadline = deadline
+        self._board = board
         self._queue = search.unfinished()
         self._running: dict[int, tuple[Trial, Params]] = {}
         self._starts: Counter[int] = Counter()
@@ -84,6 +87,8 @@ class Driver:
     def _verdict(self, number: int, row: Epoch) -> str | None:
         """Keep an epoch's row and say whether the trial goes on: None, or why it stops."""
         self._book.keep_epoch(number, row)
+        if self._board:
+            self._board.epoch(number, row)
         if self._is_late:
             return TIMEOUT
         return PRUNED if self._search.should_prune(self._running[number][0], row) else None
@@ -104,6 +109,8 @@ class Driver:
             self._book.keep_failure(number, params, error, trace)
         row = self._book.trial(number)
         self._tell(trial, row)
+        if self._board:
+            self._board.finish(row)
         best = self._book.best()
         arm = self._book.fact("arms")[params.backbone]
         self._screen.say(trial_line(row, arm, is_best=best is not None and best["number"] == number))

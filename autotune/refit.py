@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 
 from autotune import pixels, trained, training
@@ -40,22 +37,10 @@ def refit(one: Finished, device: str, screen: Screen) -> Trained:
         shutil.copy(head, training.probe_file(folder, params.backbone, params.pixels))
     how, pictures = one.trained.interpolation, (*one.parts.part(TRAIN), *one.parts.part(VALIDATION))
     pixels.fill(pixels.store(params.pixels, how), one.root, pictures, how, screen.progress("Decoding"))
-    with _hushed():
+    with training.hushed():
         outcome = training.run_trial(training.Backbones(lesson), number, params, Listener(screen))
     here = training.Backbones(replace(lesson, device=one.lesson.device))
     return trained.restored(here, {**one.trial, "checkpoint": outcome.checkpoint})
-
-
-@contextlib.contextmanager
-def _hushed() -> Iterator[None]:
-    """Lightning tells what it finds on the machine; in a worker that goes to the trial's log."""
-    speaker = logging.getLogger("pytorch_lightning")
-    before = speaker.level
-    speaker.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        speaker.setLevel(before)
 
 
 class Listener:

@@ -21,6 +21,7 @@ from autotune.space import Arm, Settings
 from autotune.splits import MANIFEST, TEST, TRAIN, VALIDATION, Split
 from autotune.store import cache_folder
 from autotune.summary import STUDIES, status
+from autotune.tensorboard import Board, refuse_missing
 from autotune.training import Lesson, ProbeOutcome
 from autotune.workers import ProbeTask, Workers
 
@@ -41,6 +42,7 @@ class Request:
     manifest: Path | None = None
     skip_unreadable: bool = False
     flags: Mapping[str, Any] | None = None
+    tensorboard: bool = False
 
 
 def search(request: Request, screen: Screen) -> dict[str, Any]:
@@ -49,15 +51,18 @@ def search(request: Request, screen: Screen) -> dict[str, Any]:
     Raises AutotuneError for what the user can mend. Ctrl-C loses nothing: the same call goes on.
     """
     start = time.monotonic()
-    folder = _folder(request)
-    settings = space.read(_config(request, folder), request.flags or {}, sample=request.data is None)
+    if request.tensorboard:
+        refuse_missing()
+    folder = folder_of(request)
+    settings = space.read(config_of(request, folder), request.flags or {}, sample=request.data is None)
     catalogue = plugins.catalogue(request.plugins)
     _refuse_unknown(settings, catalogue)
     device = plan.device(request.device)
-    parts, root = _read(request, folder, settings, screen)
+    parts, root = read_pictures(request, folder, settings, screen)
     with locked(folder), opened(folder) as book, _timed(book, start):
         refuse_another(book, folder, settings, parts)
         book.note(root=str(root))  # which may have moved
+        board = Board(folder, settings.metric, book) if request.tensorboard else None
         if len(book.trials()) < request.trials or not book.is_tested():
             asked, settings = settings, plan.decided(settings, parts)
             chosen = plan.make(
@@ -66,27 +71,29 @@ def search(request: Request, screen: Screen) -> dict[str, Any]:
             lesson = plan.lesson(settings, parts, chosen, request.workers, folder)
             refuse_other_weights(book, chosen)
             _announce(screen, request.trials, settings, parts, chosen, book)
-            _decode(parts, root, chosen, screen)
-            _begin(book, folder, asked, parts)
+            decode(parts, root, chosen, screen)
+            _begin(book, folder, asked, parts, device)
             book.add_seconds(read=time.monotonic() - start)
             with Workers(request.workers, lesson) as workers:
                 arms = _probe(workers, chosen, book, screen)
                 trials = _queued(Search(folder / "trials.db", settings, arms), arms, book)
                 deadline = start + request.timeout if request.timeout is not None else None
-                Driver(trials, workers, book, screen, deadline).run(request.trials)
+                Driver(trials, workers, book, screen, deadline, board).run(request.trials)
             _test(lesson, book, root, parts, screen)
     screen.close()
     return status(folder.name)
 
 
-def _folder(request: Request) -> Path:
+def folder_of(request: Request) -> Path:
+    """Where the study lives: studies/NAME; the name is the data folder's unless given. Raises StudyError."""
     name = request.name or (images.SAMPLE if request.data is None else request.data.resolve().name)
     if not name or name.startswith(".") or set(name) & set("/\\?"):  # "?" would end the path of a database's URL
         raise StudyError(f"A study cannot be named {name!r}.", "Give it a plain name: --study NAME")
     return STUDIES / name
 
 
-def _config(request: Request, folder: Path) -> Path | None:
+def config_of(request: Request, folder: Path) -> Path | None:
+    """The study.toml that counts: the one named, or the study's own if it is there."""
     own = folder / "study.toml"
     return request.config or (own if own.is_file() else None)
 
@@ -96,7 +103,7 @@ def _refuse_unknown(settings: Settings, catalogue: plugins.Catalogue) -> None:
         catalogue.find(name)
 
 
-def _read(request: Request, folder: Path, settings: Settings, screen: Screen) -> tuple[Split, Path]:
+def read_pictures(request: Request, folder: Path, settings: Settings, screen: Screen) -> tuple[Split, Path]:
     """The pictures and their parts: a study's own manifest if there is one and the folder still is as it says."""
     root = (request.data or images.sample(cache_folder())).resolve()
     if request.data is None:
@@ -114,7 +121,7 @@ def _read(request: Request, folder: Path, settings: Settings, screen: Screen) ->
     return splits.split(catalog, settings.seed, settings.validation, settings.test, old), root
 
 
-def _begin(book: Record, folder: Path, settings: Settings, parts: Split) -> None:
+def _begin(book: Record, folder: Path, settings: Settings, parts: Split, device: str) -> None:
     """Write down what this study is, before its first trial."""
     if book.fact("arms") is not None:
         return
@@ -123,7 +130,7 @@ def _begin(book: Record, folder: Path, settings: Settings, parts: Split) -> None
         left.unlink()
     splits.write(parts, folder / MANIFEST)
     aside = [asdict(one) for one in parts.set_aside]
-    book.note(classes=parts.classes, pictures=parts.counts, set_aside=aside, split=parts.identity)
+    book.note(classes=parts.classes, pictures=parts.counts, set_aside=aside, split=parts.identity, device=device)
     book.note(definition=space.definition(settings))
 
 
@@ -153,7 +160,8 @@ def _span(depths: Sequence[int]) -> str:
     return f"{min(depths)} to {max(depths)}" if len(depths) > 1 else str(depths[0])
 
 
-def _decode(parts: Split, root: Path, chosen: Plan, screen: Screen) -> None:
+def decode(parts: Split, root: Path, chosen: Plan, screen: Screen) -> None:
+    """Decode what trials see, training and validation pictures, at every size that is searched."""
     pictures = (*parts.part(TRAIN), *parts.part(VALIDATION))
     for one in chosen.candidates:
         how = one.backbone.traits.interpolation

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -166,33 +168,17 @@ def run_trial(backbones: Backbones, number: int, params: Params, talk: Talk) -> 
     lesson = backbones.lesson
     start = time.monotonic()
     (lesson.folder / "checkpoints").mkdir(exist_ok=True)
-    sources = _sources(backbones, params, talk)
+    held = sources(backbones, params, talk)
     banked = time.monotonic()
-    seed = int(np.random.SeedSequence((lesson.seed, number)).generate_state(1)[0])
-    batches = TrainBatches(sources[0], lesson.train.labels, params.batch_size, params.augment, seed)
-    net = build(backbones, params, len(batches), seed)
-    if params.depth and not _from_scratch(backbones, params):
-        net.head[1] = _probed_head(lesson, params)
-    net.train()  # Lightning leaves the modes as it finds them
+    net, batches = opening(backbones, params, held[0], number)
     progress = Progress(lesson, params, talk)
     unfinished = lesson.folder / "checkpoints" / f"trial-{number:04d}.unfinished.ckpt"
-    trainer = lightning.Trainer(
-        accelerator={"cuda": "gpu"}.get(backbones.device.type, backbones.device.type),
-        devices=[backbones.device.index or 0] if backbones.device.type == "cuda" else 1,
-        precision="bf16-mixed" if _half_pays(net, backbones.device) else "32-true",
-        max_epochs=lesson.epochs,
-        callbacks=[progress, _keeper(unfinished)],
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        deterministic="warn" if backbones.device.type == "cuda" else None,
-        use_distributed_sampler=False,
-    )
-    held_out = [CleanBatches(sources[1], lesson.validation.labels), CleanBatches(sources[2], lesson.gap_sample.labels)]
+    trainer = trainer_on(backbones.device, net, max_epochs=lesson.epochs, callbacks=[progress, _keeper(unfinished)])
+    held_out = [CleanBatches(held[1], lesson.validation.labels), CleanBatches(held[2], lesson.gap_sample.labels)]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning")
-        trainer.fit(net, batches, held_out, ckpt_path=str(unfinished) if _is_whole(unfinished) else None)
+        left = str(unfinished) if _is_whole(unfinished) else None
+        trainer.fit(net, batches, held_out, ckpt_path=left, weights_only=True)
     checkpoint = None
     if progress.ended != PRUNED:
         checkpoint = f"checkpoints/trial-{number:04d}.safetensors"
@@ -210,6 +196,48 @@ def run_trial(backbones: Backbones, number: int, params: Params, talk: Talk) -> 
         seconds=time.monotonic() - start,
         bank_seconds=banked - start,
     )
+
+
+def opening(backbones: Backbones, params: Params, source: Source, number: int) -> tuple[network.Network, TrainBatches]:
+    """What trial `number` begins with: its network, a deep one with the probe's head, and its training batches."""
+    lesson = backbones.lesson
+    seed = int(np.random.SeedSequence((lesson.seed, number)).generate_state(1)[0])
+    batches = TrainBatches(source, lesson.train.labels, params.batch_size, params.augment, seed)
+    net = build(backbones, params, len(batches), seed)
+    if params.depth and not _from_scratch(backbones, params):
+        net.head[1] = _probed_head(lesson, params)
+    net.train()  # Lightning leaves the modes as it finds them
+    return net, batches
+
+
+def trainer_on(device: torch.device, net: network.Network, **more: Any) -> lightning.Trainer:
+    """A Trainer that shows nothing of its own, in the precision that pays."""
+    return lightning.Trainer(
+        accelerator={"cuda": "gpu"}.get(device.type, device.type),
+        devices=[device.index or 0] if device.type == "cuda" else 1,
+        precision="bf16-mixed" if _half_pays(net, device) else "32-true",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        deterministic="warn" if device.type == "cuda" else None,
+        use_distributed_sampler=False,
+        **more,
+    )
+
+
+@contextlib.contextmanager
+def hushed() -> Iterator[None]:
+    """Lightning tells what it finds on the machine; in a worker that goes to a log."""
+    speaker = logging.getLogger("pytorch_lightning")
+    before = speaker.level
+    speaker.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        speaker.setLevel(before)
 
 
 def build(backbones: Backbones, params: Params, steps: int, seed: int) -> network.Network:
@@ -333,7 +361,7 @@ def stops_on_gap(rows: Sequence[Epoch], patience: int, cycle_epochs: int, most: 
     return stalled and (rows[-1].gap > most or rows[-1].gap > max(rows[-1 - waited].gap, 0.0))
 
 
-def _sources(backbones: Backbones, params: Params, talk: Talk) -> tuple[Source, Source, Source]:
+def sources(backbones: Backbones, params: Params, talk: Talk) -> tuple[Source, Source, Source]:
     """Where training, validation and the gap's sample come from: a bank where one is kept for this cut."""
     lesson = backbones.lesson
     parts = (lesson.train.digests, lesson.validation.digests, lesson.gap_sample.digests)
@@ -383,12 +411,12 @@ def _save(state: dict[str, Tensor], file: Path) -> None:
 
 
 def _is_whole(file: Path) -> bool:
-    """Whether a checkpoint of our own is there and can be read; a torn one is deleted, and the trial starts anew."""
+    """Whether a checkpoint can be gone on from. One torn, or with code in it, is deleted: the trial starts anew."""
     if not file.exists():
         return False
     try:
-        torch.load(file, map_location="cpu", weights_only=False)
-    except Exception:  # whatever a torn file makes pickle or zipfile raise
+        torch.load(file, map_location="cpu", weights_only=True)  # it may have come with a folder from elsewhere
+    except Exception:  # whatever such a file makes pickle or zipfile raise
         file.unlink()
         return False
     return True

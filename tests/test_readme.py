@@ -10,12 +10,13 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def block(kind: str) -> str:
-    return re.findall(rf"```{kind}\n(.*?)```", README, re.DOTALL)[0]  # type: ignore[no-any-return]
+def block(kind: str, holds: str = "") -> str:
+    """The first piece of code of a kind that holds a text."""
+    return next(text for text in re.findall(rf"```{kind}\n(.*?)```", README, re.DOTALL) if holds in text)
 
 
 def test_its_plugin_is_found_and_keeps_the_contract(tmp_path: Path) -> None:
-    (tmp_path / "mobilenet_v2.py").write_text(block("python"))
+    (tmp_path / "mobilenet_v2.py").write_text(block("python", "@backbone"))
     entry = plugins.catalogue([tmp_path]).find("mobilenet_v2")
     assert [one for one in contract.check(entry, weights.find(entry)) if one.problem] == []
     assert entry.label == "MobileNetV2"
