@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,7 @@ def serve(name: str, port: int, say: Callable[[str], None]) -> None:
         raise AutotuneError(
             "The dashboard is not installed.", "Install it: pip install 'autotune-vision[dashboard]'"
         ) from error
+    logging.getLogger("optuna_dashboard").setLevel(logging.CRITICAL)  # else each refused write prints a traceback
     server = _listening(optuna_dashboard.wsgi(_read_only(folder)), port)
     say(f"Study {folder.name}: http://{HOST}:{server.server_port}\nThe page can only read. Ctrl-C ends it.")
     try:

@@ -33,7 +33,7 @@ LEAST, MOST = 1e-7, 10.0  # the rates tried with AdamW; `RATES` moves them for a
 STEPS = 100  # with more of them the loss falls before the rate that would make it fall has come
 STILL = STEPS // 5  # the first steps, whose rates change next to nothing
 SMOOTHING = 3.0  # the standard deviation of a Gaussian, in steps
-BEGUN, SLOWED = 0.1, 0.75  # of the fall
+BEGUN, SLOWED = 0.1, 0.8  # of the fall
 CLEAR = 5.0  # standard errors: a curve has many low points that the least of them could be
 WIDTH, HEIGHT = 80, 16  # of the plot in the terminal
 
@@ -70,7 +70,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Bounds:
-    """The rates at a tenth and at three quarters of the way from the loss's level down to its least."""
+    """The rates at a tenth and at four fifths of the way from the loss's level down to its least."""
 
     low: float
     high: float
@@ -121,7 +121,7 @@ def bounds_of(curve: Curve) -> Bounds | None:
     """The bounds that a curve suggests; None where it does not fall by more than chance would have it.
 
     After Smith (2017, section 3.3): from where training begins to gain to where the gain slows, which is here a tenth
-    and three quarters of the way down. The least loss itself lies where training is about to run away or, on few
+    and four fifths of the way down. The least loss itself lies where training is about to run away or, on few
     pictures, has learnt them by heart; a tenth of its rate (fastai's `minimum`) is one or the other at random.
     """
     smoothed, level = curve.smoothed, curve.level
@@ -261,8 +261,8 @@ def _say(curve: Curve, bounds: Bounds, tested: Tested, image: Path, screen: Scre
     screen.say(f"Tested: {tested.words}")
     screen.say(f"Suggested: lr_low {bounds.low:.1e}, lr_high {bounds.high:.1e}")
     screen.say(
-        f"Chosen so: the smoothed training loss falls from {curve.level:.2g} to {bounds.least:.2g}; a tenth of that "
-        "is done at lr_low, where the fall begins, three quarters at lr_high, before it slows (Smith 2017)."
+        f"Chosen so: the smoothed training loss falls from {curve.level:.3g} to {bounds.least:.3g}; a tenth of that "
+        "is done at lr_low, where the fall begins, four fifths at lr_high, before it slows (Smith 2017)."
     )
     screen.say(f"Plot: {image.resolve()}")
 

@@ -86,13 +86,13 @@ def browser() -> Iterator[Any]:
 def test_it_shows_a_search_that_runs_and_leaves_its_result_as_it_would_have_been(
     browser: Any, here: Path, digits: Path
 ) -> None:
-    words = ("search", str(digits), "--trials", "8", "--backbones", "small_cnn", "--epochs", "4", "--device", "cpu")
+    words = ("search", str(digits), "--trials", "6", "--backbones", "small_cnn", "--epochs", "3", "--device", "cpu")
     subprocess.run(command(*words, "--study", "alone", "--quiet"), check=True)
     watched = subprocess.Popen(command(*words, "--study", "watched", "--quiet"))
     page, seen = browser.new_page(viewport={"width": 1280, "height": 900}), set()
     with served("watched") as (address, _):
         page.goto(address)
-        page.get_by_text("autotune", exact=True).first.click()
+        page.get_by_text("1. autotune").click()
         page.wait_for_url(f"{address}/dashboard/studies/1*")
         page.goto(f"{address}/dashboard/studies/1/trials")
         while watched.poll() is None:
@@ -100,15 +100,14 @@ def test_it_shows_a_search_that_runs_and_leaves_its_result_as_it_would_have_been
             page.wait_for_selector("text=/Trial \\d+/")
             if watched.poll() is None:
                 seen |= set(re.findall(r"Trial (\d+)", page.inner_text("body")))
-            get(f"{address}/api/studies/1?after=0")
+            page.wait_for_timeout(1000)  # it shall not take the search's processor
         assert len(seen) >= 2, "the page showed no trials while the search ran"
         page.goto(f"{address}/dashboard/studies/1")
         page.wait_for_selector("text=Best Trial")
         page.wait_for_timeout(2000)  # the charts are drawn by and by
         if SHOT:
             page.screenshot(path=SHOT, full_page=True)
-        best = status("watched")["best"]
-        assert f"number={best['number']}" in page.inner_text("body").replace(" ", "")
+        assert str(status("watched")["best"]["value"]) in page.inner_text("body")
     assert watched.returncode == 0
     alone, found = status("alone"), status("watched")
     assert [{**row, "seconds": 0} for row in found["leaderboard"]] == [
@@ -135,9 +134,7 @@ def test_the_page_cannot_write_and_ctrl_c_ends_it_quietly(finished: Path) -> Non
         process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=20)
     assert process.returncode == 0
-    assert "Ctrl-C ends it" in said[0]
-    assert "KeyboardInterrupt" not in said[1]
-    assert "GET /" not in said[1]
+    assert said[1] == ""
     assert file.read_bytes() == before
 
 
