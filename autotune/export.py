@@ -248,7 +248,7 @@ def _written(one: Finished, model: Trained, formats: Sequence[str], doubt: Doubt
         else:
             graph.write_safetensors(assembled, {"backbone": model.backbone.name}, file)
         screen.say(f"Proving {file.name} on {len(truth.paths)} validation pictures")
-        task = Task(name, str(file), (), model.pixels, model.interpolation, 0, model.backbone.name, plugins)
+        task = Task(name, str(file), (), model.pixels, model.interpolation, model.backbone.name, plugins)
         row = proof.prove(task, truth, one.root)
         rows.append(row)
         if name == "onnx":

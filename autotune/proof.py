@@ -15,7 +15,6 @@ from autotune.runtimes import Task
 
 MOST_DIFFERENCE = 1e-3  # in a probability, for float32
 MOST_LOST = 0.01  # of the pictures, net, for int8; or two, if that is more
-TIMED_ON_ONE_THREAD = 100  # pictures
 SHOWN = 3
 PROVEN = "proven"
 
@@ -56,8 +55,7 @@ class Truth:
 def prove(task: Task, truth: Truth, root: Path) -> Row:
     """Run a format over the whole validation part, on all threads and on one. The verdict says if it is proven."""
     paths = tuple(str(root / path) for path in truth.paths)
-    every = runtimes.run(replace(task, paths=paths, threads=0))
-    alone = runtimes.run(replace(task, paths=paths[:TIMED_ON_ONE_THREAD], threads=1))
+    every = runtimes.run(replace(task, paths=paths))
     said, answered = truth.probabilities.argmax(1), every.probabilities.argmax(1)
     return Row(
         format=task.format,
@@ -67,8 +65,8 @@ def prove(task: Task, truth: Truth, root: Path) -> Row:
         changed=int(np.sum(said != answered)),
         right=int(np.sum(answered == truth.labels)),
         n=len(truth.labels),
-        milliseconds_one_thread=alone.milliseconds,
-        milliseconds_all_threads=every.milliseconds,
+        milliseconds_one_thread=every.milliseconds_one_thread,
+        milliseconds_all_threads=every.milliseconds_all_threads,
         peak_bytes=every.peak_bytes,
         verdict=verdict(task.format, truth, every.probabilities),
     )

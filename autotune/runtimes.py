@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,33 +18,33 @@ from numpy.typing import NDArray
 from autotune import bundle, standalone
 from autotune.errors import BundleError
 
+TIMED_ON_ONE_THREAD = 100  # pictures
+
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
 class Task:
-    """Which model shall answer which pictures. threads: 0 for as many as there are. plugins: folders to find
-    `backbone` in, which model.safetensors needs.
-    """
+    """Which model shall answer which pictures. plugins: folders where `backbone` may be, for model.safetensors."""
 
     format: str
     file: str
     paths: tuple[str, ...]
     pixels: int
     interpolation: str
-    threads: int
     backbone: str
     plugins: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Answers:
-    """probabilities: (N, C). milliseconds: the median picture's, decoding included, one at a time. peak_bytes: of the
-    process; None where the system does not tell.
+    """probabilities: (N, C). milliseconds: the median picture's, decoding included, one at a time, on all threads and
+    on one. peak_bytes: of the process; None where the system does not tell.
     """
 
     probabilities: NDArray[np.float32]
-    milliseconds: float
+    milliseconds_all_threads: float
+    milliseconds_one_thread: float
     peak_bytes: int | None
 
 
@@ -62,30 +62,39 @@ def run(task: Task) -> Answers:
             )
         with np.load(out) as found:
             peak = int(found["peak"])
-            return Answers(found["probabilities"], float(found["milliseconds"]), peak if peak > 0 else None)
+            times = float(found["all_threads"]), float(found["one_thread"])
+            return Answers(found["probabilities"], *times, peak if peak > 0 else None)
 
 
 def _work(order: Path, out: Path) -> None:
     """The process's life."""
     given = json.loads(order.read_text(encoding="utf-8"))
     task = Task(**{**given, "paths": tuple(given["paths"]), "plugins": tuple(given["plugins"])})
-    model = _loaded(task)
+    probabilities, all_threads = _answered(task, _loaded(task, 0), task.paths)
+    peak = _peak_bytes()
+    _, one_thread = _answered(task, _loaded(task, 1), task.paths[:TIMED_ON_ONE_THREAD])
+    np.savez(out, probabilities=probabilities, all_threads=all_threads, one_thread=one_thread, peak=peak)
+
+
+def _answered(task: Task, model: Run, paths: Sequence[str]) -> tuple[NDArray[np.float32], float]:
+    """Probabilities (N, C), and the median picture's milliseconds."""
     rows, seconds = [], []
-    for path in task.paths:
+    for path in paths:
         start = time.perf_counter()
         square = standalone.square(standalone.decode(path), task.pixels, task.interpolation)
         rows.append(model(square[None]))
         seconds.append(time.perf_counter() - start)
-    np.savez(out, probabilities=np.concatenate(rows), milliseconds=1000 * np.median(seconds), peak=_peak_bytes())
+    return np.concatenate(rows), 1000 * float(np.median(seconds))
 
 
-def _loaded(task: Task) -> Run:
+def _loaded(task: Task, threads: int) -> Run:
+    """The model, ready to answer. threads: 0 for as many as there are."""
     if task.format in ("onnx", "int8"):
-        return bundle.Session(Path(task.file), task.threads).probabilities
+        return bundle.Session(Path(task.file), threads).probabilities
     import torch
 
-    if task.threads:
-        torch.set_num_threads(task.threads)
+    if threads:
+        torch.set_num_threads(threads)
     module = _torch_module(task)
 
     @torch.no_grad()

@@ -56,7 +56,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
 
     place = tmp_path_factory.mktemp("searched")
     data = write_digits(place / "digits3")
-    flags = {"epochs": 3, "backbone": ["efficientnet_lite0", "small_cnn"], "depth": [0, 1]}
+    flags = {"epochs": 3, "backbone": ["small_cnn"]}
     before = Path.cwd()
     os.chdir(place)
     try:
