@@ -131,18 +131,23 @@ def _folder(path: Path) -> Path:
 
 def _index(folder: Path) -> dict[str, Any]:
     file = folder / INDEX
+    damaged = BundleError(f"{file} is damaged.", "Copy the whole folder again, or export it again.")
     try:
-        index: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        version, names = int(index["version"]), set(index["files"])
+        index = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise BundleError(f"{folder} is no bundle: it has no {INDEX}.", "Make one: autotune export STUDY") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise BundleError(f"{file} is damaged.", "Copy the whole folder again, or export it again.") from error
-    if version > VERSION:
+    except ValueError as error:
+        raise damaged from error
+    if not isinstance(index, dict) or not isinstance(index.get("version"), int):
+        raise damaged
+    if index["version"] > VERSION:
         raise BundleError(
-            f"Bundle {folder} is of version {version}; this autotune reads up to {VERSION}.",
+            f"Bundle {folder} is of version {index['version']}; this autotune reads up to {VERSION}.",
             "pip install --upgrade autotune-vision",
         )
-    if any(Path(name).name != name for name in names) or not {MODELS["onnx"], LABELS, PREPROCESSING} <= names:
-        raise BundleError(f"{file} is damaged.", "Copy the whole folder again, or export it again.")
+    names = index.get("files")
+    if not isinstance(names, dict) or any(Path(name).name != name for name in names):
+        raise damaged
+    if index["version"] < 1 or not {MODELS["onnx"], LABELS, PREPROCESSING} <= set(names):
+        raise damaged
     return index

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import os
 import platform
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +28,8 @@ def write(file: Path, finished: Finished, validation: Mapping[str, Any], facts: 
     source = Path(__file__).with_suffix(".md").read_text(encoding="utf-8")
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     environment.filters["percent"] = percent
+    environment.filters["cell"] = lambda text: html.escape(str(text)).replace("|", "\\|")
+    environment.filters["quoted"] = shlex.quote
     told = _told(finished, validation, facts)
     file.write_text(environment.from_string(source).render(told), encoding="utf-8")
 

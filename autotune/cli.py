@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -187,6 +188,8 @@ def predict(
     screen = Screen(program=True)
     # Answers on a terminal are their own progress, and a bar would swallow them.
     progress = None if sys.stdout.isatty() else screen.progress("Predicting")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text
     style = "json" if as_json else "csv" if as_csv else "table"
     try:
         bad = predictions.tell(predictions.answers(one, files, top, progress), style, one.labels, sys.stdout)
@@ -316,7 +319,8 @@ def main() -> NoReturn:
     try:
         app()
     except AutotuneError as error:
-        print(f"{error.problem}\n{error.fix}", file=sys.stderr)
+        for line in (error.problem, error.fix):
+            print(" ".join(line.splitlines()), file=sys.stderr)  # names of files may hold line breaks
         sys.exit(1)
     except SystemExit as leave:
         if leave.code == INTERRUPTED:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import glob
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -29,6 +32,7 @@ from autotune.splits import TRAIN, VALIDATION
 from autotune.summary import find
 from autotune.trained import Trained
 
+SECONDS_OF_A_DAY = 86_400
 CALIBRATION_PICTURES = 128  # that int8's ranges are taken from
 
 
@@ -112,7 +116,10 @@ def show(facts: dict[str, Any], screen: Screen) -> None:
             f"stay answered, {percent(share)} of them rightly."
         )
     if facts["refit"]:
-        screen.say("Trained again on training and validation pictures: its test score is the earlier model's.")
+        screen.say(
+            "Trained again on training and validation pictures: test score, temperature and threshold are the earlier "
+            "model's, and what is right above is of pictures it has seen."
+        )
     screen.say(f"Bundle: {facts['folder']}")
     screen.say(f"Next: autotune predict {facts['folder']} PICTURE...")
 
@@ -160,16 +167,18 @@ def _refuse_labels(one: Finished, request: Request) -> None:
 @contextmanager
 def _handed_over(out: Path) -> Iterator[tuple[Path, Path]]:
     """A folder to write into, which becomes `out` when all has gone well. Raises BundleError where `out` is taken."""
-    out = out.resolve()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise BundleError(f"{out} is there and is not empty.", "Name another folder, or delete that one.")
     try:
+        out = out.resolve()
+        if out.exists() and (not out.is_dir() or any(out.iterdir()) or out.is_mount()):
+            raise BundleError(f"{out} is there and is not an empty folder.", "Name another folder, or one in it.")
         out.parent.mkdir(parents=True, exist_ok=True)
-        for left in out.parent.glob(f".{out.name}.unfinished-*"):  # by an export that was killed
-            shutil.rmtree(left)
+        for left in out.parent.glob(f".{glob.escape(out.name)}.unfinished-*"):
+            if time.time() - left.stat().st_mtime > SECONDS_OF_A_DAY:  # by an export that was killed, not one at work
+                shutil.rmtree(left)
         unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}.unfinished-", dir=out.parent))
-    except OSError as error:
-        raise BundleError(f"{out} cannot be made: {error.strerror}.", "Name a folder that you may write.") from error
+    except (OSError, RuntimeError) as error:  # RuntimeError: links that go round in a circle
+        reason = getattr(error, "strerror", None) or error
+        raise BundleError(f"{out} cannot be made: {reason}.", "Name a folder that you may write.") from error
     try:
         yield unfinished, out
         unfinished.chmod(0o755)  # mkdtemp's is for its owner alone, and so is what safetensors writes
@@ -179,6 +188,8 @@ def _handed_over(out: Path) -> Iterator[tuple[Path, Path]]:
             out.rmdir()
         unfinished.rename(out)
     except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
         raise BundleError(f"{out} cannot be written: {error.strerror}.", "Free some disk space; then again.") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -187,6 +198,8 @@ def _handed_over(out: Path) -> Iterator[tuple[Path, Path]]:
 def _checked(one: Finished, logits: Tensor) -> dict[str, Any]:
     """The trained network's scores on validation, from the files, which must be the trial's within one picture."""
     metric, pictures = one.settings.metric, one.parts.part(VALIDATION)
+    if not logits.isfinite().all():
+        raise StudyError(f"Trial {one.trial['number']} answers with no numbers.", "Export another one: --trial N")
     heat = calibration.temperature(logits, evaluate.class_numbers(pictures, one.parts.classes))
     scores = evaluate.measured(metric, logits, pictures, one.parts.classes, heat)
     allowed = _one_picture(metric, [row["n"] for row in scores["per_class"].values()])
@@ -204,8 +217,10 @@ def _one_picture(metric: str, counts: Sequence[int]) -> float:
     if metric == "accuracy":
         return 1 / sum(counts)
     rarest = min(n for n in counts if n)
-    shares = {"balanced_accuracy": 1, "macro_f1": 4}  # F1 of two classes moves, each by at most 2 / n
-    return shares[metric] / (len(counts) * rarest)
+    if metric == "balanced_accuracy":
+        return 1 / (len(counts) * rarest)
+    # F1 = 2 tp / (n + named): the true class's falls by at most 2 / (n + 1), that of the wrong answer by 1 / (2n + 1).
+    return (2 / (rarest + 1) + 1 / (2 * rarest + 1)) / len(counts)
 
 
 def _doubt(one: Finished, logits: Tensor, scores: dict[str, Any], request: Request) -> Doubt:

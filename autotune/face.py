@@ -32,13 +32,14 @@ class Best:
         from autotune import export
         from autotune.screen import Screen
 
-        request = export.Request(Path(out), tuple(formats), self.number, refit, threshold, precision)
+        formats = (formats,) if isinstance(formats, str) else tuple(formats)
+        request = export.Request(Path(out), formats, self.number, refit, threshold, precision)
         facts = export.export(self.study, request, self.means, Screen(quiet=True))
         if problem := export.refused(facts):
             raise problem
-        return predict.load(out)
+        return predict.load(facts["folder"])
 
-    def predict(self, pictures: Sequence[str | Path], top: int = 1) -> list[Answer]:
+    def predict(self, pictures: str | Path | Sequence[str | Path], top: int = 1) -> list[Answer]:
         """Answers for files, folders and patterns, in order; `top` likeliest labels each. A bad picture has `error`."""
         return predict.load(self.study, self.means).predict(pictures, top)
 

@@ -121,12 +121,14 @@ def write_int8(source: Path, file: Path, calibration: Sequence[NDArray[np.uint8]
 
 def write_pt2(program: torch.export.ExportedProgram, file: Path) -> None:
     with _quiet():
-        torch.export.save(program, str(file))
+        held = io.BytesIO()  # written by Python, which says when a disk is full; torch aborts
+        torch.export.save(program, held)
+        file.write_bytes(held.getvalue())
 
 
 def write_safetensors(graph: Graph, facts: dict[str, str], file: Path) -> None:
     state = {name: value.contiguous() for name, value in graph.state_dict().items()}
-    safetensors.torch.save_file(state, file, metadata=facts)
+    file.write_bytes(safetensors.torch.save(state, metadata=facts))
 
 
 def _onnx() -> Any:

@@ -127,6 +127,8 @@ def decode(path: Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            if not path.is_file():  # also a pipe, which would be waited for
+                raise UnreadableError("there is no such file")
             with Image.open(path) as image:
                 if image.width * image.height > MOST_PIXELS:
                     raise UnreadableError(f"{image.width} x {image.height} pixels are more than {MOST_PIXELS:,}")

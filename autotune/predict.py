@@ -38,7 +38,7 @@ class Model:
     threshold: float
     run: Run
 
-    def predict(self, pictures: Sequence[str | Path], top: int = 1) -> list[Answer]:
+    def predict(self, pictures: str | Path | Sequence[str | Path], top: int = 1) -> list[Answer]:
         """Answers for files, folders and patterns, in order; `top` likeliest labels each. A bad picture has `error`."""
         return list(answers(self, found(pictures), top))
 
@@ -60,8 +60,11 @@ def load(source: str | Path, means: Means | None = None) -> Model:
     Raises BundleError where the bundle is not whole, StudyError where there is neither.
     """
     path = Path(source)
-    if bundle.is_bundle(path):
-        one = bundle.opened(path)
+    try:
+        one = bundle.opened(path) if bundle.is_bundle(path) else None
+    except OSError as error:
+        raise BundleError(f"{source} cannot be opened: {error.strerror}.", "Name a bundle's folder.") from error
+    if one:
         return Model(one.labels, one.pixels, one.interpolation, one.threshold, bundle.Session(one.model).probabilities)
     from autotune import summary
 
@@ -75,24 +78,30 @@ def load(source: str | Path, means: Means | None = None) -> Model:
     return _of_study(folder, means)
 
 
-def found(sources: Iterable[str | Path]) -> list[Path]:
-    """Files as named, the pictures in folders and below them, and what patterns match, in order.
+def found(sources: str | Path | Iterable[str | Path]) -> list[Path]:
+    """Files as named, the pictures in folders and below them, and what patterns match, in order. What names nothing
+    stands for itself, and gets its error entry in its place.
 
-    Raises DataError where one names nothing.
+    Raises DataError where nothing at all is named.
     """
     files: list[Path] = []
-    for source in sources:
+    for source in [sources] if isinstance(sources, (str, Path)) else sources:
+        files.extend(_meant(source) or [Path(source)])
+    if not files:
+        raise DataError("No picture was named.", "Name pictures, folders of them, or patterns.")
+    return files
+
+
+def _meant(source: str | Path) -> list[Path]:
+    try:
         path = Path(source)
         if path.is_dir():
-            inner = _pictures(path)
-        elif path.exists() or not set(str(source)) & set("*?["):
-            inner = [path]  # one that is not there gets its error entry in its place
-        else:
-            inner = sorted(one for one in Path(path.anchor).glob(str(path.relative_to(path.anchor))) if one.is_file())
-        if not inner:
-            raise DataError(f"There is no picture in {source}.", "Name pictures, folders of them, or patterns.")
-        files.extend(inner)
-    return files
+            return _pictures(path)
+        if path.exists() or not set(str(source)) & set("*?["):
+            return [path]
+        return sorted(one for one in Path(path.anchor).glob(str(path.relative_to(path.anchor))) if one.is_file())
+    except (OSError, ValueError):  # too long, not to be entered, no pattern: its error entry says more
+        return []
 
 
 def answers(model: Model, files: Sequence[Path], top: int = 1, progress: Progress | None = None) -> Iterator[Answer]:
@@ -114,8 +123,11 @@ def listed(names: Sequence[str]) -> list[str]:
     """The pictures named, where "-" stands for a list of them, a line each, on stdin."""
     given: list[str] = []
     for name in names:
-        given += [line for line in sys.stdin.read().splitlines() if line.strip()] if name == "-" else [name]
-    return given
+        if name == "-" and sys.stdin:
+            given += [line.removesuffix("\r") for line in os.fsdecode(sys.stdin.buffer.read()).split("\n")]
+        elif name != "-":
+            given.append(name)
+    return [name for name in given if name]
 
 
 def tell(said: Iterable[Answer], style: str, labels: Sequence[str], out: TextIO) -> list[Answer]:
@@ -127,7 +139,7 @@ def tell(said: Iterable[Answer], style: str, labels: Sequence[str], out: TextIO)
         if one.error is not None:
             bad.append(one)
         if style == "json":
-            out.write(json.dumps(_plain(one), ensure_ascii=False) + "\n")
+            out.write(json.dumps(_plain(one)) + "\n")
         elif style == "csv":
             if number == 0:
                 sheet.writerow(("path", "label", "probability", "error"))
@@ -190,8 +202,8 @@ def _pictures(folder: Path) -> list[Path]:
 def _square(model: Model, file: Path) -> NDArray[np.uint8] | str:
     """A picture's pixels (3, P, P), or why there are none."""
     try:
-        if not file.exists():
-            return "there is no such file"
+        if file.is_dir():
+            return "a folder without pictures"
         return standalone.square(images.decode(file), model.pixels, model.interpolation)
     except images.UnreadableError as error:
         return str(error)
@@ -207,7 +219,7 @@ def _answered(model: Model, files: Sequence[Path], squares: Sequence[Any], top: 
             yield Answer(str(file), None, None, (), square)
             continue
         row = next(rows)
-        order = np.argsort(-row, kind="stable")[:top]
+        order = np.argsort(-row, kind="stable")[: max(top, 1)]
         likeliest = tuple((model.labels[int(i)], float(row[i])) for i in order)
         label, probability = likeliest[0]
         yield Answer(str(file), label if probability >= model.threshold else UNKNOWN, probability, likeliest)

@@ -100,7 +100,7 @@ def refuse(row: Row) -> None:
     if row.verdict != PROVEN:
         raise BundleError(
             f"{row.file} is not handed over: {row.verdict}.",
-            "Leave this format out, or export another trial: --trial N",
+            "Export another trial, or report this one: --trial N",
         )
 
 

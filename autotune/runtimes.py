@@ -53,7 +53,7 @@ def run(task: Task) -> Answers:
     with tempfile.TemporaryDirectory() as folder:
         order, out = Path(folder, "task.json"), Path(folder, "answers.npz")
         order.write_text(json.dumps(asdict(task)), encoding="utf-8")
-        words = [sys.executable, "-m", "autotune.runtimes", str(order), str(out)]
+        words = [sys.executable, "-P", "-m", "autotune.runtimes", str(order), str(out)]
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         if done.returncode:
             last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]

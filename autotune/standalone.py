@@ -14,6 +14,8 @@ from PIL import Image, ImageOps
 
 def decode(path: str | Path) -> Image.Image:
     """One upright RGB picture: EXIF turned, transparency on white, 16 bits scaled to 8."""
+    if not Path(path).is_file():  # also a pipe, which would be waited for
+        raise ValueError("there is no such file")
     with Image.open(path) as file:
         # MPO is what phones write: a JPEG with a second view behind it.
         if getattr(file, "is_animated", False) and file.format != "MPO":
@@ -43,7 +45,9 @@ def main() -> None:
     import onnxruntime
 
     here, names = Path(__file__).parent, sys.argv[1:]
-    file = here / (names.pop(0) if names and names[0].endswith(".onnx") else "model.onnx")
+    file = here / (Path(names.pop(0)).name if names and names[0].endswith(".onnx") else "model.onnx")
+    if not names:
+        sys.exit(__doc__)
     how = json.loads((here / "preprocessing.json").read_text(encoding="utf-8"))
     labels = (here / "labels.txt").read_text(encoding="utf-8").splitlines()
     model = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])

@@ -57,7 +57,10 @@ def restored(backbones: training.Backbones, trial: dict[str, Any]) -> Trained:
         state = safetensors.torch.load_file(file)
     except safetensors.SafetensorError as error:
         raise StudyError(f"{file} is damaged: {error}.", "Put it back, or search anew.") from error
-    found = net.load_state_dict(state, strict=False)
+    try:
+        found = net.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # tensors of other shapes
+        raise StudyError(f"{file} does not fit its backbone.", "Put it back, or search anew.") from error
     if found.unexpected_keys or any(not name.startswith("entry.") for name in found.missing_keys):
         raise StudyError(f"{file} does not fit its backbone.", "Name the same --plugins as before, or search anew.")
     entry = backbones.lesson.backbones[net.params.backbone][0]

@@ -236,6 +236,8 @@ def hushed() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
+    except SystemExit as leave:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from leave
     finally:
         speaker.setLevel(before)
 

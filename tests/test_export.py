@@ -209,7 +209,7 @@ def test_a_threshold_answers_unknown_below_it(finished: Path, tmp_path: Path) ->
         ({"formats": ("onxx",)}, ConfigError, "no format 'onxx'"),
         ({"threshold": 1.5}, ConfigError, "threshold of 1.5"),
         ({"threshold": 0.5, "precision": 0.9}, ConfigError, "both say"),
-        ({"out": Path("studies")}, BundleError, "is not empty"),
+        ({"out": Path("studies")}, BundleError, "not an empty folder"),
         ({"out": Path("studies/s/record.db/x")}, BundleError, "cannot be made"),
     ],
 )

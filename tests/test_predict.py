@@ -38,9 +38,20 @@ def test_folders_patterns_and_files_are_found_in_order(tmp_path: Path) -> None:
     assert names(tmp_path / "b", tmp_path / "a.png") == ["b/1.jpg", "b/2.png", "b/deep/3.png", "a.png"]
     assert names(str(tmp_path / "*" / "*.png")) == ["b/.hidden.png", "b/2.png"]
     assert names(str(tmp_path / "gone.png")) == ["gone.png"]
-    for nothing in ("*.gif", "b/notes*/*"):
-        with pytest.raises(DataError, match="no picture in"):
-            predict.found([str(tmp_path / nothing)])
+    for nothing in ("*.gif", "b/notes*/*", "b/**.png", "x" * 300):  # each stands for itself, and gets an error entry
+        assert names(str(tmp_path / nothing)) == [nothing]
+    assert predict.found(str(tmp_path / "a.png")) == [tmp_path / "a.png"]
+    with pytest.raises(DataError, match="No picture was named"):
+        predict.found([])
+
+
+def test_a_pipe_a_folder_and_an_endless_name_are_errors_of_their_own(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "empty").mkdir()
+    good = picture(tmp_path / "good.png", 255)
+    said = MODEL.predict([tmp_path / "pipe.jpg", tmp_path / "empty", tmp_path / ("x" * 300), good])
+    assert [one.error is None for one in said] == [False, False, False, True]
+    assert said[1].error == "a folder without pictures"
 
 
 def test_many_pictures_are_answered_in_order_and_bad_ones_in_their_place(tmp_path: Path) -> None:
@@ -157,7 +168,13 @@ class TestBundle:
         (own / bundle.INDEX).write_text(json.dumps({**index, "version": 2}))
         with pytest.raises(BundleError, match="of version 2; this autotune reads up to 1"):
             predict.load(own)
-        for text in ("{", "[]", json.dumps({**index, "files": {"../x": "0"}})):
+        for text in (
+            "{",
+            "[]",
+            '{"version": Infinity}',
+            '{"version": 1, "files": []}',
+            json.dumps({**index, "files": {"../x": "0"}}),
+        ):
             (own / bundle.INDEX).write_text(text)
             with pytest.raises(BundleError, match="is damaged"):
                 predict.load(own)
