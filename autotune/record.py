@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -55,11 +56,16 @@ def m002_exports(db: Database) -> None:
 
 
 class Record:
-    """An open record.db; only the driver writes to it."""
+    """An open record.db; only the driver writes to it. Raises StudyError where it is damaged or cannot be opened."""
 
     def __init__(self, file: Path) -> None:
-        self._db = Database(file)
-        migrations.apply(self._db)
+        try:
+            self._db = Database(file)
+            migrations.apply(self._db)
+        except sqlite3.DatabaseError as error:
+            raise StudyError(
+                f"{file} cannot be read: {error}.", "Put back a copy of it, or start another study."
+            ) from error
 
     def close(self) -> None:
         self._db.close()

@@ -1,5 +1,8 @@
 from pathlib import Path
 
+import pytest
+
+from autotune.errors import StudyError
 from autotune.record import Record
 from autotune.space import Params
 from autotune.training import Epoch, Outcome
@@ -58,3 +61,14 @@ def test_looks_are_counted_and_facts_survive(tmp_path: Path) -> None:
     assert again.fact("seconds") == {"read": 1.5, "test": 2.0}
     assert [look["id"] for look in again.looks()] == [1, 2]
     assert again.fact("nothing", 3) == 3
+
+
+def test_a_damaged_record_is_two_lines(tmp_path: Path) -> None:
+    file = tmp_path / "record.db"
+    Record(file).close()
+    whole = file.read_bytes()
+    for damaged in (b"no database at all, but long enough to be taken for one" * 20, whole[:5000]):
+        file.write_bytes(damaged)
+        with pytest.raises(StudyError, match="cannot be read") as error:
+            Record(file)
+        assert error.value.fix
