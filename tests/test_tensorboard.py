@@ -92,7 +92,7 @@ def test_trials_from_before_are_shown_too_and_none_twice(here: Path, digits: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("told", [2, 4])
+@pytest.mark.parametrize("told", [2])
 def test_a_trial_that_is_cut_off_and_goes_on_has_each_epoch_once(
     here: Path, digits: Path, monkeypatch: pytest.MonkeyPatch, told: int
 ) -> None:
