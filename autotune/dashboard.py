@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from collections.abc import Callable
@@ -36,12 +37,8 @@ def serve(name: str, port: int, say: Callable[[str], None]) -> None:
     logging.getLogger("optuna_dashboard").setLevel(logging.CRITICAL)  # else each refused write prints a traceback
     server = _listening(optuna_dashboard.wsgi(_read_only(folder)), port)
     say(f"Study {folder.name}: http://{HOST}:{server.server_port}\nThe page can only read. Ctrl-C ends it.")
-    try:
+    with server, contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is how it is ended
         server.serve_forever()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        server.server_close()
 
 
 def _read_only(folder: Path) -> RDBStorage:

@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,10 @@ from sklearn.datasets import load_digits
 
 # Real photos, for those who have them: a folder of data sets beside the checkout, or named by AUTOTUNE_TEST_DATA.
 DATA = Path(os.environ.get("AUTOTUNE_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
+             "--disable-sync", "--no-first-run")  # fmt: skip
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -70,6 +75,19 @@ def searched(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
 def finished(searched: Path, here: Path) -> Path:
     """A copy of the finished study, in the folder that we stand in."""
     return Path(shutil.copytree(searched, here / "studies" / "s"))
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A real browser without a window; its tests skip where there is none."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    found = next((place for name in BROWSERS if (place := shutil.which(name))), None)
+    if found is None:
+        pytest.skip(f"no browser is here: none of {', '.join(BROWSERS)}")
+    with sync_api.sync_playwright() as player:
+        opened = player.chromium.launch(executable_path=found, args=list(ARGUMENTS))
+        yield opened
+        opened.close()
 
 
 def photos(name: str) -> Path:

@@ -1,7 +1,5 @@
 """The report as a person opens it: in a real browser, on a laptop and on a phone, in light and dark, on paper."""
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +10,7 @@ from test_report import NAMES, SECTIONS, finished
 from autotune import report
 
 pytestmark = pytest.mark.slow
-sync_api = pytest.importorskip("playwright.sync_api")
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-             "--disable-sync", "--no-first-run")  # fmt: skip
 LAPTOP, PHONE = (1280, 800), (390, 844)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    found = next((place for name in BROWSERS if (place := shutil.which(name))), None)
-    if found is None:
-        pytest.skip(f"no browser is here: none of {', '.join(BROWSERS)}")
-    with sync_api.sync_playwright() as player:
-        opened = player.chromium.launch(executable_path=found, args=list(ARGUMENTS))
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")

@@ -24,9 +24,6 @@ from autotune.record import Record
 from autotune.search import Search
 from autotune.summary import status
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-             "--disable-sync", "--no-first-run")  # fmt: skip
 SHOT = os.environ.get("AUTOTUNE_TEST_SHOT")  # where to keep a picture of the page, for who wants to look at it
 
 
@@ -68,18 +65,6 @@ def begun(here: Path) -> Path:
     Record(folder / "record.db").close()
     Search(folder / "trials.db", space.Settings(epochs=4), ())
     return folder
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    found = next((place for name in BROWSERS if (place := shutil.which(name))), None)
-    if found is None:
-        pytest.skip(f"no browser is here: none of {', '.join(BROWSERS)}")
-    with sync_api.sync_playwright() as player:
-        opened = player.chromium.launch(executable_path=found, args=list(ARGUMENTS))
-        yield opened
-        opened.close()
 
 
 @pytest.mark.slow

@@ -81,7 +81,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backbone", ["efficientnet_lite0"])  # the small CNN bears more (README)
+@pytest.mark.parametrize("backbone", ["efficientnet_lite0"])  # the small CNN bears more
 def test_trials_between_the_bounds_beat_those_at_a_tenth_and_at_ten_times(
     here: Path, data: Path, backbone: str
 ) -> None:
