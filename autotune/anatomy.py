@@ -38,6 +38,11 @@ class Anatomy:
         """Of one picture's forward pass through the last `depth` stages."""
         return sum(self.operations[self.stages - depth :]) if depth else 0
 
+    @property
+    def joints(self) -> tuple[int, ...]:
+        """The last stages at which a bank may be cut at half precision: below each tail of at most 40 % of the work."""
+        return tuple(self.stages - depth for depth in self.depths(on_cpu=True) if 0 < depth < self.stages)
+
     def depths(self, on_cpu: bool) -> tuple[int, ...]:
         """The depths searched by default: all, or on a CPU those whose tail is at most 40 % of the forward work."""
         most = CPU_SHARE * sum(self.operations) if on_cpu else float("inf")

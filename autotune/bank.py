@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -19,15 +20,17 @@ from autotune.store import Rows, cache_folder, made
 from autotune.weights import digest
 
 N_VIEWS = 4  # augmented views a picture, of magnitude 1/4 to 1; view 0 is the picture itself
+CHUNK = 256  # pictures between two writes: what kill -9 costs at most
 BATCH = 32  # every batch is padded to this: a row then never depends on who its neighbours were
-MOST_BYTES = 8 * 2**30  # a cut that would need more is computed afresh each epoch instead
+
+Halves = np.ndarray[tuple[int, ...], np.dtype[np.float16]]
 
 
 class Entry(nn.Module):
     """From what a batch holds to what the tail takes, on the batch's own device and without gradients.
 
     A batch is one of: pixels (N, 3, P, P) uint8; pixels with magnitude (N,) and draws (N, 16), to be augmented;
-    or rows of a bank (N, ...), half precision.
+    rows of a bank (N, ...), half precision; such rows with (N, 2) bool: which are mirrored across, and down.
     """
 
     def __init__(self, prefix: nn.Sequential, traits: Traits, subject: Subject) -> None:
@@ -46,34 +49,46 @@ class Entry(nn.Module):
     @torch.no_grad()
     def forward(self, batch: Sequence[Tensor]) -> Tensor:
         if batch[0].dtype != torch.uint8:
-            return laid_out(batch[0].float())
+            rows = batch[0].float()
+            return laid_out(mirrored(rows, batch[1]) if len(batch) > 1 else rows)
         image = augment(batch[0], batch[1], batch[2], self.subject) if len(batch) > 1 else batch[0].float().div(255)
         out: Tensor = self.prefix(laid_out((image - self.mean) / self.std))
         return out
 
 
 class Bank:
-    """The outputs of a backbone's first stages, at each of some cuts, for every picture and view asked for."""
+    """The outputs of a backbone's first stages, at each of some cuts, for every picture and view asked for.
+
+    joints: the stages whose outputs are rounded to half precision on their way to the next, kept or not; so a deeper
+    cut comes out the same whether it is computed from pixels or from one of these on disk. Rounding early stages would
+    cost a digit of the features; rounding late ones (`Anatomy.joints`) costs no more than keeping them.
+    """
 
     def __init__(self, name: str, chain: nn.Sequential, traits: Traits, pixels: int, subject: Subject, seed: int,
-                 device: torch.device, cuts: Sequence[int]) -> None:  # fmt: skip
+                 device: torch.device, cuts: Sequence[int], joints: Sequence[int]) -> None:  # fmt: skip
         self.pixels = pixel_store(pixels, traits.interpolation)
         self.cuts = sorted(cuts)
         self.seed = seed
         self.device = device
-        deepest = copy.deepcopy(chain[: self.cuts[-1]])
+        self.subject = subject
+        self._chain = chain
+        self._joints = sorted(joints)
         self._entry = Entry(nn.Sequential(), traits, subject).to(device)
-        self._stages = deepest.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+        self._stages = copy.deepcopy(chain[: self.cuts[-1]])
+        self._stages.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
         self._folder = cache_folder() / "banks" / f"{name.replace(':', '-')}-{pixels}"
-        looks = f"{pixels} {traits.interpolation} {traits.mean} {traits.std} {device.type}"
-        self._names = {cut: f"{digest(chain[:cut])} {looks}" for cut in self.cuts}
+        self._looks = f"{pixels} {traits.interpolation} {traits.mean} {traits.std} {device.type}"
         self._view_name = f"{subject} {seed}"
+        self._digests: dict[int, str] = {}
         blank = torch.zeros(1, 3, pixels, pixels, dtype=torch.uint8, device=device)
-        self.shapes = {cut: tuple(out.shape[1:]) for cut, out in self._outputs(self._entry([blank])).items()}
+        self.shapes = {number: tuple(out.shape[1:]) for number, out in self._outputs(self._entry([blank]), 0)}
 
     def rows(self, cut: int, view: int) -> Rows:
         """The stored outputs of the first `cut` stages for one view, half precision, keyed by picture digest."""
-        name = f"{self._names[cut]} {view} {self._view_name if view else ''}"
+        if cut not in self._digests:
+            self._digests[cut] = digest(self._chain[:cut])
+        joints = [joint for joint in self._joints if joint < cut]
+        name = f"{self._digests[cut]} {joints} {self._looks} {view} {self._view_name if view else ''}"
         key = hashlib.blake2b(name.encode(), digest_size=10).hexdigest()
         return Rows(self._folder / f"cut{cut}-view{view}-{key}", self.shapes[cut], np.float16)
 
@@ -84,16 +99,45 @@ class Bank:
                 stores = {cut: self.rows(cut, view) for cut in self.cuts}
                 missing = {cut: set(rows.missing(digests)) for cut, rows in stores.items()}
                 todo = [key for key in dict.fromkeys(digests) if any(key in keys for keys in missing.values())]
-                for start in range(0, len(todo), BATCH):
-                    keys = todo[start : start + BATCH]
-                    for cut, out in self._outputs(self._seen(keys, view)).items():
-                        wanted = [i for i, key in enumerate(keys) if key in missing[cut]]
-                        stores[cut].append([keys[i] for i in wanted], _half(out)[wanted])
-                    progress(start + len(keys), len(todo))
+                done = 0
+                for start, keys in self._starts(todo, missing, view).items():
+                    for first in range(0, len(keys), CHUNK):
+                        chunk = keys[first : first + CHUNK]
+                        self._extend(chunk, view, start, stores, missing)
+                        done += len(chunk)
+                        progress(done, len(todo))
 
-    def _seen(self, keys: list[str], view: int) -> Tensor:
-        """Normalised pixels of one padded batch (32, 3, P, P), as this view shows them."""
+    def _starts(self, todo: Sequence[str], missing: Mapping[int, set[str]], view: int) -> dict[int, list[str]]:
+        """What each picture goes on from: the deepest joint on disk below its missing rows, or 0, its pixels."""
+        left, found = list(todo), {}
+        for cut in reversed(self._joints):
+            above = [key for key in left if min(c for c in self.cuts if key in missing[c]) > cut]
+            if above and any(self._folder.glob(f"cut{cut}-view{view}-*")):
+                absent = set(self.rows(cut, view).missing(above))
+                found[cut] = [key for key in above if key not in absent]
+                left = [key for key in left if key not in set(found[cut])]
+        return {**{cut: keys for cut, keys in found.items() if keys}, **({0: left} if left else {})}
+
+    def _extend(self, keys: list[str], view: int, start: int, stores: Mapping[int, Rows],
+                missing: Mapping[int, set[str]]) -> None:  # fmt: skip
+        """Compute and append a chunk's missing rows, going on from cut `start`."""
+        found: dict[int, list[Halves]] = defaultdict(list)
+        for first in range(0, len(keys), BATCH):
+            batch = keys[first : first + BATCH]
+            for cut, out in self._outputs(self._seen(batch, view, start), start):
+                if cut in stores:
+                    found[cut].append(out.cpu().contiguous().numpy()[: len(batch)])
+        for cut, pieces in found.items():
+            wanted = [i for i, key in enumerate(keys) if key in missing[cut]]
+            if wanted:
+                stores[cut].append([keys[i] for i in wanted], np.concatenate(pieces)[wanted])
+
+    def _seen(self, keys: list[str], view: int, start: int) -> Tensor:
+        """One padded batch as stage `start` takes it: normalised pixels (32, 3, P, P) of this view, or a cut's rows."""
         padded = keys + keys[:1] * (BATCH - len(keys))
+        if start:
+            rows = self.rows(start, view)
+            return laid_out(torch.from_numpy(rows.take(rows.places(padded))).to(self.device).float())
         pixels = torch.from_numpy(self.pixels.take(self.pixels.places(padded))).to(self.device)
         if view == 0:
             return torch.as_tensor(self._entry([pixels]))
@@ -102,31 +146,28 @@ class Bank:
         return torch.as_tensor(self._entry([pixels, magnitude, drawn]))
 
     @torch.no_grad()
-    def _outputs(self, x: Tensor) -> dict[int, Tensor]:
-        found = {}
-        for number, stage in enumerate(self._stages, 1):
-            x = stage(x)
-            if number in self.cuts:
-                found[number] = x
-        return found
+    def _outputs(self, x: Tensor, start: int) -> Iterator[tuple[int, Tensor]]:
+        """The number and the outputs of each stage after `start`, those of cuts and joints in half precision."""
+        for number, stage in enumerate(self._stages[start:], start + 1):
+            x = laid_out(stage(x))
+            if number not in self._joints and number not in self.cuts:
+                yield number, x
+                continue
+            half = x.half()
+            if not torch.isfinite(half.sum(dtype=torch.float32)):
+                raise OverflowError(f"Stage {number} gives numbers beyond half precision (65,504), or none at all.")
+            yield number, half
+            if number in self._joints:
+                x = laid_out(half.float())
 
 
-def row_bytes(shape: Sequence[int]) -> int:
-    return 2 * int(np.prod(shape))
-
-
-def bank_bytes(shape: Sequence[int], n_train: int, n_rest: int, augmented: bool) -> int:
-    """What one cut's rows take on disk: every clean view, and the training pictures' augmented ones."""
-    return row_bytes(shape) * (n_train * (1 + N_VIEWS * augmented) + n_rest)
+def mirrored(maps: Tensor, which: Tensor) -> Tensor:
+    """Feature maps (N, C, H, W), flipped across where which[:, 0] and down where which[:, 1]; which: (N, 2) bool."""
+    across, down = which[:, 0].view(-1, 1, 1, 1), which[:, 1].view(-1, 1, 1, 1)
+    maps = torch.where(across, maps.flip(3), maps)
+    return torch.where(down, maps.flip(2), maps)
 
 
 def laid_out(x: Tensor) -> Tensor:
     """Channels last, which convolutions run faster on; the numbers stay the same."""
     return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
-
-
-def _half(out: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float16]]:
-    half = out.half().cpu()
-    if not torch.isfinite(half).all():
-        raise OverflowError("The backbone's outputs exceed what half precision holds (65,504) or are not numbers.")
-    return half.contiguous().numpy()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,10 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autotune.augment import draws
-from autotune.bank import N_VIEWS, Bank
-from autotune.store import Rows
+from autotune.bank import N_VIEWS
+from autotune.held import Held
 
 CLEAN_BATCH = 128
+AHEAD = 2  # batches made ready in pinned memory while a GPU works on the one before
+
+Positions = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -32,45 +37,51 @@ class Labelled:
 class Source(Protocol):
     """Where a batch's inputs come from, for positions in a fixed list of pictures."""
 
-    def clean(self, positions: NDArray[np.int64]) -> tuple[Tensor, ...]: ...
+    def clean(self, positions: Positions) -> tuple[Tensor, ...]: ...
 
-    def augmented(
-        self, positions: NDArray[np.int64], strength: float, rng: np.random.Generator
-    ) -> tuple[Tensor, ...]: ...
+    def augmented(self, positions: Positions, strength: float, rng: np.random.Generator) -> tuple[Tensor, ...]: ...
 
 
 class Banked:
-    """Rows of a bank at one cut. Strength s draws evenly from the clean view and the views of magnitude up to s."""
+    """Rows of a bank at one cut. Strength s draws evenly from the clean view and the views of magnitude up to s.
 
-    def __init__(self, bank: Bank, cut: int, digests: tuple[str, ...], strength: float) -> None:
-        self._views = [bank.rows(cut, view) for view in views_up_to(strength)]
-        self._places = [rows.places(digests) for rows in self._views]
+    views: the clean one, then those. flips: along which sides feature maps are mirrored besides, anew every epoch;
+    that is nearly what the frozen part says of a mirrored picture, and costs nothing.
+    """
 
-    def clean(self, positions: NDArray[np.int64]) -> tuple[Tensor, ...]:
-        return (torch.from_numpy(self._views[0].take(self._places[0][positions])),)
+    def __init__(self, views: Sequence[Held], flips: str = "none") -> None:
+        self._views = views
+        shape = views[0].shape
+        is_map = len(shape) == 3 and shape[1] == shape[2]  # else tokens, vectors or channels last
+        self._mirrored = [is_map and flips in sides for sides in (("horizontal", "both"), ("vertical", "both"))]
 
-    def augmented(self, positions: NDArray[np.int64], strength: float, rng: np.random.Generator) -> tuple[Tensor, ...]:
+    def clean(self, positions: Positions) -> tuple[Tensor, ...]:
+        return (self._views[0].take(positions),)
+
+    def augmented(self, positions: Positions, strength: float, rng: np.random.Generator) -> tuple[Tensor, ...]:
         drawn = rng.integers(0, len(views_up_to(strength)), len(positions))
-        out = np.empty((len(positions), *self._views[0].shape), np.float16)
+        device = self._views[0].device
+        out = torch.empty((len(positions), *self._views[0].shape), dtype=torch.float16, device=device)
         for view in np.unique(drawn):
-            mine = drawn == view
-            out[mine] = self._views[view].take(self._places[view][positions[mine]])
-        return (torch.from_numpy(out),)
+            mine = np.flatnonzero(drawn == view)
+            out[torch.from_numpy(mine).to(device)] = self._views[view].take(positions[mine]).to(device)
+        if not strength or not any(self._mirrored):
+            return (out,)
+        return out, torch.from_numpy((rng.random((len(positions), 2)) < 0.5) & self._mirrored)
 
 
 class Fresh:
-    """Decoded pixels, augmented anew each time: for nets from scratch, and where a bank would be too large."""
+    """Decoded pixels, augmented anew each time: for nets from scratch, and where no bank pays."""
 
-    def __init__(self, pixels: Rows, digests: tuple[str, ...], seed: int) -> None:
+    def __init__(self, pixels: Held, digests: tuple[str, ...], seed: int) -> None:
         self._pixels = pixels
         self._digests = digests
-        self._places = pixels.places(digests)
         self._seed = seed
 
-    def clean(self, positions: NDArray[np.int64]) -> tuple[Tensor, ...]:
-        return (torch.from_numpy(self._pixels.take(self._places[positions])),)
+    def clean(self, positions: Positions) -> tuple[Tensor, ...]:
+        return (self._pixels.take(positions),)
 
-    def augmented(self, positions: NDArray[np.int64], strength: float, rng: np.random.Generator) -> tuple[Tensor, ...]:
+    def augmented(self, positions: Positions, strength: float, rng: np.random.Generator) -> tuple[Tensor, ...]:
         magnitude = torch.from_numpy(rng.random(len(positions), np.float32) * np.float32(strength))
         views = rng.integers(0, 2**31, len(positions)).tolist()
         drawn = draws([self._digests[i] for i in positions], views, self._seed)
@@ -86,14 +97,17 @@ class TrainBatches:
     """An epoch of shuffled, augmented batches, each time it is iterated. Order and views depend on (seed, epoch) alone.
 
     It tells Lightning where it stands, so that a checkpoint taken in the middle of an epoch goes on from there.
+    ahead: batches to make ready in a thread of their own, in pinned memory.
     """
 
-    def __init__(self, source: Source, labels: tuple[int, ...], batch_size: int, strength: float, seed: int) -> None:
+    def __init__(self, source: Source, labels: tuple[int, ...], batch_size: int, strength: float, seed: int,
+                 ahead: int = 0) -> None:  # fmt: skip
         self._source = source
         self._labels = torch.tensor(labels)
         self._batch_size = batch_size
         self._strength = strength
         self._seed = seed
+        self._ahead = ahead
         self._epoch = 0
         self._next = 0
 
@@ -105,11 +119,15 @@ class TrainBatches:
         if self._next >= len(self):
             self._epoch, self._next = self._epoch + 1, 0
         order = np.random.default_rng((self._seed, self._epoch)).permutation(len(self._labels))
-        while self._next < len(self):
-            positions = order[self._next * self._batch_size : (self._next + 1) * self._batch_size]
-            rng = np.random.default_rng((self._seed, self._epoch, self._next + 1))
+
+        def batch(number: int) -> tuple[Tensor, ...]:
+            positions = order[number * self._batch_size : (number + 1) * self._batch_size]
+            rng = np.random.default_rng((self._seed, self._epoch, number + 1))
+            return (*self._source.augmented(positions, self._strength, rng), self._labels[positions])
+
+        for ready in prepared(batch, range(self._next, len(self)), self._ahead):
             self._next += 1
-            yield (*self._source.augmented(positions, self._strength, rng), self._labels[positions])
+            yield ready
 
     def state_dict(self) -> dict[str, Any]:
         return {"epoch": self._epoch, "next": self._next}
@@ -121,14 +139,40 @@ class TrainBatches:
 class CleanBatches:
     """Every picture once, unaugmented and in order: for measuring."""
 
-    def __init__(self, source: Source, labels: tuple[int, ...]) -> None:
+    def __init__(self, source: Source, labels: tuple[int, ...], ahead: int = 0) -> None:
         self._source = source
         self._labels = torch.tensor(labels)
+        self._ahead = ahead
 
     def __len__(self) -> int:
         return -(-len(self._labels) // CLEAN_BATCH)
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        for start in range(0, len(self._labels), CLEAN_BATCH):
+        def batch(number: int) -> tuple[Tensor, ...]:
+            start = number * CLEAN_BATCH
             positions = np.arange(start, min(start + CLEAN_BATCH, len(self._labels)))
-            yield (*self._source.clean(positions), self._labels[positions])
+            return (*self._source.clean(positions), self._labels[positions])
+
+        return prepared(batch, range(len(self)), self._ahead)
+
+
+def prepared(
+    batch: Callable[[int], tuple[Tensor, ...]], numbers: Iterable[int], ahead: int
+) -> Iterator[tuple[Tensor, ...]]:
+    """The batches of these numbers, in order; with `ahead`, so many are made before they are asked for."""
+    if not ahead:
+        yield from map(batch, numbers)
+        return
+
+    def pinned(number: int) -> tuple[Tensor, ...]:
+        return tuple(part.pin_memory() if can_pin and part.device.type == "cpu" else part for part in batch(number))
+
+    can_pin = torch.cuda.is_available()
+    waiting: deque[Future[tuple[Tensor, ...]]] = deque()
+    with ThreadPoolExecutor(1) as pool:
+        for number in numbers:
+            waiting.append(pool.submit(pinned, number))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

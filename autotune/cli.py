@@ -62,6 +62,7 @@ def search(
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write every trial's curves for TensorBoard, too.")
     ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say also what is banked, and why.")] = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -77,7 +78,7 @@ def search(
         weights=weights, plugins=tuple(plugins or ()), manifest=manifest, skip_unreadable=skip_unreadable,
         flags={**flags, **ranges}, tensorboard=tensorboard,
     )  # fmt: skip
-    screen = Screen(quiet, program=as_json)
+    screen = Screen(quiet, program=as_json, verbose=verbose)
     try:
         found = studies.search(request, screen)
     finally:

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autotune import training
 from autotune.calibration import expected_error, temperature
 from autotune.images import Picture, Progress
+from autotune.lesson import Backbones
 from autotune.record import Record
 from autotune.scores import answers, interval, log_loss, score, wilson
 from autotune.splits import TEST, VALIDATION, Split
@@ -22,7 +22,7 @@ from autotune.trained import logits, restored
 MISTAKES = 50
 
 
-def look(backbones: training.Backbones, record: Record, root: Path, parts: Split, trial: dict[str, Any],
+def look(backbones: Backbones, record: Record, root: Path, parts: Split, trial: dict[str, Any],
          progress: Progress) -> None:  # fmt: skip
     """Measure one trial on the test pictures and write the look into the record.
 

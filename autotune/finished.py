@@ -8,9 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from autotune import evaluate, images, plan, plugins, space, splits, training
+from autotune import evaluate, images, plan, plugins, space, splits
 from autotune.errors import StudyError
-from autotune.identity import recorded_arms, refuse_another_split, refuse_other_weights
+from autotune.identity import recorded_arms, recorded_cuts, refuse_another_split, refuse_other_weights
+from autotune.lesson import Backbones, Lesson
 from autotune.means import Means
 from autotune.record import COMPLETE, Record, locked, opened
 from autotune.screen import Screen
@@ -19,7 +20,6 @@ from autotune.splits import MANIFEST, Split
 from autotune.store import cache_folder
 from autotune.summary import find, status
 from autotune.trained import Trained, restored
-from autotune.training import Lesson
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Finished:
     lesson: Lesson
 
     @cached_property
-    def backbones(self) -> training.Backbones:
-        return training.Backbones(self.lesson)
+    def backbones(self) -> Backbones:
+        return Backbones(self.lesson)
 
     @cached_property
     def trained(self) -> Trained:
@@ -58,7 +58,8 @@ def reopened(folder: Path, book: Record, means: Means, screen: Screen, number: i
     chosen = plan.make(settings, catalogue, means.weights, device, parts.side, screen.say, only)
     refuse_other_weights(book, chosen)
     settings = plan.decided(settings, parts)
-    lesson = plan.lesson(settings, parts, chosen, 1, folder)
+    cuts = recorded_cuts(book) or plan.banked(chosen, settings, parts)
+    lesson = plan.lesson(settings, parts, chosen, 1, folder, cuts)
     return Finished(folder, book, trial, _root(book), parts, settings, lesson)
 
 

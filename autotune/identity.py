@@ -27,6 +27,12 @@ def recorded_arms(book: Record) -> dict[str, Arm] | None:
     return arms and {name: Arm(name, tuple(one["pixels"]), tuple(one["depths"])) for name, one in arms.items()}
 
 
+def recorded_cuts(book: Record) -> dict[tuple[str, int], tuple[int, ...]] | None:
+    """What a study's bank keeps: decided once, because results hang on it by a hair."""
+    kept = book.fact("banked")
+    return kept and {(name, size): tuple(cuts) for name, size, cuts in kept}
+
+
 def refuse_changed(folder: Path, own: Sequence[Picture], now: Sequence[Picture]) -> None:
     """A study is of one set of pictures. Copies that the split itself had set aside may be there, and are."""
     before, after = ({(p.path, p.digest, p.label) for p in pictures} for pictures in (own, now))

@@ -23,11 +23,12 @@ from scipy.ndimage import gaussian_filter1d
 from autotune import plan, plugins, space, study, training
 from autotune.errors import ConfigError, StudyError
 from autotune.identity import has_begun
+from autotune.lesson import Backbones, sources
 from autotune.plan import Candidate, Plan
 from autotune.screen import Screen, in_words
 from autotune.space import RATES, Arm, Choice, Fixed, Params, Ranged, Settings, Space
 from autotune.study import Request
-from autotune.training import Backbones, Epoch
+from autotune.training import Epoch
 
 LEAST, MOST = 1e-7, 10.0  # the rates tried with AdamW; `RATES` moves them for another optimizer
 STEPS = 100  # with more of them the loss falls before the rate that would make it fall has come
@@ -170,7 +171,8 @@ def _prepared(request: Request, folder: Path, place: Path, screen: Screen) -> tu
     params = _params(settings, one.arm)
     words = in_words(vars(params), {"label": one.backbone.label, "stages": stages, "from_scratch": scratch})
     words = f"{words.partition(f', {params.optimizer} ')[0]}, {params.optimizer}, batch {params.batch_size}"
-    return Backbones(plan.lesson(settings, parts, chosen, 1, place)), Tested(one, params, words)
+    lesson = plan.lesson(settings, parts, chosen, 1, place, plan.banked(chosen, settings, parts))
+    return Backbones(lesson), Tested(one, params, words)
 
 
 def _params(settings: Settings, arm: Arm) -> Params:
@@ -208,7 +210,7 @@ def _ridden(backbones: Backbones, params: Params, place: Path, screen: Screen) -
     listener = _Listener(screen)
     if params.depth and not backbones.lesson.backbones[params.backbone][0].traits.from_scratch:
         training.run_probe(backbones, params.backbone, params.pixels, listener)
-    source, *_ = training.sources(backbones, params, listener)
+    source, *_ = sources(backbones, params, listener.banking)
     net, batches = training.opening(backbones, params, source, 0)
     losses: list[float] = []
     step = net.training_step

@@ -73,9 +73,18 @@ class Network(lightning.LightningModule):
         # Seeded by the step, so that dropout draws the same after a resume as without one.
         seed_device((self.seed * 1_000_003 + self.global_step) % 2**63, self.device)
         *inputs, labels = batch
-        loss = functional.cross_entropy(
-            self(inputs), labels, reduction="none", label_smoothing=self.params.label_smoothing
-        )
+        x = self.entry(inputs)
+        if not self.params.mixup:
+            return self._loss(self.head(self.tail(x)), labels)
+        # Mixup of hidden states (Zhang et al. 2018; Verma et al. 2019), because a bank's pixels are not at hand.
+        share = float(torch.distributions.Beta(self.params.mixup, self.params.mixup).sample())
+        other = torch.randperm(len(labels), device=self.device)
+        logits = self.head(self.tail(share * x + (1 - share) * x[other]))
+        return share * self._loss(logits, labels) + (1 - share) * self._loss(logits, labels[other])
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The sum of w_y * cross-entropy over the batch, divided by the batch's size."""
+        loss = functional.cross_entropy(logits, labels, reduction="none", label_smoothing=self.params.label_smoothing)
         return (loss * self.class_weights[labels]).mean()
 
     def validation_step(self, batch: Sequence[Tensor], _: int, dataloader_idx: int = 0) -> Any:

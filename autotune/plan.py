@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import statistics
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,23 +11,29 @@ from pathlib import Path
 
 import torch
 
-from autotune import space, weights
+from autotune import memory, rates, space, weights, work
 from autotune.anatomy import Anatomy, examine
 from autotune.augment import Subject
-from autotune.bank import N_VIEWS, laid_out
+from autotune.bank import N_VIEWS
 from autotune.batches import Labelled
 from autotune.errors import AutotuneError, ConfigError, PluginError, WeightsError
 from autotune.images import Picture
+from autotune.lesson import Lesson
 from autotune.plugins import Backbone, Catalogue
+from autotune.rates import Rates
 from autotune.space import SMALL_PIXELS, Arm, Choice, Fixed, Range, Ranged, Settings
 from autotune.splits import TRAIN, VALIDATION, Split
-from autotune.training import Lesson
 from autotune.weights import Weights
+from autotune.work import Cut, Share
 
+Cuts = Mapping[tuple[str, int], tuple[int, ...]]
+
+ROOM_SHARE = 0.4  # of a GPU's memory; the rest is for training
 DEVICES = ("auto", "cpu", "cuda", "mps")
 UNEVEN = 1.5  # the largest class over the smallest from which weighing classes is searched
-EPOCHS_SHARE = 0.5  # of the epochs allowed, what a trial takes on average; for the estimate shown, nothing else
-TRIAL_SECONDS = 0.5  # what a trial takes beside its arithmetic; likewise
+TRIAL_SECONDS = 0.3  # what a trial takes beside its arithmetic; for the estimate shown, nothing else
+EPOCH_SECONDS = 0.03  # likewise an epoch
+DEFAULT_TRIALS = 50
 
 
 @dataclass(frozen=True)
@@ -119,23 +124,34 @@ def class_weight_range(counts: Mapping[str, int]) -> Ranged:
     return Range(0.0, 1.0) if max(counts.values()) > UNEVEN * min(counts.values()) else Fixed(0.0)
 
 
-def estimate(plan: Plan, settings: Settings, trials: int, n_train: int, n_validation: int) -> float:
-    """About how many seconds the study will take, from counted operations and a rate measured now."""
-    seconds = trials * TRIAL_SECONDS
-    for candidate in plan.candidates:
-        work = 0.0
-        for anatomy in candidate.anatomies:
-            forward = sum(anatomy.operations)
-            if candidate.cuts:
-                work += forward * (n_train * (1 + N_VIEWS) + n_validation) / len(candidate.anatomies)
-            # A training step costs about three forward passes; each epoch measures two clean samples besides.
-            tails = [anatomy.tail_operations(depth) for depth in candidate.depths]
+def estimate(plan: Plan, settings: Settings, trials: int, parts: Split, cuts: Cuts) -> float:
+    """About how many seconds so many trials will take: counted work, at rates measured now."""
+    memory.hold()
+    n_train, n_rest = len(parts.part(TRAIN)), len(parts.part(VALIDATION))
+    epochs = max(settings.n_epochs * work.EPOCHS_SHARE, 1)
+    seconds = trials * (TRIAL_SECONDS + EPOCH_SECONDS * epochs)
+    for one in plan.candidates:
+        share = trials / len(plan.candidates) / len(one.anatomies)
+        for anatomy in one.anatomies:
+            chain = weights.stages(one.backbone, one.weights, pretrained=False)
+            found = rates.measured(chain, anatomy.pixels, one.depths, torch.device(plan.device))
+            if one.cuts:
+                seconds += found.forward * (n_train * (1 + N_VIEWS) + n_rest)
+            epoch = [
+                n_train * found.steps[depth]
+                + 2 * n_rest * found.cleans[depth]
+                + _frozen_seconds(found, anatomy, depth, cuts.get((one.backbone.name, anatomy.pixels))) * n_train
+                for depth in one.depths
+            ]
             # The median depth, because the search soon leaves depths that bring nothing.
-            epoch = statistics.median(tails) * (3 * n_train + 2 * n_validation)
-            share = trials / len(plan.candidates) / len(candidate.anatomies)
-            work += epoch * settings.n_epochs * EPOCHS_SHARE * share
-        seconds += work / _rate(candidate, plan.device)
+            seconds += statistics.median(epoch) * epochs * share
     return seconds
+
+
+def _frozen_seconds(found: Rates, anatomy: Anatomy, depth: int, banked: Sequence[int] | None) -> float:
+    """What an epoch spends on the frozen part of each picture: nothing where it is banked or there is none."""
+    cut = anatomy.stages - depth
+    return 0.0 if banked is None or cut in banked else found.forward - found.cleans[depth]
 
 
 def _not_had(entry: Backbone, error: AutotuneError) -> AutotuneError:
@@ -143,19 +159,6 @@ def _not_had(entry: Backbone, error: AutotuneError) -> AutotuneError:
         f"The weights of {entry.name} cannot be had: {error.problem}",
         f"Put {entry.name}.safetensors or {entry.name}.pth into a folder and name it: --weights DIR",
     )
-
-
-def _rate(candidate: Candidate, device: str) -> float:
-    """Operations a second that a backbone's forward pass reaches."""
-    anatomy = candidate.anatomies[0]
-    chain = weights.stages(candidate.backbone, candidate.weights, pretrained=False).eval()
-    chain.to(device).to(memory_format=torch.channels_last)
-    x = laid_out(torch.zeros(32, 3, anatomy.pixels, anatomy.pixels, device=device))
-    with torch.no_grad():
-        chain(x)
-        start = time.monotonic()
-        chain(x).sum().item()
-    return 32 * sum(anatomy.operations) / max(time.monotonic() - start, 1e-6)
 
 
 def decided(settings: Settings, parts: Split) -> Settings:
@@ -166,17 +169,40 @@ def decided(settings: Settings, parts: Split) -> Settings:
     return space.narrowed(replace(settings, epochs=epochs), class_weight=ranged)
 
 
-def lesson(settings: Settings, parts: Split, chosen: Plan, n_workers: int, folder: Path) -> Lesson:
+def counted(chosen: Plan, settings: Settings, parts: Split, trials: int) -> dict[tuple[str, int], list[Cut]]:
+    """For each pretrained backbone and size, what banking each of its cuts costs and saves in so many trials."""
+    share = Share(
+        n_train=len(parts.part(TRAIN)),
+        n_rest=len(parts.part(VALIDATION)),
+        epochs=settings.n_epochs,
+        trials=0,
+        augmented=settings.space.augment not in (Fixed(0), Fixed(0.0)),
+    )
+    found = {}
+    for one in chosen.candidates:
+        for anatomy in one.anatomies if one.cuts else ():
+            expected = trials / len(chosen.candidates) / len(one.anatomies) / len(one.depths)
+            each = replace(share, trials=max(expected, 1))
+            found[one.backbone.name, anatomy.pixels] = [work.cut(anatomy, cut, each, chosen.device) for cut in one.cuts]
+    return found
+
+
+def banked(chosen: Plan, settings: Settings, parts: Split, trials: int = DEFAULT_TRIALS) -> Cuts:
+    """The cuts that are banked, by backbone and size."""
+    stages = {one.backbone.name: one.anatomies[0].stages for one in chosen.candidates}
+    return {key: work.kept(cuts, stages[key[0]]) for key, cuts in counted(chosen, settings, parts, trials).items()}
+
+
+def lesson(settings: Settings, parts: Split, chosen: Plan, n_workers: int, folder: Path, cuts: Cuts) -> Lesson:
     """What workers are told. The test part stays here."""
-    augment = settings.space.augment
     return Lesson(
         classes=len(parts.classes),
         train=_labelled(parts.part(TRAIN), parts.classes),
         validation=_labelled(parts.part(VALIDATION), parts.classes),
         gap_sample=_labelled(parts.gap_sample, parts.classes),
         backbones={one.backbone.name: (one.backbone, one.weights) for one in chosen.candidates},
-        cuts={one.backbone.name: one.cuts for one in chosen.candidates},
-        augmented=augment != space.Fixed(0) and augment != space.Fixed(0.0),
+        cuts=dict(cuts),
+        room=_room(chosen.device) // n_workers,
         subject=Subject(settings.flips, settings.angle),
         metric=settings.metric,
         epochs=settings.n_epochs,
@@ -188,6 +214,13 @@ def lesson(settings: Settings, parts: Split, chosen: Plan, n_workers: int, folde
         threads=max(1, (os.cpu_count() or 1) // n_workers),
         folder=folder.resolve(),
     )
+
+
+def _room(device: str) -> int:
+    """Bytes of a GPU's memory for rows: by what it has in all, because what is free varies from run to run."""
+    if not device.startswith("cuda"):
+        return 0  # a CPU reads the map as fast
+    return int(ROOM_SHARE * torch.cuda.get_device_properties(torch.device(device)).total_memory)
 
 
 def _labelled(pictures: Sequence[Picture], classes: Sequence[str]) -> Labelled:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from autotune import pixels, trained, training
 from autotune.errors import StudyError
 from autotune.finished import Finished
+from autotune.lesson import Backbones, probe_file
 from autotune.screen import Screen, percent
 from autotune.splits import TRAIN, VALIDATION
 from autotune.trained import Trained
@@ -30,16 +31,16 @@ def refit(one: Finished, device: str, screen: Screen) -> Trained:
     lesson = replace(old, train=both, folder=folder, device=device, refit_epochs=one.trial["best_epoch"])
     params = one.trained.net.params
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    head = training.probe_file(old.folder, params.backbone, params.pixels)
+    head = probe_file(old.folder, params.backbone, params.pixels)
     if params.depth and not one.trained.backbone.traits.from_scratch:
         if not head.is_file():
             raise StudyError(f"{head}, which trial {number} started from, is gone.", "Put it back, or search anew.")
-        shutil.copy(head, training.probe_file(folder, params.backbone, params.pixels))
+        shutil.copy(head, probe_file(folder, params.backbone, params.pixels))
     how, pictures = one.trained.interpolation, (*one.parts.part(TRAIN), *one.parts.part(VALIDATION))
     pixels.fill(pixels.store(params.pixels, how), one.root, pictures, how, screen.progress("Decoding"))
     with training.hushed():
-        outcome = training.run_trial(training.Backbones(lesson), number, params, Listener(screen))
-    here = training.Backbones(replace(lesson, device=one.lesson.device))
+        outcome = training.run_trial(Backbones(lesson), number, params, Listener(screen))
+    here = Backbones(replace(lesson, device=one.lesson.device))
     return trained.restored(here, {**one.trial, "checkpoint": outcome.checkpoint})
 
 

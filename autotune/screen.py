@@ -19,7 +19,8 @@ LEADERS = 10
 class Screen:
     """Progress bars on a terminal, plain lines elsewhere, nothing when quiet; on stderr where stdout is a program's."""
 
-    def __init__(self, quiet: bool = False, program: bool = False) -> None:
+    def __init__(self, quiet: bool = False, program: bool = False, verbose: bool = False) -> None:
+        self._verbose = verbose
         self.console = Console(stderr=program, quiet=quiet, highlight=False)
         if not self.console.is_terminal:
             self.console.width = PLAIN_WIDTH
@@ -30,6 +31,11 @@ class Screen:
 
     def say(self, text: str = "") -> None:
         self.console.print(escape(text), soft_wrap=True)
+
+    def detail(self, text: str) -> None:
+        """Said to those who asked for more: -v."""
+        if self._verbose:
+            self.say(text)
 
     def progress(self, title: str) -> Callable[[int, int], None]:
         """A function that is told (done, total) of one piece of work."""

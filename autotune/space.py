@@ -52,7 +52,8 @@ Ranged = Fixed | Choice | Range
 class Params:
     """One trial's choices. depth: last stages that train. lr_low, lr_high: the bounds of the cycle.
 
-    class_weight: c of w = (1 / frequency)^c. batch_size: pictures a step.
+    class_weight: c of w = (1 / frequency)^c. batch_size: pictures a step. mixup: alpha of the Beta distribution that
+    two pictures of a batch are mixed by, at the tail's entrance; 0: not mixed.
     """
 
     backbone: str
@@ -68,6 +69,7 @@ class Params:
     weight_decay: float
     dropout: float
     label_smoothing: float
+    mixup: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ class Space:
     weight_decay: Ranged = Range(1e-6, 1e-1, log=True)
     dropout: Ranged = Range(0.0, 0.5)
     label_smoothing: Ranged = Range(0.0, 0.2)
+    mixup: Ranged = Range(0.0, 0.4)
 
 
 @dataclass(frozen=True)
@@ -197,6 +200,7 @@ def suggest(trial: Trial, space: Space, arms: tuple[Arm, ...]) -> Params:
         weight_decay=float(_draw(trial, "weight_decay", space.weight_decay)),
         dropout=float(_draw(trial, "dropout", space.dropout)),
         label_smoothing=float(_draw(trial, "label_smoothing", space.label_smoothing)),
+        mixup=float(_draw(trial, "mixup", space.mixup)),
     )
 
 
@@ -208,6 +212,7 @@ def recipes(space: Space, arms: tuple[Arm, ...]) -> list[dict[str, Value]]:
     """
     common: dict[str, Value] = {"optimizer": "adamw", "batch_size": 32, "weight_decay": 1e-2, "dropout": 0.2}
     common |= {"label_smoothing": 0.0, "augment": 0.5, "class_weight": 0.0, "cycle": "one-cycle"}
+    common |= {"mixup": 0.0}
     found = []
     for arm in arms[:2]:
         head = {"lr_low": 1e-5, "lr_high": 3e-3, "augment": 0.0}
@@ -319,6 +324,7 @@ _NAMES: dict[str, Callable[[Any], str | None]] = {
     "weight_decay": _number(0, MANY),
     "dropout": _number(0, 0.95),
     "label_smoothing": _number(0, 0.95),
+    "mixup": _number(0, 4),
 }
 _WHOLE = {"depth", "pixels", "batch_size"}
 _WORDS = {"backbone", "cycle", "optimizer"}

@@ -9,10 +9,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from autotune import driver, evaluate, images, pixels, plan, plugins, space, splits, training
+from autotune import driver, evaluate, images, pixels, plan, plugins, space, splits, work
 from autotune.driver import Driver
 from autotune.errors import StudyError
-from autotune.identity import has_begun, recorded_arms, refuse_another, refuse_changed, refuse_other_weights
+from autotune.identity import (
+    has_begun,
+    recorded_arms,
+    recorded_cuts,
+    refuse_another,
+    refuse_changed,
+    refuse_other_weights,
+)
+from autotune.lesson import Backbones, Lesson
 from autotune.plan import Candidate, Plan
 from autotune.record import Record, locked, opened
 from autotune.screen import Screen, duration, percent
@@ -22,7 +30,7 @@ from autotune.splits import MANIFEST, TEST, TRAIN, VALIDATION, Split
 from autotune.store import cache_folder
 from autotune.summary import STUDIES, status
 from autotune.tensorboard import Board, refuse_missing
-from autotune.training import Lesson, ProbeOutcome
+from autotune.training import ProbeOutcome
 from autotune.workers import ProbeTask, Workers
 
 
@@ -68,11 +76,12 @@ def search(request: Request, screen: Screen) -> dict[str, Any]:
             chosen = plan.make(
                 settings, catalogue, request.weights, device, parts.side, screen.say, recorded_arms(book)
             )
-            lesson = plan.lesson(settings, parts, chosen, request.workers, folder)
+            cuts = recorded_cuts(book) or plan.banked(chosen, settings, parts, request.trials)
+            lesson = plan.lesson(settings, parts, chosen, request.workers, folder, cuts)
             refuse_other_weights(book, chosen)
-            _announce(screen, request.trials, settings, parts, chosen, book)
+            _announce(screen, request.trials, settings, parts, chosen, book, cuts)
             decode(parts, root, chosen, screen)
-            _begin(book, folder, asked, parts, device)
+            _begin(book, folder, asked, parts, device, cuts)
             book.add_seconds(read=time.monotonic() - start)
             with Workers(request.workers, lesson) as workers:
                 arms = _probe(workers, chosen, book, screen)
@@ -121,7 +130,7 @@ def read_pictures(request: Request, folder: Path, settings: Settings, screen: Sc
     return splits.split(catalog, settings.seed, settings.validation, settings.test, old), root
 
 
-def _begin(book: Record, folder: Path, settings: Settings, parts: Split, device: str) -> None:
+def _begin(book: Record, folder: Path, settings: Settings, parts: Split, device: str, cuts: plan.Cuts) -> None:
     """Write down what this study is, before its first trial."""
     if book.fact("arms") is not None:
         return
@@ -131,10 +140,11 @@ def _begin(book: Record, folder: Path, settings: Settings, parts: Split, device:
     splits.write(parts, folder / MANIFEST)
     aside = [asdict(one) for one in parts.set_aside]
     book.note(classes=parts.classes, pictures=parts.counts, set_aside=aside, split=parts.identity, device=device)
-    book.note(definition=space.definition(settings))
+    book.note(definition=space.definition(settings), banked=[[*key, kept] for key, kept in cuts.items()])
 
 
-def _announce(screen: Screen, n_trials: int, settings: Settings, parts: Split, chosen: Plan, book: Record) -> None:
+def _announce(screen: Screen, n_trials: int, settings: Settings, parts: Split, chosen: Plan, book: Record,
+              cuts: plan.Cuts) -> None:  # fmt: skip
     counts = parts.counts
     left = max(n_trials - len(book.trials()), 0)
     screen.say(
@@ -149,7 +159,10 @@ def _announce(screen: Screen, n_trials: int, settings: Settings, parts: Split, c
         depths = "from scratch" if one.backbone.traits.from_scratch else f"last {_span(one.depths)} of {stages} stages"
         whence = "" if one.backbone.traits.from_scratch else f", weights {one.weights.reason}"
         screen.say(f"Backbone: {one.backbone.name} at {sizes} pixels, {depths}{whence}.")
-    seconds = plan.estimate(chosen, settings, left, counts[TRAIN], counts[VALIDATION])
+    for (name, size), found in plan.counted(chosen, settings, parts, n_trials).items():
+        for cut in found:
+            screen.detail(work.in_words(name, size, cut, stages=found[-1].number))
+    seconds = plan.estimate(chosen, settings, left, parts, cuts)
     screen.say(
         f"Plan: {left} trials of up to {settings.n_epochs} epochs, {settings.sampler} and {settings.pruner}, "
         f"on {chosen.device}; about {duration(seconds)}."
@@ -222,7 +235,7 @@ def _test(lesson: Lesson, book: Record, root: Path, parts: Split, screen: Screen
     if best is None or book.is_tested():
         return
     start = time.monotonic()
-    backbones = training.Backbones(lesson)
+    backbones = Backbones(lesson)
     evaluate.look(backbones, book, root, parts, best, screen.progress("Test"))
     book.add_seconds(test=time.monotonic() - start)
 

@@ -19,6 +19,7 @@ from autotune import images, standalone, training
 from autotune.batches import CLEAN_BATCH
 from autotune.errors import DataError, StudyError
 from autotune.images import Picture, Progress
+from autotune.lesson import Backbones
 from autotune.network import Network
 from autotune.plugins import Backbone
 from autotune.space import Params
@@ -47,7 +48,7 @@ class Trained:
         return found.float().cpu()
 
 
-def restored(backbones: training.Backbones, trial: dict[str, Any]) -> Trained:
+def restored(backbones: Backbones, trial: dict[str, Any]) -> Trained:
     """A finished trial's network with its trained weights. Raises StudyError where they are gone."""
     file = backbones.lesson.folder / str(trial["checkpoint"])
     if not trial["checkpoint"] or not file.is_file():

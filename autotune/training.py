@@ -8,7 +8,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,47 +20,16 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
-from autotune import anatomy, network, pixels, probe, weights
-from autotune.augment import Subject
-from autotune.bank import MOST_BYTES, Bank, Entry, bank_bytes
-from autotune.batches import Banked, CleanBatches, Fresh, Labelled, Source, TrainBatches, views_up_to
-from autotune.plugins import Backbone
+from autotune import network, probe, weights
+from autotune.bank import Entry
+from autotune.batches import CleanBatches, Source, TrainBatches
+from autotune.lesson import Backbones, Lesson, probe_file, sources
 from autotune.scores import WORST, answers, log_loss, score, smoothed
 from autotune.space import Params
-from autotune.weights import Weights
 
 CHECKPOINT_SECONDS = 10
 # Why a trial ended. Each but PRUNED leaves it complete, with its best epoch.
 DONE, GAP, DIVERGED, PRUNED, TIMEOUT = "done", "gap", "diverged", "pruned", "timeout"
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """What every trial of a study shares, as workers are told it: no path of a picture, nothing of the test part.
-
-    cuts: for each backbone, the cuts its bank keeps (one pass computes them all). augmented: whether any trial may
-    augment. folder: the study's, for checkpoints. refit_epochs: train for so many and keep the last, whatever
-    validation says, because it is trained on.
-    """
-
-    classes: int
-    train: Labelled
-    validation: Labelled
-    gap_sample: Labelled
-    backbones: dict[str, tuple[Backbone, Weights]]
-    cuts: dict[str, tuple[int, ...]]
-    augmented: bool
-    subject: Subject
-    metric: str
-    epochs: int
-    cycle_epochs: int
-    patience: int
-    gap: float
-    seed: int
-    device: str
-    threads: int
-    folder: Path
-    refit_epochs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -113,38 +82,6 @@ class Talk(Protocol):
         """Report progress of the bank, in pictures."""
 
 
-@dataclass
-class Backbones:
-    """The chains and banks that a worker has opened, kept from trial to trial."""
-
-    lesson: Lesson
-    _chains: dict[str, nn.Sequential] = field(default_factory=dict)
-    _banks: dict[tuple[str, int], Bank] = field(default_factory=dict)
-
-    @property
-    def device(self) -> torch.device:
-        return torch.device(self.lesson.device)
-
-    def chain(self, name: str) -> nn.Sequential:
-        if name not in self._chains:
-            self._chains[name] = weights.stages(*self.lesson.backbones[name]).eval()
-        return self._chains[name]
-
-    def bank(self, name: str, size: int) -> Bank:
-        if (name, size) not in self._banks:
-            entry, chain = self.lesson.backbones[name][0], self.chain(name)
-            cuts = [cut for cut in self.lesson.cuts[name] if cut == len(chain) or self._fits(entry, chain, size, cut)]
-            self._banks[name, size] = Bank(
-                name, chain, entry.traits, size, self.lesson.subject, self.lesson.seed, self.device, cuts
-            )
-        return self._banks[name, size]
-
-    def _fits(self, entry: Backbone, chain: nn.Sequential, size: int, cut: int) -> bool:
-        shape = anatomy.examine(entry, chain, size).shapes[cut - 1]
-        lesson = self.lesson
-        return bank_bytes(shape, len(lesson.train), len(lesson.validation), lesson.augmented) <= MOST_BYTES
-
-
 def run_probe(backbones: Backbones, name: str, size: int, talk: Talk) -> ProbeOutcome:
     """Fill the bank's clean view, fit a linear head and keep it for the trials that start from it."""
     lesson = backbones.lesson
@@ -168,13 +105,16 @@ def run_trial(backbones: Backbones, number: int, params: Params, talk: Talk) -> 
     lesson = backbones.lesson
     start = time.monotonic()
     (lesson.folder / "checkpoints").mkdir(exist_ok=True)
-    held = sources(backbones, params, talk)
+    held = sources(backbones, params, talk.banking)
     banked = time.monotonic()
     net, batches = opening(backbones, params, held[0], number)
     progress = Progress(lesson, params, talk)
     unfinished = lesson.folder / "checkpoints" / f"trial-{number:04d}.unfinished.ckpt"
     trainer = trainer_on(backbones.device, net, max_epochs=lesson.epochs, callbacks=[progress, _keeper(unfinished)])
-    held_out = [CleanBatches(held[1], lesson.validation.labels), CleanBatches(held[2], lesson.gap_sample.labels)]
+    held_out = [
+        CleanBatches(held[1], lesson.validation.labels, backbones.ahead),
+        CleanBatches(held[2], lesson.gap_sample.labels, backbones.ahead),
+    ]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning")
         left = str(unfinished) if _is_whole(unfinished) else None
@@ -202,7 +142,7 @@ def opening(backbones: Backbones, params: Params, source: Source, number: int) -
     """What trial `number` begins with: its network, a deep one with the probe's head, and its training batches."""
     lesson = backbones.lesson
     seed = int(np.random.SeedSequence((lesson.seed, number)).generate_state(1)[0])
-    batches = TrainBatches(source, lesson.train.labels, params.batch_size, params.augment, seed)
+    batches = TrainBatches(source, lesson.train.labels, params.batch_size, params.augment, seed, backbones.ahead)
     net = build(backbones, params, len(batches), seed)
     if params.depth and not _from_scratch(backbones, params):
         net.head[1] = _probed_head(lesson, params)
@@ -215,7 +155,7 @@ def trainer_on(device: torch.device, net: network.Network, **more: Any) -> light
     return lightning.Trainer(
         accelerator={"cuda": "gpu"}.get(device.type, device.type),
         devices=[device.index or 0] if device.type == "cuda" else 1,
-        precision="bf16-mixed" if _half_pays(net, device) else "32-true",
+        precision="bf16-mixed" if half_pays(net.tail, device) else "32-true",
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -249,15 +189,11 @@ def build(backbones: Backbones, params: Params, steps: int, seed: int) -> networ
     network.seed_device(seed, torch.device("cpu"))
     chain = weights.stages(entry, found).eval() if entry.traits.from_scratch else backbones.chain(params.backbone)
     front = Entry(chain[: len(chain) - params.depth], entry.traits, lesson.subject)
-    features = anatomy.examine(entry, chain, params.pixels).features
+    features = backbones.anatomy(params.backbone, params.pixels).features
     rhythm = network.Rhythm(lesson.epochs, lesson.cycle_epochs, steps)
     return network.assemble(
         chain, front, params, lesson.classes, features, rhythm, lesson.train.labels, seed, entry.traits.from_scratch
     )
-
-
-def probe_file(folder: Path, name: str, size: int) -> Path:
-    return folder / "checkpoints" / f"probe-{name.replace(':', '-')}-{size}.safetensors"
 
 
 class Progress(lightning.Callback):
@@ -363,25 +299,6 @@ def stops_on_gap(rows: Sequence[Epoch], patience: int, cycle_epochs: int, most: 
     return stalled and (rows[-1].gap > most or rows[-1].gap > max(rows[-1 - waited].gap, 0.0))
 
 
-def sources(backbones: Backbones, params: Params, talk: Talk) -> tuple[Source, Source, Source]:
-    """Where training, validation and the gap's sample come from: a bank where one is kept for this cut."""
-    lesson = backbones.lesson
-    parts = (lesson.train.digests, lesson.validation.digests, lesson.gap_sample.digests)
-    cut = len(backbones.chain(params.backbone)) - params.depth
-    traits = lesson.backbones[params.backbone][0].traits
-    if cut == 0 or cut not in (bank := backbones.bank(params.backbone, params.pixels)).cuts:
-        rows = pixels.store(params.pixels, traits.interpolation)
-        fresh = [Fresh(rows, part, lesson.seed) for part in parts]
-        return fresh[0], fresh[1], fresh[2]
-    bank.fill((*parts[0], *parts[1]), [0], talk.banking)
-    bank.fill(parts[0], list(views_up_to(params.augment))[1:], talk.banking)
-    return (
-        Banked(bank, cut, parts[0], params.augment),
-        Banked(bank, cut, parts[1], 0.0),
-        Banked(bank, cut, parts[2], 0.0),
-    )
-
-
 def _from_scratch(backbones: Backbones, params: Params) -> bool:
     return backbones.lesson.backbones[params.backbone][0].traits.from_scratch
 
@@ -391,7 +308,7 @@ def _probed_head(lesson: Lesson, params: Params) -> nn.Linear:
     return probe.Probe(state["weight"].numpy(), state["bias"].numpy(), 0.0).head()
 
 
-def _half_pays(net: network.Network, device: torch.device) -> bool:
+def half_pays(tail: nn.Module, device: torch.device) -> bool:
     """Whether training in bfloat16 is faster: it needs the hardware, and on a CPU a tail without grouped
     convolutions, whose backward pass is up to twice as slow in it (benchmarks/precision.py).
     """
@@ -399,7 +316,7 @@ def _half_pays(net: network.Network, device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     tests = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     has_hardware = device.type == "cpu" and any(getattr(torch.cpu, test, bool)() for test in tests)
-    return has_hardware and not any(isinstance(m, nn.Conv2d) and m.groups > 1 for m in net.tail.modules())
+    return has_hardware and not any(isinstance(m, nn.Conv2d) and m.groups > 1 for m in tail.modules())
 
 
 def _save(state: dict[str, Tensor], file: Path) -> None:

@@ -20,7 +20,8 @@ from autotune.errors import StudyError
 from autotune.space import Params
 
 if TYPE_CHECKING:
-    from autotune.training import Epoch, Lesson, Outcome, ProbeOutcome
+    from autotune.lesson import Lesson
+    from autotune.training import Epoch, Outcome, ProbeOutcome
 
 SECONDS_TO_LEAVE = 5.0
 
@@ -223,11 +224,11 @@ def _work(pipe: Connection[Any, Any]) -> None:
 def _opened(lesson: Lesson) -> Any:
     import torch
 
-    from autotune import training
+    from autotune.lesson import Backbones
 
     torch.set_num_threads(lesson.threads)
     torch.set_flush_denormal(True)  # a trial whose weights die away would take three times as long
-    return training.Backbones(lesson)
+    return Backbones(lesson)
 
 
 def _done(task: Task, kept: Any, line: Line) -> Any:

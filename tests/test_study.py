@@ -109,7 +109,7 @@ def test_no_worker_is_told_of_a_test_picture_or_stores_one(
     settings = space.read(None, QUICK)
     parts = splits.Split(("0", "1", "2"), pictures, (), {})
     chosen = plan.make(settings, plugins.catalogue(), None, "cpu", 8, print)
-    told = pickle.dumps(plan.lesson(settings, parts, chosen, 1, here))
+    told = pickle.dumps(plan.lesson(settings, parts, chosen, 1, here, plan.banked(chosen, settings, parts)))
     sealed = parts.part("test")
     assert len(sealed) >= 5
     assert all(p.digest.encode() in told for p in parts.part("train"))

@@ -7,6 +7,7 @@ import torch
 from conftest import photos, write_digits
 
 from autotune import images, pixels, plan, plugins, space, splits, training
+from autotune.lesson import Backbones, Lesson
 from autotune.scores import score
 from autotune.space import Params
 from autotune.trained import restored
@@ -31,7 +32,7 @@ class Listener:
         pass
 
 
-def lesson(root: Path, folder: Path, **flags: object) -> training.Lesson:
+def lesson(root: Path, folder: Path, **flags: object) -> Lesson:
     settings = space.read(None, flags, sample=True)
     parts = splits.split(images.read(root), settings.seed)
     settings = plan.decided(settings, parts)
@@ -42,7 +43,7 @@ def lesson(root: Path, folder: Path, **flags: object) -> training.Lesson:
             rest = (*parts.part("train"), *parts.part("validation"))
             pixels.fill(pixels.store(size, how), root, rest, how, lambda *_: None)
     (folder / "checkpoints").mkdir(exist_ok=True)
-    return plan.lesson(settings, parts, chosen, 1, folder)
+    return plan.lesson(settings, parts, chosen, 1, folder, plan.banked(chosen, settings, parts))
 
 
 def row(number: int, train: float, validation: float, gap: float) -> Epoch:
@@ -91,7 +92,7 @@ def test_between_equal_epochs_the_surer_is_better() -> None:
 def test_the_gap_ends_a_trial_where_the_write_up_saw_it(tmp_path: Path) -> None:
     """The produce write-up: training ran away from validation after epoch 3 to 4 of 20."""
     told = lesson(photos("produce"), tmp_path, epochs=20, pixels=[96], backbone=["efficientnet_lite0"], depth=[2])
-    opened = training.Backbones(told)
+    opened = Backbones(told)
     listener = Listener()
     training.run_probe(opened, "efficientnet_lite0", 96, listener)
     params = replace(BASE, backbone="efficientnet_lite0", depth=2, pixels=96, augment=0.0, cycle="triangular")
@@ -103,14 +104,14 @@ def test_the_gap_ends_a_trial_where_the_write_up_saw_it(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def digits_lesson(tmp_path_factory: pytest.TempPathFactory) -> training.Lesson:
+def digits_lesson(tmp_path_factory: pytest.TempPathFactory) -> Lesson:
     root = write_digits(tmp_path_factory.mktemp("lesson") / "digits", classes=4, each=60)
     return lesson(root, tmp_path_factory.mktemp("study"), epochs=4, backbone=["small_cnn"])
 
 
 @pytest.mark.slow
-def test_the_best_epoch_is_the_one_kept(digits_lesson: training.Lesson) -> None:
-    opened = training.Backbones(digits_lesson)
+def test_the_best_epoch_is_the_one_kept(digits_lesson: Lesson) -> None:
+    opened = Backbones(digits_lesson)
     listener = Listener()
     outcome = training.run_trial(opened, 1, replace(BASE, lr_high=0.05, cycle="triangular"), listener)
     best = max(listener.rows, key=lambda r: (r.validation, -r.log_loss))
@@ -125,14 +126,14 @@ def test_the_best_epoch_is_the_one_kept(digits_lesson: training.Lesson) -> None:
 
 
 @pytest.mark.slow
-def test_a_pruned_trial_keeps_no_checkpoint(digits_lesson: training.Lesson) -> None:
-    outcome = training.run_trial(training.Backbones(digits_lesson), 2, BASE, Listener(stop_after=2))
+def test_a_pruned_trial_keeps_no_checkpoint(digits_lesson: Lesson) -> None:
+    outcome = training.run_trial(Backbones(digits_lesson), 2, BASE, Listener(stop_after=2))
     assert (outcome.ended, outcome.epochs, outcome.checkpoint) == ("pruned", 2, None)
 
 
 @pytest.mark.slow
-def test_a_trial_that_time_ends_counts(digits_lesson: training.Lesson) -> None:
-    outcome = training.run_trial(training.Backbones(digits_lesson), 3, BASE, Listener(2, "timeout"))
+def test_a_trial_that_time_ends_counts(digits_lesson: Lesson) -> None:
+    outcome = training.run_trial(Backbones(digits_lesson), 3, BASE, Listener(2, "timeout"))
     assert outcome.ended == "timeout"
     assert (digits_lesson.folder / str(outcome.checkpoint)).is_file()
 
@@ -140,11 +141,11 @@ def test_a_trial_that_time_ends_counts(digits_lesson: training.Lesson) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["in the middle of an epoch", "on an epoch's first batch", "in its validation"])
 def test_a_killed_trial_goes_on_from_its_checkpoint_to_the_same_end(
-    digits_lesson: training.Lesson, monkeypatch: pytest.MonkeyPatch, where: str
+    digits_lesson: Lesson, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     """Checkpoints are taken at every step; what is trained from the last one is what would have been."""
     straight_rows, rows = Listener(), Listener()
-    straight = training.run_trial(training.Backbones(digits_lesson), 7, BASE, straight_rows)
+    straight = training.run_trial(Backbones(digits_lesson), 7, BASE, straight_rows)
     state = safetensors.torch.load_file(digits_lesson.folder / str(straight.checkpoint))
 
     class KilledError(Exception):
@@ -169,10 +170,10 @@ def test_a_killed_trial_goes_on_from_its_checkpoint_to_the_same_end(
         patch.setattr(training.network.Network, "training_step", dying)
         patch.setattr(training.network.Network, "validation_step", dying_in_validation)
         with pytest.raises(KilledError):
-            training.run_trial(training.Backbones(digits_lesson), 7, BASE, rows)
+            training.run_trial(Backbones(digits_lesson), 7, BASE, rows)
     assert list(digits_lesson.folder.glob("checkpoints/*.unfinished.ckpt"))
     listener = Listener()
-    resumed = training.run_trial(training.Backbones(digits_lesson), 7, BASE, listener)
+    resumed = training.run_trial(Backbones(digits_lesson), 7, BASE, listener)
     told = {row.number: row.validation for row in (*rows.rows, *listener.rows)}
     assert told == {row.number: row.validation for row in straight_rows.rows}
     assert (resumed.value, resumed.log_loss, resumed.epochs) == (straight.value, straight.log_loss, straight.epochs)
@@ -182,9 +183,9 @@ def test_a_killed_trial_goes_on_from_its_checkpoint_to_the_same_end(
 
 
 @pytest.mark.slow
-def test_a_torn_checkpoint_is_not_believed(digits_lesson: training.Lesson) -> None:
+def test_a_torn_checkpoint_is_not_believed(digits_lesson: Lesson) -> None:
     file = digits_lesson.folder / "checkpoints" / "trial-0008.unfinished.ckpt"
     file.write_bytes(b"PK\x03\x04 torn")
     listener = Listener()
-    training.run_trial(training.Backbones(digits_lesson), 8, BASE, listener)
+    training.run_trial(Backbones(digits_lesson), 8, BASE, listener)
     assert [row.number for row in listener.rows] == [1, 2, 3, 4]

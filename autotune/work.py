@@ -1,0 +1,71 @@
+"""Work: what a study costs, counted beforehand in operations and bytes; it decides which cuts have a bank."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autotune.anatomy import Anatomy
+from autotune.bank import N_VIEWS
+
+EPOCHS_SHARE = 0.6  # of the epochs allowed, what a trial takes on average
+MOST_BYTES = 8 * 2**30  # of one cut's bank; above it, there is none
+# What a byte written or read weighs beside an operation: the ratio of common rates, and never one measured here,
+# because what is decided must not vary from run to run.
+OPERATIONS_A_BYTE = {"cpu": 200, "mps": 1000, "cuda": 5000}
+
+
+@dataclass(frozen=True)
+class Share:
+    """What falls to one backbone at one size. n_rest: validation pictures. trials: expected at each depth."""
+
+    n_train: int
+    n_rest: int
+    epochs: int
+    trials: float
+    augmented: bool
+
+    @property
+    def seen(self) -> float:
+        """Pictures that one depth's trials take in: each epoch all for training, and two clean samples."""
+        return self.trials * max(self.epochs * EPOCHS_SHARE, 1) * (self.n_train + 2 * self.n_rest)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One cut's two costs, in operations. n_bytes: of its bank on disk, half precision."""
+
+    number: int
+    banked: float
+    fresh: float
+    n_bytes: int
+
+    @property
+    def pays(self) -> bool:
+        return self.n_bytes <= MOST_BYTES and self.banked < self.fresh
+
+
+def cut(anatomy: Anatomy, number: int, share: Share, device: str) -> Cut:
+    """Count both ways to serve trials that train what comes after the first `number` stages."""
+    forward = sum(anatomy.operations[:number])
+    row_bytes = 2
+    for size in anatomy.shapes[number - 1]:
+        row_bytes *= size
+    n_rows = share.n_train * (1 + N_VIEWS * share.augmented) + share.n_rest
+    a_byte = OPERATIONS_A_BYTE[device.partition(":")[0]]
+    banked = forward * n_rows + a_byte * row_bytes * (n_rows + share.seen)
+    return Cut(number, banked, forward * share.seen, row_bytes * n_rows)
+
+
+def kept(cuts: Sequence[Cut], stages: int) -> tuple[int, ...]:
+    """The cuts that have a bank. The features' own always has: the probe needs it."""
+    return tuple(one.number for one in cuts if one.number == stages or one.pays)
+
+
+def in_words(backbone: str, pixels: int, one: Cut, stages: int) -> str:
+    """One decision, for those who ask."""
+    verdict = "banked" if one.pays or one.number == stages else "computed every epoch"
+    return (
+        f"{backbone} at {pixels} pixels, after stage {one.number} of {stages}: {verdict}; {one.banked / 1e12:.3g} T "
+        f"operations with a bank of {one.n_bytes / 1e6:.3g} MB, {one.fresh / 1e12:.3g} T without."
+    )
