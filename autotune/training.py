@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from autotune import network, probe, weights
 from autotune.bank import Entry
-from autotune.batches import CleanBatches, Source, TrainBatches
+from autotune.batches import Banked, CleanBatches, Source, TrainBatches
 from autotune.lesson import Backbones, Lesson, probe_file, sources
 from autotune.scores import WORST, answers, log_loss, score, smoothed
 from autotune.space import Params
@@ -143,7 +143,7 @@ def opening(backbones: Backbones, params: Params, source: Source, number: int) -
     lesson = backbones.lesson
     seed = int(np.random.SeedSequence((lesson.seed, number)).generate_state(1)[0])
     batches = TrainBatches(source, lesson.train.labels, params.batch_size, params.augment, seed, backbones.ahead)
-    net = build(backbones, params, len(batches), seed)
+    net = build(backbones, params, len(batches), seed, with_prefix=not isinstance(source, Banked))
     if params.depth and not _from_scratch(backbones, params):
         net.head[1] = _probed_head(lesson, params)
     net.train()  # Lightning leaves the modes as it finds them
@@ -182,13 +182,13 @@ def hushed() -> Iterator[None]:
         speaker.setLevel(before)
 
 
-def build(backbones: Backbones, params: Params, steps: int, seed: int) -> network.Network:
-    """The untrained network of a trial, with its frozen prefix in front."""
+def build(backbones: Backbones, params: Params, steps: int, seed: int, with_prefix: bool = True) -> network.Network:
+    """The untrained network of a trial; its frozen prefix in front, unless a bank stands for it."""
     lesson = backbones.lesson
     entry, found = lesson.backbones[params.backbone]
     network.seed_device(seed, torch.device("cpu"))
     chain = weights.stages(entry, found).eval() if entry.traits.from_scratch else backbones.chain(params.backbone)
-    front = Entry(chain[: len(chain) - params.depth], entry.traits, lesson.subject)
+    front = Entry(chain[: (len(chain) - params.depth) * with_prefix], entry.traits, lesson.subject)
     features = backbones.anatomy(params.backbone, params.pixels).features
     rhythm = network.Rhythm(lesson.epochs, lesson.cycle_epochs, steps)
     return network.assemble(
@@ -309,14 +309,15 @@ def _probed_head(lesson: Lesson, params: Params) -> nn.Linear:
 
 
 def half_pays(tail: nn.Module, device: torch.device) -> bool:
-    """Whether training in bfloat16 is faster: it needs the hardware, and on a CPU a tail without grouped
-    convolutions, whose backward pass is up to twice as slow in it (benchmarks/precision.py).
+    """Whether training in bfloat16 is faster: it needs the hardware, and on a CPU a tail with something to do but
+    without grouped convolutions, whose backward pass is up to twice as slow in it (benchmarks/precision.py).
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     tests = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     has_hardware = device.type == "cpu" and any(getattr(torch.cpu, test, bool)() for test in tests)
-    return has_hardware and not any(isinstance(m, nn.Conv2d) and m.groups > 1 for m in tail.modules())
+    is_grouped = any(isinstance(m, nn.Conv2d) and m.groups > 1 for m in tail.modules())
+    return has_hardware and not is_grouped and any(True for _ in tail.parameters())
 
 
 def _save(state: dict[str, Tensor], file: Path) -> None:
