@@ -88,7 +88,7 @@ class Bank:
         if cut not in self._digests:
             self._digests[cut] = digest(self._chain[:cut])
         joints = [joint for joint in self._joints if joint < cut]
-        name = f"{self._digests[cut]} {joints} {self._looks} {view} {self._view_name if view else ''}"
+        name = f"{self._digests[cut]} {joints} {self._looks} {view / N_VIEWS} {view} {self._view_name if view else ''}"
         key = hashlib.blake2b(name.encode(), digest_size=10).hexdigest()
         return Rows(self._folder / f"cut{cut}-view{view}-{key}", self.shapes[cut], np.float16)
 

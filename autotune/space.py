@@ -224,8 +224,8 @@ def recipes(space: Space, arms: tuple[Arm, ...]) -> list[dict[str, Value]]:
                 continue
             own: dict[str, Value] = {**common, **rates, "backbone": arm.backbone}
             own |= {f"depth[{arm.backbone}]": depth, f"pixels[{arm.backbone}]": arm.pixels[0]}
-            found.append(_allowed(own, space))
-    return found
+            found.append((depth, _allowed(own, space)))
+    return [recipe for _, recipe in sorted(found, key=lambda one: one[0])]  # what costs least first
 
 
 def _of(values: tuple[int, ...] | list[str]) -> Ranged:
