@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -22,6 +24,10 @@ PARTS = {"train": "train", "val": "validation", "valid": "validation", "validati
 CLUTTER = {"thumbs.db", "desktop.ini", "__macosx"}
 BAD_SHARE = 0.1
 MOST_PIXELS = 200_000_000
+
+READ_AT_ONCE = 512  # files between two waits, so that what is kept of them stays bounded
+UNOPENED = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what opening a damaged file raises
+GLANCED = 1000  # files whose headers are looked at beforehand
 
 Progress = Callable[[int, int], None]
 
@@ -87,21 +93,43 @@ class UnreadableError(Exception):
     """Why one file is set aside; the rest go on."""
 
 
-def read(root: Path, known: Mapping[str, Picture] | None = None, progress: Progress | None = None) -> Catalog:
+class Shelf(Protocol):
+    """Keeps of each picture what is wanted later, while it is decoded anyway."""
+
+    def cut(self, picture: Picture, image: Image.Image) -> Any:
+        """What to keep of a picture, None for nothing. Called from several threads."""
+
+    def put(self, digest: str, cut: Any) -> None:
+        """Keep it. Called from one thread."""
+
+    def close(self) -> None:
+        """No more will come."""
+
+
+def read(root: Path, known: Mapping[str, Picture] | None = None, progress: Progress | None = None,
+         shelf_for: Callable[[int], Shelf] | None = None) -> Catalog:  # fmt: skip
     """Find, decode and hash every picture under root, in parallel. known: pictures of an earlier run, by path.
 
+    shelf_for: makes a shelf for pictures of about this median shorter side, in pixels, as their headers say.
     Raises DataError: no such folder, no pictures, one class, too many that cannot be read.
     """
     if not root.is_dir():
         raise DataError(f"There is no folder {root}.", "Name a folder that holds one folder of pictures a class.")
     files, set_aside = _listed(root)
     pictures: list[Picture] = []
+    shelf = shelf_for(_glanced_side(root, files)) if shelf_for else None
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        jobs = pool.map(lambda found: _examined(root, found, known or {}), files)
-        for done, result in enumerate(jobs, 1):
-            (pictures if isinstance(result, Picture) else set_aside).append(result)  # type: ignore[arg-type]
-            if progress:
-                progress(done, len(files))
+        for first in range(0, len(files), READ_AT_ONCE):
+            chunk = files[first : first + READ_AT_ONCE]
+            jobs = pool.map(lambda found: _examined(root, found, known or {}, shelf), chunk)
+            for done, (result, cut) in enumerate(jobs, first + 1):
+                (pictures if isinstance(result, Picture) else set_aside).append(result)  # type: ignore[arg-type]
+                if shelf and isinstance(result, Picture) and cut is not None:
+                    shelf.put(result.digest, cut)
+                if progress:
+                    progress(done, len(files))
+    if shelf:
+        shelf.close()
     _refuse_empty(root, pictures, set_aside)
     classes = tuple(sorted({picture.label for picture in pictures}))
     if len(classes) < 2:
@@ -146,7 +174,7 @@ def decode(path: Path) -> Image.Image:
 def digest(image: Image.Image) -> str:
     """32 hex digits that two pictures share only if they have the same size and the same RGB pixels."""
     sum_ = hashlib.blake2b(f"{image.width}x{image.height}".encode(), digest_size=16)
-    sum_.update(np.asarray(image).tobytes())
+    sum_.update(np.ascontiguousarray(image).data)  # the buffer, without another copy
     return sum_.hexdigest()
 
 
@@ -244,7 +272,20 @@ def _clutter(name: str) -> bool:
     return name.startswith(".") or name.lower() in CLUTTER
 
 
-def _examined(root: Path, found: Found, known: Mapping[str, Picture]) -> Picture | SetAside:
+def _glanced_side(root: Path, files: Sequence[Found]) -> int:
+    """The median shorter side of some files, evenly spread, by their headers; 0 where none can be opened."""
+    sides = []
+    for name, _, _ in files[:: max(len(files) // GLANCED, 1)]:
+        if not (root / name).is_file():
+            continue
+        with contextlib.suppress(*UNOPENED), Image.open(root / name) as image:  # what is wrong with it is said later
+            sides.append(min(image.size))
+    return int(np.median(sides)) if sides else 0
+
+
+def _examined(root: Path, found: Found, known: Mapping[str, Picture],
+              shelf: Shelf | None) -> tuple[Picture | SetAside, Any]:  # fmt: skip
+    """One file as a picture, and what the shelf wants of it."""
     name, label, part = found
     path = root / name
     try:
@@ -252,13 +293,14 @@ def _examined(root: Path, found: Found, known: Mapping[str, Picture]) -> Picture
         stamp = f"{status.st_size}-{status.st_mtime_ns}"
         before = known.get(name)
         if before and before.stamp == stamp:
-            return Picture(name, label, part, before.digest, before.side, stamp)
+            return Picture(name, label, part, before.digest, before.side, stamp), None
         image = decode(path)
     except OSError as error:
-        return SetAside(name, f"cannot be opened: {error.strerror}", bad=True)
+        return SetAside(name, f"cannot be opened: {error.strerror}", bad=True), None
     except UnreadableError as error:
-        return SetAside(name, str(error), bad=True)
-    return Picture(name, label, part, digest(image), min(image.size), stamp)
+        return SetAside(name, str(error), bad=True), None
+    picture = Picture(name, label, part, digest(image), min(image.size), stamp)
+    return picture, shelf and shelf.cut(picture, image)
 
 
 def _refuse_empty(root: Path, pictures: list[Picture], set_aside: list[SetAside]) -> None:

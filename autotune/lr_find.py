@@ -159,7 +159,7 @@ def _prepared(request: Request, folder: Path, place: Path, screen: Screen) -> tu
     for name in plan.named(settings.space.backbone):
         catalogue.find(name)
     device = plan.device(request.device)
-    parts, root = study.read_pictures(request, folder, settings, screen)
+    parts, root = study.read_pictures(request, folder, settings, catalogue, screen)
     settings = plan.decided(settings, parts)
     made = plan.make(settings, catalogue, request.weights, device, parts.side, screen.say)
     one = replace(made.candidates[0], anatomies=made.candidates[0].anatomies[:1], depths=made.candidates[0].depths[:1])

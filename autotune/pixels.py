@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from autotune import standalone
 from autotune.errors import DataError
@@ -23,8 +24,44 @@ def store(pixels: int, interpolation: str) -> Rows:
     return Rows(cache_folder() / "pixels" / f"{pixels}-{interpolation}", (3, pixels, pixels), np.uint8)
 
 
+class Squares:
+    """A shelf for reading: each picture's squares at several (size, interpolation), stored as they come in.
+
+    is_sealed: whether a picture is the test's; of those nothing is kept.
+    """
+
+    def __init__(self, looks: Sequence[tuple[int, str]], is_sealed: Callable[[Picture], bool]) -> None:
+        self._stores = {(size, how): store(size, how) for size, how in looks}
+        self._is_sealed = is_sealed
+        self._waiting: dict[str, dict[tuple[int, str], NDArray[np.uint8]]] = {}
+
+    def cut(self, picture: Picture, image: Image.Image) -> dict[tuple[int, str], NDArray[np.uint8]] | None:
+        """The squares (3, P, P) that are not in the store yet."""
+        if self._is_sealed(picture):
+            return None
+        wanted = (look for look, rows in self._stores.items() if picture.digest not in rows)
+        return {(size, how): standalone.square(image, size, how) for size, how in wanted}
+
+    def put(self, digest: str, cut: dict[tuple[int, str], NDArray[np.uint8]]) -> None:
+        self._waiting[digest] = cut
+        if len(self._waiting) >= CHUNK:
+            self.close()
+
+    def close(self) -> None:
+        """Write what waits. Raises StudyError where the disk is full."""
+        for look, rows in self._stores.items():
+            squares = {digest: cut[look] for digest, cut in self._waiting.items() if look in cut}
+            if not squares:
+                continue
+            with rows.lock():
+                keys = rows.missing(squares)
+                if keys:
+                    rows.append(keys, np.stack([squares[key] for key in keys]))
+        self._waiting = {}
+
+
 def fill(rows: Rows, root: Path, pictures: Sequence[Picture], interpolation: str, progress: Progress) -> None:
-    """Decode what is not in the store yet, in parallel. Raises DataError where a file has changed meanwhile."""
+    """Decode what reading has not put there, in parallel. Raises DataError where a file has changed meanwhile."""
     by_digest = {picture.digest: picture for picture in pictures}
     with rows.lock(), ThreadPoolExecutor(os.cpu_count()) as pool:
         missing = rows.missing(by_digest)

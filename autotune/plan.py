@@ -119,6 +119,14 @@ def device(name: str) -> str:
     return name
 
 
+def looks(settings: Settings, catalogue: Catalogue, folder: Path | None, side: int) -> list[tuple[int, str]]:
+    """The sizes and interpolations that `make` will most likely want, told from names and weights' places alone."""
+    asked = named(settings.space.backbone)
+    wanted = [catalogue.find(name) for name in asked] if asked else _by_default(catalogue, side)
+    entries = [entry for entry in wanted if asked or weights.find(entry, folder).at_hand]
+    return sorted({(size, e.traits.interpolation) for e in entries for size in _sizes(e, settings.space.pixels, side)})
+
+
 def class_weight_range(counts: Mapping[str, int]) -> Ranged:
     """Rare classes' weight is searched where classes are uneven; else it would change nothing."""
     return Range(0.0, 1.0) if max(counts.values()) > UNEVEN * min(counts.values()) else Fixed(0.0)

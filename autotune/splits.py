@@ -6,7 +6,7 @@ import csv
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -74,6 +74,21 @@ def split(
     result = Split(catalog.classes, whole, (*catalog.set_aside, *aside), notes)
     _refuse_missing(result)
     return result
+
+
+def seal(seed: int, test: float, old: Sequence[Picture] = ()) -> Callable[[Picture], bool]:
+    """Tells of a picture just read whether `split` will most likely hold it back for the test. Where a class would
+    miss a part, `split` may decide otherwise.
+    """
+    sides = {picture.digest: picture.part for picture in old}
+
+    def is_sealed(picture: Picture) -> bool:
+        part = sides.get(picture.digest, picture.part)
+        if part in (VALIDATION, TEST) or picture.digest in sides:
+            return part == TEST
+        return _position(picture.digest, str(seed)) < test
+
+    return is_sealed
 
 
 def write(parts: Split, file: Path) -> None:

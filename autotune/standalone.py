@@ -22,13 +22,15 @@ def decode(path: str | Path) -> Image.Image:
             raise ValueError(f"animated, {getattr(file, 'n_frames', 2)} frames")
         if file.mode == "F":
             raise ValueError("floating-point pixels, whose white nobody states")
-        image = ImageOps.exif_transpose(file)
+        ImageOps.exif_transpose(file, in_place=True)  # without a copy where nothing is to be turned
+        file.load()
+        image: Image.Image = file
     if image.mode.startswith("I"):  # 16 bits a channel
         image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def square(image: Image.Image, pixels: int, interpolation: str) -> np.ndarray:

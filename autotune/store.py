@@ -42,6 +42,10 @@ class Rows:
         """Held while rows are computed and appended, so that two workers do not compute the same ones."""
         return FileLock(made(self.folder) / "lock")
 
+    def __contains__(self, key: str) -> bool:
+        """Whether a key had a row at the last look at the disk."""
+        return key in self._index
+
     def missing(self, keys: Iterable[str]) -> list[str]:
         """The keys, each once and in order, that have no row yet."""
         self._refresh()

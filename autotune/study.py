@@ -66,7 +66,7 @@ def search(request: Request, screen: Screen) -> dict[str, Any]:
     catalogue = plugins.catalogue(request.plugins)
     _refuse_unknown(settings, catalogue)
     device = plan.device(request.device)
-    parts, root = read_pictures(request, folder, settings, screen)
+    parts, root = read_pictures(request, folder, settings, catalogue, screen)
     with locked(folder), opened(folder) as book, _timed(book, start):
         refuse_another(book, folder, settings, parts)
         book.note(root=str(root))  # which may have moved
@@ -112,21 +112,30 @@ def _refuse_unknown(settings: Settings, catalogue: plugins.Catalogue) -> None:
         catalogue.find(name)
 
 
-def read_pictures(request: Request, folder: Path, settings: Settings, screen: Screen) -> tuple[Split, Path]:
-    """The pictures and their parts: a study's own manifest if there is one and the folder still is as it says."""
+def read_pictures(request: Request, folder: Path, settings: Settings, catalogue: plugins.Catalogue,
+                  screen: Screen) -> tuple[Split, Path]:  # fmt: skip
+    """The pictures and their parts: a study's own manifest if there is one and the folder still is as it says.
+
+    What is decoded for this is also resized and stored, so that it need not be decoded again.
+    """
     root = (request.data or images.sample(cache_folder())).resolve()
     if request.data is None:
         screen.say("No folder was named: this is the built-in sample, 1,797 handwritten digits from scikit-learn.")
     manifest = folder / MANIFEST
     own = splits.read(manifest) if manifest.is_file() and has_begun(folder) else ()
-    catalog = images.read(root, {p.path: p for p in own}, screen.progress("Reading"))
+    old = splits.read(request.manifest) if request.manifest else ()
+
+    def shelf(side: int) -> pixels.Squares:
+        sealed = splits.seal(settings.seed, settings.test, old)
+        return pixels.Squares(plan.looks(settings, catalogue, request.weights, side), sealed)
+
+    catalog = images.read(root, {p.path: p for p in own}, screen.progress("Reading"), None if own else shelf)
     if not request.skip_unreadable:
         images.refuse_many_bad(catalog)
     screen.close()
     if own:
         refuse_changed(folder, own, catalog.pictures)
         return Split(catalog.classes, own, catalog.set_aside, {}), root
-    old = splits.read(request.manifest) if request.manifest else ()
     return splits.split(catalog, settings.seed, settings.validation, settings.test, old), root
 
 

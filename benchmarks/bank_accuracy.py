@@ -4,8 +4,8 @@
 
 For each folder (`digits`: the built-in sample), seed and depth, the same Params are trained from the same pictures,
 head and order: with the bank as it is (V = 4 views), with fresh augmentation, with other V, and with BatchNorm
-statistics that train. A small training part is drawn, so that all the pictures left, 300 at least, can be scored. Results go into
-KEEP.jsonl as they come; a second run does only what is missing. Then the tables are printed.
+statistics that train. A small training part is drawn, so that all the pictures left, 300 at least, can be scored.
+Results go into KEEP.jsonl as they come; a second run does only what is missing. Then the tables are printed.
 """
 
 import json

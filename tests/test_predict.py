@@ -210,9 +210,9 @@ class TestBundle:
         assert "gone.png: not a picture" in said.stderr
 
 
-def test_standalone_is_some_forty_lines_and_needs_three_packages() -> None:
+def test_standalone_is_some_fifty_lines_and_needs_three_packages() -> None:
     text = Path(str(standalone.__file__)).read_text()
     code = [line for line in text.partition('"""\n\nimport')[2].splitlines() if line.strip()]
-    assert len(code) < 55
+    assert len(code) < 60
     assert "autotune" not in text
     assert os.access(str(standalone.__file__), os.R_OK)

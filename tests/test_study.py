@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 from conftest import photos, write_digits
 from PIL import Image
 
-from autotune import finished, plan, plugins, record, space, splits, study
+from autotune import finished, images, plan, plugins, record, space, splits, study
 from autotune.errors import AutotuneError, ConfigError, DataError, PluginError, StudyError
 from autotune.means import Means
 from autotune.record import Record
@@ -119,6 +120,32 @@ def test_no_worker_is_told_of_a_test_picture_or_stores_one(
     for place in stores:
         keys = (place / "keys.bin").read_bytes()
         assert not any(bytes.fromhex(p.digest) in keys for p in sealed)
+
+
+@pytest.mark.parametrize("guess", [None, 500])
+def test_each_picture_is_decoded_once_and_a_test_picture_again_for_the_test(
+    here: Path, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guess: int | None
+) -> None:
+    """With a wrong guess of the pictures' size, what trials see is decoded a second time, and the study is the same."""
+    monkeypatch.setenv("AUTOTUNE_CACHE", str(tmp_path / "cache"))
+    seen: list[str] = []
+    real = images.standalone.decode
+
+    def decode(path: Path) -> Any:
+        seen.append(Path(path).relative_to(digits).as_posix())
+        return real(path)
+
+    monkeypatch.setattr(images.standalone, "decode", decode)
+    if guess:
+        monkeypatch.setattr(images, "_glanced_side", lambda *_: guess)
+    search(digits, 1, flags={"backbone": ["efficientnet_lite0"]})
+    times = Counter(seen)
+    for picture in splits.read(here / "studies" / "s" / "manifest.csv"):
+        again = picture.part != "train"  # the look reads validation and test pictures from their files
+        assert times[picture.path] == 1 + again + (guess is not None and picture.part != "test"), picture
+    seen.clear()
+    search(digits, 2, flags={"backbone": ["efficientnet_lite0"]})
+    assert not [p for p in splits.read(here / "studies" / "s" / "manifest.csv") if p.part == "train" and p.path in seen]
 
 
 def test_workers_open_no_picture(here: Path, digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
