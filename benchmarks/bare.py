@@ -1,0 +1,83 @@
+"""Bare loops that the benchmarks compare with: a tail and a head that step on data already in memory, nothing else."""
+
+from __future__ import annotations
+
+import copy
+import time
+from types import SimpleNamespace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from autotune import training
+from autotune.network import OPTIMIZERS
+from autotune.plugins import Traits
+
+WARM = 3
+
+
+def in_half(tail: nn.Module, device: torch.device) -> bool:
+    """Whether autotune trains this tail in bfloat16 on this device."""
+    return training._half_pays(cast(Any, SimpleNamespace(tail=tail)), device)
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def below(chain: nn.Sequential, cut: int, n: int, pixels: int, device: torch.device) -> Tensor:
+    """Random data (n, ...) of the shape that the first `cut` stages hand on, resident and channels last."""
+    with torch.no_grad():
+        shape = chain[:cut].eval()(torch.zeros(1, 3, pixels, pixels)).shape[1:]
+    x = torch.randn(n, *shape, device=device)
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+
+class Tail:
+    """A copy of a chain's last stages and a new head, with an optimizer, on a device."""
+
+    def __init__(self, chain: nn.Sequential, depth: int, features: int, classes: int, optimizer: str, traits: Traits,
+                 device: torch.device) -> None:  # fmt: skip
+        tail = copy.deepcopy(chain[len(chain) - depth :]).requires_grad_(True)
+        self.half = in_half(tail, device)
+        tail.train(traits.from_scratch)  # else BatchNorm's statistics stay frozen
+        self._net = nn.Sequential(tail, nn.Linear(features, classes)).to(device).to(memory_format=torch.channels_last)
+        kind, extra = OPTIMIZERS[optimizer]
+        self._optimizer = kind(self._net.parameters(), lr=1e-5, **extra)
+        self._classes = classes
+        self._device = device
+
+    def step_seconds(self, x: Tensor, n: int) -> float:
+        """Seconds of one forward, backward and optimizer step on x: the mean of n, after some to warm up."""
+        labels = torch.randint(0, self._classes, (len(x),), device=self._device)
+        for run in range(WARM + n):
+            if run == WARM:
+                synchronise(self._device)
+                start = time.perf_counter()
+            with torch.autocast(self._device.type, torch.bfloat16, enabled=self.half):
+                loss = functional.cross_entropy(self._net(x), labels)
+            self._optimizer.zero_grad()
+            loss.backward()
+            self._optimizer.step()
+        synchronise(self._device)
+        return (time.perf_counter() - start) / n
+
+    @torch.no_grad()
+    def clean_seconds(self, x: Tensor, n: int) -> float:
+        """Seconds of one forward pass on x in float32: the mean of n."""
+        self._net.eval()
+        return forward_seconds(self._net, x, n)
+
+
+@torch.no_grad()
+def forward_seconds(net: nn.Module, x: Tensor, n: int) -> float:
+    for run in range(WARM + n):
+        if run == WARM:
+            synchronise(x.device)
+            start = time.perf_counter()
+        net(x)
+    synchronise(x.device)
+    return (time.perf_counter() - start) / n

@@ -1,0 +1,173 @@
+"""How much of a GPU's speed fine-tuning reaches through autotune, and how long a study of CIFAR-10's size takes.
+
+    python benchmarks/gpu.py [--pictures 4096] [--cifar 50000] [--trials 10]
+
+Pictures a second of autotune's own training (Lightning; from a bank, or afresh from pixels where all stages train),
+without the first epoch, over those of the same network stepping on random data in the GPU's memory with nothing else.
+Networks have random weights. Then a whole `autotune search` on made-up pictures of 32 pixels, a colour a class, wall
+time, with an empty cache. Where there is no GPU, the same path runs once with tiny sizes, and what it prints is no
+measurement.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import bare
+import machine
+import made_up
+import numpy as np
+import torch
+from PIL import Image
+
+from autotune import pixels, record, training
+from autotune.space import Params
+
+BACKBONES = ("efficientnet_lite0", "resnet18")
+BATCH_SIZE = 64
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured. trials, cifar: of the whole study."""
+
+    pictures: int
+    rest: int
+    pixels: int
+    epochs: int
+    steps: int
+    cifar: int
+    trials: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """Pictures a second. source: what training was fed from."""
+
+    backbone: str
+    depth: int
+    source: str
+    own: float
+    alone: float
+
+
+def rates(sizes: Sizes, folder: Path, device: torch.device) -> Iterator[Row]:
+    """Each backbone at depths 0, 2 and all."""
+    weights = made_up.random_weights(BACKBONES, folder / "weights")
+    parts = made_up.parted(sizes.pictures, sizes.rest, folder)
+    for name in BACKBONES:
+        for depth in (0, 2, None):
+            flags = {"backbone": name, "pixels": sizes.pixels, "epochs": sizes.epochs, "patience": sizes.epochs}
+            if depth is not None:
+                flags["depth"] = depth
+            place = folder / f"{name}-{depth}"
+            place.mkdir()
+            lesson = made_up.lesson(parts, place, device.type, flags, weights)
+            traits = lesson.backbones[name][0].traits
+            store = pixels.store(sizes.pixels, traits.interpolation)
+            if store.missing(lesson.train.digests):
+                made_up.write_random(store, [picture.digest for picture in parts.pictures])
+            yield rate(training.Backbones(lesson), name, depth, sizes)
+
+
+def rate(backbones: training.Backbones, name: str, asked: int | None, sizes: Sizes) -> Row:
+    chain = backbones.chain(name)
+    depth = len(chain) if asked is None else asked
+    alone = bare_rate(backbones, name, depth, sizes)  # first: Lightning then chooses deterministic kernels
+    params = Params(
+        backbone=name, depth=depth, pixels=sizes.pixels, lr_low=1e-6, lr_high=1e-5, cycle="triangular", augment=0.5,
+        class_weight=0.0, optimizer="adamw", batch_size=BATCH_SIZE, weight_decay=0.01, dropout=0.0, label_smoothing=0.0,
+    )  # fmt: skip
+    talk = made_up.Quiet()
+    with training.hushed():
+        training.run_probe(backbones, name, sizes.pixels, talk)
+        training.run_trial(backbones, 0, params, talk)
+    later = [row.seconds for row in talk.rows[1:]]
+    cut = len(chain) - depth
+    banked = cut > 0 and cut in backbones.bank(name, sizes.pixels).cuts
+    return Row(name, depth, "bank" if banked else "fresh", sizes.pictures * len(later) / sum(later), alone)
+
+
+def bare_rate(backbones: training.Backbones, name: str, depth: int, sizes: Sizes) -> float:
+    torch.use_deterministic_algorithms(False)
+    device, lesson, chain = backbones.device, backbones.lesson, backbones.chain(name)
+    traits = lesson.backbones[name][0].traits
+    features = bare.below(chain, len(chain), 1, sizes.pixels, torch.device("cpu")).shape[1]
+    tail = bare.Tail(chain, depth, features, lesson.classes, "adamw", traits, device)
+    x = bare.below(chain, len(chain) - depth, BATCH_SIZE, sizes.pixels, device)
+    return BATCH_SIZE / tail.step_seconds(x, sizes.steps)
+
+
+def cifar(n: int, folder: Path) -> Path:
+    """n noisy pictures of 32 pixels in ten classes, each class with a colour of its own."""
+    colours = np.random.default_rng(0).integers(40, 216, (10, 3))
+
+    def write(number: int) -> None:
+        noise = np.random.default_rng(number).normal(0, 40, (32, 32, 3))
+        picture = (colours[number % 10] + noise).clip(0, 255).astype(np.uint8)
+        Image.fromarray(picture).save(folder / str(number % 10) / f"{number}.png", compress_level=1)
+
+    for label in range(10):
+        (folder / str(label)).mkdir(parents=True)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _ in pool.map(write, range(n)):
+            pass
+    return folder
+
+
+def whole_study(sizes: Sizes, folder: Path, device: torch.device) -> str:
+    photos = cifar(sizes.cifar, folder / "pictures")
+    tiny = () if device.type == "cuda" else ("--epochs", "1")
+    seconds = machine.search(
+        folder, folder / "cifar-cache", photos, "--study", "cifar", "--trials", str(sizes.trials), "--device",
+        device.type, *tiny,
+    )  # fmt: skip
+    with record.opened(folder / "studies" / "cifar") as book:
+        parts = book.fact("seconds")
+        banks = sum(row["bank_seconds"] for row in (*book.probes(), *book.trials()))
+        trials = sum(row["seconds"] - row["bank_seconds"] for row in book.trials())
+        epochs = sum(row["epochs"] or 0 for row in book.trials())
+    return (
+        f"whole study, {sizes.cifar:,} pictures of 32 pixels, {sizes.trials} trials, {epochs} epochs: {seconds:.0f} s "
+        f"(reading and decoding {parts['read']:.0f}, banks {banks:.0f}, trials {trials:.0f}, test {parts['test']:.0f})"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--pictures", type=int, default=4096)
+    parser.add_argument("--cifar", type=int, default=50_000)
+    parser.add_argument("--trials", type=int, default=10)
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    torch.set_flush_denormal(True)  # as workers do
+    if torch.cuda.is_available():
+        device = torch.device("cuda")
+        sizes = Sizes(options.pictures, 64, 224, 4, 100, options.cifar, options.trials)
+    else:
+        device = torch.device("cpu")
+        sizes = Sizes(64, 10, 32, 2, 1, 100, 1)
+    with tempfile.TemporaryDirectory() as made:
+        os.environ["AUTOTUNE_CACHE"] = str(Path(made) / "cache")
+        print(machine.line(f"{sizes.pictures} pictures, {sizes.epochs - 1} epochs"))
+        if device.type != "cuda":
+            print("not measured: no GPU here (the path was run once with tiny sizes on the CPU)")
+        print(f"{sizes.pixels} pixels, batches of {BATCH_SIZE}; pictures a second")
+        print(f"{'backbone':20} {'depth':>5} {'fed from':>8} {'autotune':>9} {'alone':>9} {'share':>6}")
+        for row in rates(sizes, Path(made), device):
+            share = f"{row.own / row.alone:6.2f}" if device.type == "cuda" else "     -"
+            print(
+                f"{row.backbone:20} {row.depth:5} {row.source:>8} {row.own:9.0f} {row.alone:9.0f} {share}", flush=True
+            )
+        print(whole_study(sizes, Path(made), device))
+
+
+if __name__ == "__main__":
+    main()

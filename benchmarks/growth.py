@@ -1,0 +1,141 @@
+"""What a picture costs, and what memory a study takes, from 1,000 to 100,000 pictures at 224 pixels.
+
+    python benchmarks/growth.py [--pictures 1000,10000,100000]
+
+The pictures are made up: real keys, and blank rows in sparse files (15 GB of pixels by their length). Each size runs in
+a process of its own: the split of so many pictures, opening the store, one real trial of a head on banked features, and
+one epoch of shuffled batches, augmented afresh, from the store of pixels. Resident memory counts pages of mapped files,
+which the system takes back when it needs them; what is the process's own is shown beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import machine
+import made_up
+import torch
+
+from autotune import pixels, splits, training
+from autotune.batches import Fresh, TrainBatches
+from autotune.space import Params
+
+PIXELS, BACKBONE, VIEWS, EPOCHS = 224, "efficientnet_lite0", 5, 2
+TARGET_GB, TARGET_FLAT = 6.0, 1.2
+COSTS = {"split": "split", "open": "open", "trial": "trial, an epoch", "pass": "fresh pass"}
+
+
+class Watch(threading.Thread):
+    """Looks every tenth of a second how much memory is the process's own, and keeps the most (bytes)."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.most = 0
+
+    def run(self) -> None:
+        status = Path("/proc/self/status")
+        while status.is_file():
+            own = next((row for row in status.read_text().splitlines() if row.startswith("RssAnon")), "RssAnon 0")
+            self.most = max(self.most, 1024 * int(own.split()[1]))
+            time.sleep(0.1)
+
+
+def measured(n: int, folder: Path) -> dict[str, float]:
+    """Microseconds a picture of each piece of work, and peak bytes."""
+    watch = Watch()
+    watch.start()
+    catalog = made_up.catalog(n, folder)
+    begun = time.perf_counter()
+    parts = splits.split(catalog, seed=0)
+    split = time.perf_counter() - begun
+    flags = {"backbone": BACKBONE, "pixels": PIXELS, "depth": 0, "epochs": EPOCHS}
+    lesson = made_up.lesson(parts, folder, "cpu", flags)
+    torch.set_num_threads(lesson.threads)
+    how = lesson.backbones[BACKBONE][0].traits.interpolation
+    keys = [picture.digest for picture in catalog.pictures]
+    made_up.write_blank(pixels.store(PIXELS, how), keys)
+    backbones = training.Backbones(lesson)
+    bank = backbones.bank(BACKBONE, PIXELS)
+    for view in range(VIEWS):
+        made_up.write_blank(bank.rows(bank.cuts[-1], view), keys)
+    begun = time.perf_counter()
+    store = pixels.store(PIXELS, how)
+    opened = time.perf_counter() - begun
+    trained = trial_seconds(backbones)
+    begun = time.perf_counter()
+    batches = TrainBatches(Fresh(store, lesson.train.digests, lesson.seed), lesson.train.labels, 64, 0.5, seed=0)
+    read = sum(len(batch[-1]) for batch in batches)
+    passed = time.perf_counter() - begun
+    each = {"split": split / n, "open": opened / n, "trial": trained / EPOCHS / n, "pass": passed / read}
+    return {
+        **{name: 1e6 * seconds for name, seconds in each.items()},
+        "peak": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        "own": watch.most,
+        "disk": sum(512 * file.stat().st_blocks for file in folder.rglob("*.bin")),
+    }
+
+
+def trial_seconds(backbones: training.Backbones) -> float:
+    """One real trial of a head, its first one in this process."""
+    params = Params(
+        backbone=BACKBONE, depth=0, pixels=PIXELS, lr_low=1e-5, lr_high=1e-3, cycle="triangular", augment=1.0,
+        class_weight=0.0, optimizer="adamw", batch_size=64, weight_decay=0.01, dropout=0.2, label_smoothing=0.0,
+    )  # fmt: skip
+    with training.hushed():
+        return training.run_trial(backbones, 0, params, made_up.Quiet()).seconds
+
+
+def in_a_process(n: int) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, __file__, "--one", str(n), folder]
+        around = {**os.environ, "AUTOTUNE_CACHE": str(Path(folder) / "cache")}
+        done = subprocess.run(command, env=around, stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def show(rows: dict[int, dict[str, float]]) -> None:
+    print(f"{'pictures':>9} " + " ".join(f"{f'{title}, us':>19}" for title in COSTS.values()), end="")
+    print(f" {'peak GB':>8} {'own GB':>7} {'disk GB':>8}")
+    first = next(iter(rows.values()))
+    for n, row in rows.items():
+        costs = " ".join(f"{row[name]:11.1f} ({row[name] / first[name]:4.2f}x)" for name in COSTS)
+        print(f"{n:9,} {costs} {row['peak'] / 1e9:8.2f} {row['own'] / 1e9:7.2f} {row['disk'] / 1e9:8.3f}")
+    *_, before, last = (first, *rows.values())  # the fewest also pay what any study pays once, so both are shown
+    for name, title in COSTS.items():
+        print(f"{title}: cost over that at the fewest {machine.verdict(last[name] / first[name], TARGET_FLAT, False)}")
+        print(
+            f"{title}: cost over that of the row above {machine.verdict(last[name] / before[name], TARGET_FLAT, False)}"
+        )
+    print(f"peak resident memory, GB: {machine.verdict(last['peak'] / 1e9, TARGET_GB, False)}")
+    print(f"of which the process's own, GB: {machine.verdict(last['own'] / 1e9, TARGET_GB, False)}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--pictures", type=machine.numbers, default=(1_000, 10_000, 100_000))
+    parser.add_argument("--one", nargs=2, metavar=("N", "FOLDER"), help="measure one size, in this process")
+    options: Any = parser.parse_args()
+    if options.one:
+        warnings.filterwarnings("ignore")
+        print(json.dumps(measured(int(options.one[0]), Path(options.one[1]))))
+        return
+    rows = {n: in_a_process(n) for n in options.pictures}
+    print(machine.line("1 a size"))
+    print(f"{PIXELS} pixels, {BACKBONE}, {EPOCHS} epochs of a head on {VIEWS} views; microseconds a picture")
+    show(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,226 @@
+"""How near a whole study comes to the work that no implementation could leave out.
+
+    python benchmarks/limit.py PHOTOS [--trials 50]
+
+A study by default settings runs with an empty cache. Then, in the same run, what cannot be avoided is timed in bare
+loops: each picture decoded and resized once; every view that a trial used, through the frozen stages once; and for each
+trial the steps and measurements of its tail for as many epochs as it had, on random data in memory. Also fitted: what a
+trial and an epoch cost beside that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import bare
+import machine
+import numpy as np
+import torch
+from PIL import Image
+
+from autotune import finished, record
+from autotune.bank import BATCH
+from autotune.batches import CLEAN_BATCH, views_up_to
+from autotune.means import Means
+from autotune.screen import Screen
+from autotune.splits import TEST, TRAIN, VALIDATION
+from autotune.training import Backbones, Lesson
+
+try:
+    from autotune.memory import hold
+except ImportError:  # an autotune that does not hold freed memory
+    hold = None
+
+STEPS, FORWARDS = 20, 20
+TARGET, TARGET_TRIAL, TARGET_EPOCH = 0.6, 0.2, 0.02
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished study, read from its record. arms: the size of each backbone's pictures. seconds: of the process."""
+
+    backbones: Backbones
+    trials: list[dict[str, Any]]
+    probes: list[dict[str, Any]]
+    files: dict[str, list[Path]]
+    taken: dict[str, float]
+    seconds: float
+
+    @property
+    def lesson(self) -> Lesson:
+        return self.backbones.lesson
+
+    @property
+    def arms(self) -> list[tuple[str, int]]:
+        """Each backbone and size that was probed or tried."""
+        tried = {(row["params"]["backbone"], row["params"]["pixels"]) for row in self.trials}
+        return sorted(tried | {(row["backbone"], row["pixels"]) for row in self.probes})
+
+
+def run(folder: Path, photos: Path, trials: int) -> Done:
+    """The default study with an empty cache."""
+    seconds = machine.search(
+        folder, folder / "cache", photos, "--study", "limit", "--trials", str(trials), "--device", "cpu"
+    )
+    place = folder / "studies" / "limit"
+    with record.opened(place) as book:
+        found: Any = {}
+        numbers = {row["params"]["backbone"]: row["number"] for row in book.trials() if row["checkpoint"]}
+        for name, number in numbers.items():
+            one = finished.reopened(place, book, Means(device="cpu"), Screen(quiet=True), number)
+            found[name] = one.lesson.backbones[name]  # a study is reopened with one trial's backbone at a time
+        lesson = replace(one.lesson, backbones=found)
+        trials_done = [row for row in book.trials() if row["state"] != record.FAILED]
+        files = {part: [one.root / p.path for p in one.parts.part(part)] for part in (TRAIN, VALIDATION, TEST)}
+        return Done(Backbones(lesson), trials_done, book.probes(), files, book.fact("seconds"), seconds)
+
+
+# The unavoidable
+
+
+def decode_seconds(files: Sequence[Path], sizes: Sequence[int]) -> float:
+    """Each picture opened, its centre resized to each size, by all threads."""
+
+    def squares(file: Path) -> list[np.ndarray]:
+        with Image.open(file) as opened:
+            image = opened.convert("RGB")
+        side = min(image.size)
+        left, top = (image.width - side) / 2, (image.height - side) / 2
+        box = (left, top, left + side, top + side)
+        return [np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box)) for size in sizes]
+
+    start = time.perf_counter()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _ in pool.map(squares, files):
+            pass
+    return time.perf_counter() - start
+
+
+def forward_seconds(done: Done, name: str, size: int) -> float:
+    """Seconds a picture through all stages of a backbone, in batches as the bank's."""
+    chain = done.backbones.chain(name).to(memory_format=torch.channels_last).eval()
+    return bare.forward_seconds(chain, bare.below(chain, 0, BATCH, size, CPU), FORWARDS) / BATCH
+
+
+def bank_seconds(done: Done) -> float:
+    """Training pictures and the views of them that trials used, and validation, through the frozen stages once."""
+    lesson, seconds = done.lesson, 0.0
+    n_train, n_validation = (len(set(part.digests)) for part in (lesson.train, lesson.validation))
+    for name, size in done.arms:
+        if lesson.backbones[name][0].traits.from_scratch:
+            continue
+        mine = [row["params"] for row in done.trials if row["params"]["backbone"] == name]
+        views = max((len(views_up_to(p["augment"])) for p in mine if p["pixels"] == size), default=1)
+        seconds += (n_train * views + n_validation) * forward_seconds(done, name, size)
+    return seconds
+
+
+def test_seconds(done: Done) -> float:
+    """The test pictures decoded once and through the winner once."""
+    best = done.trials[0]["params"]
+    files = done.files[TEST]
+    forward = forward_seconds(done, best["backbone"], best["pixels"])
+    return decode_seconds(files, [best["pixels"]]) + len(files) * forward
+
+
+class Tails:
+    """Seconds of a step and of a clean picture of every tail, each kind timed once."""
+
+    def __init__(self, done: Done) -> None:
+        self._done = done
+        self._known: dict[tuple[Any, ...], tuple[float, float]] = {}
+
+    def trial(self, row: dict[str, Any]) -> float:
+        """The steps and measurements of a trial, as many epochs as it had."""
+        lesson = self._done.lesson
+        step, clean = self._timed(row["params"])
+        n_clean = len(lesson.validation) + len(lesson.gap_sample)
+        return float(row["epochs"] * (len(lesson.train) / row["params"]["batch_size"] * step + n_clean * clean))
+
+    def _timed(self, params: dict[str, Any]) -> tuple[float, float]:
+        kind = tuple(params[key] for key in ("backbone", "pixels", "depth", "batch_size", "optimizer"))
+        if kind not in self._known:
+            name, pixels, depth, batch_size, optimizer = kind
+            lesson, chain = self._done.lesson, self._done.backbones.chain(name)
+            features = bare.below(chain, len(chain), 1, pixels, CPU).shape[1]
+            traits = lesson.backbones[name][0].traits
+            tail = bare.Tail(chain, depth, features, lesson.classes, optimizer, traits, CPU)
+            x = bare.below(chain, len(chain) - depth, max(batch_size, CLEAN_BATCH), pixels, CPU)
+            step = tail.step_seconds(x[: min(batch_size, len(lesson.train))], STEPS)
+            n_clean = min(CLEAN_BATCH, len(lesson.validation))
+            self._known[kind] = step, tail.clean_seconds(x[:n_clean], 5) / n_clean
+        return self._known[kind]
+
+
+# What is printed
+
+
+def parts(done: Done, tails: Tails) -> list[tuple[str, float, float]]:
+    """Each part of a study: unavoidable seconds, and what it took."""
+    taken, trials = done.taken, done.trials
+    banked = sum(row["bank_seconds"] for row in (*trials, *done.probes))
+    fitted = sum(row["seconds"] for row in done.probes)
+    trained = sum(row["seconds"] - row["bank_seconds"] for row in trials)
+    rest = done.seconds - taken["read"] - banked - fitted - trained - taken["test"]
+    files = done.files[TRAIN] + done.files[VALIDATION]
+    return [
+        ("read, decode", decode_seconds(files, sorted({size for _, size in done.arms})), taken["read"]),
+        ("bank", bank_seconds(done), banked),
+        ("probe's fit", 0.0, fitted),
+        ("trials", sum(tails.trial(row) for row in trials), trained),
+        ("test", test_seconds(done), taken["test"]),
+        ("start, search, the rest", 0.0, rest),
+    ]
+
+
+def overhead(done: Done, tails: Tails) -> None:
+    """What a trial and an epoch cost beside their tail's work: a + b x epochs, by least squares."""
+    beside = np.array([row["seconds"] - row["bank_seconds"] - tails.trial(row) for row in done.trials])
+    epochs = np.array([row["epochs"] for row in done.trials], float)
+    heads = beside[[row["params"]["depth"] == 0 for row in done.trials]]
+    if len(set(epochs)) > 1:
+        (a, b), *_ = np.linalg.lstsq(np.stack([np.ones_like(epochs), epochs], 1), beside, rcond=None)
+        print(f"seconds a trial costs beside its tail, whatever its epochs: {machine.verdict(a, TARGET_TRIAL, False)}")
+        print(f"seconds an epoch costs beside its tail: {machine.verdict(b, TARGET_EPOCH, False)}")
+    else:
+        print(f"all trials had {epochs[0]:.0f} epochs: trial and epoch cannot be told apart")
+    print(f"median seconds beside its tail: a trial {np.median(beside):.2f}", end="")
+    print(f", a head alone {np.median(heads):.2f} (n = {len(heads)})" if len(heads) else "")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("--trials", type=int, default=50)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as made:
+        os.environ["AUTOTUNE_CACHE"] = str(Path(made) / "cache")
+        done = run(Path(made), options.photos, options.trials)
+        if hold:
+            hold()
+        torch.set_num_threads(done.lesson.threads)
+        torch.set_flush_denormal(True)
+        tails = Tails(done)
+        rows = parts(done, tails)
+    counts = ", ".join(f"{len(files)} {part}" for part, files in done.files.items())
+    print(machine.line(f"{len(done.trials)} trials"))
+    print(f"{counts} pictures; {', '.join(f'{name} at {size} pixels' for name, size in done.arms)}")
+    print(f"{'part':24} {'unavoidable s':>13} {'taken s':>9} {'ratio':>6}")
+    whole = ("whole process", sum(row[1] for row in rows), done.seconds)
+    for name, least, taken in (*rows, whole):
+        print(f"{name:24} {least:13.1f} {taken:9.1f} {least / taken if taken > 0 else float('nan'):6.2f}")
+    print(f"unavoidable over taken: {machine.verdict(whole[1] / whole[2], TARGET)}")
+    overhead(done, tails)
+
+
+if __name__ == "__main__":
+    main()

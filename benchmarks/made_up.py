@@ -1,0 +1,88 @@
+"""Made-up pictures, stores and lessons, for benchmarks of more pictures than anyone wants to download."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.torch import save_file
+
+from autotune import plan, plugins, space
+from autotune.images import Catalog, Picture
+from autotune.splits import TEST, TRAIN, VALIDATION, Split
+from autotune.store import Rows
+from autotune.training import Epoch, Lesson
+
+CLASSES = tuple(f"class{number}" for number in range(10))
+
+
+class Quiet:
+    """A worker's line to nobody: every epoch goes on. rows: what was reported."""
+
+    def __init__(self) -> None:
+        self.rows: list[Epoch] = []
+
+    def epoch(self, row: Epoch) -> None:
+        self.rows.append(row)
+
+    def banking(self, done: int, total: int) -> None:
+        pass
+
+
+def catalog(n: int, root: Path) -> Catalog:
+    """n pictures that exist by name alone, each with a digest of its own, classes in turn."""
+    pictures = tuple(
+        Picture(f"{CLASSES[i % 10]}/{i}.jpg", CLASSES[i % 10], None, _digest(i), 256, "0 0") for i in range(n)
+    )
+    return Catalog(root, CLASSES, pictures, ())
+
+
+def parted(n_train: int, n_rest: int, root: Path) -> Split:
+    """A split of so many training pictures, and so many each for validation and test."""
+    sides = [TRAIN] * n_train + [VALIDATION] * n_rest + [TEST] * n_rest
+    pictures = catalog(len(sides), root).pictures
+    return Split(CLASSES, tuple(replace(p, part=side) for p, side in zip(pictures, sides, strict=True)), (), {})
+
+
+def write_blank(rows: Rows, keys: Sequence[str]) -> None:
+    """Rows of zeros under these keys, in a sparse file: real keys, and no room taken on the disk."""
+    rows.append(keys[:1], np.zeros((1, *rows.shape), rows.dtype))
+    with (rows.folder / "rows.bin").open("r+b") as out:
+        out.truncate(len(keys) * rows.row_bytes)
+    with (rows.folder / "keys.bin").open("ab") as out:
+        out.write(bytes.fromhex("".join(keys[1:])))
+
+
+def write_random(rows: Rows, keys: Sequence[str], chunk: int = 256) -> None:
+    """Rows of random bytes under these keys."""
+    rng = np.random.default_rng(0)
+    for start in range(0, len(keys), chunk):
+        some = keys[start : start + chunk]
+        rows.append(some, rng.integers(0, 256, (len(some), *rows.shape), rows.dtype))
+
+
+def random_weights(names: Sequence[str], folder: Path) -> Path:
+    """A folder of weights for these backbones as their networks begin, so that nothing is downloaded."""
+    folder.mkdir()
+    for name in names:
+        chain = plugins.build(plugins.catalogue().find(name), pretrained=False)
+        save_file(
+            {key: value.contiguous() for key, value in chain.state_dict().items()}, folder / f"{name}.safetensors"
+        )
+    return folder
+
+
+def lesson(parts: Split, folder: Path, device: str, flags: dict[str, Any], weights: Path | None = None) -> Lesson:
+    """What a study with these flags tells its worker."""
+    settings = space.read(None, flags)
+    say: Callable[[str], None] = lambda _: None  # noqa: E731
+    chosen = plan.make(settings, plugins.catalogue(), weights, device, parts.side, say)
+    return plan.lesson(plan.decided(settings, parts), parts, chosen, 1, folder)
+
+
+def _digest(number: int) -> str:
+    return hashlib.blake2b(str(number).encode(), digest_size=16).hexdigest()

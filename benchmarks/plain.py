@@ -1,0 +1,319 @@
+"""How much faster a trial of autotune is than the same trial in the script a good user writes without a bank.
+
+    python benchmarks/plain.py PHOTOS [--pixels 160] [--depths 0,1,2,3] [--trials 2]
+
+The script is torchvision's ImageFolder and transforms.v2, DataLoaders with a persistent worker a core, Lightning, and
+the whole network, its frozen part in evaluation mode and without gradients. It replays the trials that autotune's own
+studies drew, one study a depth: same pictures on the same sides, same choices, as many epochs, validation and the
+gap's sample measured after each. Every trial runs once so and once in autotune, in turn; autotune's seconds are those
+of its record, and each trial bears its share, a fiftieth (50 trials are the default), of reading, decoding, bank and
+probe with an empty cache, measured by a study at the start. The bound is counted, not timed: the operations of the
+plain trial over those of a trial whose frozen work costs nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import logging
+import math
+import os
+import sys
+import tempfile
+import time
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import machine
+import numpy as np
+import pytorch_lightning as lightning
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from autotune import anatomy, finished, record, weights
+from autotune.means import Means
+from autotune.network import OPTIMIZERS, class_weights
+from autotune.screen import Screen
+from autotune.space import Params
+from autotune.splits import TRAIN, VALIDATION
+from autotune.training import Epoch, Lesson, Outcome, ProbeOutcome
+from autotune.workers import Banking, ProbeTask, TrialTask, Workers
+
+BACKBONE = "efficientnet_lite0"
+STUDY_TRIALS = 50
+TARGET_HEAD, TARGET_OF_BOUND = 20.0, 0.7
+
+
+@dataclass(frozen=True)
+class Job:
+    """A finished trial, to be run again. chain: the pretrained stages; folders: of links to the pictures."""
+
+    params: Params
+    epochs: int
+    chain: nn.Sequential
+    lesson: Lesson
+    folders: Path
+
+
+# The plain script
+
+
+class ChannelShift(nn.Module):
+    """Adds a number to each channel, as ImageDataGenerator's channel shift does."""
+
+    def __init__(self, most: float) -> None:
+        super().__init__()
+        self.most = most
+
+    def forward(self, image: Tensor) -> Tensor:
+        return (image + (torch.rand(3, 1, 1) * 2 - 1) * self.most).clamp(0, 1)
+
+
+def transform(job: Job, strength: float) -> v2.Compose:
+    traits = job.lesson.backbones[BACKBONE][0].traits
+    how = v2.InterpolationMode[traits.interpolation.upper()]
+    steps: list[Any] = [v2.Resize(job.params.pixels, how), v2.CenterCrop(job.params.pixels)]
+    if strength:
+        moved = v2.RandomAffine(
+            degrees=job.lesson.subject.angle * strength,
+            translate=(0.2 * strength, 0.2 * strength),
+            scale=(1 - 0.1 * strength, 1 + 0.1 * strength),
+            shear=math.degrees(math.atan(0.3 * strength)),
+            interpolation=v2.InterpolationMode.BILINEAR,
+        )
+        steps += [v2.RandomHorizontalFlip(), moved]  # on Pillow's images, where they are fastest
+    steps += [v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
+    steps += [ChannelShift(0.2 * strength)] if strength else []
+    return v2.Compose([*steps, v2.Normalize(traits.mean, traits.std)])
+
+
+def loader(job: Job, part: str, strength: float, batch_size: int) -> DataLoader[Any]:
+    pictures = ImageFolder(str(job.folders / part), transform(job, strength))
+    is_train = part == "train"
+    return DataLoader(
+        pictures, batch_size, shuffle=is_train, drop_last=is_train and len(pictures) % batch_size == 1,
+        num_workers=os.cpu_count() or 1, persistent_workers=True,
+    )  # fmt: skip
+
+
+class Plain(lightning.LightningModule):
+    """The whole network: what is frozen in front runs in every step."""
+
+    def __init__(self, job: Job, steps: int) -> None:
+        super().__init__()
+        self.params, self.total, self.epochs = job.params, job.lesson.epochs * steps, job.lesson.epochs
+        self.half_cycle = max(job.lesson.cycle_epochs * steps / 2, 0.5)
+        cut = len(job.chain) - job.params.depth
+        self.prefix = copy.deepcopy(job.chain[:cut]).eval().requires_grad_(False)
+        self.tail = copy.deepcopy(job.chain[cut:]).requires_grad_(True)
+        features = job.lesson.backbones[BACKBONE][0].traits.features
+        self.head = nn.Sequential(nn.Dropout(job.params.dropout), nn.Linear(features, job.lesson.classes))
+        self.weigh = class_weights(job.lesson.train.labels, job.lesson.classes, job.params.class_weight)
+        self.right: list[list[Tensor]] = [[], []]
+        self.to(memory_format=torch.channels_last)
+
+    def train(self, mode: bool = True) -> Plain:
+        super().train(mode)
+        self.prefix.eval()
+        for module in self.tail.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return self
+
+    def forward(self, image: Tensor) -> Tensor:
+        with torch.no_grad():
+            x = self.prefix(image.contiguous(memory_format=torch.channels_last))
+        logits: Tensor = self.head(self.tail(x))
+        return logits
+
+    def training_step(self, batch: list[Tensor], _: int) -> Tensor:
+        image, labels = batch
+        loss = functional.cross_entropy(
+            self(image), labels, reduction="none", label_smoothing=self.params.label_smoothing
+        )
+        return (loss * self.weigh[labels]).mean()
+
+    def validation_step(self, batch: list[Tensor], _: int, dataloader_idx: int = 0) -> None:
+        image, labels = batch
+        self.right[dataloader_idx].append(self(image).argmax(1) == labels)
+
+    def on_validation_epoch_end(self) -> None:
+        for which, name in enumerate(("validation", "train")):
+            self.log(name, torch.cat(self.right[which]).float().mean())
+            self.right[which].clear()
+
+    def configure_optimizers(self) -> Any:
+        kind, extra = OPTIMIZERS[self.params.optimizer]
+        trained = [*self.tail.parameters(), *self.head.parameters()]
+        optimizer = kind(trained, lr=self.params.lr_high, weight_decay=self.params.weight_decay, **extra)
+        schedules = torch.optim.lr_scheduler
+        if self.params.cycle == "one-cycle":
+            rate: Any = schedules.OneCycleLR(optimizer, self.params.lr_high, self.total + 1, cycle_momentum=False)
+        else:
+            rate = schedules.CyclicLR(
+                optimizer, self.params.lr_low, self.params.lr_high, self.half_cycle, mode=self.params.cycle,
+                cycle_momentum=False,
+            )  # fmt: skip
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
+
+
+def plain_seconds(job: Job, half: bool) -> float:
+    """One trial of the plain script, from making its loaders to its last epoch."""
+    start = time.perf_counter()
+    train = loader(job, "train", job.params.augment, job.params.batch_size)
+    clean = [loader(job, part, 0.0, 128) for part in ("validation", "gap")]
+    trainer = lightning.Trainer(
+        accelerator="cpu", max_epochs=job.epochs, precision="bf16-mixed" if half else "32-true", logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+    )  # fmt: skip
+    trainer.fit(Plain(job, len(train)), train, clean)
+    return time.perf_counter() - start
+
+
+def half_pays(job: Job) -> bool:
+    """Whether the whole network steps faster in bfloat16 here: the better of two each, after one to warm up."""
+    net, image = Plain(job, 1), torch.randn(job.params.batch_size, 3, job.params.pixels, job.params.pixels)
+    taken: dict[bool, list[float]] = {False: [], True: []}
+    net.train()
+    for _ in range(3):
+        for half, found in taken.items():
+            start = time.perf_counter()
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                net(image).float().square().mean().backward()
+            found.append(time.perf_counter() - start)
+    return min(taken[True][1:]) < min(taken[False][1:])
+
+
+# The same trials in autotune
+
+
+def study(folder: Path, photos: Path, name: str, trials: int, space: dict[str, Any], epochs: int | None) -> Path:
+    """Run a real study and return its folder."""
+    config = folder / f"{name}.toml"
+    ranges = "\n".join(f"{key} = {json.dumps(value)}" for key, value in space.items())
+    config.write_text(f'pruner = "none"\n{f"epochs = {epochs}" if epochs else ""}\n[space]\n{ranges}\n')
+    machine.search(
+        folder, folder / "cache", photos, "--study", name, "--trials", str(trials), "--config", str(config),
+        "--device", "cpu",
+    )  # fmt: skip
+    return folder / "studies" / name
+
+
+def shared_seconds(folder: Path) -> float:
+    """Reading, decoding, bank and probe of a study that found its cache empty."""
+    with record.opened(folder) as book:
+        banks = sum(row["bank_seconds"] for row in (*book.probes(), *book.trials()))
+        return float(book.fact("seconds")["read"] + banks + sum(row["seconds"] for row in book.probes()))
+
+
+def links(one: finished.Finished, folder: Path) -> Path:
+    """The study's pictures as ImageFolder takes them: part/class/picture."""
+    parts = {"train": one.parts.part(TRAIN), "validation": one.parts.part(VALIDATION), "gap": one.parts.gap_sample}
+    for part, pictures in parts.items():
+        for number, picture in enumerate(pictures):
+            link = folder / part / picture.label / f"{number}{Path(picture.path).suffix}"
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(one.root / picture.path)
+    return folder
+
+
+def answered(workers: Workers, task: ProbeTask | TrialTask) -> Any:
+    """What comes of a task, all of whose epochs go on."""
+    workers.idle[0].give(task)
+    while True:
+        for worker, _, news in workers.events():
+            if isinstance(news, Epoch):
+                worker.answer(None)
+            elif isinstance(news, (Outcome, ProbeOutcome)):
+                return news
+            elif not isinstance(news, Banking):
+                sys.exit(f"A replayed trial failed: {news}")
+
+
+def compare(folder: Path, photos: Path, depth: int, options: argparse.Namespace, share: float) -> list[float]:
+    """Plain seconds, autotune's seconds and the counted bound of one depth, means over its trials; prints the row."""
+    space = {"backbone": BACKBONE, "pixels": options.pixels, "depth": depth}
+    place = study(folder, photos, f"depth{depth}", options.trials, space, options.epochs)
+    with record.opened(place) as book:
+        one = finished.reopened(place, book, Means(device="cpu"), Screen(quiet=True))
+        trials = sorted((row for row in book.trials() if row["state"] == record.COMPLETE), key=lambda r: r["number"])
+    again = folder / "again" / place.name
+    again.mkdir(parents=True)
+    lesson, log = replace(one.lesson, folder=again), str(again / "log")
+    chain = weights.stages(*lesson.backbones[BACKBONE]).eval()
+    folders = links(one, folder / "links" / place.name)
+    plain, own, half = [], [], False
+    with Workers(1, lesson) as workers:
+        answered(workers, ProbeTask(BACKBONE, options.pixels, log))
+        for row in trials:
+            job = Job(Params(**row["params"]), row["epochs"], chain, lesson, folders)
+            half = half_pays(job)
+            plain.append(plain_seconds(job, half))
+            own.append(answered(workers, TrialTask(row["number"], job.params, log)).seconds)
+    bound = counted(lesson, depth, options.pixels, chain)
+    found = [float(np.mean(plain)), float(np.mean(own)) + share, bound]
+    ratio = found[0] / found[1]
+    print(
+        f"{depth:5} {len(trials):6} {sum(row['epochs'] for row in trials):6} {'bf16' if half else 'fp32':>5} "
+        f"{found[0]:8.2f} {found[1] - share:10.2f} {found[1]:10.2f} {ratio:6.1f} {bound:8.1f} {ratio / bound:11.2f}",
+        flush=True,
+    )
+    return found
+
+
+def counted(lesson: Lesson, depth: int, pixels: int, chain: nn.Sequential) -> float:
+    """Operations of a plain epoch over those of one whose frozen part costs nothing. A step is three forward passes."""
+    body = anatomy.examine(lesson.backbones[BACKBONE][0], chain, pixels)
+    head = 2 * body.features * lesson.classes
+    whole, tail = sum(body.operations) + head, body.tail_operations(depth) + head
+    n_train, n_clean = len(lesson.train), len(lesson.validation) + len(lesson.gap_sample)
+    return (n_train * (whole + 2 * tail) + n_clean * whole) / (n_train * 3 * tail + n_clean * tail)
+
+
+def asked() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("--pixels", type=int, default=160)
+    parser.add_argument("--depths", type=machine.numbers, default=(0, 1, 2, 3))
+    parser.add_argument("--trials", type=int, default=2, help="a depth")
+    parser.add_argument("--epochs", type=int, help="the most a trial may have; by default what a study takes")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = asked()
+    warnings.filterwarnings("ignore")
+    for name in ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        os.environ["AUTOTUNE_CACHE"] = str(folder / "cache")
+        whole = {"backbone": BACKBONE, "pixels": options.pixels, "depth": list(options.depths), "augment": 1.0}
+        cold = shared_seconds(study(folder, options.photos, "cold", 1, whole, options.epochs))
+        share = cold / STUDY_TRIALS
+        print(machine.line(f"{options.trials} trials a depth"))
+        print(
+            f"{BACKBONE} at {options.pixels} pixels; means, seconds a trial; reading, decoding, bank and probe with an"
+        )
+        print(f"empty cache took {cold:.1f} s, of which a trial's share is {share:.2f} s (1/{STUDY_TRIALS})")
+        print(
+            f"{'depth':>5} {'trials':>6} {'epochs':>6} {'plain':>5} {'plain s':>8} {'autotune s':>10} "
+            f"{'with share':>10} {'ratio':>6} {'bound':>8} {'ratio/bound':>11}"
+        )
+        rows = {depth: compare(folder, options.photos, depth, options, share) for depth in options.depths}
+    for depth, (plain, own, bound) in rows.items():
+        if depth == 0:
+            print(f"depth 0: ratio {machine.verdict(plain / own, TARGET_HEAD)}")
+        else:
+            print(f"depth {depth}: ratio over bound {machine.verdict(plain / own / bound, TARGET_OF_BOUND)}")
+
+
+if __name__ == "__main__":
+    main()
