@@ -22,7 +22,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 plugins_app = typer.Typer(help="List backbones, write a new one, try one.", invoke_without_command=True)
+cache_app = typer.Typer(help="Show, trim or clear decoded pixels and banks.", invoke_without_command=True)
 app.add_typer(plugins_app, name="plugins")
+app.add_typer(cache_app, name="cache")
 
 Data = Annotated[Path | None, typer.Argument(help="A folder with a folder a class, or with train/, val/, test/. Without it: the built-in digits.")]  # noqa: E501  # fmt: skip
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
@@ -313,6 +315,49 @@ def check(name: str, folders: Plugins = None, weights: WeightsDir = None) -> Non
     from autotune import listing
 
     listing.check(name, tuple(folders or ()), weights)
+
+
+@cache_app.callback()
+def cache(context: typer.Context, as_json: Json = False) -> None:
+    """Show what the cache holds, what was used last first."""
+    if context.invoked_subcommand:
+        return
+    from autotune import cache as caches
+    from autotune.screen import Screen, show_cache
+
+    found = caches.status()
+    if as_json:
+        _print(found)
+    else:
+        show_cache(found, Screen())
+
+
+@cache_app.command()
+def trim(
+    to: Annotated[str | None, typer.Option(help="A size, e.g. 5GB; by default the limit.")] = None,
+) -> None:
+    """Delete what was used longest ago until the cache is no larger than its limit."""
+    from autotune import cache as caches
+
+    _tell_deleted(caches.trim(caches.size(to) if to else caches.limit()))
+
+
+@cache_app.command()
+def clear(yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
+    """Delete all decoded pixels and banks. Nothing is lost but the time to compute them again."""
+    from autotune import cache as caches
+    from autotune.errors import ConfigError
+
+    if not yes and not sys.stdin.isatty():
+        raise ConfigError("Nobody is there to be asked.", "Say it beforehand: autotune cache clear --yes")
+    if yes or typer.confirm(f"Delete all decoded pixels and banks in {caches.status()['folder']}?"):
+        _tell_deleted(caches.clear())
+
+
+def _tell_deleted(gone: list[Any]) -> None:
+    from autotune.cache import in_words
+
+    typer.echo(f"Deleted {in_words(sum(one.n_bytes for one in gone))}.")
 
 
 def main() -> NoReturn:

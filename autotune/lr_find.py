@@ -20,7 +20,7 @@ from optuna.trial import FixedTrial
 from pytorch_lightning.tuner.tuning import Tuner
 from scipy.ndimage import gaussian_filter1d
 
-from autotune import plan, plugins, space, study, training
+from autotune import cache, plan, plugins, space, study, training
 from autotune.errors import ConfigError, StudyError
 from autotune.identity import has_begun
 from autotune.lesson import Backbones, sources
@@ -96,7 +96,7 @@ def find(request: Request, write: bool, screen: Screen) -> dict[str, Any]:
     folder = study.folder_of(request)
     if write:
         _refuse_to_write(request, folder)
-    with tempfile.TemporaryDirectory() as place:
+    with cache.in_use(), tempfile.TemporaryDirectory() as place:
         backbones, tested = _prepared(request, folder, Path(place), screen)
         curve = _ridden(backbones, tested.params, Path(place), screen)
     if not math.isfinite(curve.level):

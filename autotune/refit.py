@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 
-from autotune import pixels, trained, training
+from autotune import cache, pixels, trained, training
 from autotune.errors import StudyError
 from autotune.finished import Finished
 from autotune.lesson import Backbones, probe_file
@@ -37,8 +37,8 @@ def refit(one: Finished, device: str, screen: Screen) -> Trained:
             raise StudyError(f"{head}, which trial {number} started from, is gone.", "Put it back, or search anew.")
         shutil.copy(head, probe_file(folder, params.backbone, params.pixels))
     how, pictures = one.trained.interpolation, (*one.parts.part(TRAIN), *one.parts.part(VALIDATION))
-    pixels.fill(pixels.store(params.pixels, how), one.root, pictures, how, screen.progress("Decoding"))
-    with training.hushed():
+    with cache.in_use(), training.hushed():
+        pixels.fill(pixels.store(params.pixels, how), one.root, pictures, how, screen.progress("Decoding"))
         outcome = training.run_trial(Backbones(lesson), number, params, Listener(screen))
     here = Backbones(replace(lesson, device=one.lesson.device))
     return trained.restored(here, {**one.trial, "checkpoint": outcome.checkpoint})

@@ -11,6 +11,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from autotune import cache
+
 PLAIN_SECONDS = 10.0  # between two lines of one piece of work where there is no terminal
 PLAIN_WIDTH = 160
 LEADERS = 10
@@ -74,6 +76,18 @@ class Screen:
             self._said[title] = now
             left = (now - begun) / (done - first) * (total - done)
             self.say(f"{title}: {done} of {total}, about {duration(left)} left")
+
+
+def show_cache(found: dict[str, Any], screen: Screen) -> None:
+    """What the cache holds, and how much it may."""
+    table = Table(box=None, pad_edge=False)
+    for name, side in (("pixels or bank", "left"), ("rows", "right"), ("size", "right"), ("last used", "right")):
+        table.add_column(name, justify=side, no_wrap=True)  # type: ignore[arg-type]
+    for row in found["entries"]:
+        table.add_row(escape(row["name"]), f"{row['rows']:,}", cache.in_words(row["bytes"]), cache.ago(row["used"]))
+    screen.console.print(table)
+    total, most = cache.in_words(found["bytes"]), cache.in_words(found["limit"])
+    screen.say(f"{total} of at most {most} in {found['folder']}")
 
 
 def percent(share: float | None) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 from autotune.errors import StudyError
 
 KEY_BYTES = 16
+REMAPPED = 2**30  # bytes read through a map before it is opened anew, so that the pages read do not stay resident
 
 
 def cache_folder() -> Path:
@@ -35,8 +36,12 @@ class Rows:
         self.row_bytes = int(np.prod(self.shape)) * self.dtype.itemsize
         self._rows, self._keys = folder / "rows.bin", folder / "keys.bin"
         self._index: dict[str, int] = {}
+        self._last = ""
         self._map: NDArray[np.generic] | None = None
+        self._taken = 0
         self._refresh()
+        if self._index:
+            os.utime(self._keys)  # used now: what is used longest ago makes way first
 
     def lock(self) -> FileLock:
         """Held while rows are computed and appended, so that two workers do not compute the same ones."""
@@ -71,19 +76,32 @@ class Rows:
             raise _unwritable(self.folder, error) from error
 
     def places(self, keys: Sequence[str]) -> NDArray[np.int64]:
-        """Row numbers (N,) of keys that are all there."""
+        """Row numbers (N,) of keys. Raises StudyError where some are gone: the cache was deleted meanwhile."""
         self._refresh()
-        return np.array([self._index[key] for key in keys], dtype=np.int64)
+        try:
+            return np.array([self._index[key] for key in keys], dtype=np.int64)
+        except KeyError as error:
+            raise StudyError(
+                f"{self.folder} has lost rows that it held a while ago.",
+                "Do not delete the cache while a study runs; the same command computes them anew and goes on.",
+            ) from error
 
     def take(self, places: NDArray[np.int64]) -> NDArray[np.generic]:
         """Rows (N, *shape), copied out of the map."""
         assert self._map is not None
-        return np.asarray(self._map[places])
+        rows = np.asarray(self._map[places])
+        self._taken += rows.nbytes
+        if self._taken > REMAPPED:
+            self._taken = 0
+            self._map = np.memmap(self._rows, self.dtype, "r", shape=self._map.shape)
+        return rows
 
     def _refresh(self) -> None:
         """Read the keys written since the last look, and map the rows they stand for."""
         n = min(_size(self._keys) // KEY_BYTES, _size(self._rows) // max(self.row_bytes, 1))
         known = len(self._index)
+        if known and (n < known or self._key(known - 1) != self._last):  # deleted, and perhaps begun anew
+            self._index, self._map, known = {}, None, 0
         if n == known:
             return
         with self._keys.open("rb") as keys:
@@ -91,7 +109,13 @@ class Rows:
             text = keys.read((n - known) * KEY_BYTES).hex()
         width = 2 * KEY_BYTES
         self._index.update({text[i * width : (i + 1) * width]: known + i for i in range(n - known)})
+        self._last = text[-width:]
         self._map = np.memmap(self._rows, self.dtype, "r", shape=(n, *self.shape))
+
+    def _key(self, place: int) -> str:
+        with self._keys.open("rb") as keys:
+            keys.seek(place * KEY_BYTES)
+            return keys.read(KEY_BYTES).hex()
 
 
 def made(folder: Path) -> Path:

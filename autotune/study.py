@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from autotune import driver, evaluate, images, pixels, plan, plugins, space, splits, work
+from autotune import cache, driver, evaluate, images, pixels, plan, plugins, space, splits, work
 from autotune.driver import Driver
 from autotune.errors import StudyError
 from autotune.identity import (
@@ -58,6 +58,12 @@ def search(request: Request, screen: Screen) -> dict[str, Any]:
 
     Raises AutotuneError for what the user can mend. Ctrl-C loses nothing: the same call goes on.
     """
+    with cache.in_use():
+        cache.trim(cache.limit())
+        return _searched(request, screen)
+
+
+def _searched(request: Request, screen: Screen) -> dict[str, Any]:
     start = time.monotonic()
     if request.tensorboard:
         refuse_missing()

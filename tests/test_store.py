@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -64,3 +65,25 @@ def test_a_full_disk_is_an_error_with_a_fix(tmp_path: Path) -> None:
 def test_the_cache_folder_can_be_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AUTOTUNE_CACHE", str(tmp_path))
     assert store.cache_folder() == tmp_path
+
+
+@pytest.mark.parametrize("n", [0, 3, 5, 8])
+def test_rows_deleted_and_begun_anew_are_noticed(tmp_path: Path, n: int) -> None:
+    rows = filled(tmp_path / "x")
+    shutil.rmtree(tmp_path / "x")
+    other = Rows(tmp_path / "x", (2, 3), np.float16)
+    if n:
+        other.append([key(100 - i) for i in range(n)], np.full((n, 2, 3), 7))
+    assert rows.missing([key(0), key(100)]) == ([key(0)] if n else [key(0), key(100)])
+    rows.append([key(0)], np.full((1, 2, 3), 8))
+    found = rows.take(rows.places([key(0)] + [key(100)] * bool(n)))
+    assert found[:, 0, 0].tolist() == [8.0] + [7.0] * bool(n)
+
+
+def test_the_map_is_opened_anew_after_much_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "REMAPPED", 20)
+    rows = filled(tmp_path)
+    before = rows._map
+    found = rows.take(rows.places([key(1), key(2)]))
+    assert rows._map is not before
+    assert np.array_equal(rows.take(rows.places([key(1), key(2)])), found)
