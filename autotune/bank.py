@@ -16,6 +16,7 @@ from autotune.augment import Subject, augment, draws
 from autotune.images import Progress
 from autotune.pixels import store as pixel_store
 from autotune.plugins import Traits
+from autotune.ready import ahead_on, prepared
 from autotune.store import Rows, cache_folder, made
 from autotune.weights import digest
 
@@ -70,6 +71,7 @@ class Bank:
         self.cuts = sorted(cuts)
         self.seed = seed
         self.device = device
+        self._ahead = ahead_on(device)
         self.subject = subject
         self._chain = chain
         self._joints = sorted(joints)
@@ -122,15 +124,17 @@ class Bank:
                 missing: Mapping[int, set[str]]) -> None:  # fmt: skip
         """Compute and append a chunk's missing rows, going on from cut `start`."""
         found: dict[int, list[Halves]] = defaultdict(list)
-        for first in range(0, len(keys), BATCH):
-            batch = keys[first : first + BATCH]
-            for cut, out in self._outputs(self._seen(batch, view, start), start):
+        seen = prepared(
+            lambda n: (self._seen(keys[n : n + BATCH], view, start),), range(0, len(keys), BATCH), self._ahead
+        )
+        for (x,) in seen:
+            for cut, out in self._outputs(x, start):
                 if cut in stores:
-                    found[cut].append(out.cpu().contiguous().numpy()[: len(batch)])
+                    found[cut].append(out.cpu().contiguous().numpy())
         for cut, pieces in found.items():
             wanted = [i for i, key in enumerate(keys) if key in missing[cut]]
             if wanted:
-                stores[cut].append([keys[i] for i in wanted], np.concatenate(pieces)[wanted])
+                stores[cut].append([keys[i] for i in wanted], np.concatenate(pieces)[wanted])  # without the padding
 
     def _seen(self, keys: list[str], view: int, start: int) -> Tensor:
         """One padded batch as stage `start` takes it: normalised pixels (32, 3, P, P) of this view, or a cut's rows."""

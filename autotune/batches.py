@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,9 +14,9 @@ from torch import Tensor
 from autotune.augment import draws
 from autotune.bank import N_VIEWS
 from autotune.held import Held
+from autotune.ready import prepared
 
 CLEAN_BATCH = 128
-AHEAD = 2  # batches made ready in pinned memory while a GPU works on the one before
 
 Positions = NDArray[np.int64]
 
@@ -154,25 +152,3 @@ class CleanBatches:
             return (*self._source.clean(positions), self._labels[positions])
 
         return prepared(batch, range(len(self)), self._ahead)
-
-
-def prepared(
-    batch: Callable[[int], tuple[Tensor, ...]], numbers: Iterable[int], ahead: int
-) -> Iterator[tuple[Tensor, ...]]:
-    """The batches of these numbers, in order; with `ahead`, so many are made before they are asked for."""
-    if not ahead:
-        yield from map(batch, numbers)
-        return
-
-    def pinned(number: int) -> tuple[Tensor, ...]:
-        return tuple(part.pin_memory() if can_pin and part.device.type == "cpu" else part for part in batch(number))
-
-    can_pin = torch.cuda.is_available()
-    waiting: deque[Future[tuple[Tensor, ...]]] = deque()
-    with ThreadPoolExecutor(1) as pool:
-        for number in numbers:
-            waiting.append(pool.submit(pinned, number))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()

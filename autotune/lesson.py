@@ -12,10 +12,11 @@ from autotune import memory, pixels, weights
 from autotune.anatomy import Anatomy, examine
 from autotune.augment import Subject
 from autotune.bank import Bank
-from autotune.batches import AHEAD, Banked, Fresh, Labelled, Source, views_up_to
+from autotune.batches import Banked, Fresh, Labelled, Source, views_up_to
 from autotune.held import Room
 from autotune.images import Progress
 from autotune.plugins import Backbone
+from autotune.ready import ahead_on
 from autotune.space import Params
 from autotune.weights import Weights
 
@@ -69,7 +70,7 @@ class Backbones:
 
     @property
     def ahead(self) -> int:
-        return AHEAD if self.device.type == "cuda" else 0  # on a CPU it would only take the cores from training
+        return ahead_on(self.device)
 
     def chain(self, name: str) -> nn.Sequential:
         if name not in self._chains:

@@ -58,7 +58,7 @@ def _step(net: nn.Module, x: Tensor, half: bool) -> Callable[[], object]:
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
     return step
 

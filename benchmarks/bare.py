@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import copy
 import time
-from types import SimpleNamespace
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from autotune import training
 from autotune.network import OPTIMIZERS
 from autotune.plugins import Traits
+from autotune.training import half_pays
 
 WARM = 3
-
-
-def in_half(tail: nn.Module, device: torch.device) -> bool:
-    """Whether autotune trains this tail in bfloat16 on this device."""
-    return training._half_pays(cast(Any, SimpleNamespace(tail=tail)), device)
 
 
 def synchronise(device: torch.device) -> None:
@@ -42,7 +35,7 @@ class Tail:
     def __init__(self, chain: nn.Sequential, depth: int, features: int, classes: int, optimizer: str, traits: Traits,
                  device: torch.device) -> None:  # fmt: skip
         tail = copy.deepcopy(chain[len(chain) - depth :]).requires_grad_(True)
-        self.half = in_half(tail, device)
+        self.half = half_pays(tail, device)
         tail.train(traits.from_scratch)  # else BatchNorm's statistics stay frozen
         self._net = nn.Sequential(tail, nn.Linear(features, classes)).to(device).to(memory_format=torch.channels_last)
         kind, extra = OPTIMIZERS[optimizer]

@@ -28,6 +28,7 @@ import torch
 from PIL import Image
 
 from autotune import pixels, record, training
+from autotune.lesson import Backbones
 from autotune.space import Params
 
 BACKBONES = ("efficientnet_lite0", "resnet18")
@@ -74,10 +75,10 @@ def rates(sizes: Sizes, folder: Path, device: torch.device) -> Iterator[Row]:
             store = pixels.store(sizes.pixels, traits.interpolation)
             if store.missing(lesson.train.digests):
                 made_up.write_random(store, [picture.digest for picture in parts.pictures])
-            yield rate(training.Backbones(lesson), name, depth, sizes)
+            yield rate(Backbones(lesson), name, depth, sizes)
 
 
-def rate(backbones: training.Backbones, name: str, asked: int | None, sizes: Sizes) -> Row:
+def rate(backbones: Backbones, name: str, asked: int | None, sizes: Sizes) -> Row:
     chain = backbones.chain(name)
     depth = len(chain) if asked is None else asked
     alone = bare_rate(backbones, name, depth, sizes)  # first: Lightning then chooses deterministic kernels
@@ -91,11 +92,11 @@ def rate(backbones: training.Backbones, name: str, asked: int | None, sizes: Siz
         training.run_trial(backbones, 0, params, talk)
     later = [row.seconds for row in talk.rows[1:]]
     cut = len(chain) - depth
-    banked = cut > 0 and cut in backbones.bank(name, sizes.pixels).cuts
+    banked = cut > 0 and cut in backbones.lesson.cuts[name, sizes.pixels]
     return Row(name, depth, "bank" if banked else "fresh", sizes.pictures * len(later) / sum(later), alone)
 
 
-def bare_rate(backbones: training.Backbones, name: str, depth: int, sizes: Sizes) -> float:
+def bare_rate(backbones: Backbones, name: str, depth: int, sizes: Sizes) -> float:
     torch.use_deterministic_algorithms(False)
     device, lesson, chain = backbones.device, backbones.lesson, backbones.chain(name)
     traits = lesson.backbones[name][0].traits

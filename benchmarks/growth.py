@@ -29,6 +29,7 @@ import torch
 
 from autotune import pixels, splits, training
 from autotune.batches import Fresh, TrainBatches
+from autotune.lesson import Backbones
 from autotune.space import Params
 
 PIXELS, BACKBONE, VIEWS, EPOCHS = 224, "efficientnet_lite0", 5, 2
@@ -65,7 +66,7 @@ def measured(n: int, folder: Path) -> dict[str, float]:
     how = lesson.backbones[BACKBONE][0].traits.interpolation
     keys = [picture.digest for picture in catalog.pictures]
     made_up.write_blank(pixels.store(PIXELS, how), keys)
-    backbones = training.Backbones(lesson)
+    backbones = Backbones(lesson)
     bank = backbones.bank(BACKBONE, PIXELS)
     for view in range(VIEWS):
         made_up.write_blank(bank.rows(bank.cuts[-1], view), keys)
@@ -74,7 +75,13 @@ def measured(n: int, folder: Path) -> dict[str, float]:
     opened = time.perf_counter() - begun
     trained = trial_seconds(backbones)
     begun = time.perf_counter()
-    batches = TrainBatches(Fresh(store, lesson.train.digests, lesson.seed), lesson.train.labels, 64, 0.5, seed=0)
+    batches = TrainBatches(
+        Fresh(backbones.room.held(store, lesson.train.digests), lesson.train.digests, lesson.seed),
+        lesson.train.labels,
+        64,
+        0.5,
+        seed=0,
+    )
     read = sum(len(batch[-1]) for batch in batches)
     passed = time.perf_counter() - begun
     each = {"split": split / n, "open": opened / n, "trial": trained / EPOCHS / n, "pass": passed / read}
@@ -86,7 +93,7 @@ def measured(n: int, folder: Path) -> dict[str, float]:
     }
 
 
-def trial_seconds(backbones: training.Backbones) -> float:
+def trial_seconds(backbones: Backbones) -> float:
     """One real trial of a head, its first one in this process."""
     params = Params(
         backbone=BACKBONE, depth=0, pixels=PIXELS, lr_low=1e-5, lr_high=1e-3, cycle="triangular", augment=1.0,

@@ -26,18 +26,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from autotune import finished, record
+from autotune import finished, memory, record
 from autotune.bank import BATCH
 from autotune.batches import CLEAN_BATCH, views_up_to
+from autotune.lesson import Backbones, Lesson
 from autotune.means import Means
 from autotune.screen import Screen
 from autotune.splits import TEST, TRAIN, VALIDATION
-from autotune.training import Backbones, Lesson
-
-try:
-    from autotune.memory import hold
-except ImportError:  # an autotune that does not hold freed memory
-    hold = None
 
 STEPS, FORWARDS = 20, 20
 TARGET, TARGET_TRIAL, TARGET_EPOCH = 0.6, 0.2, 0.02
@@ -205,8 +200,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as made:
         os.environ["AUTOTUNE_CACHE"] = str(Path(made) / "cache")
         done = run(Path(made), options.photos, options.trials)
-        if hold:
-            hold()
+        memory.hold()
         torch.set_num_threads(done.lesson.threads)
         torch.set_flush_denormal(True)
         tails = Tails(done)

@@ -13,9 +13,10 @@ from safetensors.torch import save_file
 
 from autotune import plan, plugins, space
 from autotune.images import Catalog, Picture
+from autotune.lesson import Lesson
 from autotune.splits import TEST, TRAIN, VALIDATION, Split
 from autotune.store import Rows
-from autotune.training import Epoch, Lesson
+from autotune.training import Epoch
 
 CLASSES = tuple(f"class{number}" for number in range(10))
 
@@ -81,7 +82,8 @@ def lesson(parts: Split, folder: Path, device: str, flags: dict[str, Any], weigh
     settings = space.read(None, flags)
     say: Callable[[str], None] = lambda _: None  # noqa: E731
     chosen = plan.make(settings, plugins.catalogue(), weights, device, parts.side, say)
-    return plan.lesson(plan.decided(settings, parts), parts, chosen, 1, folder)
+    settings = plan.decided(settings, parts)
+    return plan.lesson(settings, parts, chosen, 1, folder, plan.banked(chosen, settings, parts))
 
 
 def _digest(number: int) -> str:

@@ -38,12 +38,13 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from autotune import anatomy, finished, record, weights
+from autotune.lesson import Lesson
 from autotune.means import Means
 from autotune.network import OPTIMIZERS, class_weights
 from autotune.screen import Screen
 from autotune.space import Params
 from autotune.splits import TRAIN, VALIDATION
-from autotune.training import Epoch, Lesson, Outcome, ProbeOutcome
+from autotune.training import Epoch, Outcome, ProbeOutcome
 from autotune.workers import Banking, ProbeTask, TrialTask, Workers
 
 BACKBONE = "efficientnet_lite0"

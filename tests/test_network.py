@@ -117,3 +117,21 @@ def test_one_seed_makes_one_network(chain: nn.Sequential) -> None:
 
     assert torch.equal(head(1), head(1))
     assert not torch.equal(head(1), head(2))
+
+
+def test_mixup_mixes_pairs_and_their_labels_and_draws_the_same_again(chain: nn.Sequential) -> None:
+    batch = [torch.randint(0, 256, (6, 3, 64, 64), dtype=torch.uint8), torch.tensor([0, 1, 2, 0, 1, 2])]
+
+    def losses(alpha: float, step: int) -> float:
+        net = build(chain, params(depth=0, mixup=alpha))
+        net.seed = step
+        return float(net.training_step(batch, 0).detach())
+
+    assert losses(0.0, 1) == losses(0.0, 2)
+    assert losses(0.4, 1) == losses(0.4, 1)
+    assert len({losses(0.4, step) for step in range(4)}) == 4
+    # One class alone: mixing its pictures changes what is seen, not what is wanted.
+    net = build(chain, params(depth=0, mixup=1.0))
+    net.head[1].weight.data.zero_()
+    same = float(net.training_step((batch[0], torch.zeros(6, dtype=torch.long)), 0).detach())
+    assert same == pytest.approx(float(-net.head[1].bias.log_softmax(0)[0].detach()), rel=1e-5)
