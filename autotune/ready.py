@@ -25,15 +25,16 @@ def prepared(batch: Callable[[int], Batch], numbers: Iterable[int], ahead: int) 
     waiting: deque[Future[Batch]] = deque()
     with ThreadPoolExecutor(1) as pool:
         for number in numbers:
-            waiting.append(pool.submit(lambda number=number: _pinned(batch(number))))
+            waiting.append(pool.submit(_pinned, batch, number))
             if len(waiting) > ahead:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
 
-def _pinned(batch: Batch) -> Batch:
+def _pinned(batch: Callable[[int], Batch], number: int) -> Batch:
     """Where a GPU is there, what lies in memory is moved to where it can be copied from while the GPU computes."""
+    made = batch(number)
     if not torch.cuda.is_available():
-        return batch
-    return tuple(part.pin_memory() if part.device.type == "cpu" else part for part in batch)
+        return made
+    return tuple(part.pin_memory() if part.device.type == "cpu" else part for part in made)
