@@ -14,7 +14,7 @@ import time
 import torch
 from torch import nn
 
-from autotune import plugins, weights
+from autotune import memory, plugins, weights
 from autotune.bank import laid_out
 
 RUNS = 15
@@ -52,6 +52,7 @@ def compare(name: str, depth: int, pixels: int) -> None:
 
 
 def main() -> None:
+    memory.hold()
     print(f"{platform.platform()}, torch {torch.__version__}, {torch.get_num_threads()} threads, n = {RUNS}")
     print(f"{'backbone':20} {'depth':>5} {'pixels':>6} {'grouped':>8} {'float32':>9} {'bfloat16':>9} {'ratio':>6}")
     compare("small_cnn", 3, 32)
