@@ -94,9 +94,11 @@ def clear() -> list[Entry]:
 def in_use() -> Iterator[None]:
     """What is used from now on is not deleted by another process. A lock, so that kill -9 leaves nothing behind."""
     lock = FileLock(made(cache_folder() / RUNNING) / f"{os.getpid()}-{uuid.uuid4().hex[:8]}.lock")
-    with lock:
-        yield
-    Path(lock.lock_file).unlink(missing_ok=True)
+    try:
+        with lock:
+            yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def status() -> dict[str, Any]:

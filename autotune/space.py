@@ -89,7 +89,7 @@ class Space:
     weight_decay: Ranged = Range(1e-6, 1e-1, log=True)
     dropout: Ranged = Range(0.0, 0.5)
     label_smoothing: Ranged = Range(0.0, 0.2)
-    mixup: Ranged = Range(0.0, 0.4)
+    mixup: Ranged = Fixed(0.0)
 
 
 @dataclass(frozen=True)
@@ -166,6 +166,11 @@ def read(file: Path | None, flags: Mapping[str, Any], sample: bool = False) -> S
     return settings
 
 
+def chosen(params: Params) -> dict[str, Value]:
+    """Params as the record keeps and shows them: mixup only where pictures are mixed."""
+    return {name: value for name, value in asdict(params).items() if name != "mixup" or value}
+
+
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What differs between two studies' definitions, as `asdict` gives them, in words."""
     flat_old, flat_new = _flat(old), _flat(new)
@@ -212,7 +217,6 @@ def recipes(space: Space, arms: tuple[Arm, ...]) -> list[dict[str, Value]]:
     """
     common: dict[str, Value] = {"optimizer": "adamw", "batch_size": 32, "weight_decay": 1e-2, "dropout": 0.2}
     common |= {"label_smoothing": 0.0, "augment": 0.5, "class_weight": 0.0, "cycle": "one-cycle"}
-    common |= {"mixup": 0.0}
     found = []
     for arm in arms[:2]:
         head = {"lr_low": 1e-5, "lr_high": 3e-3, "augment": 0.0}

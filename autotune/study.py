@@ -79,17 +79,18 @@ def _searched(request: Request, screen: Screen) -> dict[str, Any]:
         board = Board(folder, settings.metric, book) if request.tensorboard else None
         if len(book.trials()) < request.trials or not book.is_tested():
             asked, settings = settings, plan.decided(settings, parts)
-            chosen = plan.make(
-                settings, catalogue, request.weights, device, parts.side, screen.say, recorded_arms(book)
-            )
-            cuts = recorded_cuts(book) or plan.banked(chosen, settings, parts, request.trials)
-            lesson = plan.lesson(settings, parts, chosen, request.workers, folder, cuts)
-            refuse_other_weights(book, chosen)
-            _announce(screen, request.trials, settings, parts, chosen, book, cuts)
-            decode(parts, root, chosen, screen)
-            _begin(book, folder, asked, parts, device, cuts)
-            book.add_seconds(read=time.monotonic() - start)
-            with Workers(request.workers, lesson) as workers:
+            with Workers(request.workers) as workers:
+                chosen = plan.make(
+                    settings, catalogue, request.weights, device, parts.side, screen.say, recorded_arms(book)
+                )
+                cuts = recorded_cuts(book) or plan.banked(chosen, settings, parts, request.trials)
+                lesson = plan.lesson(settings, parts, chosen, request.workers, folder, cuts)
+                refuse_other_weights(book, chosen)
+                workers.teach(lesson)
+                _announce(screen, request.trials, settings, parts, chosen, book, cuts)
+                decode(parts, root, chosen, screen)
+                _begin(book, folder, asked, parts, device, cuts)
+                book.add_seconds(read=time.monotonic() - start)
                 arms = _probe(workers, chosen, book, screen)
                 trials = _queued(Search(folder / "trials.db", settings, arms), arms, book)
                 deadline = start + request.timeout if request.timeout is not None else None

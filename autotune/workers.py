@@ -77,22 +77,23 @@ class Died:
 class Worker:
     """One child process. It is started with spawn, so that Linux, macOS and Windows do the same."""
 
-    def __init__(self, lesson: Lesson) -> None:
+    def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        # The lesson goes by the pipe: as an argument, a large one hangs this process where the child dies early.
+        # The lesson goes by the pipe: as an argument, a large one hangs this process where the child dies early;
+        # and the child can load torch while the lesson is still being made.
         self.process = context.Process(target=_work, args=(theirs,), daemon=True)
         with _deaf_to_ctrl_c():
             self.process.start()
         theirs.close()
         self.task: Task | None = None
-        self._untaught: Lesson | None = lesson
+
+    def teach(self, lesson: Lesson) -> None:
+        """Once, before its first task."""
+        self._send(lesson)
 
     def give(self, task: Task) -> None:
         self.task = task
-        if self._untaught:
-            self._send(self._untaught)
-            self._untaught = None
         self._send(task)
 
     def answer(self, stop: str | None) -> None:
@@ -116,9 +117,9 @@ class Worker:
 class Workers:
     """Some workers, each with at most one task. Leaving the `with` block leaves no process behind."""
 
-    def __init__(self, n: int, lesson: Lesson) -> None:
-        self._lesson = lesson
-        self._workers = [Worker(lesson) for _ in range(n)]
+    def __init__(self, n: int) -> None:
+        self._workers = [Worker() for _ in range(n)]
+        self._lesson: Lesson | None = None
 
     def __enter__(self) -> Workers:
         return self
@@ -127,8 +128,15 @@ class Workers:
         for worker in self._workers:
             worker.close(at_once=kind is not None)
 
+    def teach(self, lesson: Lesson) -> None:
+        """Tell all what their tasks share, before the first of them."""
+        self._lesson = lesson
+        for worker in self._workers:
+            worker.teach(lesson)
+
     def log(self, name: str) -> Path:
         """Where a task's output is kept."""
+        assert self._lesson
         return self._lesson.folder / "logs" / f"{name}.log"
 
     @property
@@ -163,7 +171,9 @@ class Workers:
     def _replaced(self, worker: Worker) -> Worker:
         worker.close(at_once=True)
         place = self._workers.index(worker)
-        self._workers[place] = Worker(self._lesson)
+        self._workers[place] = Worker()
+        assert self._lesson
+        self._workers[place].teach(self._lesson)
         return self._workers[place]
 
 
@@ -199,9 +209,12 @@ def _work(pipe: Connection[Any, Any]) -> None:
     """A worker's life: tasks one after another until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it is not inherited
     threading.Thread(target=_leave_with_the_driver, daemon=True).start()
+    _log_to(Path(os.devnull))  # until there is a task
     line = Line(pipe)
     kept: Any = None
     try:
+        from autotune import training  # noqa: F401  # seconds, which the driver needs for the plan
+
         lesson = pipe.recv()
         while True:
             task = pipe.recv()

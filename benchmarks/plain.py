@@ -251,7 +251,8 @@ def compare(folder: Path, photos: Path, depth: int, options: argparse.Namespace,
     chain = weights.stages(*lesson.backbones[BACKBONE]).eval()
     folders = links(one, folder / "links" / place.name)
     plain, own, half = [], [], False
-    with Workers(1, lesson) as workers:
+    with Workers(1) as workers:
+        workers.teach(lesson)
         answered(workers, ProbeTask(BACKBONE, options.pixels, log))
         for row in trials:
             job = Job(Params(**row["params"]), row["epochs"], chain, lesson, folders)
