@@ -16,7 +16,7 @@ from machine import line
 from autotune import memory, plugins, weights
 from autotune.bank import BATCH, laid_out
 
-RUNS, BATCHES = 5, 4
+RUNS, BATCHES = 3, 4
 NAMES = ("efficientnet_lite0", "resnet18")
 SIZES = (128, 224)
 
