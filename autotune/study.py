@@ -87,11 +87,13 @@ def _searched(request: Request, screen: Screen) -> dict[str, Any]:
                 lesson = plan.lesson(settings, parts, chosen, request.workers, folder, cuts)
                 refuse_other_weights(book, chosen)
                 workers.teach(lesson)
-                _announce(screen, request.trials, settings, parts, chosen, book, cuts)
+                _announce(screen, request.trials, settings, parts, chosen, book)
                 decode(parts, root, chosen, screen)
                 _begin(book, folder, asked, parts, device, cuts)
                 book.add_seconds(read=time.monotonic() - start)
                 arms = _probe(workers, chosen, book, screen)
+                left = max(request.trials - len(book.trials()), 0)  # the workers wait, so rates can be measured
+                screen.say(f"About {duration(plan.estimate(chosen, settings, left, parts, cuts))} to go.")
                 trials = _queued(Search(folder / "trials.db", settings, arms), arms, book)
                 deadline = start + request.timeout if request.timeout is not None else None
                 Driver(trials, workers, book, screen, deadline, board).run(request.trials)
@@ -159,8 +161,7 @@ def _begin(book: Record, folder: Path, settings: Settings, parts: Split, device:
     book.note(definition=space.definition(settings), banked=[[*key, kept] for key, kept in cuts.items()])
 
 
-def _announce(screen: Screen, n_trials: int, settings: Settings, parts: Split, chosen: Plan, book: Record,
-              cuts: plan.Cuts) -> None:  # fmt: skip
+def _announce(screen: Screen, n_trials: int, settings: Settings, parts: Split, chosen: Plan, book: Record) -> None:
     counts = parts.counts
     left = max(n_trials - len(book.trials()), 0)
     screen.say(
@@ -178,10 +179,9 @@ def _announce(screen: Screen, n_trials: int, settings: Settings, parts: Split, c
     for (name, size), found in plan.counted(chosen, settings, parts, n_trials).items():
         for cut in found:
             screen.detail(work.in_words(name, size, cut, stages=found[-1].number))
-    seconds = plan.estimate(chosen, settings, left, parts, cuts)
     screen.say(
         f"Plan: {left} trials of up to {settings.n_epochs} epochs, {settings.sampler} and {settings.pruner}, "
-        f"on {chosen.device}; about {duration(seconds)}."
+        f"on {chosen.device}."
     )
 
 
