@@ -13,7 +13,7 @@ PAD = 64 * 2**20
 
 def hold() -> None:
     """Have glibc keep freed memory. By itself it hands back every array over 32 MB, and the kernel clears each page
-    again when the next layer asks for as much: a forward pass on a CPU then takes up to five times as long
+    again when the next layer asks for as much: a forward pass on a CPU then takes several times as long
     (benchmarks/memory.py). Elsewhere than on Linux with glibc, nothing is done.
     """
     if not sys.platform.startswith("linux"):
