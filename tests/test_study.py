@@ -3,13 +3,11 @@
 import json
 import os
 import pickle
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -430,40 +428,3 @@ def test_real_photos_run_through(here: Path) -> None:
     )
     assert found["trials"]["total"] == 2
     assert found["test"]["accuracy"] > 0.5
-
-
-def test_a_deleted_cache_changes_no_trial(
-    here: Path, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    flags = {"backbone": ["efficientnet_lite0"], "depth": [0, 1]}
-    straight = search(digits, 3, "straight", flags=flags)
-    monkeypatch.setenv("AUTOTUNE_CACHE", str(tmp_path / "cache"))
-    search(digits, 2, flags=flags)
-    shutil.rmtree(tmp_path / "cache")
-    assert without_time(search(digits, 3, flags=flags)) == without_time(straight)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1.9 MB: room for the pixels of this study, 1.7 MB, and for no bank."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    words = ["mount", "-t", "tmpfs", "-o", "size=1900k", "none", str(place)]
-    mounted = subprocess.run(words, check=False, capture_output=True)
-    if mounted.returncode:
-        pytest.skip("a file system cannot be mounted here")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
-
-
-@pytest.mark.skipif(shutil.which("mount") is None, reason="needs mount")
-def test_a_disk_that_fills_ends_in_two_lines_and_the_same_command_goes_on(
-    here: Path, digits: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    flags = {"backbone": ["efficientnet_lite0"], "depth": [0, 1]}
-    straight = search(digits, 2, "straight", flags=flags)
-    monkeypatch.setenv("AUTOTUNE_CACHE", str(small_disk))
-    with pytest.raises(StudyError, match="No space left"):
-        search(digits, 2, flags=flags)
-    subprocess.run(["mount", "-o", "remount,size=100M", str(small_disk)], check=True)
-    assert without_time(search(digits, 2, flags=flags)) == without_time(straight)
