@@ -1,11 +1,12 @@
 """Whether training on the bank is as good as augmenting afresh every epoch, and what follows for views and BatchNorm.
 
-    python benchmarks/bank_accuracy.py KEEP.jsonl PHOTOS... [digits]
+    python benchmarks/bank_accuracy.py [--table] KEEP.jsonl PHOTOS... [digits]
 
 For each folder (`digits`: the built-in sample), seed and depth, the same Params are trained from the same pictures,
 head and order: with the bank as it is (V = 4 views), with fresh augmentation, with other V, and with BatchNorm
 statistics that train. A small training part is drawn, so that all the pictures left, 300 at least, can be scored.
-Results go into KEEP.jsonl as they come; a second run does only what is missing. Then the tables are printed.
+Results go into KEEP.jsonl as they come; a second run does only what is missing. Then the tables are printed; --table
+prints those of what is there.
 """
 
 import json
@@ -22,7 +23,7 @@ import torch
 from machine import line
 from scipy import stats
 
-from autotune import bank, batches, images, network, pixels, plugins, training, weights
+from autotune import bank, batches, images, memory, network, pixels, plugins, training, weights
 from autotune.augment import Subject
 from autotune.bank import Entry
 from autotune.batches import Labelled
@@ -169,8 +170,7 @@ def key(row: dict[str, Any]) -> tuple[object, ...]:
 
 
 def measure(file: Path, photos: list[Photos]) -> dict[tuple[object, ...], dict[str, Any]]:
-    lines = file.read_text().splitlines() if file.exists() else []
-    done = {key(row): row for row in map(json.loads, lines)}
+    done = kept(file)
     with file.open("a") as out:
         for one, seed, depth, kind, views in jobs(photos):
             row = {"set": one.name, "seed": seed, "depth": depth, "kind": kind, "views": views}
@@ -197,7 +197,11 @@ class Table:
         print(f"\n{title}\n{'pictures':12}{'depth':>6}{'first':>8}{'second':>8}{'difference':>12}")
         whole: list[float] = []
         worst = float("inf")
-        for name in self.names:
+        wanted = [(s, d, *kind) for s in seeds for d in depths for kind in (one, other)]
+        there = [name for name in self.names if all((name, *rest) in self.rows for rest in wanted)]
+        if len(there) < len(self.names):
+            print(f"not measured: {', '.join(name for name in self.names if name not in there)}")
+        for name in there:
             each = np.array(
                 [[(self.score(name, s, d, *one), self.score(name, s, d, *other)) for d in depths] for s in seeds]
             )
@@ -208,15 +212,24 @@ class Table:
             whole += draws.tolist()
             worst = min(worst, float(draws.mean()))
             print(f"{name:12}{'all':>6}{each[..., 0].mean():8.1f}{each[..., 1].mean():8.1f}{draws.mean():+12.2f}")
+        if len(whole) < 2:
+            return
         low, high = stats.t.interval(0.95, len(whole) - 1, np.mean(whole), stats.sem(whole))
         print(f"Mean {np.mean(whole):+.2f} points, 95 % interval {low:+.2f} to {high:+.2f} (n = {len(whole)} draws); "
               f"worst set {worst:+.2f}")  # fmt: skip
 
 
+def kept(file: Path) -> dict[tuple[object, ...], dict[str, Any]]:
+    lines = file.read_text().splitlines() if file.exists() else []
+    return {key(row): row for row in map(json.loads, lines)}
+
+
 def main() -> None:
-    file, folders = Path(sys.argv[1]), sys.argv[2:]
+    memory.hold()
+    is_table = sys.argv[1] == "--table"  # of what is there, while the rest is being measured
+    file, *folders = sys.argv[1 + is_table :]
     photos = [opened(folder) for folder in folders]
-    rows = measure(file, photos)
+    rows = kept(Path(file)) if is_table else measure(Path(file), photos)
     print(line(f"{len(SEEDS)} seeds"))
     print(f"{NAME} at {SIZE} pixels, {EPOCHS} epochs, augmentation {STRENGTH}; accuracy in %, differences in points")
     for one in photos:
