@@ -45,7 +45,7 @@ def test_a_trial_written_twice_is_there_once(tmp_path: Path) -> None:
     book.keep_epoch(0, Epoch(1, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, True, 0.7))
     book.keep_epoch(0, Epoch(1, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, True, 0.7))
     assert len(book.trials()) == len(book.curve(0)) == 1
-    assert book.trials()[0]["params"] == PARAMS.__dict__
+    assert Params(**book.trials()[0]["params"]) == PARAMS
 
 
 def test_looks_are_counted_and_facts_survive(tmp_path: Path) -> None:
