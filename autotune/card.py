@@ -13,12 +13,12 @@ from typing import Any
 
 import jinja2
 
+from autotune import samples
 from autotune.finished import Finished
-from autotune.images import sample_folder
+from autotune.identity import source_of
 from autotune.recipe import recipe
 from autotune.screen import in_words, percent
 from autotune.splits import PARTS
-from autotune.store import cache_folder
 
 WEAKEST = 3
 
@@ -43,8 +43,8 @@ def _told(finished: Finished, validation: Mapping[str, Any], facts: Mapping[str,
     per_class = (test or validation)["per_class"]
     definition = book.fact("definition")
     # By its name alone: where it lies on this machine is nobody's business.
-    root = finished.root if _is_sample(finished) else Path(finished.root.name)
-    again = recipe(definition, root, finished.folder.name, len(book.trials()))
+    source = Path(source_of(book)).name
+    again = recipe(definition, source, finished.folder.name, len(book.trials()))
     return {
         **facts,
         "metadata": _metadata(finished, test, validation),
@@ -85,14 +85,13 @@ def _licence(finished: Finished) -> str:
     return f"its weights are under {traits.licence}" if traits.licence else "the licence of its weights is not stated"
 
 
-def _is_sample(finished: Finished) -> bool:
-    return finished.root == sample_folder(cache_folder())
-
-
 def _origin(finished: Finished) -> str:
-    if _is_sample(finished):
+    source = source_of(finished.book)
+    if not source:
         return "autotune's built-in sample, scikit-learn's handwritten digits"
-    return f"The folder `{finished.root.name}`"
+    if source in samples.SETS:
+        return f"torchvision's data set `{source}`"
+    return f"The {'table' if Path(source).suffix else 'folder'} `{Path(source).name}`"
 
 
 def _metadata(finished: Finished, test: Mapping[str, Any] | None, validation: Mapping[str, Any]) -> str:
@@ -104,7 +103,7 @@ def _metadata(finished: Finished, test: Mapping[str, Any] | None, validation: Ma
     result = EvalResult(
         task_type="image-classification",
         dataset_type="imagefolder",
-        dataset_name=finished.root.name,
+        dataset_name=samples.name(Path(source) if (source := source_of(finished.book)) else None),
         dataset_split=part,
         metric_type={"macro_f1": "f1"}.get(metric, metric),
         metric_value=round(scores["value"], 4),

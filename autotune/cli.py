@@ -26,7 +26,7 @@ cache_app = typer.Typer(help="Show, trim or clear decoded pixels and banks.", in
 app.add_typer(plugins_app, name="plugins")
 app.add_typer(cache_app, name="cache")
 
-Data = Annotated[Path | None, typer.Argument(help="A folder with a folder a class, or with train/, val/, test/. Without it: the built-in digits.")]  # noqa: E501  # fmt: skip
+Data = Annotated[Path | None, typer.Argument(help="A folder with a folder a class, or with train/, val/, test/; a CSV with path,label; a torchvision data set's name. Without it: the built-in digits.")]  # noqa: E501  # fmt: skip
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but problems.")]
 Plugins = Annotated[
@@ -214,14 +214,18 @@ def report(study: StudyName, as_json: Json = False) -> None:
 
 
 @app.command()
-def data(data: Data = None, as_json: Json = False) -> None:
+def data(
+    data: Data = None,
+    suspects: Annotated[int, typer.Option(min=0, help="How many doubtful labels to look for, by a linear probe.")] = 0,
+    as_json: Json = False,
+) -> None:
     """Show what a study would see: pictures, classes, parts, what is set aside, copies, contradicting labels."""
     from autotune import survey
     from autotune.screen import Screen
 
     screen = Screen(program=as_json)
     try:
-        found = survey.survey(data, screen.progress("Reading"))
+        found = survey.survey(data, suspects, screen)
     finally:
         screen.close()
     if as_json:

@@ -122,9 +122,8 @@ def _network(entry: Backbone, chain: nn.Sequential, depth: int) -> network.Netwo
     params = Params(
         entry.name, depth, entry.traits.pixels, 1e-4, 1e-3, "one-cycle", 0.0, 0.0, "adamw", 2, 0.0, 0.0, 0.0
     )
-    whole = copy.deepcopy(chain)
-    front = Entry(whole[: len(whole) - depth], entry.traits, Subject())
-    return network.assemble(whole, front, params, CLASSES, features, network.Rhythm(1, 1, 1), [0, 1, 2], 0, False)
+    front = Entry(copy.deepcopy(chain[: len(chain) - depth]), entry.traits, Subject())  # the tail is copied anyway
+    return network.assemble(chain, front, params, CLASSES, features, network.Rhythm(1, 1, 1), [0, 1, 2], 0, False)
 
 
 def _pictures(entry: Backbone) -> torch.Tensor:

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from autotune import evaluate, images, plan, plugins, space, splits
+from autotune import evaluate, plan, plugins, samples, space, splits
 from autotune.errors import StudyError
 from autotune.identity import recorded_arms, recorded_cuts, refuse_another_split, refuse_other_weights
 from autotune.lesson import Backbones, Lesson
@@ -95,6 +95,6 @@ def _numbers(rows: Sequence[dict[str, Any]]) -> str:
 def _root(book: Record) -> Path:
     """Where the pictures are. The built-in sample is written anew if the cache was cleared."""
     root = Path(book.fact("root"))
-    if root == images.sample_folder(cache_folder()):
-        images.sample(cache_folder())
+    if root == samples.digits_folder(cache_folder()):
+        samples.digits(cache_folder())
     return root

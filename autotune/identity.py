@@ -22,6 +22,12 @@ def has_begun(folder: Path) -> bool:
         return book.fact("arms") is not None
 
 
+def source_of(book: Record) -> str:
+    """What the search was given, as it can be given again; "" for the built-in sample."""
+    found = book.fact("source")
+    return str(book.fact("root")) if found is None else str(found)  # a record of an earlier version knows the root
+
+
 def recorded_arms(book: Record) -> dict[str, Arm] | None:
     arms = book.fact("arms")
     return arms and {name: Arm(name, tuple(one["pixels"]), tuple(one["depths"])) for name, one in arms.items()}
@@ -34,10 +40,12 @@ def recorded_cuts(book: Record) -> dict[tuple[str, int], tuple[int, ...]] | None
 
 
 def refuse_changed(folder: Path, own: Sequence[Picture], now: Sequence[Picture]) -> None:
-    """A study is of one set of pictures. Copies that the split itself had set aside may be there, and are."""
+    """A study is of one set of pictures. What the split itself had set aside may be there, and is."""
+    with opened(folder) as book:
+        aside = {one["path"] for one in book.fact("set_aside", [])}
     before, after = ({(p.path, p.digest, p.label) for p in pictures} for pictures in (own, now))
     held = {digest for _, digest, _ in before}
-    gone, new = before - after, {row for row in after - before if row[1] not in held}
+    gone, new = before - after, {row for row in after - before if row[1] not in held and row[0] not in aside}
     if gone or new:
         some = ", ".join(sorted(row[0] for row in (*gone, *new))[:3])
         raise StudyError(

@@ -20,7 +20,7 @@ from optuna.trial import FixedTrial
 from pytorch_lightning.tuner.tuning import Tuner
 from scipy.ndimage import gaussian_filter1d
 
-from autotune import cache, plan, plugins, space, study, training
+from autotune import cache, plan, plugins, samples, space, study, training
 from autotune.errors import ConfigError, StudyError
 from autotune.identity import has_begun
 from autotune.lesson import Backbones, sources
@@ -154,7 +154,7 @@ def _refuse_to_write(request: Request, folder: Path) -> None:
 def _prepared(request: Request, folder: Path, place: Path, screen: Screen) -> tuple[Backbones, Tested]:
     """All that a trial of the study would train on; what it leaves on disk goes to `place`, being no trial's."""
     given = request.flags or {}
-    settings = space.read(study.config_of(request, folder), given, sample=request.data is None)
+    settings = space.read(study.config_of(request, folder), given, is_writing=samples.is_writing(request.data))
     catalogue = plugins.catalogue(request.plugins)
     for name in plan.named(settings.space.backbone):
         catalogue.find(name)

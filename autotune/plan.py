@@ -89,6 +89,8 @@ def make(settings: Settings, catalogue: Catalogue, folder: Path | None, device: 
         try:
             arm = only[entry.name] if only else None
             candidates.append(_opened(entry, found, settings, device, side, arm))
+            if entry.traits.fixed_pixels and settings.space.pixels and not only:
+                say(f"{entry.name} keeps its {entry.traits.pixels} pixels: no other size works.")
         except AutotuneError as error:
             if not found.at_hand:
                 error = _not_had(entry, error)
@@ -270,7 +272,7 @@ def _opened(entry: Backbone, found: Weights, settings: Settings, device: str, si
 
 
 def _sizes(entry: Backbone, asked: Ranged | None, side: int) -> tuple[int, ...]:
-    """The sizes asked for; else its own, or four times the pictures' where that is less: more shows nothing more."""
+    """The sizes asked for, if it can follow; else its own, or four times the pictures' where that is less."""
     own = entry.traits.pixels
     if entry.traits.fixed_pixels or (entry.traits.from_scratch and not asked):
         return (own,)

@@ -7,11 +7,11 @@ import importlib.metadata
 import importlib.util
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from autotune.errors import PluginError, did_you_mean
+from autotune.errors import AutotuneError, PluginError, did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,7 +29,8 @@ class Traits:
     """What the decorator says of a backbone. Every value is written as a literal, because listing reads, not runs.
 
     pixels: side of the square it takes. features: F of its output (N, F); None where a variant decides.
-    mean, std: per channel, for pixels scaled to [0, 1]. weights: "package:PATH/IN/SITE-PACKAGES" or a URL.
+    mean, std: per channel, for pixels scaled to [0, 1]. weights: "package:PATH/IN/SITE-PACKAGES", "hub:REPO/FILE" of
+    the Hugging Face hub, or a URL.
     megabytes: what a download would fetch. fixed_pixels: no other size works. from_scratch: there are no
     pretrained weights, everything trains.
     """
@@ -79,11 +80,14 @@ class Catalogue:
     broken: tuple[Broken, ...]
 
     def find(self, name: str) -> Backbone:
-        """The backbone of that name; `timm:resnet26` finds the plugin `timm` and hands it `resnet26`."""
+        """The backbone of that name; `timm:resnet26` finds the plugin `timm` and asks its file of `resnet26`.
+
+        Raises PluginError where there is none.
+        """
         head, _, variant = name.partition(":")
         for entry in self.backbones:
             if entry.name == head and bool(variant) == entry.takes_variant:
-                return Backbone(name, entry.sentence, entry.file, entry.function, entry.takes_variant, entry.traits)
+                return replace(entry, name=name, traits=_varied(entry, name, variant) if variant else entry.traits)
         for entry in self.backbones:
             if entry.name == head:
                 wanted = f"{head}:VARIANT" if entry.takes_variant else head
@@ -204,7 +208,8 @@ def _read(file: Path) -> list[Backbone]:
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and (call := _marked(node)):
             traits = _traits({keyword.arg or "**": _literal(keyword, file) for keyword in call.keywords})
-            entries.append(Backbone(node.name, sentence, str(file), node.name, len(node.args.args) > 1, traits))
+            own = (ast.get_docstring(node) or "").partition("\n")[0].strip()  # one of a family says what it is
+            entries.append(Backbone(node.name, own or sentence, str(file), node.name, len(node.args.args) > 1, traits))
     if not entries:
         raise PluginError(f"No function in {file.name} is marked @backbone(...).", "")
     return entries
@@ -238,6 +243,20 @@ def _traits(given: dict[str, Any]) -> Traits:
             f"@backbone has no interpolation {given['interpolation']!r}.", f"Choose from: {', '.join(INTERPOLATIONS)}."
         )
     return Traits(**given)
+
+
+def _varied(entry: Backbone, name: str, variant: str) -> Traits:
+    """A variant's traits: where its file has a function `traits`, that says what differs; a ValueError refuses."""
+    try:
+        ask = getattr(_imported(entry.file), "traits", None)
+        return _traits({**asdict(entry.traits), **ask(variant)}) if ask else entry.traits
+    except ValueError as error:
+        problem, fix = error.args if len(error.args) == 2 else (str(error), "Look at what follows the colon.")
+        raise PluginError(f"There is no backbone {name!r}: {problem}", fix) from error
+    except AutotuneError:
+        raise
+    except Exception as error:  # whatever the plugin's code raises
+        raise PluginError(f"Backbone {name!r} does not load: {error!r}", f"Mend {entry.file}.") from error
 
 
 def _imported(file: str) -> Any:

@@ -11,9 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from autotune import space
-from autotune.images import sample_folder
-from autotune.store import cache_folder
+from autotune import samples, space
 
 PACKAGES = (
     "autotune-vision", "torch", "torchvision", "pytorch-lightning", "optuna", "timm", "onnx", "onnxruntime", "numpy",
@@ -35,12 +33,12 @@ class Recipe:
     versions: dict[str, str]
 
 
-def recipe(definition: Mapping[str, Any], root: Path, name: str, n_trials: int) -> Recipe:
-    """definition: as the record holds it. name: the study's."""
-    is_sample = root == sample_folder(cache_folder())
-    usual = space.definition(space.read(None, {}, sample=is_sample))
-    words = ["autotune", "search", *([] if is_sample else [str(root)]), "--trials", str(n_trials)]
-    if name != root.name:
+def recipe(definition: Mapping[str, Any], source: str, name: str, n_trials: int) -> Recipe:
+    """definition, source: as the record holds them. name: the study's."""
+    data = Path(source) if source else None
+    usual = space.definition(space.read(None, {}, is_writing=samples.is_writing(data)))
+    words = ["autotune", "search", *([source] if source else []), "--trials", str(n_trials)]
+    if name != samples.name(data):
         words += ["--study", name]
     words += ["--seed", str(definition["seed"])]
     plain = {key: value for key, value in definition.items() if key not in ("space", "seed")}

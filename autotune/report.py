@@ -15,11 +15,12 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from autotune import album, charts, choices, confusion, splits
+from autotune import album, charts, choices, confusion, groups, splits
 from autotune.album import Thumbnail
 from autotune.charts import Span
 from autotune.choices import Choice, Weighed
 from autotune.errors import StudyError
+from autotune.identity import source_of
 from autotune.images import Picture
 from autotune.recipe import Recipe, recipe
 from autotune.record import COMPLETE, PRUNED, Record, opened
@@ -214,7 +215,7 @@ def _page(book: Record, folder: Path, summary: dict[str, Any]) -> Page:
         tested=_tested(book, summary, root, pictures),
         data=_data(book.fact("set_aside", []), pictures, root),
         export=exports[-1] if exports else None,
-        recipe=recipe(definition, root, folder.name, len(rows)),
+        recipe=recipe(definition, source_of(book), folder.name, len(rows)),
         device=book.fact("device"),
     )
 
@@ -316,12 +317,12 @@ def _reliability(scores: Mapping[str, Any]) -> Markup | None:
 
 
 def _data(set_aside: list[Mapping[str, Any]], pictures: Sequence[Picture], root: Path) -> Data:
-    groups: dict[str, list[Picture]] = defaultdict(list)
-    for picture in pictures:
-        groups[picture.digest].append(picture)
-    copies = [group for group in groups.values() if len(group) > 1]
-    contradictions = [group for group in copies if len({picture.label for picture in group}) > 1]
-    agreeing = [group for group in copies if len({picture.label for picture in group}) == 1]
+    tied: dict[str, list[Picture]] = defaultdict(list)
+    for picture in pictures:  # a group that the user has named says nothing of what its pictures show
+        tied[picture.digest if not picture.group or groups.is_named(picture.group) else picture.group].append(picture)
+    copies = [group for group in tied.values() if len(group) > 1]
+    contradictions = groups.contradictions(copies)
+    agreeing = [group for group in copies if group not in contradictions]
     # Most that is set aside cannot be decoded, and each try takes its time.
     paths = [one["path"] for one in set_aside[: 5 * N_ASIDE]]
     return Data(
@@ -334,8 +335,8 @@ def _data(set_aside: list[Mapping[str, Any]], pictures: Sequence[Picture], root:
     )
 
 
-def _shown(groups: Sequence[Sequence[Picture]], root: Path) -> list[Group]:
-    return [Group(album.thumbnail(root, group[0].path), tuple(group)) for group in groups[:N_GROUPS]]
+def _shown(tied: Sequence[Sequence[Picture]], root: Path) -> list[Group]:
+    return [Group(album.thumbnail(root, group[0].path), tuple(group)) for group in tied[:N_GROUPS]]
 
 
 def _percent(share: float | None) -> str:

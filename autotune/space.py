@@ -139,10 +139,10 @@ class Arm:
     depths: tuple[int, ...]
 
 
-def read(file: Path | None, flags: Mapping[str, Any], sample: bool = False) -> Settings:
+def read(file: Path | None, flags: Mapping[str, Any], is_writing: bool = False) -> Settings:
     """Settings from study.toml (if there is one) and flags, which win. Raises ConfigError with all that is wrong.
 
-    flags: names of Settings' or Space's fields; None means not given. sample: the digits, which may not be mirrored.
+    flags: names of Settings' or Space's fields; None means not given. is_writing: what may not be mirrored.
     """
     table = _toml(file)
     space = table.pop("space", {})
@@ -151,7 +151,7 @@ def read(file: Path | None, flags: Mapping[str, Any], sample: bool = False) -> S
     for name, value in flags.items():
         if value is not None:
             (space if name in _NAMES else table)[name] = value
-    if sample:
+    if is_writing:
         table = {"flips": "none", "angle": 10.0, **table}
     wrong: list[tuple[str, str]] = []
     ranges = {

@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from autotune.errors import DataError, StudyError
-from autotune.images import Catalog, Picture, SetAside
+from autotune.folder import SetAside
+from autotune.groups import Groups, named
+from autotune.images import Catalog, Picture
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 PARTS = (TRAIN, VALIDATION, TEST)
 MANIFEST = "manifest.csv"
-COLUMNS = ("path", "label", "part", "digest", "side", "stamp", "note")
+COLUMNS = ("path", "label", "part", "digest", "side", "stamp", "group", "note")
 
 
 @dataclass(frozen=True)
@@ -65,13 +67,12 @@ def split(
     """
     given = {picture.part for picture in catalog.pictures}
     shares = {VALIDATION: 0.0 if VALIDATION in given else validation, TEST: 0.0 if TEST in given else test}
-    sides = {picture.digest: picture.part for picture in old}
-    pictures, aside = _without_crossing(catalog.pictures)
-    fixed = [replace(p, part=sides.get(p.digest, p.part)) for p in pictures if p.digest in sides or _is_held_out(p)]
-    free = [p for p in pictures if p.digest not in sides and not _is_held_out(p)]
-    placed, notes = _placed(free, shares, seed, settled={picture.label for picture in old})
-    whole = tuple(sorted((*fixed, *placed), key=lambda p: p.path))
-    result = Split(catalog.classes, whole, (*catalog.set_aside, *aside), notes)
+    groups = Groups(catalog.pictures, catalog.near or ())
+    sides = {picture.digest: str(picture.part) for picture in old}
+    fixed, free, aside = _settled(catalog.pictures, groups, sides)
+    placed, notes = _placed(free, groups, shares, seed, settled={picture.label for picture in old})
+    whole = sorted((*fixed, *placed), key=lambda p: p.path)
+    result = Split(catalog.classes, _tied(whole, groups), (*catalog.set_aside, *aside), notes)
     _refuse_missing(result)
     return result
 
@@ -86,7 +87,7 @@ def seal(seed: int, test: float, old: Sequence[Picture] = ()) -> Callable[[Pictu
         part = sides.get(picture.digest, picture.part)
         if part in (VALIDATION, TEST) or picture.digest in sides:
             return part == TEST
-        return _position(picture.digest, str(seed)) < test
+        return _position(named(picture.group) if picture.group else picture.digest, str(seed)) < test
 
     return is_sealed
 
@@ -98,7 +99,7 @@ def write(parts: Split, file: Path) -> None:
         writer = csv.writer(out)
         writer.writerow(COLUMNS)
         for p in parts.pictures:
-            writer.writerow((p.path, p.label, p.part, p.digest, p.side, p.stamp, parts.notes.get(p.path, "")))
+            writer.writerow((p.path, p.label, p.part, p.digest, p.side, p.stamp, p.group, parts.notes.get(p.path, "")))
     unfinished.replace(file)
 
 
@@ -107,50 +108,99 @@ def read(file: Path) -> tuple[Picture, ...]:
     try:
         with file.open(newline="", encoding="utf-8") as rows:
             return tuple(
-                Picture(row["path"], row["label"], row["part"], row["digest"], int(row["side"]), row["stamp"])
+                Picture(row["path"], row["label"], row["part"], row["digest"], int(row["side"]), row["stamp"],
+                        row.get("group") or "")  # a manifest of an earlier version has none
                 for row in csv.DictReader(rows)
-            )
+            )  # fmt: skip
     except FileNotFoundError as error:
         raise StudyError(f"There is no manifest {file}.", "Name a study's manifest.csv.") from error
     except (KeyError, ValueError, TypeError, OSError) as error:
         raise StudyError(f"{file} is not a manifest that autotune wrote.", "Name a study's manifest.csv.") from error
 
 
-def _is_held_out(picture: Picture) -> bool:
-    return picture.part in (VALIDATION, TEST)
+def _settled(pictures: Iterable[Picture], groups: Groups,
+             sides: dict[str, str]) -> tuple[list[Picture], list[Picture], list[SetAside]]:  # fmt: skip
+    """Pictures whose part is fixed, those that are free, and those whose group would stand on two sides.
+
+    sides: of an older manifest, by digest; they go first, then what folders hold out: test before validation.
+    """
+    tied: dict[str, list[Picture]] = defaultdict(list)
+    for picture in pictures:
+        tied[groups.key(picture)].append(picture)
+    given = {picture.part for members in tied.values() for picture in members}
+    fixed: list[Picture] = []
+    free: list[Picture] = []
+    aside: list[SetAside] = []
+    for members in tied.values():
+        is_old = any(p.digest in sides for p in members)
+        results = _following(members, sides, given) if is_old else _ranked(members)
+        for picture, result in zip(members, results, strict=True):
+            if isinstance(result, SetAside):
+                aside.append(result)
+            else:
+                (fixed if is_old or result in (VALIDATION, TEST) else free).append(replace(picture, part=result))
+    return fixed, free, aside
 
 
-def _without_crossing(pictures: Iterable[Picture]) -> tuple[list[Picture], list[SetAside]]:
-    """Where folders give the parts, test is used as it is, and copies of its pictures leave the other parts."""
+def _ranked(members: Sequence[Picture]) -> list[str | SetAside | None]:
+    """Where folders give the parts, test is used as it is, and what is tied to its pictures leaves the other parts."""
     rank = {TEST: 0, VALIDATION: 1, TRAIN: 2, None: 2}
-    first: dict[str, Picture] = {}
-    for picture in sorted(pictures, key=lambda p: (rank[p.part], p.path)):
-        first.setdefault(picture.digest, picture)
-    kept, aside = [], []
-    for picture in pictures:
-        holder = first[picture.digest]
-        if rank[picture.part] == rank[holder.part]:
-            kept.append(picture)
+    holder = min(members, key=lambda p: (rank[p.part], p.path))
+    return [p.part if rank[p.part] == rank[holder.part] else _crossing(p, holder, holder.part) for p in members]
+
+
+def _following(members: Sequence[Picture], sides: dict[str, str],
+               given: set[str | None]) -> list[str | SetAside | None]:  # fmt: skip
+    """Old pictures keep their sides; a new one goes with those that it is tied to, or is set aside where it cannot."""
+    old = {sides[p.digest]: p for p in members if p.digest in sides}
+    side, holder = next(iter(old.items()))
+    found: list[str | SetAside | None] = []
+    for picture in members:
+        if picture.digest in sides:
+            found.append(sides[picture.digest])
+        elif len(old) > 1:
+            both = " and ".join(f"{p.path} in {part}" for part, p in sorted(old.items()))
+            found.append(SetAside(picture.path, f"would tie {both} to each other", bad=False))
+        elif picture.part in (None, side) or (picture.part == TRAIN and side not in given):
+            found.append(side)
         else:
-            aside.append(SetAside(picture.path, f"a copy of {holder.path}, which is in {holder.part}", bad=False))
-    return kept, aside
+            found.append(_crossing(picture, holder, side))
+    return found
 
 
-def _placed(
-    pictures: list[Picture], shares: dict[str, float], seed: int, settled: set[str]
-) -> tuple[list[Picture], dict[str, str]]:
-    """Deal groups of copies to the parts; every class but the settled ones gets a group in every part made."""
-    groups: dict[str, list[Picture]] = defaultdict(list)
+def _crossing(picture: Picture, holder: Picture, part: str | None) -> SetAside:
+    if picture.digest == holder.digest:
+        tie = "a copy of"
+    else:
+        tie = "of the same group as" if picture.group and picture.group == holder.group else "nearly a copy of"
+    return SetAside(picture.path, f"{tie} {holder.path}, which is in {part}", bad=False)
+
+
+def _tied(pictures: Iterable[Picture], groups: Groups) -> tuple[Picture, ...]:
+    """Pictures with the key of their group where it is not their own content alone."""
+    keys = {p.path: groups.key(p) for p in pictures}
+    different: dict[str, set[str]] = defaultdict(set)
+    for p in pictures:
+        different[keys[p.path]].add(p.digest)
+    return tuple(
+        replace(p, group=keys[p.path] if p.group or len(different[keys[p.path]]) > 1 else "") for p in pictures
+    )
+
+
+def _placed(pictures: list[Picture], groups: Groups, shares: dict[str, float], seed: int,
+            settled: set[str]) -> tuple[list[Picture], dict[str, str]]:  # fmt: skip
+    """Deal groups to the parts; every class but the settled ones gets a group in every part made."""
+    tied: dict[str, list[Picture]] = defaultdict(list)
     for picture in pictures:
-        groups[picture.digest].append(picture)
-    order = sorted(groups, key=lambda digest: (_position(digest, str(seed)), digest))
-    side = {digest: _side(_position(digest, str(seed)), shares) for digest in order}
+        tied[groups.key(picture)].append(picture)
+    order = sorted(tied, key=lambda key: (_position(key, str(seed)), key))
+    side = {key: _side(_position(key, str(seed)), shares) for key in order}
     notes: dict[str, str] = {}
     wanted = [part for part in (TEST, VALIDATION) if shares[part] > 0]
     for label in sorted({picture.label for picture in pictures} - settled):
-        own = [digest for digest in order if any(p.label == label for p in groups[digest])]
-        _fill_class(label, own, side, [*wanted, TRAIN], groups, notes)
-    return [replace(p, part=side[digest]) for digest in order for p in groups[digest]], notes
+        own = [key for key in order if any(p.label == label for p in tied[key])]
+        _fill_class(label, own, side, [*wanted, TRAIN], tied, notes)
+    return [replace(p, part=side[key]) for key in order for p in tied[key]], notes
 
 
 def _fill_class(
@@ -158,21 +208,22 @@ def _fill_class(
     own: list[str],
     side: dict[str, str],
     wanted: list[str],
-    groups: dict[str, list[Picture]],
+    tied: dict[str, list[Picture]],
     notes: dict[str, str],
 ) -> None:
     """Move a class's lowest-hash groups to the parts it would miss."""
     if len(own) < len(wanted):
         raise DataError(
-            f"Class {label!r} has {len(own)} different pictures; {', '.join(sorted(wanted))} need one each.",
+            f"Class {label!r} has {len(own)} different pictures or groups of them; {', '.join(sorted(wanted))} need "
+            "one each.",
             f"Add pictures to {label!r}, or take the class out.",
         )
     for part in wanted:
-        if any(side[digest] == part for digest in own):
+        if any(side[key] == part for key in own):
             continue
-        held = {other: sum(side[digest] == other for digest in own) for other in wanted}
-        moved = next(digest for digest in own if held[side[digest]] > 1)
-        for picture in groups[moved]:
+        held = {other: sum(side[key] == other for key in own) for other in wanted}
+        moved = next(key for key in own if held[side[key]] > 1)
+        for picture in tied[moved]:
             notes[picture.path] = f"moved from {side[moved]} to {part}, which had no {label!r}"
         side[moved] = part
 
@@ -183,9 +234,9 @@ def _side(position: float, shares: dict[str, float]) -> str:
     return VALIDATION if position < shares[TEST] + shares[VALIDATION] else TRAIN
 
 
-def _position(digest: str, salt: str) -> float:
+def _position(key: str, salt: str) -> float:
     """A place in [0, 1) that depends on the content and the salt alone."""
-    sum_ = hashlib.blake2b(f"{salt}:{digest}".encode(), digest_size=8).digest()
+    sum_ = hashlib.blake2b(f"{salt}:{key}".encode(), digest_size=8).digest()
     return int.from_bytes(sum_, "big") / 2**64
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from autotune import cache, driver, evaluate, images, pixels, plan, plugins, space, splits, work
+from autotune import cache, driver, evaluate, images, pixels, plan, plugins, samples, space, splits, work
 from autotune.driver import Driver
 from autotune.errors import StudyError
 from autotune.identity import (
@@ -68,14 +68,14 @@ def _searched(request: Request, screen: Screen) -> dict[str, Any]:
     if request.tensorboard:
         refuse_missing()
     folder = folder_of(request)
-    settings = space.read(config_of(request, folder), request.flags or {}, sample=request.data is None)
+    settings = space.read(config_of(request, folder), request.flags or {}, is_writing=samples.is_writing(request.data))
     catalogue = plugins.catalogue(request.plugins)
     _refuse_unknown(settings, catalogue)
     device = plan.device(request.device)
     parts, root = read_pictures(request, folder, settings, catalogue, screen)
     with locked(folder), opened(folder) as book, _timed(book, start):
         refuse_another(book, folder, settings, parts)
-        book.note(root=str(root))  # which may have moved
+        book.note(root=str(root), source=samples.spoken(request.data))  # which may have moved
         board = Board(folder, settings.metric, book) if request.tensorboard else None
         if len(book.trials()) < request.trials or not book.is_tested():
             asked, settings = settings, plan.decided(settings, parts)
@@ -104,7 +104,7 @@ def _searched(request: Request, screen: Screen) -> dict[str, Any]:
 
 def folder_of(request: Request) -> Path:
     """Where the study lives: studies/NAME; the name is the data folder's unless given. Raises StudyError."""
-    name = request.name or (images.SAMPLE if request.data is None else request.data.resolve().name)
+    name = request.name or samples.name(request.data)
     if not name or name.startswith(".") or set(name) & set("/\\?"):  # "?" would end the path of a database's URL
         raise StudyError(f"A study cannot be named {name!r}.", "Give it a plain name: --study NAME")
     return STUDIES / name
@@ -127,9 +127,7 @@ def read_pictures(request: Request, folder: Path, settings: Settings, catalogue:
 
     What is decoded for this is also resized and stored, so that it need not be decoded again.
     """
-    root = (request.data or images.sample(cache_folder())).resolve()
-    if request.data is None:
-        screen.say("No folder was named: this is the built-in sample, 1,797 handwritten digits from scikit-learn.")
+    source = samples.place(request.data, cache_folder(), screen.say)
     manifest = folder / MANIFEST
     own = splits.read(manifest) if manifest.is_file() and has_begun(folder) else ()
     old = splits.read(request.manifest) if request.manifest else ()
@@ -138,14 +136,14 @@ def read_pictures(request: Request, folder: Path, settings: Settings, catalogue:
         sealed = splits.seal(settings.seed, settings.test, old)
         return pixels.Squares(plan.looks(settings, catalogue, request.weights, side), sealed)
 
-    catalog = images.read(root, {p.path: p for p in own}, screen.progress("Reading"), None if own else shelf)
+    catalog = images.read(source, {p.path: p for p in own}, screen.progress("Reading"), None if own else shelf)
     if not request.skip_unreadable:
         images.refuse_many_bad(catalog)
     screen.close()
     if own:
         refuse_changed(folder, own, catalog.pictures)
-        return Split(catalog.classes, own, catalog.set_aside, {}), root
-    return splits.split(catalog, settings.seed, settings.validation, settings.test, old), root
+        return Split(catalog.classes, own, catalog.set_aside, {}), catalog.root
+    return splits.split(catalog, settings.seed, settings.validation, settings.test, old), catalog.root
 
 
 def _begin(book: Record, folder: Path, settings: Settings, parts: Split, device: str, cuts: plan.Cuts) -> None:

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from autotune import images, splits
+from autotune import groups, images, samples, splits
 from autotune.errors import DataError
-from autotune.images import Progress
-from autotune.screen import Screen
+from autotune.screen import Screen, percent
+from autotune.splits import Split
 from autotune.store import cache_folder
 
 SHOWN = 20
 
 
-def survey(data: Path | None, progress: Progress) -> dict[str, Any]:
-    """Read a folder, or the built-in sample, as plain values: what `autotune data --json` prints.
+def survey(data: Path | None, n_suspects: int, screen: Screen) -> dict[str, Any]:
+    """Read pictures and tell of them as plain values: what `autotune data --json` prints.
 
-    problem: why no study of it can start; parts are then missing.
+    n_suspects: how many doubtful labels to look for. problem: why no study of it can start; parts are then missing.
+    Raises DataError where there are none to read, or where labels cannot be doubted.
     """
-    root = (data or images.sample(cache_folder())).resolve()
-    catalog = images.read(root, progress=progress)
+    source = samples.place(data, cache_folder(), screen.say)
+    catalog = images.read(source, progress=screen.progress("Reading"))
+    split: Split | None = None
     parts: dict[str, int] | None = None
     aside, problem = catalog.set_aside, None
     try:
@@ -29,9 +32,10 @@ def survey(data: Path | None, progress: Progress) -> dict[str, Any]:
         parts, aside = {name: len(split.part(name)) for name in splits.PARTS}, split.set_aside
     except DataError as error:
         problem = f"{error.problem} {error.fix}"
-    counts = catalog.counts
+    doubted = _doubted(split, catalog.root, n_suspects, screen) if split and n_suspects else []
+    counts, alike = catalog.counts, groups.alike(catalog.pictures, catalog.near)
     return {
-        "folder": str(root),
+        "folder": str(source),
         "pictures": len(catalog.pictures),
         "classes": counts,
         "uneven": max(counts.values()) / min(counts.values()),
@@ -40,9 +44,18 @@ def survey(data: Path | None, progress: Progress) -> dict[str, Any]:
         "side": catalog.side,
         "set_aside": [{"path": one.path, "reason": one.reason} for one in aside],
         "copies": [[p.path for p in group] for group in catalog.copies],
-        "contradictions": [[{"path": p.path, "label": p.label} for p in group] for group in catalog.contradictions],
+        "near_copies": [[p.path for p in group] for group in groups.near_copies(alike)],
+        "too_much_alike": catalog.near is None,
+        "contradictions": [[{"path": p.path, "label": p.label} for p in one] for one in groups.contradictions(alike)],
+        "suspects": doubted,
         "problem": problem,
     }
+
+
+def _doubted(split: Split, root: Path, n: int, screen: Screen) -> list[dict[str, Any]]:
+    from autotune.suspects import suspects  # torch, which the rest does without
+
+    return [asdict(one) for one in suspects(split, root, n, screen)]
 
 
 def show(found: dict[str, Any], screen: Screen) -> None:
@@ -59,10 +72,19 @@ def show(found: dict[str, Any], screen: Screen) -> None:
         screen.say(f"Parts, {whose}: {parts}")
     _list(screen, "Set aside", [f"{one['path']}: {one['reason']}" for one in found["set_aside"]])
     _list(screen, "Copies, kept on one side of the split", [" = ".join(group) for group in found["copies"]])
+    _list(screen, "Near-copies, kept on one side too", [" = ".join(group) for group in found["near_copies"]])
+    if found["too_much_alike"]:
+        screen.say("  The pictures are too much alike to tell near-copies from others; exact copies alone count.")
     told = [" = ".join(f"{one['path']} ({one['label']})" for one in group) for group in found["contradictions"]]
     _list(screen, "Copies whose labels contradict each other", told)
+    if found["suspects"]:
+        _list(screen, "Labels to look at, the most doubtful first", [_doubt(one) for one in found["suspects"]])
     if found["problem"]:
         screen.say(f"No study can start: {found['problem']}")
+
+
+def _doubt(one: dict[str, Any]) -> str:
+    return f"{one['path']}: labelled {one['label']}, looks like {one['answer']} ({percent(one['probability'])})"
 
 
 def _list(screen: Screen, title: str, lines: list[str]) -> None:

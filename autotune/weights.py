@@ -45,9 +45,24 @@ def find(entry: Backbone, folder: Path | None = None) -> Weights:
         spec = find_spec(package)
         there = spec and any(Path(place, inner).is_file() for place in spec.submodule_search_locations or ())
         return Weights(bool(there), f"in package {package}" if there else f"package {package} is not installed")
+    if source.startswith("hub:"):
+        return _of_hub(source.removeprefix("hub:"), entry)
     if (_downloads() / source.rpartition("/")[2]).is_file():
         return Weights(True, "downloaded before")
+    return _to_download(entry)
+
+
+def _to_download(entry: Backbone) -> Weights:
     return Weights(False, f"would download {entry.traits.megabytes or '?'} MB; name it in --backbones to allow that")
+
+
+def _of_hub(source: str, entry: Backbone) -> Weights:
+    """Whether a file of the Hugging Face hub was downloaded before."""
+    from huggingface_hub import try_to_load_from_cache
+
+    owner, repository, file = source.split("/", 2)
+    is_there = isinstance(try_to_load_from_cache(f"{owner}/{repository}", file), str)
+    return Weights(True, "downloaded before") if is_there else _to_download(entry)
 
 
 def stages(entry: Backbone, weights: Weights, pretrained: bool = True) -> nn.Sequential:
@@ -113,8 +128,11 @@ def _fill(chain: nn.Sequential, state: dict[str, Tensor], file: str) -> None:
 
 
 def _counted(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """All tensors but BatchNorm's step counters, which old checkpoints lack and evaluation never reads."""
-    return {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+    """All tensors but BatchNorm's step counters, which old checkpoints lack and evaluation never reads, and those of
+    an auxiliary head (Inception's), which no chain of stages has.
+    """
+    left_out = (".num_batches_tracked", "AuxLogits.")
+    return {name: value for name, value in state.items() if not name.endswith(left_out[0]) and left_out[1] not in name}
 
 
 def _downloads() -> Path:

@@ -23,7 +23,7 @@ import torch
 from machine import line
 from scipy import stats
 
-from autotune import bank, batches, images, memory, network, pixels, plugins, training, weights
+from autotune import bank, batches, images, memory, network, pixels, plugins, samples, training, weights
 from autotune.augment import Subject
 from autotune.bank import Entry
 from autotune.batches import Labelled
@@ -63,7 +63,7 @@ class Photos:
 
 
 def opened(folder: str) -> Photos:
-    root = images.sample(cache_folder()) if folder == "digits" else Path(folder)
+    root = samples.digits(cache_folder()) if folder == "digits" else Path(folder)
     catalog = images.read(root)
     once = {picture.digest: picture for picture in catalog.pictures}
     store = pixels.store(SIZE, ENTRY.traits.interpolation)
@@ -80,7 +80,7 @@ def opened(folder: str) -> Photos:
                     kept[STAGES - number].append(x.clone())
     numbers = {label: number for number, label in enumerate(catalog.classes)}
     labels = tuple(numbers[picture.label] for picture in once.values())
-    flips = "none" if root == images.sample_folder(cache_folder()) else "horizontal"
+    flips = "none" if root == samples.digits_folder(cache_folder()) else "horizontal"
     return Photos(root.name, tuple(once), labels, flips, {depth: torch.cat(rows) for depth, rows in kept.items()})
 
 

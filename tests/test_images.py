@@ -6,7 +6,7 @@ import pytest
 from conftest import photos
 from PIL import Image
 
-from autotune import images
+from autotune import groups, images, samples
 from autotune.errors import DataError
 
 
@@ -104,7 +104,8 @@ def test_copies_are_found_by_pixels_whatever_the_file(folder: Path) -> None:
         ["a/0.png", "a/again.bmp"],
         ["a/1.png", "b/other.tiff"],
     ]
-    assert [sorted(p.path for p in group) for group in catalog.contradictions] == [["a/1.png", "b/other.tiff"]]
+    (wrong,) = groups.contradictions(catalog.copies)
+    assert sorted(p.path for p in wrong) == ["a/1.png", "b/other.tiff"]
 
 
 def test_one_pixel_makes_another_picture(folder: Path) -> None:
@@ -177,7 +178,7 @@ def test_unchanged_files_are_not_decoded_again(folder: Path, monkeypatch: pytest
 
 
 def test_the_sample_is_1797_digits(cache: Path) -> None:
-    catalog = images.read(images.sample(cache))
+    catalog = images.read(samples.digits(cache))
     assert len(catalog.pictures) == 1797
     assert len(catalog.classes) == 10
     assert catalog.side == 8
@@ -226,3 +227,23 @@ def test_whatever_a_damaged_file_makes_pillow_raise_sets_it_aside(tmp_path: Path
                 images.decode(tmp_path / f"x.{kind}")
             except images.UnreadableError:
                 continue
+
+
+def test_a_phones_heic_pictures_are_read(folder: Path) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    heif.from_pillow(picture(7)).save(folder / "a" / "x.heic")
+    read = images.decode(folder / "a" / "x.heic")
+    assert np.abs(np.asarray(read, dtype=int) - np.asarray(picture(7), dtype=int)).mean() < 16
+    assert len(images.read(folder).pictures) == 13
+
+
+def test_formats_that_others_read_are_named_with_what_reads_them(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "a" / "x.CR2").write_bytes(b"II*\0 raw")
+    (folder / "a" / "y.heic").write_bytes(b"ftypheic")
+    known = {end: kind for end, kind in Image.registered_extensions().items() if end != ".heic"}
+    monkeypatch.setattr(Image, "registered_extensions", lambda: known)  # as without the extra
+    catalog = images.read(folder)
+    assert "rawpy" in reasons(catalog)["a/x.CR2"]
+    assert "pillow-heif" in reasons(catalog)["a/y.heic"]
+    with pytest.raises(DataError, match=r"2 of 14 pictures cannot be read .*rawpy"):
+        images.refuse_many_bad(catalog)

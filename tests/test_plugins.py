@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ def problems(entry: Backbone) -> str:
 
 @pytest.mark.parametrize("entry", BUNDLED, ids=lambda entry: entry.name)
 def test_every_bundled_backbone_keeps_the_contract(entry: Backbone) -> None:
+    if not entry.traits.fixed_pixels:  # smaller, to be done sooner
+        entry = replace(entry, traits=replace(entry.traits, pixels=96))
     assert problems(entry) == ""
 
 
@@ -72,7 +75,7 @@ def test_a_taken_name_shows_both_places(tmp_path: Path) -> None:
     with pytest.raises(PluginError) as error:
         catalogue([tmp_path])
     assert str(file) in error.value.problem
-    assert str(Path("plugins") / "resnet18.py") in error.value.problem
+    assert str(Path("plugins") / "resnet.py") in error.value.problem
 
 
 def test_a_plugin_that_does_not_parse_is_left_out_and_the_rest_go_on(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from autotune import recipe, space
-from autotune.images import sample_folder
 
 
 def again(found: recipe.Recipe) -> dict[str, Any]:
@@ -44,13 +43,12 @@ def again(found: recipe.Recipe) -> dict[str, Any]:
 )
 def test_a_recipe_makes_the_same_definition(flags: dict[str, Any], tmp_path: Path) -> None:
     definition = space.definition(space.read(None, flags))
-    found = recipe.recipe(definition, tmp_path / "my photos", "other", 30)
+    found = recipe.recipe(definition, str(tmp_path / "my photos"), "other", 30)
     assert again(found) == definition
     assert shlex.split(found.command)[:3] == ["autotune", "search", str(tmp_path / "my photos")]
     assert "--study other" in found.command
 
 
-def test_a_recipe_of_the_sample_names_no_folder(cache: Path) -> None:
-    root = sample_folder(cache).resolve()
-    definition = space.definition(space.read(None, {}, sample=True))
-    assert recipe.recipe(definition, root, "digits", 50).command == "autotune search --trials 50 --seed 0"
+def test_a_recipe_of_the_sample_names_no_folder() -> None:
+    definition = space.definition(space.read(None, {}, is_writing=True))
+    assert recipe.recipe(definition, "", "digits", 50).command == "autotune search --trials 50 --seed 0"

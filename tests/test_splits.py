@@ -132,3 +132,31 @@ def test_a_class_that_is_new_to_an_old_manifest_is_in_every_part() -> None:
     new = [Picture(f"new/{i}.png", "new", None, digest(9000 + i), 30, "") for i in range(6)]
     split = splits.split(catalog([*many(400), *new]), seed=0, old=old.pictures)
     assert {str(p.part) for p in split.pictures if p.label == "new"} == set(splits.PARTS)
+
+
+def test_a_new_picture_that_would_tie_two_old_sides_is_set_aside() -> None:
+    old = [
+        Picture(p.path, p.label, str(p.part), p.digest, 30, p.stamp)
+        for p in splits.split(catalog(many()), seed=0).pictures
+    ]
+    held = next(p for p in old if p.part == "test")
+    other = next(p for p in old if p.part == "train")
+    new = [Picture(f"new/{i}.png", "0", None, digest(8000 + i), 30, "") for i in range(2)]
+    near = ((held.digest, new[0].digest), (new[0].digest, other.digest), (held.digest, new[1].digest))
+    both = Catalog(Path("x"), ("0", "1", "2", "3"), (*many(), *new), (), near[:2])
+    split = splits.split(both, seed=5, old=old)
+    assert [one.path for one in split.set_aside] == ["new/0.png"]
+    assert "to each other" in split.set_aside[0].reason
+    one = Catalog(Path("x"), ("0", "1", "2", "3"), (*many(), *new), (), near[2:])
+    assert parts(splits.split(one, seed=5, old=old))["new/1.png"] == "test"
+    assert parts(splits.split(one, seed=5, old=old)) | {"new/0.png": "", "new/1.png": ""} == {
+        **{p.path: str(p.part) for p in old}, "new/0.png": "", "new/1.png": ""
+    }  # fmt: skip
+
+
+def test_a_named_group_keeps_its_side_whatever_joins_it() -> None:
+    tied = [Picture(p.path, p.label, None, p.digest, 30, p.stamp, f"g{i % 50}") for i, p in enumerate(many())]
+    less = splits.split(catalog(tied[:300]), seed=0)
+    more = parts(splits.split(catalog(tied), seed=0))
+    moved = [p.path for p in less.pictures if more[p.path] != p.part and p.path not in less.notes]
+    assert moved == []

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import write_digits
 
+from autotune import plugins
+
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -35,9 +37,9 @@ def test_the_wheel_brings_the_same_plugins_and_runs_a_study(tmp_path: Path) -> N
     assert Path(home).is_relative_to(own)
     entry = "from autotune.cli import main; main()"
     listed = run(tmp_path, python, "-c", entry, "plugins")
-    names = {file.stem for file in (ROOT / "plugins").glob("*.py") if not file.name.startswith("_")}
+    names = {entry.name for entry in plugins.catalogue().backbones}
     assert names <= set(listed.splitlines())
-    assert str(own / "autotune_plugins" / "resnet18.py") in listed
+    assert str(own / "autotune_plugins" / "resnet.py") in listed
     digits = write_digits(tmp_path / "digits")
     words = ("--trials", "1", "--epochs", "1", "--backbones", "small_cnn", "--device", "cpu")
     told = run(tmp_path, python, "-m", "autotune", "search", digits, *words)

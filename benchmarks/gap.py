@@ -1,0 +1,290 @@
+"""Whether stopping on the gap earns its place: the same trials under the gap rule, under plain patience, under none.
+
+    python benchmarks/gap.py [--table] KEEP.jsonl PHOTOS...
+
+For each folder and seed the pictures are split and the same trials are drawn at random from the default space. Each
+runs all its epochs once, measured after every epoch on training's sample, validation and test. A rule only cuts a curve
+short, so what each would have spent and chosen is read off the same curve; the first trial of a draw is trained again
+under the gap rule, and has to end where the curve says. Results go into KEEP.jsonl as they come; a second run does only
+what is missing. Then the tables are printed; --table prints those of what is there.
+"""
+
+import json
+import sys
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import torch
+from machine import line
+from scipy import stats
+
+from autotune import images, memory, pixels, plan, plugins, space, splits, training
+from autotune.lesson import Backbones, Lesson
+from autotune.scores import answers
+from autotune.space import Fixed, Params, Settings
+from autotune.splits import TEST, TRAIN, VALIDATION, Split
+from autotune.training import Epoch, is_better, stops_on_gap
+
+SEEDS, TRIALS, EPOCHS, SIZE = range(5), 12, 20, 128  # 20 epochs: as many as the write-up had that the rule comes from
+VALIDATION_SHARE, TEST_SHARE = 0.1, 0.3  # a larger test than a study's, to see small differences
+Rule = Callable[[Sequence[Epoch], int], bool]
+
+
+def gap(most: float = Settings.gap, patience: int = Settings.patience) -> Rule:
+    return lambda rows, cycle: stops_on_gap(rows, patience, cycle, most)
+
+
+def stalled(patience: int = Settings.patience) -> Rule:
+    return lambda rows, cycle: stops_on_gap(rows, patience, cycle, -2.0)  # every gap is over that
+
+
+RULES: dict[str, Rule] = {
+    "none": lambda rows, cycle: False,
+    "patience 3": stalled(),
+    "gap 0.05, patience 3": gap(),
+    "patience 5": stalled(5),
+    "gap 0.05, patience 5": gap(patience=5),
+    "gap 0.1, patience 3": gap(0.1),
+    "gap 0, patience 3": gap(0.0),
+}
+MAIN = tuple(RULES)[:3]
+
+
+class Listener:
+    """A driver that keeps the rows it is told."""
+
+    def __init__(self) -> None:
+        self.rows: list[Epoch] = []
+
+    def epoch(self, row: Epoch) -> None:
+        self.rows.append(row)
+
+    def banking(self, *_: int) -> None: ...
+
+
+class Watched(training.Progress):
+    """Measures the test pictures, too, which stand behind validation's, and hides them from the trial."""
+
+    n_validation = 0
+    tests: list[float] = []  # noqa: RUF012  # one trial at a time
+
+    def _measured(self, trainer: Any) -> Epoch:
+        held_out = [out for out in self._outputs if out[0] == 0]
+        logits, labels = (torch.cat([out[i] for out in held_out]) for i in (1, 2))
+        n = self.n_validation
+        self.tests.append(float(np.mean(answers(logits[n:]) == labels[n:].numpy())))
+        self._outputs = [(0, logits[:n], labels[:n]), *(out for out in self._outputs if out[0] == 1)]
+        return super()._measured(trainer)
+
+
+class Draw:
+    """One folder and seed: its split, and the trials that are drawn for it."""
+
+    def __init__(self, folder: Path, catalog: images.Catalog, seed: int) -> None:
+        free = tuple(replace(picture, part=None) for picture in catalog.pictures)
+        parts = splits.split(replace(catalog, pictures=free), seed, VALIDATION_SHARE, TEST_SHARE)
+        asked = Settings(epochs=EPOCHS, seed=seed, space=space.Space(pixels=Fixed(SIZE)))
+        self.settings = plan.decided(asked, parts)
+        self.chosen = plan.make(self.settings, plugins.catalogue(), None, "cpu", parts.side, print)
+        self.parts, self.n_validation = parts, len(parts.part(VALIDATION))
+        for one in self.chosen.candidates:
+            how, size = one.backbone.traits.interpolation, one.anatomies[0].pixels
+            pixels.fill(pixels.store(size, how), folder, parts.pictures, how, lambda *_: None)
+
+    def lesson(self, folder: Path, patience: int, parts: Split) -> Lesson:
+        settings = replace(self.settings, patience=patience)
+        cuts = {(one.backbone.name, one.anatomies[0].pixels): one.cuts for one in self.chosen.candidates}
+        return plan.lesson(settings, parts, self.chosen, 1, folder, cuts)
+
+    def params(self) -> list[Params]:
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=self.settings.seed))
+        return [space.suggest(study.ask(), self.settings.space, self.chosen.arms) for _ in range(TRIALS)]
+
+    def beside(self) -> Split:
+        """The same split with the test pictures behind validation's."""
+        order = {TRAIN: 0, VALIDATION: 1, TEST: 2}
+        moved = sorted(self.parts.pictures, key=lambda p: order[str(p.part)])
+        return replace(self.parts, pictures=tuple(replace(p, part=VALIDATION) if p.part == TEST else p for p in moved))
+
+
+def trained(draw: Draw, params: list[Params], only: int | None, patience: int) -> list[tuple[list[Epoch], list[float]]]:
+    """The curves of trials (or of one) under the gap rule with a patience, and the test's accuracy after each epoch."""
+    found = []
+    with tempfile.TemporaryDirectory() as place, training.hushed():
+        told = draw.lesson(Path(place), patience, draw.beside())
+        # The gap's sample is the study's own, as large as validation alone.
+        told = replace(told, gap_sample=draw.lesson(Path(place), patience, draw.parts).gap_sample)
+        backbones = Backbones(told)
+        for one in draw.chosen.candidates:
+            if not one.backbone.traits.from_scratch:
+                training.run_probe(backbones, one.backbone.name, one.anatomies[0].pixels, Listener())
+        for number, each in enumerate(params):
+            if only in (None, number):
+                listener, Watched.tests, Watched.n_validation = Listener(), [], draw.n_validation
+                training.run_trial(backbones, number, each, listener)
+                found.append((listener.rows, Watched.tests))
+    return found
+
+
+def measured(name: str, draw: Draw, seed: int) -> list[dict[str, Any]]:
+    params = draw.params()
+    curves = trained(draw, params, None, EPOCHS)
+    again = trained(draw, params, 0, Settings.patience)[0][0]
+    cycle = draw.settings.cycle_length
+    assert len(again) == cut(curves[0][0], gap(), cycle), "the curve's end is not the trial's"
+    counts = Counter(str(picture.part) for picture in draw.parts.pictures)
+    return [
+        {
+            "set": name, "seed": seed, "number": number, "cycle": cycle, "params": space.chosen(each),
+            "pictures": dict(counts), "rows": [asdict(row) for row in rows], "tests": tests,
+        }
+        for number, (each, (rows, tests)) in enumerate(zip(params, curves, strict=True))
+    ]  # fmt: skip
+
+
+def cut(rows: Sequence[Epoch], rule: Rule, cycle: int) -> int:
+    """The epochs that a rule lets a trial have."""
+    return next((n for n in range(1, len(rows)) if rule(rows[:n], cycle)), len(rows))
+
+
+def best(rows: Sequence[Epoch]) -> int:
+    found = 0
+    for i, row in enumerate(rows):
+        if is_better(row, rows[found]):
+            found = i
+    return found
+
+
+class Curves:
+    """One draw's trials. What a rule makes of them: (epochs, validation, test) of each trial's best epoch."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self.trials = [([Epoch(**row) for row in one["rows"]], one["tests"], one["cycle"]) for one in rows]
+
+    def under(self, rule: Rule) -> list[tuple[int, Epoch, float]]:
+        found = []
+        for rows, tests, cycle in self.trials:
+            epochs = cut(rows, rule, cycle)
+            at = best(rows[:epochs])
+            found.append((epochs, rows[at], tests[at]))
+        return found
+
+    def within(self, rule: Rule, budget: int) -> list[tuple[int, Epoch, float]]:
+        """The first trials that so many epochs pay for; the first of all is always there."""
+        spent, kept = 0, []
+        for one in self.under(rule):
+            spent += one[0]
+            if kept and spent > budget:
+                break
+            kept.append(one)
+        return kept
+
+
+def winner(trials: list[tuple[int, Epoch, float]]) -> tuple[float, float]:
+    """Validation and test of the trial that a search would choose."""
+    first = trials[0]
+    for one in trials[1:]:
+        if is_better(one[1], first[1]):
+            first = one
+    return first[1].validation, first[2]
+
+
+def spread(values: Sequence[float]) -> str:
+    """A mean with its 95 % t interval, in points."""
+    each = 100 * np.array(values)
+    if len(each) < 2 or np.ptp(each) == 0:
+        return f"{each.mean():+6.2f} (all alike)"
+    low, high = stats.t.interval(0.95, len(each) - 1, each.mean(), stats.sem(each))
+    return f"{each.mean():+6.2f} ({low:+.2f} to {high:+.2f})"
+
+
+def show(draws: dict[tuple[str, int], Curves]) -> None:
+    everything = {rule: [one.under(RULES[rule]) for one in draws.values()] for rule in RULES}
+    heads = ("trials, validation", "trials, test", "winner, validation", "winner, test")
+    print(f"\n{'rule':22}{'epochs':>8}  " + "".join(f"{head:>25}" for head in heads))
+    for rule, found in everything.items():
+        share = sum(one[0] for each in found for one in each) / sum(len(each) * EPOCHS for each in found)
+        columns = [[], [], [], []]  # type: ignore[var-annotated]
+        for each, full in zip(found, everything["none"], strict=True):
+            columns[0].append(np.mean([a[1].validation - b[1].validation for a, b in zip(each, full, strict=True)]))
+            columns[1].append(np.mean([a[2] - b[2] for a, b in zip(each, full, strict=True)]))
+            for i in (0, 1):
+                columns[2 + i].append(winner(each)[i] - winner(full)[i])
+        print(f"{rule:22}{100 * share:7.0f}%  " + "".join(f"{spread(column):>25}" for column in columns))
+    print(
+        "Epochs: of all that trials might have. The rest: differences to no rule, in points, 95 % interval over draws;"
+    )
+    print("trials: the mean of a draw's; winner: the trial with the best validation.")
+
+
+def show_within(draws: dict[tuple[str, int], Curves]) -> None:
+    print("\nThe winner where every rule has the epochs that the gap rule spends (differences to no rule, points):")
+    test: dict[str, list[float]] = defaultdict(list)
+    n_trials: dict[str, list[int]] = defaultdict(list)
+    for one in draws.values():
+        budget = sum(each[0] for each in one.under(RULES[MAIN[2]]))
+        for rule in MAIN:
+            kept = one.within(RULES[rule], budget)
+            n_trials[rule].append(len(kept))
+            test[rule].append(winner(kept)[1])
+    for rule in MAIN:
+        against = [a - b for a, b in zip(test[rule], test["none"], strict=True)]
+        many, accuracy = np.mean(n_trials[rule]), 100 * np.mean(test[rule])
+        print(f"{rule:22} {many:5.1f} trials, test {accuracy:5.1f} %, {spread(against)}")
+
+
+def show_sets(draws: dict[tuple[str, int], Curves]) -> None:
+    print(f"\n{'pictures':12}{'rule':22}{'epochs':>8}{'validation':>12}{'test':>8}")
+    for name in dict.fromkeys(name for name, _ in draws):
+        for rule in MAIN:
+            each = [one.under(RULES[rule]) for (found, _), one in draws.items() if found == name]
+            share = np.mean([trial[0] for trials in each for trial in trials]) / EPOCHS
+            values = 100 * np.mean([winner(trials) for trials in each], axis=0)
+            print(f"{name:12}{rule:22}{100 * share:7.0f}%{values[0]:12.1f}{values[1]:8.1f}")
+    print("Validation, test: accuracy of the winner in %, mean of the seeds.")
+
+
+def measure(file: Path, folders: list[Path]) -> None:
+    done = {(row["set"], row["seed"]) for row in kept(file)}
+    training.Progress = Watched  # type: ignore[misc]
+    for seed in SEEDS:
+        for folder in folders:
+            if (folder.name, seed) in done:
+                continue
+            draw = Draw(folder, images.read(folder), seed)
+            with file.open("a") as out:
+                out.writelines(json.dumps(row) + "\n" for row in measured(folder.name, draw, seed))
+
+
+def kept(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(text) for text in file.read_text().splitlines()] if file.exists() else []
+
+
+def main() -> None:
+    memory.hold()
+    is_table = sys.argv[1] == "--table"
+    file, *folders = map(Path, sys.argv[1 + is_table :])
+    if not is_table:
+        measure(file, folders)
+    grouped: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
+    for row in kept(file):
+        grouped[row["set"], row["seed"]].append(row)
+    draws = {key: Curves(rows) for key, rows in grouped.items()}
+    print(line(f"{len(draws)} draws of {TRIALS} trials"))
+    print(f"{EPOCHS} epochs, {SIZE} pixels, the default space, trials drawn at random; accuracy")
+    for name in dict.fromkeys(name for name, _ in grouped):
+        counts = grouped[name, next(seed for found, seed in grouped if found == name)][0]["pictures"]
+        print(f"{name}: " + ", ".join(f"{n} {part}" for part, n in sorted(counts.items())))
+    show(draws)
+    show_within(draws)
+    show_sets(draws)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""ViT-B/16: 85.8 M parameters without its classifier (Dosovitskiy et al. 2020); torchvision's ImageNet-1k weights."""
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import VisionTransformer
+from torchvision.models import vit_b_16 as tv
+
+from autotune import backbone
+
+
+@backbone(
+    pixels=224,
+    features=768,
+    fixed_pixels=True,  # its position embedding is of this size
+    weights="https://download.pytorch.org/models/vit_b_16-c867db91.pth",
+    megabytes=330,
+    licence="BSD-3-Clause",
+)
+def vit_b_16(pretrained: bool) -> nn.Sequential:
+    net = tv(weights="IMAGENET1K_V1" if pretrained else None)
+    layers = list(net.encoder.layers)
+    return nn.Sequential(Tokens(net), *layers[:-1], nn.Sequential(layers[-1], net.encoder.ln, First()))
+
+
+class Tokens(nn.Module):
+    """Pixels (N, 3, 224, 224) -> a class token and 196 of patches, each with its position, (N, 197, 768)."""
+
+    def __init__(self, net: VisionTransformer) -> None:
+        super().__init__()
+        self.class_token = net.class_token
+        self.conv_proj = net.conv_proj
+        self.position = Position(net.encoder.pos_embedding)
+        self.dropout = net.encoder.dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = self.conv_proj(x).flatten(2).transpose(1, 2)  # (N, 196, 768)
+        token = self.class_token.expand(len(x), -1, -1)
+        return self.dropout(self.position(torch.cat([token, patches], 1)))
+
+
+class Position(nn.Module):
+    """A module of its own, so that the tensors are in the order of torchvision's file."""
+
+    def __init__(self, embedding: nn.Parameter) -> None:
+        super().__init__()
+        self.embedding = embedding
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.embedding
+
+
+class First(nn.Module):
+    """The class token of (N, T, F), (N, F)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, 0]

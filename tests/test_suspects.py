@@ -1,0 +1,50 @@
+from pathlib import Path
+
+import pytest
+from conftest import photos
+
+from autotune import images, splits
+from autotune.errors import DataError
+from autotune.screen import Screen
+from autotune.suspects import suspects
+
+pytestmark = pytest.mark.slow
+
+
+def test_planted_mistakes_are_doubted_first(digits: Path) -> None:
+    some = sorted(digits.glob("0/*.png"))[:4]
+    planted = [file.rename(digits / "1" / f"planted-{file.name}") for file in some]
+    split = splits.split(images.read(digits), seed=0)
+    sealed = {p.path for p in split.part("test")}
+    wanted = {f"1/{file.name}" for file in planted} - sealed
+    found = suspects(split, digits, 8, Screen(quiet=True))
+    assert wanted
+    assert wanted <= {one.path for one in found}
+    assert {one.answer for one in found if one.path in wanted} == {"0"}
+    assert not {one.path for one in suspects(split, digits, 1000, Screen(quiet=True))} & sealed
+
+
+def test_planted_mistakes_among_photos_are_doubted_first(tmp_path: Path) -> None:
+    wanted = set()
+    for label, other in (("cat", "dog"), ("dog", "cat")):
+        for number, file in enumerate(sorted(photos("cats-dogs").glob(f"{label}/*.jpg"))[:60]):
+            place = tmp_path / (other if number < 4 else label) / file.name
+            place.parent.mkdir(exist_ok=True)
+            place.symlink_to(file)
+            if number < 4:
+                wanted.add(f"{other}/{file.name}")
+    split = splits.split(images.read(tmp_path), seed=0)
+    wanted -= {p.path for p in split.part("test")}
+    found = {one.path for one in suspects(split, tmp_path, len(wanted), Screen(quiet=True))}
+    assert len(wanted & found) >= len(wanted) - 1
+
+
+def test_a_class_with_too_few_pictures_is_named(digits: Path) -> None:
+    for file in sorted(digits.glob("0/*.png"))[3:]:
+        file.unlink()
+    split = splits.split(images.read(digits), seed=0)
+    if len([p for p in split.pictures if p.label == "0" and p.part != "test"]) < 2:
+        with pytest.raises(DataError, match="'0' has too few"):
+            suspects(split, digits, 3, Screen(quiet=True))
+    else:
+        assert suspects(split, digits, 3, Screen(quiet=True)) is not None
