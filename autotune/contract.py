@@ -76,8 +76,10 @@ def _is_per_picture(entry: Backbone, chain: nn.Sequential) -> str | None:
 
 
 def _depths(entry: Backbone, chain: nn.Sequential) -> str | None:
+    bare = copy.deepcopy(chain).to("meta")  # its tensors without their values: copied for each depth at no cost
+    features = _n_features(entry, chain)
     for depth in range(len(chain) + 1):
-        net = _network(entry, chain, depth)
+        net = _network(entry, bare, depth, features)
         frozen = [p for p in net.entry.parameters() if p.requires_grad]
         still = [p for p in net.trained() if not p.requires_grad]
         if frozen or still:
@@ -89,7 +91,7 @@ def _depths(entry: Backbone, chain: nn.Sequential) -> str | None:
 
 def _modes(entry: Backbone, chain: nn.Sequential) -> str | None:
     """With BatchNorm's statistics frozen, only random layers may make a difference."""
-    net = _network(entry, chain, len(chain))
+    net = _network(entry, chain, len(chain), _n_features(entry, chain))
     for module in net.modules():
         if _is_random(module):
             module.p = 0.0  # type: ignore[assignment]
@@ -104,7 +106,7 @@ def _modes(entry: Backbone, chain: nn.Sequential) -> str | None:
 
 
 def _gradients(entry: Backbone, chain: nn.Sequential) -> str | None:
-    net = _network(entry, chain, len(chain)).eval()
+    net = _network(entry, chain, len(chain), _n_features(entry, chain)).eval()
     net([torch.rand(2, 3, entry.traits.pixels, entry.traits.pixels)]).square().sum().backward()  # type: ignore[no-untyped-call]
     for number, stage in enumerate(net.tail):
         if all(p.grad is None or not p.grad.any() for p in stage.parameters()):
@@ -117,8 +119,11 @@ def _weights(entry: Backbone, found: Weights) -> str | None:
     return None
 
 
-def _network(entry: Backbone, chain: nn.Sequential, depth: int) -> network.Network:
-    features = entry.traits.features or anatomy.examine(entry, chain, entry.traits.pixels).features
+def _n_features(entry: Backbone, chain: nn.Sequential) -> int:
+    return entry.traits.features or anatomy.examine(entry, chain, entry.traits.pixels).features
+
+
+def _network(entry: Backbone, chain: nn.Sequential, depth: int, features: int) -> network.Network:
     params = Params(
         entry.name, depth, entry.traits.pixels, 1e-4, 1e-3, "one-cycle", 0.0, 0.0, "adamw", 2, 0.0, 0.0, 0.0
     )

@@ -16,8 +16,8 @@ def block(kind: str, holds: str = "") -> str:
 
 
 def test_its_plugin_is_found_and_keeps_the_contract(tmp_path: Path) -> None:
-    (tmp_path / "mobilenet_v2.py").write_text(block("python", "@backbone"))
-    entry = plugins.catalogue([tmp_path]).find("mobilenet_v2")
+    (tmp_path / "mine.py").write_text(block("python", "@backbone").replace("def mobilenet_v2", "def mine"))
+    entry = plugins.catalogue([tmp_path]).find("mine")
     assert [one for one in contract.check(entry, weights.find(entry)) if one.problem] == []
     assert entry.label == "MobileNetV2"
 
