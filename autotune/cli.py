@@ -69,8 +69,9 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Search for the best way to fine-tune on DATA, and test the winner once. The same command again goes on."""
+    from autotune import live
     from autotune import study as studies
-    from autotune.screen import Screen, show
+    from autotune.screen import show
     from autotune.tensorboard import how_to_open
 
     flags = {"epochs": epochs, "metric": _underscored(metric), "seed": seed}
@@ -80,7 +81,7 @@ def search(
         weights=weights, plugins=tuple(plugins or ()), manifest=manifest, skip_unreadable=skip_unreadable,
         flags={**flags, **ranges}, tensorboard=tensorboard,
     )  # fmt: skip
-    screen = Screen(quiet, program=as_json, verbose=verbose)
+    screen = live.fitting(quiet, program=as_json, verbose=verbose)
     try:
         found = studies.search(request, screen)
     finally:

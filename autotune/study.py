@@ -23,7 +23,7 @@ from autotune.identity import (
 from autotune.lesson import Backbones, Lesson
 from autotune.plan import Candidate, Plan
 from autotune.record import Record, locked, opened
-from autotune.screen import Screen, duration, percent
+from autotune.screen import Outline, Screen, percent
 from autotune.search import Search
 from autotune.space import Arm, Settings
 from autotune.splits import MANIFEST, TEST, TRAIN, VALIDATION, Split
@@ -87,13 +87,14 @@ def _searched(request: Request, screen: Screen) -> dict[str, Any]:
                 lesson = plan.lesson(settings, parts, chosen, request.workers, folder, cuts)
                 refuse_other_weights(book, chosen)
                 workers.teach(lesson)
+                screen.planned(_outline(folder.name, request.trials, settings, parts, chosen))
                 _announce(screen, request.trials, settings, parts, chosen, book)
                 decode(parts, root, chosen, screen)
                 _begin(book, folder, asked, parts, device, cuts)
                 book.add_seconds(read=time.monotonic() - start)
                 arms = _probe(workers, chosen, book, screen)
                 left = max(request.trials - len(book.trials()), 0)  # the workers wait, so rates can be measured
-                screen.say(f"About {duration(plan.estimate(chosen, settings, left, parts, cuts))} to go.")
+                screen.estimated(plan.estimate(chosen, settings, left, parts, cuts))
                 trials = _queued(Search(folder / "trials.db", settings, arms), arms, book)
                 deadline = start + request.timeout if request.timeout is not None else None
                 Driver(trials, workers, book, screen, deadline, board).run(request.trials)
@@ -172,10 +173,8 @@ def _announce(screen: Screen, n_trials: int, settings: Settings, parts: Split, c
         screen.say(f"Left out: {name}: {reason}")
     for one in chosen.candidates:
         sizes = ", ".join(str(size) for size in one.arm.pixels)
-        stages = one.anatomies[0].stages
-        depths = "from scratch" if one.backbone.traits.from_scratch else f"last {_span(one.depths)} of {stages} stages"
         whence = "" if one.backbone.traits.from_scratch else f", weights {one.weights.reason}"
-        screen.say(f"Backbone: {one.backbone.name} at {sizes} pixels, {depths}{whence}.")
+        screen.say(f"Backbone: {one.backbone.name} at {sizes} pixels, {_depths(one)}{whence}.")
     for (name, size), found in plan.counted(chosen, settings, parts, n_trials).items():
         for cut in found:
             screen.detail(work.in_words(name, size, cut, stages=found[-1].number))
@@ -183,6 +182,27 @@ def _announce(screen: Screen, n_trials: int, settings: Settings, parts: Split, c
         f"Plan: {left} trials of up to {settings.n_epochs} epochs, {settings.sampler} and {settings.pruner}, "
         f"on {chosen.device}."
     )
+
+
+def _outline(name: str, n_trials: int, settings: Settings, parts: Split, chosen: Plan) -> Outline:
+    """The plan in a few words, for a live screen."""
+    counts = parts.counts
+    pictures = " + ".join(str(counts[part]) for part in (TRAIN, VALIDATION, TEST))
+    backbones = [
+        f"{one.backbone.label}, {' or '.join(map(str, one.arm.pixels))} pixels, {_depths(one)}"
+        for one in chosen.candidates
+    ]
+    facts = (
+        f"{pictures} pictures of {len(parts.classes)} classes", *backbones,
+        f"{n_trials} trials of up to {settings.n_epochs} epochs", f"on {chosen.device}",
+    )  # fmt: skip
+    return Outline(name, facts, settings.metric, settings.n_epochs, settings.gap, chosen.device)
+
+
+def _depths(one: Candidate) -> str:
+    if one.backbone.traits.from_scratch:
+        return "from scratch"
+    return f"last {_span(one.depths)} of {one.anatomies[0].stages} stages"
 
 
 def _span(depths: Sequence[int]) -> str:
