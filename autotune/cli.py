@@ -6,11 +6,15 @@ import io
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from autotune.errors import AutotuneError
+
+if TYPE_CHECKING:
+    from autotune.screen import Screen
+    from autotune.study import Request
 
 INTERRUPTED = 130  # Typer's exit code after Ctrl-C
 
@@ -64,6 +68,9 @@ def search(
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write every trial's curves for TensorBoard, too.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done and what it would cost, and stop.")
+    ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say also what is banked, and why.")] = False,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -82,6 +89,9 @@ def search(
         flags={**flags, **ranges}, tensorboard=tensorboard,
     )  # fmt: skip
     screen = live.fitting(quiet, program=as_json, verbose=verbose)
+    if dry_run:
+        _rehearse(request, screen, as_json)
+        return
     try:
         found = studies.search(request, screen)
     finally:
@@ -89,6 +99,18 @@ def search(
     show(found, screen)
     if tensorboard:
         screen.say(how_to_open(found["folder"]))
+    if as_json:
+        _print(found)
+
+
+def _rehearse(request: Request, screen: Screen, as_json: bool) -> None:
+    from autotune import rehearsal
+
+    try:
+        found = rehearsal.rehearse(request, screen)
+    finally:
+        screen.close()
+    rehearsal.show(found, screen)
     if as_json:
         _print(found)
 

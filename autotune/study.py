@@ -70,7 +70,7 @@ def _searched(request: Request, screen: Screen) -> dict[str, Any]:
     folder = folder_of(request)
     settings = space.read(config_of(request, folder), request.flags or {}, sample=request.data is None)
     catalogue = plugins.catalogue(request.plugins)
-    _refuse_unknown(settings, catalogue)
+    refuse_unknown(settings, catalogue)
     device = plan.device(request.device)
     parts, root = read_pictures(request, folder, settings, catalogue, screen)
     with locked(folder), opened(folder) as book, _timed(book, start):
@@ -88,7 +88,7 @@ def _searched(request: Request, screen: Screen) -> dict[str, Any]:
                 refuse_other_weights(book, chosen)
                 workers.teach(lesson)
                 screen.planned(_outline(folder.name, request.trials, settings, parts, chosen))
-                _announce(screen, request.trials, settings, parts, chosen, book)
+                announce(screen, request.trials, len(book.trials()), settings, parts, chosen)
                 decode(parts, root, chosen, screen)
                 _begin(book, folder, asked, parts, device, cuts)
                 book.add_seconds(read=time.monotonic() - start)
@@ -117,16 +117,16 @@ def config_of(request: Request, folder: Path) -> Path | None:
     return request.config or (own if own.is_file() else None)
 
 
-def _refuse_unknown(settings: Settings, catalogue: plugins.Catalogue) -> None:
+def refuse_unknown(settings: Settings, catalogue: plugins.Catalogue) -> None:
     for name in plan.named(settings.space.backbone):
         catalogue.find(name)
 
 
 def read_pictures(request: Request, folder: Path, settings: Settings, catalogue: plugins.Catalogue,
-                  screen: Screen) -> tuple[Split, Path]:  # fmt: skip
+                  screen: Screen, keep: bool = True) -> tuple[Split, Path]:  # fmt: skip
     """The pictures and their parts: a study's own manifest if there is one and the folder still is as it says.
 
-    What is decoded for this is also resized and stored, so that it need not be decoded again.
+    keep: what is decoded for this is also resized and stored, so that it need not be decoded again.
     """
     root = (request.data or images.sample(cache_folder())).resolve()
     if request.data is None:
@@ -139,7 +139,9 @@ def read_pictures(request: Request, folder: Path, settings: Settings, catalogue:
         sealed = splits.seal(settings.seed, settings.test, old)
         return pixels.Squares(plan.looks(settings, catalogue, request.weights, side), sealed)
 
-    catalog = images.read(root, {p.path: p for p in own}, screen.progress("Reading"), None if own else shelf)
+    catalog = images.read(
+        root, {p.path: p for p in own}, screen.progress("Reading"), shelf if keep and not own else None
+    )
     if not request.skip_unreadable:
         images.refuse_many_bad(catalog)
     screen.close()
@@ -162,9 +164,9 @@ def _begin(book: Record, folder: Path, settings: Settings, parts: Split, device:
     book.note(definition=space.definition(settings), banked=[[*key, kept] for key, kept in cuts.items()])
 
 
-def _announce(screen: Screen, n_trials: int, settings: Settings, parts: Split, chosen: Plan, book: Record) -> None:
-    counts = parts.counts
-    left = max(n_trials - len(book.trials()), 0)
+def announce(screen: Screen, n_trials: int, n_done: int, settings: Settings, parts: Split, chosen: Plan) -> None:
+    """Say what takes part, and what is planned with it."""
+    counts, left = parts.counts, max(n_trials - n_done, 0)
     screen.say(
         f"{counts[TRAIN]} training, {counts[VALIDATION]} validation, {counts[TEST]} test pictures of "
         f"{len(parts.classes)} classes; {counts['set_aside']} set aside."
@@ -173,8 +175,7 @@ def _announce(screen: Screen, n_trials: int, settings: Settings, parts: Split, c
         screen.say(f"Left out: {name}: {reason}")
     for one in chosen.candidates:
         sizes = ", ".join(str(size) for size in one.arm.pixels)
-        whence = "" if one.backbone.traits.from_scratch else f", weights {one.weights.reason}"
-        screen.say(f"Backbone: {one.backbone.name} at {sizes} pixels, {_depths(one)}{whence}.")
+        screen.say(f"Backbone: {one.backbone.name} at {sizes} pixels, {_depths(one)}{_whence(one)}.")
     for (name, size), found in plan.counted(chosen, settings, parts, n_trials).items():
         for cut in found:
             screen.detail(work.in_words(name, size, cut, stages=found[-1].number))
@@ -197,6 +198,15 @@ def _outline(name: str, n_trials: int, settings: Settings, parts: Split, chosen:
         f"{n_trials} trials of up to {settings.n_epochs} epochs", f"on {chosen.device}",
     )  # fmt: skip
     return Outline(name, facts, settings.metric, settings.n_epochs, settings.gap, chosen.device)
+
+
+def _whence(one: Candidate) -> str:
+    source = one.backbone.traits.weights or ""
+    if one.backbone.traits.from_scratch:
+        return ""
+    if one.weights.at_hand or source.startswith("package:"):
+        return f", weights {one.weights.reason}"
+    return f", weights by download, {one.backbone.traits.megabytes or '?'} MB"
 
 
 def _depths(one: Candidate) -> str:

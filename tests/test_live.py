@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 from rich.console import Console, Group
 
-from autotune import gauge, live, panel
+from autotune import gauge, live, panel, study
 from autotune.live import LiveScreen
 from autotune.panel import sparkline
-from autotune.screen import Outline, Screen
+from autotune.screen import Outline, Screen, show
+from autotune.study import Request
 from autotune.training import Epoch
 
 ARM = {"label": "EfficientNet-Lite0", "stages": 9, "from_scratch": False}
@@ -249,9 +250,13 @@ def test_a_study_in_a_terminal_is_followed_and_leaves_it_clean(here: Path, digit
     assert code == 130
     assert "Stopped. What is finished is kept; the same command goes on." in out
     assert out.rindex("\x1b[?25h") > out.rindex("\x1b[?25l")
-    code, out = followed([*words, "--trials", "2"])
-    assert code == 0
-    for shown in ("Reading", "Memory: ", "Trial 1, epoch", "  validation ", "1 finished: 1 complete"):
+    for shown in ("Reading", "Memory: ", "  training ", "  validation "):
+        assert shown in out, shown
+    screen = opened()
+    request = Request(data=digits, name="s", trials=2, flags={"epochs": 2, "backbone": ["small_cnn"]}, device="cpu")
+    show(study.search(request, screen), screen)
+    out = screen.console.file.getvalue()  # type: ignore[attr-defined]
+    for shown in ("Trial 1, epoch", "1 finished: 1 complete"):
         assert shown in out, shown
     assert out.rindex("\x1b[?25h") > out.rindex("\x1b[?25l")
     last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out[out.rindex("Study s: ") :])
