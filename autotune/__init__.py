@@ -2,16 +2,17 @@
 
 from typing import TYPE_CHECKING, Any
 
+from autotune.errors import AutotuneError
 from autotune.plugins import backbone
 
 if TYPE_CHECKING:
-    from autotune.face import Study
+    from autotune.face import Study, search
     from autotune.predict import load
 
-__all__ = ["Study", "backbone", "load"]
+__all__ = ["AutotuneError", "Study", "backbone", "load", "search"]
 __version__ = "0.1.0"
 
-_PLACES = {"Study": "autotune.face", "load": "autotune.predict"}
+_PLACES = {"Study": "autotune.face", "load": "autotune.predict", "search": "autotune.face"}
 
 
 def __getattr__(name: str) -> Any:

@@ -79,7 +79,7 @@ def _opened(file: Path) -> Study:
     import optuna
     from sqlalchemy.exc import SQLAlchemyError
 
-    from autotune.search import NAME
+    from autotune.trials import NAME
 
     if not file.is_file():
         raise _NoneError(f"{file.name}, which holds what was chosen, is not there.")

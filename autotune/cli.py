@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import io
-import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from autotune.errors import AutotuneError
+from autotune.options import (
+    Backbones,
+    Data,
+    Device,
+    Json,
+    MetricName,
+    Plugins,
+    Quiet,
+    StudyName,
+    WeightsDir,
+    print_json,
+)
+from autotune.subcommands import cache_app, plugins_app, studies_app
+
+if TYPE_CHECKING:
+    from autotune.screen import Screen
+    from autotune.study import Request
 
 INTERRUPTED = 130  # Typer's exit code after Ctrl-C
 
@@ -18,23 +34,11 @@ app = typer.Typer(
     name="autotune",
     help="Finds the best way to fine-tune a pretrained network on a folder of labelled photos.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
-plugins_app = typer.Typer(help="List backbones, write a new one, try one.", invoke_without_command=True)
-cache_app = typer.Typer(help="Show, trim or clear decoded pixels and banks.", invoke_without_command=True)
 app.add_typer(plugins_app, name="plugins")
 app.add_typer(cache_app, name="cache")
-
-Data = Annotated[Path | None, typer.Argument(help="A folder with a folder a class, or with train/, val/, test/; a CSV with path,label; a torchvision data set's name. Without it: the built-in digits.")]  # noqa: E501  # fmt: skip
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but problems.")]
-Plugins = Annotated[
-    list[Path] | None, typer.Option("--plugins", help="A folder of backbone plugins; may be given again.")
-]
-WeightsDir = Annotated[Path | None, typer.Option("--weights", help="A folder of NAME.safetensors or NAME.pth.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name, or its folder.")]
+app.add_typer(studies_app, name="studies")
 
 
 @app.command()
@@ -45,10 +49,10 @@ def search(
     config: Annotated[
         Path | None, typer.Option(help="A study.toml; by default studies/NAME/study.toml, if there.")
     ] = None,
-    backbones: Annotated[str | None, typer.Option(help="Backbones to search, by name, with commas between.")] = None,
+    backbones: Backbones = None,
     pixels: Annotated[str | None, typer.Option(help="Sizes to search, e.g. 160 or 128,224.")] = None,
     epochs: Annotated[int | None, typer.Option(help="The most epochs a trial may have.")] = None,
-    metric: Annotated[str | None, typer.Option(help="accuracy, balanced_accuracy or macro_f1.")] = None,
+    metric: MetricName = None,
     timeout: Annotated[
         float | None, typer.Option(min=0, help="Seconds after which no trial goes on; then the test.")
     ] = None,
@@ -64,13 +68,17 @@ def search(
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write every trial's curves for TensorBoard, too.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done and what it would cost, and stop.")
+    ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say also what is banked, and why.")] = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Search for the best way to fine-tune on DATA, and test the winner once. The same command again goes on."""
+    from autotune import live
     from autotune import study as studies
-    from autotune.screen import Screen, show
+    from autotune.screen import show
     from autotune.tensorboard import how_to_open
 
     flags = {"epochs": epochs, "metric": _underscored(metric), "seed": seed}
@@ -80,7 +88,10 @@ def search(
         weights=weights, plugins=tuple(plugins or ()), manifest=manifest, skip_unreadable=skip_unreadable,
         flags={**flags, **ranges}, tensorboard=tensorboard,
     )  # fmt: skip
-    screen = Screen(quiet, program=as_json, verbose=verbose)
+    screen = live.fitting(quiet, program=as_json, verbose=verbose)
+    if dry_run:
+        _rehearse(request, screen, as_json)
+        return
     try:
         found = studies.search(request, screen)
     finally:
@@ -89,7 +100,19 @@ def search(
     if tensorboard:
         screen.say(how_to_open(found["folder"]))
     if as_json:
-        _print(found)
+        print_json(found)
+
+
+def _rehearse(request: Request, screen: Screen, as_json: bool) -> None:
+    from autotune import rehearsal
+
+    try:
+        found = rehearsal.rehearse(request, screen)
+    finally:
+        screen.close()
+    rehearsal.show(found, screen)
+    if as_json:
+        print_json(found)
 
 
 @app.command(name="status")
@@ -100,7 +123,7 @@ def status_(study: StudyName, as_json: Json = False) -> None:
 
     found = status(study)
     if as_json:
-        _print(found)
+        print_json(found)
     else:
         show(found, Screen())
 
@@ -127,7 +150,7 @@ def evaluate(
         screen.close()
     show(found, screen)
     if as_json:
-        _print(found)
+        print_json(found)
 
 
 @app.command()
@@ -162,7 +185,7 @@ def export(
         screen.close()
     exports.show(found, screen)
     if as_json:
-        _print(found)
+        print_json(found)
     if problem := exports.refused(found):
         raise problem
 
@@ -208,7 +231,7 @@ def report(study: StudyName, as_json: Json = False) -> None:
 
     found = reports.write(study)
     if as_json:
-        _print(found)
+        print_json(found)
     else:
         typer.echo(f"Wrote {found['file']}")
 
@@ -229,7 +252,7 @@ def data(
     finally:
         screen.close()
     if as_json:
-        _print(found)
+        print_json(found)
     else:
         survey.show(found, screen)
 
@@ -237,7 +260,7 @@ def data(
 @app.command(name="lr-find")
 def lr_find(
     data: Data = None,
-    backbone: Annotated[str, typer.Option(help="The backbone to test, by name.", show_default=False)] = ...,  # type: ignore[assignment]
+    backbone: BackboneName = ...,  # type: ignore[assignment]
     depth: Annotated[int | None, typer.Option(min=0, help="Last stages that train; by default the head alone.")] = None,
     write: Annotated[bool, typer.Option("--write", help="Fix the rates in studies/NAME/study.toml.")] = False,
     study: Annotated[str | None, typer.Option(help="The study's name; by default the data folder's.")] = None,
@@ -270,7 +293,7 @@ def lr_find(
     finally:
         screen.close()
     if as_json:
-        _print(found)
+        print_json(found)
 
 
 @app.command()
@@ -282,86 +305,6 @@ def dashboard(
     from autotune import dashboard as dashboards
 
     dashboards.serve(study, port, typer.echo)
-
-
-@plugins_app.callback()
-def plugins(
-    context: typer.Context,
-    folders: Plugins = None,
-    weights: WeightsDir = None,
-    full: Annotated[bool, typer.Option("--full", help="Add parameters and stages; this imports torch.")] = False,
-    as_json: Json = False,
-) -> None:
-    """List backbones."""
-    if context.invoked_subcommand:
-        return
-    from autotune import listing
-
-    found = listing.listing(tuple(folders or ()), weights, full)
-    if as_json:
-        _print(found)
-    else:
-        listing.show(found)
-
-
-@plugins_app.command()
-def new(name: Annotated[str, typer.Argument(help="A Python name, e.g. my_net.")]) -> None:
-    """Write NAME.py here, a working backbone of some fifteen lines."""
-    from autotune import listing
-
-    file = listing.write_new(name)
-    typer.echo(f"Wrote {file}. Try it: autotune plugins check {name} --plugins {file.parent}")
-
-
-@plugins_app.command()
-def check(name: str, folders: Plugins = None, weights: WeightsDir = None) -> None:
-    """Try a backbone: shapes, what each depth freezes and trains, train and evaluation mode, gradients."""
-    from autotune import listing
-
-    listing.check(name, tuple(folders or ()), weights)
-
-
-@cache_app.callback()
-def cache(context: typer.Context, as_json: Json = False) -> None:
-    """Show what the cache holds, what was used last first."""
-    if context.invoked_subcommand:
-        return
-    from autotune import cache as caches
-    from autotune.screen import Screen, show_cache
-
-    found = caches.status()
-    if as_json:
-        _print(found)
-    else:
-        show_cache(found, Screen())
-
-
-@cache_app.command()
-def trim(
-    to: Annotated[str | None, typer.Option(help="A size, e.g. 5GB; by default the limit.")] = None,
-) -> None:
-    """Delete what was used longest ago until the cache is no larger than its limit."""
-    from autotune import cache as caches
-
-    _tell_deleted(caches.trim(caches.size(to) if to else caches.limit()))
-
-
-@cache_app.command()
-def clear(yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
-    """Delete all decoded pixels and banks. Nothing is lost but the time to compute them again."""
-    from autotune import cache as caches
-    from autotune.errors import ConfigError
-
-    if not yes and not sys.stdin.isatty():
-        raise ConfigError("Nobody is there to be asked.", "Say it beforehand: autotune cache clear --yes")
-    if yes or typer.confirm(f"Delete all decoded pixels and banks in {caches.status()['folder']}?"):
-        _tell_deleted(caches.clear())
-
-
-def _tell_deleted(gone: list[Any]) -> None:
-    from autotune.cache import in_words
-
-    typer.echo(f"Deleted {in_words(sum(one.n_bytes for one in gone))}.")
 
 
 def main() -> NoReturn:
@@ -377,10 +320,6 @@ def main() -> NoReturn:
             print("Stopped. What is finished is kept; the same command goes on.", file=sys.stderr)
         raise
     sys.exit(0)
-
-
-def _print(found: dict[str, Any]) -> None:
-    typer.echo(json.dumps(found, indent=2))
 
 
 def _underscored(name: str | None) -> str | None:

@@ -12,11 +12,11 @@ from optuna.trial import Trial, TrialState
 from autotune import record
 from autotune.errors import StudyError
 from autotune.record import Record
-from autotune.screen import Screen, trial_line
-from autotune.search import Search
-from autotune.space import Params
+from autotune.screen import TRIALS, Screen, in_words
+from autotune.space import Params, chosen
 from autotune.tensorboard import Board
 from autotune.training import PRUNED, TIMEOUT, Epoch, Outcome, ProbeOutcome
+from autotune.trials import Search
 from autotune.workers import Banking, Died, Failed, ProbeTask, TrialTask, Worker, Workers
 
 MOST_FAILURES = 5  # in a row
@@ -45,7 +45,8 @@ class Driver:
         Raises StudyError where five trials in a row have failed.
         """
         self._catch_up()
-        trials = self._screen.progress("Trials")
+        self._screen.earlier(self._book.trials(), self._book.fact("arms"))
+        trials = self._screen.progress(TRIALS)
         trials(self._search.n_finished(), n_trials)
         while True:
             for worker in self._workers.idle:
@@ -82,11 +83,13 @@ class Driver:
         params = self._search.params(trial)
         self._running[trial.number] = trial, params
         self._starts[trial.number] += 1
+        self._screen.started(trial.number, in_words(chosen(params), self._arm(params)))
         worker.give(TrialTask(trial.number, params, str(self._workers.log(f"trial-{trial.number:04d}"))))
 
     def _verdict(self, number: int, row: Epoch) -> str | None:
         """Keep an epoch's row and say whether the trial goes on: None, or why it stops."""
         self._book.keep_epoch(number, row)
+        self._screen.epoch(number, row)
         if self._board:
             self._board.epoch(number, row)
         if self._is_late:
@@ -112,13 +115,16 @@ class Driver:
         if self._board:
             self._board.finish(row)
         best = self._book.best()
-        arm = self._book.fact("arms")[params.backbone]
-        self._screen.say(trial_line(row, arm, is_best=best is not None and best["number"] == number))
+        self._screen.finished(row, self._arm(params), is_best=best is not None and best["number"] == number)
         if self._book.last_states(MOST_FAILURES) == [record.FAILED] * MOST_FAILURES:
             raise StudyError(
                 f"{MOST_FAILURES} trials in a row have failed, the last by {row['error']}.",
                 f"Read {self._workers.log(f'trial-{number:04d}')}; the same command goes on.",
             )
+
+    def _arm(self, params: Params) -> dict[str, Any]:
+        arm: dict[str, Any] = self._book.fact("arms")[params.backbone]
+        return arm
 
     def _catch_up(self) -> None:
         """Tell Optuna of trials that the record has as finished and a killed driver did not get to tell."""

@@ -1,9 +1,10 @@
-"""Face: what Python code gets of a study, beside `predict.load` for a bundle."""
+"""Face: what Python code gets: a search, a study, its winner; beside `predict.load` for a bundle."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from autotune import predict, summary
 from autotune.errors import StudyError
 from autotune.means import Means
 from autotune.predict import Answer, Model
+
+_COLUMNS = ("number", "state", "value", "log_loss", "best_epoch", "epochs", "ended", "seconds", "error")
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,42 @@ class Best:
         return predict.load(self.study, self.means).predict(pictures, top)
 
 
+def search(data: str | Path | None = None, trials: int = 50, *, name: str | None = None, timeout: float | None = None,
+           workers: int = 1, device: str = "auto", config: str | Path | None = None,
+           weights: str | Path | None = None, plugins: Sequence[str | Path] = (), manifest: str | Path | None = None,
+           skip_unreadable: bool = False, quiet: bool = False, **settings: Any) -> Study:  # fmt: skip
+    """Run a study as `autotune search` does, in ./studies, or go on with it; the same call again only opens it.
+
+    data: a folder, a CSV or TSV file, the name of a torchvision data set, or None for the built-in digits. trials:
+    finished ones in all. timeout: seconds. settings: those of study.toml and what stands under its [space], by name:
+    metric="macro_f1", epochs=12, seed=1, backbone=["resnet18"], depth=[0, 1], augment={"low": 0, "high": 1}.
+    Raises AutotuneError for what can be mended.
+    """
+    from autotune import live
+    from autotune import study as studies
+
+    request = studies.Request(
+        data=_path(data), name=name, trials=trials, timeout=timeout, workers=workers, device=device,
+        config=_path(config), weights=_path(weights), plugins=tuple(Path(place) for place in plugins),
+        manifest=_path(manifest), skip_unreadable=skip_unreadable, flags=settings,
+    )  # fmt: skip
+    screen = live.fitting(quiet, program=False, verbose=False)
+    try:
+        studies.search(request, screen)
+    finally:
+        screen.close()
+    return Study(studies.folder_of(request), device, weights, plugins)
+
+
+def _path(given: str | Path | None) -> Path | None:
+    return None if given is None else Path(given)
+
+
 class Study:
-    """A study by its name in ./studies, or by its folder. Raises StudyError where there is none."""
+    """A study by its name in ./studies, or by its folder. Raises StudyError where there is none.
+
+    device, weights, plugins: with what its winner is opened, as they were when it was searched.
+    """
 
     def __init__(self, name: str | Path, device: str = "auto", weights: str | Path | None = None,
                  plugins: Sequence[str | Path] = ()) -> None:  # fmt: skip
@@ -60,3 +97,32 @@ class Study:
             raise StudyError(f"Study {self.folder.name} has no complete trial.", "Let it finish one: search again.")
         told = {name: found[name] for name in ("number", "value", "params", "words")}
         return Best(str(self.folder), self._means, **told)
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def test(self) -> dict[str, Any] | None:
+        """The look at the test pictures: value and value_interval of the metric, in [0, 1], n, accuracy, per_class,
+        confusion (rows: true classes), mistakes, looks and more; None where there was none with this winner.
+        """
+        found: dict[str, Any] | None = summary.status(str(self.folder))["test"]
+        return found
+
+    @property
+    def trials(self) -> Any:
+        """Every finished trial, best first: a pandas DataFrame where pandas is installed, else a list of dicts.
+
+        number, state, value (of the metric, in [0, 1]), epochs, ended, seconds, error, and a column for each choice.
+        """
+        board = summary.status(str(self.folder))["leaderboard"]
+        rows = [{**{key: row[key] for key in _COLUMNS}, **row["params"]} for row in board]
+        if find_spec("pandas") is None:
+            return rows
+        import pandas
+
+        return pandas.DataFrame(rows)
+
+    def __repr__(self) -> str:
+        return f"Study({str(self.folder)!r})"

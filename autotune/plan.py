@@ -71,8 +71,10 @@ class Plan:
 
 
 def make(settings: Settings, catalogue: Catalogue, folder: Path | None, device: str, side: int,
-         say: Callable[[str], None], only: Mapping[str, Arm] | None = None) -> Plan:  # fmt: skip
+         say: Callable[[str], None], only: Mapping[str, Arm] | None = None, download: bool = True) -> Plan:  # fmt: skip
     """Choose and open the backbones. side: the pictures' median shorter side, in pixels. only: arms of an earlier run.
+
+    download: whether weights that are not here are fetched; else such backbones are opened with random ones.
 
     Raises PluginError, WeightsError or ConfigError where one that the user named cannot take part, or none can.
     """
@@ -84,15 +86,15 @@ def make(settings: Settings, catalogue: Catalogue, folder: Path | None, device: 
         if not found.at_hand and not asked:
             left_out[entry.name] = found.reason
             continue
-        if not found.at_hand:
+        if download and not found.at_hand:
             say(f"Downloading the weights of {entry.name}: {entry.traits.megabytes or '?'} MB")
         try:
             arm = only[entry.name] if only else None
-            candidates.append(_opened(entry, found, settings, device, side, arm))
+            candidates.append(_opened(entry, found, settings, device, side, arm, download or found.at_hand))
             if entry.traits.fixed_pixels and settings.space.pixels and not only:
                 say(f"{entry.name} keeps its {entry.traits.pixels} pixels: no other size works.")
         except AutotuneError as error:
-            if not found.at_hand:
+            if download and not found.at_hand:
                 error = _not_had(entry, error)
             if only or len(asked) == 1:  # a study goes on with all its backbones or not at all
                 raise error from None
@@ -134,8 +136,12 @@ def class_weight_range(counts: Mapping[str, int]) -> Ranged:
     return Range(0.0, 1.0) if max(counts.values()) > UNEVEN * min(counts.values()) else Fixed(0.0)
 
 
-def estimate(plan: Plan, settings: Settings, trials: int, parts: Split, cuts: Cuts) -> float:
-    """About how many seconds so many trials will take: counted work, at rates measured now."""
+def estimate(plan: Plan, settings: Settings, trials: int, parts: Split, cuts: Cuts,
+             missing: Mapping[tuple[str, int], int] | None = None) -> float:  # fmt: skip
+    """About how many seconds so many trials will take: counted work, at rates measured now.
+
+    missing: pictures that the bank of each backbone and size lacks, counted once a view; without it, all.
+    """
     memory.hold()
     n_train, n_rest = len(parts.part(TRAIN)), len(parts.part(VALIDATION))
     epochs = max(settings.n_epochs * work.EPOCHS_SHARE, 1)
@@ -146,7 +152,8 @@ def estimate(plan: Plan, settings: Settings, trials: int, parts: Split, cuts: Cu
             chain = weights.stages(one.backbone, one.weights, pretrained=False)
             found = rates.measured(chain, anatomy.pixels, one.depths, torch.device(plan.device))
             if one.cuts:
-                seconds += found.forward * (n_train * (1 + N_VIEWS) + n_rest)
+                every = n_train * (1 + N_VIEWS) + n_rest
+                seconds += found.forward * (missing[one.backbone.name, anatomy.pixels] if missing else every)
             epoch = [
                 n_train * found.steps[depth]
                 + 2 * n_rest * found.cleans[depth]
@@ -179,8 +186,8 @@ def decided(settings: Settings, parts: Split) -> Settings:
     return space.narrowed(replace(settings, epochs=epochs), class_weight=ranged)
 
 
-def counted(chosen: Plan, settings: Settings, parts: Split, trials: int) -> dict[tuple[str, int], list[Cut]]:
-    """For each pretrained backbone and size, what banking each of its cuts costs and saves in so many trials."""
+def shares(chosen: Plan, settings: Settings, parts: Split, trials: int) -> dict[tuple[str, int], Share]:
+    """What falls to each backbone and size where trials are dealt out evenly."""
     share = Share(
         n_train=len(parts.part(TRAIN)),
         n_rest=len(parts.part(VALIDATION)),
@@ -188,12 +195,24 @@ def counted(chosen: Plan, settings: Settings, parts: Split, trials: int) -> dict
         trials=0,
         augmented=settings.space.augment not in (Fixed(0), Fixed(0.0)),
     )
+    return {
+        (one.backbone.name, anatomy.pixels): replace(
+            share, trials=trials / len(chosen.candidates) / len(one.anatomies) / len(one.depths)
+        )
+        for one in chosen.candidates
+        for anatomy in one.anatomies
+    }
+
+
+def counted(chosen: Plan, settings: Settings, parts: Split, trials: int) -> dict[tuple[str, int], list[Cut]]:
+    """For each pretrained backbone and size, what banking each of its cuts costs and saves in so many trials."""
     found = {}
+    dealt = shares(chosen, settings, parts, trials)
     for one in chosen.candidates:
         for anatomy in one.anatomies if one.cuts else ():
-            expected = trials / len(chosen.candidates) / len(one.anatomies) / len(one.depths)
-            each = replace(share, trials=max(expected, 1))
-            found[one.backbone.name, anatomy.pixels] = [work.cut(anatomy, cut, each, chosen.device) for cut in one.cuts]
+            key = one.backbone.name, anatomy.pixels
+            each = replace(dealt[key], trials=max(dealt[key].trials, 1))
+            found[key] = [work.cut(anatomy, cut, each, chosen.device) for cut in one.cuts]
     return found
 
 
@@ -257,9 +276,10 @@ def _by_default(catalogue: Catalogue, side: int) -> list[Backbone]:
     ]
 
 
-def _opened(entry: Backbone, found: Weights, settings: Settings, device: str, side: int, arm: Arm | None) -> Candidate:
+def _opened(entry: Backbone, found: Weights, settings: Settings, device: str, side: int, arm: Arm | None,
+            pretrained: bool) -> Candidate:  # fmt: skip
     """Build it once, with its weights, so that what cannot work is said before any trial."""
-    chain = weights.stages(entry, found)
+    chain = weights.stages(entry, found, pretrained)
     sizes = arm.pixels if arm else _sizes(entry, settings.space.pixels, side)
     anatomies = tuple(examine(entry, chain, size) for size in sizes)
     if arm:
@@ -268,7 +288,8 @@ def _opened(entry: Backbone, found: Weights, settings: Settings, device: str, si
         depths = (anatomies[0].stages,)
     else:
         depths = _depths(entry, anatomies[0], settings.space.depth, device)
-    return Candidate(entry, found, anatomies, depths, "" if entry.traits.from_scratch else weights.digest(chain))
+    has_digest = pretrained and not entry.traits.from_scratch
+    return Candidate(entry, found, anatomies, depths, weights.digest(chain) if has_digest else "")
 
 
 def _sizes(entry: Backbone, asked: Ranged | None, side: int) -> tuple[int, ...]:

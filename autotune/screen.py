@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -13,9 +14,25 @@ from rich.table import Table
 
 from autotune import cache
 
+if TYPE_CHECKING:
+    from autotune.training import Epoch
+
 PLAIN_SECONDS = 10.0  # between two lines of one piece of work where there is no terminal
 PLAIN_WIDTH = 160
 LEADERS = 10
+TRIALS = "Trials"  # the title of the work that is estimated beforehand
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What a study is about to do. facts: in a few words each. epochs, gap: the most that a trial may have of them."""
+
+    study: str
+    facts: tuple[str, ...]
+    metric: str
+    epochs: int
+    gap: float
+    device: str
 
 
 class Screen:
@@ -50,7 +67,28 @@ class Screen:
 
         return show
 
+    def planned(self, outline: Outline) -> None:
+        """A study is about to start, or to go on."""
+
+    def estimated(self, seconds: float) -> None:
+        """What is left of the study will take about so long."""
+        self.say(f"About {duration(seconds)} to go.")
+
+    def earlier(self, rows: Sequence[dict[str, Any]], arms: Mapping[str, Any]) -> None:
+        """Trials that were finished before this run."""
+
+    def started(self, number: int, words: str) -> None:
+        """A trial has begun, or begins again. words: its choices."""
+
+    def epoch(self, number: int, row: Epoch) -> None:
+        """A running trial has finished an epoch."""
+
+    def finished(self, row: dict[str, Any], arm: dict[str, Any], is_best: bool) -> None:
+        """A trial has ended, failed ones too. row: as the record has it."""
+        self.say(trial_line(row, arm, is_best))
+
     def close(self) -> None:
+        """The end of the bars; what is shown later starts them anew."""
         if self._bars:
             self._bars.stop()
             self._bars, self._tasks = None, {}

@@ -23,14 +23,14 @@ from autotune.identity import (
 from autotune.lesson import Backbones, Lesson
 from autotune.plan import Candidate, Plan
 from autotune.record import Record, locked, opened
-from autotune.screen import Screen, duration, percent
-from autotune.search import Search
+from autotune.screen import Outline, Screen, percent
 from autotune.space import Arm, Settings
 from autotune.splits import MANIFEST, TEST, TRAIN, VALIDATION, Split
 from autotune.store import cache_folder
 from autotune.summary import STUDIES, status
 from autotune.tensorboard import Board, refuse_missing
 from autotune.training import ProbeOutcome
+from autotune.trials import Search
 from autotune.workers import ProbeTask, Workers
 
 
@@ -70,7 +70,7 @@ def _searched(request: Request, screen: Screen) -> dict[str, Any]:
     folder = folder_of(request)
     settings = space.read(config_of(request, folder), request.flags or {}, is_writing=samples.is_writing(request.data))
     catalogue = plugins.catalogue(request.plugins)
-    _refuse_unknown(settings, catalogue)
+    refuse_unknown(settings, catalogue)
     device = plan.device(request.device)
     parts, root = read_pictures(request, folder, settings, catalogue, screen)
     with locked(folder), opened(folder) as book, _timed(book, start):
@@ -87,13 +87,14 @@ def _searched(request: Request, screen: Screen) -> dict[str, Any]:
                 lesson = plan.lesson(settings, parts, chosen, request.workers, folder, cuts)
                 refuse_other_weights(book, chosen)
                 workers.teach(lesson)
-                _announce(screen, request.trials, settings, parts, chosen, book)
+                screen.planned(_outline(folder.name, request.trials, settings, parts, chosen))
+                announce(screen, request.trials, len(book.trials()), settings, parts, chosen)
                 decode(parts, root, chosen, screen)
                 _begin(book, folder, asked, parts, device, cuts)
                 book.add_seconds(read=time.monotonic() - start)
                 arms = _probe(workers, chosen, book, screen)
                 left = max(request.trials - len(book.trials()), 0)  # the workers wait, so rates can be measured
-                screen.say(f"About {duration(plan.estimate(chosen, settings, left, parts, cuts))} to go.")
+                screen.estimated(plan.estimate(chosen, settings, left, parts, cuts))
                 trials = _queued(Search(folder / "trials.db", settings, arms), arms, book)
                 deadline = start + request.timeout if request.timeout is not None else None
                 Driver(trials, workers, book, screen, deadline, board).run(request.trials)
@@ -116,16 +117,16 @@ def config_of(request: Request, folder: Path) -> Path | None:
     return request.config or (own if own.is_file() else None)
 
 
-def _refuse_unknown(settings: Settings, catalogue: plugins.Catalogue) -> None:
+def refuse_unknown(settings: Settings, catalogue: plugins.Catalogue) -> None:
     for name in plan.named(settings.space.backbone):
         catalogue.find(name)
 
 
 def read_pictures(request: Request, folder: Path, settings: Settings, catalogue: plugins.Catalogue,
-                  screen: Screen) -> tuple[Split, Path]:  # fmt: skip
+                  screen: Screen, keep: bool = True) -> tuple[Split, Path]:  # fmt: skip
     """The pictures and their parts: a study's own manifest if there is one and the folder still is as it says.
 
-    What is decoded for this is also resized and stored, so that it need not be decoded again.
+    keep: what is decoded for this is also resized and stored, so that it need not be decoded again.
     """
     source = samples.place(request.data, cache_folder(), screen.say)
     manifest = folder / MANIFEST
@@ -136,7 +137,9 @@ def read_pictures(request: Request, folder: Path, settings: Settings, catalogue:
         sealed = splits.seal(settings.seed, settings.test, old)
         return pixels.Squares(plan.looks(settings, catalogue, request.weights, side), sealed)
 
-    catalog = images.read(source, {p.path: p for p in own}, screen.progress("Reading"), None if own else shelf)
+    catalog = images.read(
+        source, {p.path: p for p in own}, screen.progress("Reading"), shelf if keep and not own else None
+    )
     if not request.skip_unreadable:
         images.refuse_many_bad(catalog)
     screen.close()
@@ -159,9 +162,9 @@ def _begin(book: Record, folder: Path, settings: Settings, parts: Split, device:
     book.note(definition=space.definition(settings), banked=[[*key, kept] for key, kept in cuts.items()])
 
 
-def _announce(screen: Screen, n_trials: int, settings: Settings, parts: Split, chosen: Plan, book: Record) -> None:
-    counts = parts.counts
-    left = max(n_trials - len(book.trials()), 0)
+def announce(screen: Screen, n_trials: int, n_done: int, settings: Settings, parts: Split, chosen: Plan) -> None:
+    """Say what takes part, and what is planned with it."""
+    counts, left = parts.counts, max(n_trials - n_done, 0)
     screen.say(
         f"{counts[TRAIN]} training, {counts[VALIDATION]} validation, {counts[TEST]} test pictures of "
         f"{len(parts.classes)} classes; {counts['set_aside']} set aside."
@@ -170,10 +173,7 @@ def _announce(screen: Screen, n_trials: int, settings: Settings, parts: Split, c
         screen.say(f"Left out: {name}: {reason}")
     for one in chosen.candidates:
         sizes = ", ".join(str(size) for size in one.arm.pixels)
-        stages = one.anatomies[0].stages
-        depths = "from scratch" if one.backbone.traits.from_scratch else f"last {_span(one.depths)} of {stages} stages"
-        whence = "" if one.backbone.traits.from_scratch else f", weights {one.weights.reason}"
-        screen.say(f"Backbone: {one.backbone.name} at {sizes} pixels, {depths}{whence}.")
+        screen.say(f"Backbone: {one.backbone.name} at {sizes} pixels, {_depths(one)}{_whence(one)}.")
     for (name, size), found in plan.counted(chosen, settings, parts, n_trials).items():
         for cut in found:
             screen.detail(work.in_words(name, size, cut, stages=found[-1].number))
@@ -181,6 +181,36 @@ def _announce(screen: Screen, n_trials: int, settings: Settings, parts: Split, c
         f"Plan: {left} trials of up to {settings.n_epochs} epochs, {settings.sampler} and {settings.pruner}, "
         f"on {chosen.device}."
     )
+
+
+def _outline(name: str, n_trials: int, settings: Settings, parts: Split, chosen: Plan) -> Outline:
+    """The plan in a few words, for a live screen."""
+    counts = parts.counts
+    pictures = " + ".join(str(counts[part]) for part in (TRAIN, VALIDATION, TEST))
+    backbones = [
+        f"{one.backbone.label}, {' or '.join(map(str, one.arm.pixels))} pixels, {_depths(one)}"
+        for one in chosen.candidates
+    ]
+    facts = (
+        f"{pictures} pictures of {len(parts.classes)} classes", *backbones,
+        f"{n_trials} trials of up to {settings.n_epochs} epochs", f"on {chosen.device}",
+    )  # fmt: skip
+    return Outline(name, facts, settings.metric, settings.n_epochs, settings.gap, chosen.device)
+
+
+def _whence(one: Candidate) -> str:
+    source = one.backbone.traits.weights or ""
+    if one.backbone.traits.from_scratch:
+        return ""
+    if one.weights.at_hand or source.startswith("package:"):
+        return f", weights {one.weights.reason}"
+    return f", weights by download, {one.backbone.traits.megabytes or '?'} MB"
+
+
+def _depths(one: Candidate) -> str:
+    if one.backbone.traits.from_scratch:
+        return "from scratch"
+    return f"last {_span(one.depths)} of {one.anatomies[0].stages} stages"
 
 
 def _span(depths: Sequence[int]) -> str:

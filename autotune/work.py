@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,7 +29,16 @@ class Share:
     @property
     def seen(self) -> float:
         """Pictures that one depth's trials take in: each epoch all for training, and two clean samples."""
-        return self.trials * max(self.epochs * EPOCHS_SHARE, 1) * (self.n_train + 2 * self.n_rest)
+        return self.all_epochs * (self.n_train + 2 * self.n_rest)
+
+    @property
+    def all_epochs(self) -> float:
+        return self.trials * max(self.epochs * EPOCHS_SHARE, 1)
+
+    @property
+    def n_rows(self) -> int:
+        """Of one cut's bank: every training picture in every view, every validation picture as it is."""
+        return self.n_train * (1 + N_VIEWS * self.augmented) + self.n_rest
 
 
 @dataclass(frozen=True)
@@ -48,13 +58,23 @@ class Cut:
 def cut(anatomy: Anatomy, number: int, share: Share, device: str) -> Cut:
     """Count both ways to serve trials that train what comes after the first `number` stages."""
     forward = sum(anatomy.operations[:number])
-    row_bytes = 2
-    for size in anatomy.shapes[number - 1]:
-        row_bytes *= size
-    n_rows = share.n_train * (1 + N_VIEWS * share.augmented) + share.n_rest
+    row_bytes = bytes_a_row(anatomy, number)
+    n_rows = share.n_rows
     a_byte = OPERATIONS_A_BYTE[device.partition(":")[0]]
     banked = forward * n_rows + a_byte * row_bytes * (n_rows + share.seen)
     return Cut(number, banked, forward * share.seen, row_bytes * n_rows)
+
+
+def bytes_a_row(anatomy: Anatomy, number: int) -> int:
+    """Of the first `number` stages' output for one picture, in half precision."""
+    return 2 * math.prod(anatomy.shapes[number - 1])
+
+
+def trials(anatomy: Anatomy, depth: int, share: Share, is_banked: bool) -> float:
+    """Operations of one depth's trials. A training step costs three forward passes of the tail, a measurement one."""
+    tail = anatomy.tail_operations(depth)
+    frozen = 0.0 if is_banked else share.seen * (sum(anatomy.operations) - tail)
+    return share.all_epochs * tail * (3 * share.n_train + 2 * share.n_rest) + frozen
 
 
 def kept(cuts: Sequence[Cut], stages: int) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import traceback
+import types
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing import connection
@@ -83,7 +84,7 @@ class Worker:
         # The lesson goes by the pipe: as an argument, a large one hangs this process where the child dies early;
         # and the child can load torch while the lesson is still being made.
         self.process = context.Process(target=_work, args=(theirs,), daemon=True)
-        with _deaf_to_ctrl_c():
+        with _deaf_to_ctrl_c(), _no_main():
             self.process.start()
         theirs.close()
         self.task: Task | None = None
@@ -203,6 +204,19 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def _no_main() -> Iterator[None]:
+    """What is started in here does not run the user's script again, as spawn does with a script that has no
+    `if __name__ == "__main__"`: workers need nothing of it.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _work(pipe: Connection[Any, Any]) -> None:

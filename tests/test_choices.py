@@ -7,7 +7,7 @@ import pytest
 
 from autotune import charts, choices
 from autotune.record import COMPLETE
-from autotune.search import NAME
+from autotune.trials import NAME
 
 
 @pytest.fixture

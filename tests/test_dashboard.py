@@ -21,8 +21,8 @@ import pytest
 from autotune import dashboard, space
 from autotune.errors import AutotuneError, StudyError
 from autotune.record import Record
-from autotune.search import Search
 from autotune.summary import status
+from autotune.trials import Search
 
 SHOT = os.environ.get("AUTOTUNE_TEST_SHOT")  # where to keep a picture of the page, for who wants to look at it
 

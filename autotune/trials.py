@@ -1,4 +1,4 @@
-"""What to try next: Optuna asks, is told, and says which trials are not worth finishing."""
+"""Trials: what to try next. Optuna asks, is told, and says which trials are not worth finishing."""
 
 from __future__ import annotations
 

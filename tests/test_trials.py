@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from optuna.trial import TrialState
 
-from autotune.search import Search
 from autotune.space import Arm, Params, Settings
 from autotune.training import Epoch
+from autotune.trials import Search
 
 ARMS = (Arm("net", (224,), (0, 1, 2)), Arm("other", (32,), (3,)))
 SETTINGS = Settings(epochs=9)

@@ -1,0 +1,48 @@
+"""The gauge: how much memory a study takes, of how much the machine has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import psutil
+
+from autotune.cache import in_words
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes. own, workers: resident, of the driver and of its children. gpu: in use, by all programs, and there."""
+
+    own: int
+    workers: int
+    machine: int
+    gpu: tuple[int, int] | None = None
+
+    @property
+    def words(self) -> str:
+        parts = f"driver {in_words(self.own)}" + (f", workers {in_words(self.workers)}" if self.workers else "")
+        said = f"Memory: {in_words(self.own + self.workers)} of {in_words(self.machine)} ({parts})"
+        return f"{said}; GPU {in_words(self.gpu[0])} of {in_words(self.gpu[1])}" if self.gpu else said
+
+
+def memory(device: str) -> Memory:
+    """What is in use now, in this process, in its children, and on the GPU where the device is one."""
+    me = psutil.Process()
+    children = sum(_resident(child) for child in me.children(recursive=True))
+    return Memory(_resident(me), children, psutil.virtual_memory().total, _gpu(device))
+
+
+def _resident(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_info().rss)
+    except psutil.Error:  # it has ended meanwhile
+        return 0
+
+
+def _gpu(device: str) -> tuple[int, int] | None:
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    free, there = torch.cuda.mem_get_info(torch.device(device))
+    return there - free, there

@@ -1,0 +1,109 @@
+"""A dry run says what a search would do, and does nothing."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import write_digits
+from typer.testing import CliRunner
+
+from autotune import plan, plugins, rehearsal, space, splits, study
+from autotune.cli import app
+from autotune.errors import StudyError
+from autotune.lesson import Backbones
+from autotune.screen import Screen
+from autotune.study import Request
+
+BANKED: dict[str, Any] = {"backbone": ["efficientnet_lite0"], "depth": [0, 1], "epochs": 4}
+
+
+@pytest.fixture
+def cold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, no worker and no network."""
+    monkeypatch.setenv("AUTOTUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a dry run starts no worker and downloads nothing")
+
+    monkeypatch.setattr(study, "Workers", refuse)
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    return tmp_path / "cache"
+
+
+def rehearsed(data: Path, trials: int = 10, name: str = "s", screen: Screen | None = None, **more: Any) -> Any:
+    request = Request(data=data, name=name, trials=trials, device="cpu", **more)
+    return rehearsal.rehearse(request, screen or Screen(quiet=True))
+
+
+def test_it_leaves_nothing_behind_and_its_values_are_plain(here: Path, digits: Path, cold: Path) -> None:
+    found = rehearsed(digits, flags=BANKED)
+    assert json.loads(json.dumps(found)) == found
+    assert list(here.iterdir()) == []
+    assert not cold.exists()
+    assert sum(found["pictures"].values()) == 150
+    assert found["trials"] == {"asked": 10, "finished": 0, "left": 10}
+    assert found["backbones"][0]["depths"] == [0, 1]
+    assert found["disk"]["pixels"] == (150 - found["pictures"]["test"]) * 3 * 64 * 64
+    assert found["seconds"] > 1
+    assert found["operations"]["bank"] > 0 < found["operations"]["trials"]
+
+
+def test_the_bank_it_tells_is_the_bank_that_there_will_be(here: Path, tmp_path: Path, cold: Path) -> None:
+    digits = write_digits(tmp_path / "few", classes=2, each=15)
+    told = rehearsed(digits, flags=BANKED)
+    settings = space.read(None, BANKED)
+    parts, root = study.read_pictures(
+        Request(data=digits), here / "s", settings, plugins.catalogue(), Screen(quiet=True)
+    )
+    chosen = plan.make(settings, plugins.catalogue(), None, "cpu", parts.side, print)
+    lesson = plan.lesson(settings, parts, chosen, 1, here, plan.banked(chosen, settings, parts, 10))
+    study.decode(parts, root, chosen, Screen(quiet=True))
+    bank = Backbones(lesson).bank("efficientnet_lite0", 64)
+    bank.fill((*lesson.train.digests, *lesson.validation.digests), [0], lambda *_: None)
+    bank.fill(lesson.train.digests, [1, 2, 3, 4], lambda *_: None)
+    assert told["disk"]["bank"] == sum(file.stat().st_size for file in (cold / "banks").rglob("rows.bin"))
+    assert told["disk"]["pixels"] == sum(file.stat().st_size for file in (cold / "pixels").rglob("rows.bin"))
+    again = rehearsed(digits, flags=BANKED)
+    assert again["banks"][0]["bytes_there"] == again["banks"][0]["bytes"] == told["disk"]["bank"]
+    assert (again["disk"]["bank"], again["disk"]["pixels"], again["operations"]["bank"]) == (0, 0, 0)
+    assert again["operations"]["trials"] == told["operations"]["trials"]
+
+
+def test_a_download_is_announced_and_not_made(
+    here: Path, digits: Path, cold: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = rehearsed(digits, flags={"backbone": ["resnet18"]}, screen=Screen())
+    assert found["backbones"][0]["weights"] == {"at_hand": False, "megabytes": 45}
+    assert "weights by download, 45 MB." in capsys.readouterr().out
+
+
+def test_of_a_study_that_has_begun_it_tells_what_is_left(searched: Path, finished: Path) -> None:
+    data, flags = searched.parents[1] / "digits3", {"epochs": 3, "backbone": ["small_cnn"]}
+    before = {file: file.read_bytes() for file in finished.rglob("*") if file.is_file()}
+    found = rehearsed(data, 6, flags=flags)
+    assert found["begun"]
+    assert found["trials"] == {"asked": 6, "finished": 4, "left": 2}
+    done = rehearsed(data, 4, flags=flags)
+    assert (done["trials"]["left"], done["tested"], done["seconds"]) == (0, True, 0)
+    with pytest.raises(StudyError, match="epochs was 3, is 5"):
+        rehearsed(data, 6, flags={**flags, "epochs": 5})
+    assert {file: file.read_bytes() for file in finished.rglob("*") if file.is_file()} == before
+    assert (
+        len(splits.read(finished / "manifest.csv")) == sum(found["pictures"].values()) - found["pictures"]["set_aside"]
+    )
+
+
+def test_the_command_tells_people_and_programs(here: Path, digits: Path, cold: Path) -> None:
+    words = ["search", str(digits), "--dry-run", "--backbones", "small_cnn", "--device", "cpu", "--trials", "7"]
+    told = CliRunner().invoke(app, words)
+    assert told.exit_code == 0
+    for said in ("Plan: 7 trials", "T operations for the trials.", "Disk: ", "Time: about ", "dry run: no study"):
+        assert said in told.stdout
+    found = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
+    assert found["trials"]["left"] == 7
+    assert CliRunner().invoke(app, [*words, "--quiet"]).stdout == ""
+    assert not (here / "studies").exists()
