@@ -71,7 +71,7 @@ def show(found: dict[str, Any], screen: Screen) -> None:
     bank = f"{operations['bank'] / 1e12:.3g} T operations for the bank, " if found["banks"] else ""
     screen.say(f"Work: {bank}{operations['trials'] / 1e12:.3g} T operations for the trials.")
     bank = f"up to {in_words(disk['bank'])} for the bank, " if found["banks"] else ""
-    screen.say(f"Disk: {bank}{in_words(disk['pixels'])} for decoded pixels, in {disk['folder']}.")
+    screen.say(f"Disk: {bank}{in_words(disk['pixels'])} for decoded pixels, in {_homely(disk['folder'])}.")
     if found["begun"]:
         screen.say(f"The study has begun: {trials['finished']} trials are finished, {trials['left']} are left.")
     if not trials["left"] and found["tested"]:
@@ -79,6 +79,12 @@ def show(found: dict[str, Any], screen: Screen) -> None:
         return
     screen.say(f"Time: about {duration(found['seconds'])}.")
     screen.say("This was a dry run: no study was written. The same command without --dry-run starts it.")
+
+
+def _homely(folder: str) -> str:
+    """A path as a person writes it."""
+    place = Path(folder)
+    return f"~/{place.relative_to(Path.home()).as_posix()}" if place.is_relative_to(Path.home()) else folder
 
 
 def _known(folder: Path, settings: Settings, parts: Split) -> Known:

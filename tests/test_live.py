@@ -173,6 +173,17 @@ def test_it_is_drawn_at_most_four_times_a_second_however_much_happens() -> None:
     assert len(drawn) <= (1 / live.SOONEST + live.TICKS) * seconds + 3
 
 
+def test_four_drawings_a_second_cost_less_than_a_hundredth_of_a_core() -> None:
+    screen, costs = studying(200, 60, running=4), []
+    for _ in range(5):
+        start = time.thread_time()
+        for _ in range(20):
+            screen._live.refresh()  # type: ignore[union-attr]
+        costs.append((time.thread_time() - start) / 20)
+    screen.close()
+    assert min(costs) / live.SOONEST < 0.01
+
+
 def test_drawing_while_trials_come_and_go_is_safe() -> None:
     screen, failed = studying(running=3), []
 
@@ -252,6 +263,8 @@ def test_a_study_in_a_terminal_is_followed_and_leaves_it_clean(here: Path, digit
     assert out.rindex("\x1b[?25h") > out.rindex("\x1b[?25l")
     for shown in ("Reading", "Memory: ", "  training ", "  validation "):
         assert shown in out, shown
+    while_it_ran = out[: out.index("  validation ")]  # kill -9 there would leave the cursor as it is
+    assert while_it_ran.rindex("\x1b[?25h") > while_it_ran.rindex("\x1b[?25l")
     screen = opened()
     request = Request(data=digits, name="s", trials=2, flags={"epochs": 2, "backbone": ["small_cnn"]}, device="cpu")
     show(study.search(request, screen), screen)

@@ -52,7 +52,10 @@ def test_it_leaves_nothing_behind_and_its_values_are_plain(here: Path, digits: P
     assert found["operations"]["bank"] > 0 < found["operations"]["trials"]
 
 
-def test_the_bank_it_tells_is_the_bank_that_there_will_be(here: Path, tmp_path: Path, cold: Path) -> None:
+def test_the_bank_it_tells_is_the_bank_that_there_will_be(
+    here: Path, tmp_path: Path, cold: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "estimate", lambda *_: 1.0)  # it takes longer than all the rest
     digits = write_digits(tmp_path / "few", classes=2, each=15)
     told = rehearsed(digits, flags=BANKED)
     settings = space.read(None, BANKED)

@@ -1,0 +1,65 @@
+"""Draws docs/screen.svg: the live screen of a real study, while a late trial's gap is in sight of its limit.
+
+python docs/screen.py FOLDER, in a folder where `studies/` may be written; the last such moment is the picture.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.terminal_theme import MONOKAI
+
+from autotune import study
+from autotune.live import LiveScreen
+from autotune.screen import show
+from autotune.study import Request
+from autotune.training import Epoch
+
+TRIALS = 20
+WIDTH, HEIGHT = 110, 32
+FILE = Path(__file__).with_suffix(".svg")
+
+
+class Photographed(LiveScreen):
+    def __init__(self, command: str) -> None:
+        super().__init__()
+        self.console = Console(file=io.StringIO(), force_terminal=True, width=WIDTH, height=HEIGHT)
+        self._command = command
+        self._said: list[str] = []
+
+    def say(self, text: str = "") -> None:
+        super().say(text)
+        self._said.append(text)
+        print(text, file=sys.__stdout__, flush=True)
+
+    def epoch(self, number: int, row: Epoch) -> None:
+        super().epoch(number, row)
+        outline = self._view.outline
+        if outline and number >= TRIALS // 2 and row.number > outline.epochs // 2 and row.gap > outline.gap / 3:
+            self._take()
+
+    def _take(self) -> None:
+        panel = self._drawn()
+        above = Console(file=io.StringIO(), width=WIDTH)
+        above.print("\n".join(self._said), markup=False, highlight=False)
+        said = above.file.getvalue().splitlines()[panel.plain.count("\n") + 1 - HEIGHT :]  # type: ignore[attr-defined]
+        paper = Console(file=io.StringIO(), record=True, force_terminal=True, color_system="truecolor", width=WIDTH)
+        paper.print("\n".join(said), markup=False, highlight=False)
+        paper.print(*panel.split("\n"), sep="\n", no_wrap=True, overflow="ellipsis")
+        FILE.write_text(paper.export_svg(title=self._command, theme=MONOKAI), encoding="utf-8")
+
+
+def main(folder: Path) -> None:
+    screen = Photographed(f"autotune search {folder.name} --trials {TRIALS}")
+    try:
+        found = study.search(Request(data=folder, trials=TRIALS), screen)
+    finally:
+        screen.close()
+    show(found, screen)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
