@@ -11,6 +11,7 @@ import typer
 
 from autotune.errors import AutotuneError
 from autotune.options import (
+    BackboneName,
     Backbones,
     Data,
     Device,

@@ -25,8 +25,8 @@ MEANT = {
     "flips": "Which mirrorings leave the meaning of a picture as it is.",
     "angle": "The largest turn that leaves it, in degrees; augmentation turns by up to that.",
     "backbone": "The networks, by name. By default those whose weights are on this machine.",
-    "depth": "The last stages that train; 0 is the head alone. By default all; on a CPU, tails of at most 40 % of the work.",
-    "pixels": "Sides of the square that pictures are resized to. By default the backbone's own, less for small pictures.",
+    "depth": "The last stages that train; 0: the head alone. By default all; on a CPU, tails of at most 40 % of work.",
+    "pixels": "Side of the square that pictures are resized to. By default the backbone's, less for small pictures.",
     "lr_low": "The lower bound of the learning-rate cycle. By default 1e-6 to 1e-4, log, times the optimizer's factor.",
     "lr_high": "The upper bound. By default 1e-4 to 1e-2, log, times the optimizer's factor.",
     "class_weight": "c of (1 / frequency)^c. By default searched, from 0 to 1, where classes are uneven; else 0.",
@@ -52,8 +52,8 @@ def study_toml() -> str:
     defaults = space.definition(Settings())
     lines = [
         "# study.toml\n",
-        "All of a study's definition; every line may be left out. It is read from `studies/NAME/study.toml`, or from where",
-        "`--config` says. A flag goes before it. What is not known, or out of range, is an error that tells all at once.\n",
+        "All of a study's definition; every line may be left out. It is read from `studies/NAME/study.toml`, or from",
+        "where `--config` says. A flag goes before it. What is unknown or out of range is told, all of it at once.\n",
         "| setting | default | may be | meaning |\n|---|---|---|---|",
         *(_row(name, _literal(defaults[name]), space._SETTINGS[name]) for name in space._SETTINGS),
         "\n## [space]\n",
@@ -73,10 +73,8 @@ def _literal(value: Any) -> str:
     if value is None or value == "by default":
         return "decided"
     if isinstance(value, dict):
-        inner = ", ".join(
-            f"{key} = {str(edge).lower() if edge is True else edge}" for key, edge in value.items() if edge
-        )
-        return f"`{{ low = 0.0, {inner} }}`" if "low" not in inner else f"`{{ {inner} }}`"
+        told = {key: str(edge).lower() for key, edge in value.items() if key in ("low", "high") or edge}
+        return f"`{{ {', '.join(f'{key} = {edge}' for key, edge in told.items())} }}`"
     if isinstance(value, list):
         return ", ".join(f"`{one}`" for one in value)
     return f"`{value}`"
