@@ -1,6 +1,6 @@
-"""Draws docs/screen.svg: the live screen of a real study, while a late trial's gap is in sight of its limit.
+"""Draws docs/screen.svg: the live screen of a real study, when the gap of a trial in its second half is largest.
 
-python docs/screen.py FOLDER, in a folder where `studies/` may be written; the last such moment is the picture.
+python docs/screen.py FOLDER, where `studies/` may be written; trials of the study's own second half are looked at.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class Photographed(LiveScreen):
         self.console = Console(file=io.StringIO(), force_terminal=True, width=WIDTH, height=HEIGHT)
         self._command = command
         self._said: list[str] = []
+        self._largest = float("-inf")
 
     def say(self, text: str = "") -> None:
         super().say(text)
@@ -38,7 +39,8 @@ class Photographed(LiveScreen):
     def epoch(self, number: int, row: Epoch) -> None:
         super().epoch(number, row)
         outline = self._view.outline
-        if outline and number >= TRIALS // 2 and row.number > outline.epochs // 2 and row.gap > outline.gap / 3:
+        if outline and number >= TRIALS // 2 and row.number > outline.epochs // 2 and row.gap > self._largest:
+            self._largest = row.gap
             self._take()
 
     def _take(self) -> None:
