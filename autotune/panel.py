@@ -203,7 +203,6 @@ def _board(view: View, width: int, room: int) -> list[Text]:
     metric = view.outline.metric.replace("_", " ")
     best = [(row, words) for row, words in view.ended if row["state"] == COMPLETE][: min(LEADERS, room - 1)]
     labels = {words.partition(", ")[0] for _, words in best}
-    labels = {words.partition(", ")[0] for _, words in best}
     for place, (row, words) in enumerate(best):
         line = Text(f"  {row['number']:4d}  {percent(row['value']):>7}  ", "" if place else "bold green")
         if width >= ROOMY:

@@ -93,7 +93,7 @@ def make(settings: Settings, catalogue: Catalogue, folder: Path | None, device: 
                 raise WeightsError(f"The weights of {entry.name} are not here: {found.reason}.", _bring(entry))
             arm = only[entry.name] if only else None
             candidates.append(_opened(entry, found, settings, device, side, arm, download or found.at_hand))
-            if entry.traits.fixed_pixels and settings.space.pixels and not only:
+            if entry.traits.fixed_pixels and not only and {*named(settings.space.pixels)} - {str(entry.traits.pixels)}:
                 say(f"{entry.name} keeps its {entry.traits.pixels} pixels: no other size works.")
         except AutotuneError as error:
             if download and found.fetched:
