@@ -7,8 +7,9 @@ BIN := $(VENV)/bin
 demo: $(VENV)/installed
 	$(BIN)/autotune search --trials 50
 
+# As many processes as there are cores, four at most, each with one thread: most tests wait for a process of their own.
 test: $(VENV)/installed
-	$(BIN)/pytest
+	OMP_THREAD_LIMIT=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
