@@ -9,7 +9,7 @@ demo: $(VENV)/installed
 
 # As many processes as there are cores, four at most, each with one thread: most tests wait for a process of their own.
 test: $(VENV)/installed
-	OMP_THREAD_LIMIT=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -105,7 +105,7 @@ class Settings:
     metric: str = "accuracy"
     epochs: int | None = None
     cycle_epochs: int | None = None
-    patience: int = 3
+    patience: int = 5  # benchmarks/gap.py
     gap: float = 0.05
     seed: int = 0
     sampler: str = "tpe"

@@ -36,22 +36,24 @@ VALIDATION_SHARE, TEST_SHARE = 0.1, 0.3  # a larger test than a study's, to see 
 Rule = Callable[[Sequence[Epoch], int], bool]
 
 
-def gap(most: float = Settings.gap, patience: int = Settings.patience) -> Rule:
+def gap(most: float, patience: int) -> Rule:
     return lambda rows, cycle: stops_on_gap(rows, patience, cycle, most)
 
 
-def stalled(patience: int = Settings.patience) -> Rule:
+def stalled(patience: int) -> Rule:
     return lambda rows, cycle: stops_on_gap(rows, patience, cycle, -2.0)  # every gap is over that
 
 
 RULES: dict[str, Rule] = {
     "none": lambda rows, cycle: False,
-    "patience 3": stalled(),
-    "gap 0.05, patience 3": gap(),
     "patience 5": stalled(5),
-    "gap 0.05, patience 5": gap(patience=5),
-    "gap 0.1, patience 3": gap(0.1),
-    "gap 0, patience 3": gap(0.0),
+    "gap 0.05, patience 5": gap(0.05, 5),
+    "gap 0.1, patience 5": gap(0.1, 5),
+    "patience 3": stalled(3),
+    "gap 0.05, patience 3": gap(0.05, 3),
+    "gap 0.1, patience 3": gap(0.1, 3),
+    "patience 8": stalled(8),
+    "gap 0.05, patience 8": gap(0.05, 8),
 }
 MAIN = tuple(RULES)[:3]
 
@@ -137,7 +139,9 @@ def measured(name: str, draw: Draw, seed: int) -> list[dict[str, Any]]:
     curves = trained(draw, params, None, EPOCHS)
     again = trained(draw, params, 0, Settings.patience)[0][0]
     cycle = draw.settings.cycle_length
-    assert len(again) == cut(curves[0][0], gap(), cycle), "the curve's end is not the trial's"
+    assert len(again) == cut(curves[0][0], gap(Settings.gap, Settings.patience), cycle), (
+        "the curve's end is not the trial's"
+    )
     counts = Counter(str(picture.part) for picture in draw.parts.pictures)
     return [
         {
