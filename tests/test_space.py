@@ -90,7 +90,7 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
 
 
 def test_the_sample_may_not_be_mirrored_and_photos_may() -> None:
-    assert space.read(None, {}, sample=True).flips == "none"
+    assert space.read(None, {}, is_writing=True).flips == "none"
     assert space.read(None, {}).flips == "horizontal"
 
 

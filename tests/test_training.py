@@ -33,7 +33,7 @@ class Listener:
 
 
 def lesson(root: Path, folder: Path, **flags: object) -> Lesson:
-    settings = space.read(None, flags, sample=True)
+    settings = space.read(None, flags, is_writing=True)
     parts = splits.split(images.read(root), settings.seed)
     settings = plan.decided(settings, parts)
     chosen = plan.make(settings, plugins.catalogue(), None, "cpu", parts.side, print)
