@@ -98,7 +98,7 @@ def test_the_gap_ends_a_trial_where_the_write_up_saw_it(tmp_path: Path) -> None:
     params = replace(BASE, backbone="efficientnet_lite0", depth=2, pixels=96, augment=0.0, cycle="triangular")
     outcome = training.run_trial(opened, 0, params, listener)
     assert outcome.ended == "gap"
-    assert 4 <= outcome.epochs <= 12
+    assert 6 <= outcome.epochs <= 14  # the best of the first few, and a patience of 5
     assert listener.rows[-1].train > listener.rows[-1].validation + 0.05
     assert outcome.value == max(r.validation for r in listener.rows)
 
