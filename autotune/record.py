@@ -62,7 +62,10 @@ class Record:
     def __init__(self, file: Path) -> None:
         try:
             self._db = Database(file)
-            migrations.apply(self._db)
+            if migrations.pending(self._db):
+                # `status` may ask at the moment when a study makes its record: one of them makes the tables.
+                with FileLock(file.with_name("record.lock")):
+                    migrations.apply(self._db)
         except sqlite3.DatabaseError as error:
             raise StudyError(
                 f"{file} cannot be read: {error}.", "Put back a copy of it, or start another study."
