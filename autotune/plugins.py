@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from autotune.errors import AutotuneError, PluginError, did_you_mean
+from autotune.errors import PluginError, did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn
@@ -246,17 +246,21 @@ def _traits(given: dict[str, Any]) -> Traits:
 
 
 def _varied(entry: Backbone, name: str, variant: str) -> Traits:
-    """A variant's traits: where its file has a function `traits`, that says what differs; a ValueError refuses."""
+    """A variant's traits: where its file has a function `traits`, that says what differs; its ValueError refuses."""
     try:
         ask = getattr(_imported(entry.file), "traits", None)
-        return _traits({**asdict(entry.traits), **ask(variant)}) if ask else entry.traits
+    except Exception as error:  # whatever the plugin's code raises
+        raise PluginError(f"Backbone {name!r} does not load: {error!r}", f"Mend {entry.file}.") from error
+    if ask is None:
+        return entry.traits
+    try:
+        told = dict(ask(variant))
     except ValueError as error:
         problem, fix = error.args if len(error.args) == 2 else (str(error), "Look at what follows the colon.")
         raise PluginError(f"There is no backbone {name!r}: {problem}", fix) from error
-    except AutotuneError:
-        raise
     except Exception as error:  # whatever the plugin's code raises
         raise PluginError(f"Backbone {name!r} does not load: {error!r}", f"Mend {entry.file}.") from error
+    return _traits({**asdict(entry.traits), **told})
 
 
 def _imported(file: str) -> Any:

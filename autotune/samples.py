@@ -126,12 +126,20 @@ def _downloaded(which: str, cache: Path, say: Callable[[str], None]) -> Path:
         return folder / TABLE
     say(f"There is no folder {which!r} here; torchvision has a data set of that name, and downloads it if need be.")
     unfinished = _unfinished(cache, which)
-    with (unfinished / TABLE).open("w", newline="", encoding="utf-8") as out:
-        rows = csv.writer(out)
-        rows.writerow(("path", "label", "split"))
-        for part, options in SETS[which].parts:
-            rows.writerows(_rows(which, part, options, made(folder.parent / "torchvision"), unfinished))
-    return _moved(unfinished, folder) / TABLE
+    try:
+        with (unfinished / TABLE).open("w", newline="", encoding="utf-8") as out:
+            rows = csv.writer(out)
+            rows.writerow(("path", "label", "split"))
+            for part, options in SETS[which].parts:
+                rows.writerows(_rows(which, part, options, made(folder.parent / "torchvision"), unfinished))
+        return _moved(unfinished, folder) / TABLE
+    except OSError as error:
+        raise DataError(
+            f"{which} cannot be unpacked in {folder.parent}: {error.strerror or error}.",
+            "Free some disk space, or set AUTOTUNE_CACHE to a folder on a larger disk; then run the same command.",
+        ) from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)  # what Ctrl-C or an error has left; once moved, nothing
 
 
 def _rows(which: str, part: str, options: dict[str, Any], root: Path, folder: Path) -> Iterator[tuple[str, str, str]]:

@@ -1,3 +1,4 @@
+import threading
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,21 @@ def test_a_damaged_record_is_two_lines(tmp_path: Path) -> None:
         with pytest.raises(StudyError, match="cannot be read") as error:
             Record(file)
         assert error.value.fix
+
+
+def test_a_record_that_many_open_at_once_is_made_once(tmp_path: Path) -> None:
+    begin, wrong = threading.Barrier(6), []
+
+    def open_it() -> None:
+        begin.wait()
+        try:
+            Record(tmp_path / "record.db").close()
+        except Exception as error:  # whatever it is, the test tells it
+            wrong.append(error)
+
+    threads = [threading.Thread(target=open_it) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []

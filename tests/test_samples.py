@@ -69,6 +69,16 @@ def test_a_data_set_that_is_there_is_read_as_torchvision_reads_it(here: Path) ->
     assert samples.name(Path("oxford-iiit-pet")) == "oxford-iiit-pet"
 
 
+def test_a_full_disk_is_told_and_no_half_unpacked_set_is_left(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> object:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(samples, "_rows", full)
+    with pytest.raises(DataError, match=r"usps cannot be unpacked in .*: No space left on device"):
+        samples.place(Path("usps"), here, silent)
+    assert list((here / "samples").glob(".usps*")) == []
+
+
 @pytest.mark.network
 @pytest.mark.parametrize("name", ["usps", "cifar10", "flowers102"])
 def test_a_data_set_is_downloaded(here: Path, name: str) -> None:
