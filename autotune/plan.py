@@ -61,7 +61,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Plan:
-    """left_out: reasons by name, or by file where a plugin does not load. absent: those of them without weights here."""
+    """left_out: reasons by name, or by file where a plugin does not load. absent: those whose weights are not here."""
 
     candidates: tuple[Candidate, ...]
     left_out: dict[str, str]

