@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from autotune.errors import PluginError
 from autotune.plugins import Backbone
+from autotune.text import first_line
 
 CPU_SHARE = 0.4
 
@@ -66,7 +67,7 @@ def examine(entry: Backbone, chain: nn.Sequential, pixels: int) -> Anatomy:
             shapes.append(tuple(x.shape[1:]))
         except Exception as error:  # whatever the plugin's code raises
             raise PluginError(
-                f"Stage {number} of backbone {entry.name!r} fails at {pixels} pixels: {_first_line(error)}",
+                f"Stage {number} of backbone {entry.name!r} fails at {pixels} pixels: {first_line(error)}",
                 f"Use another size (it is made for {entry.traits.pixels}), or mend {entry.file}.",
             ) from error
         operations.append(counter.get_total_flops())
@@ -96,7 +97,3 @@ def _frozen(stage: nn.Module, x: Tensor) -> Tensor:
     """A stage's output, its parameters detached: the counter cannot bear one that is handed to a module."""
     out: Tensor = functional_call(stage, {name: p.detach() for name, p in stage.named_parameters()}, (x,))
     return out
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]

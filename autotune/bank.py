@@ -13,11 +13,12 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 from autotune.augment import Subject, augment, draws
+from autotune.files import cache_folder, make_folder
 from autotune.images import Progress
 from autotune.pixels import store as pixel_store
 from autotune.plugins import Traits
 from autotune.ready import ahead_on, prepared
-from autotune.store import Rows, cache_folder, made
+from autotune.store import Rows
 from autotune.weights import digest
 
 N_VIEWS = 4  # augmented views a picture, of magnitude 1/4 to 1; view 0 is the picture itself
@@ -96,7 +97,7 @@ class Bank:
 
     def fill(self, digests: Sequence[str], views: Sequence[int], progress: Progress) -> None:
         """Compute what is missing, all cuts in one pass; safe beside other workers and against kill -9."""
-        with FileLock(made(self._folder) / "lock"):
+        with FileLock(make_folder(self._folder) / "lock"):
             for view in views:
                 stores = {cut: self.rows(cut, view) for cut in self.cuts}
                 missing = {cut: set(rows.missing(digests)) for cut, rows in stores.items()}

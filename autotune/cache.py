@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import shutil
-import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,11 +15,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from autotune.errors import ConfigError, StudyError
-from autotune.store import KEY_BYTES, cache_folder, made
+from autotune.files import cache_folder, make_folder
+from autotune.store import KEY_BYTES
+from autotune.text import UNITS
 
 LIMIT = "AUTOTUNE_CACHE_LIMIT"
 MOST_BYTES = 50 * 10**9  # by default, and never over half of the disk
-UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 KINDS = ("pixels", "banks")
 RUNNING = "running"  # one locked file for each study that runs
 
@@ -93,7 +93,7 @@ def clear() -> list[Entry]:
 @contextlib.contextmanager
 def in_use() -> Iterator[None]:
     """What is used from now on is not deleted by another process. A lock, so that kill -9 leaves nothing behind."""
-    lock = FileLock(made(cache_folder() / RUNNING) / f"{os.getpid()}-{uuid.uuid4().hex[:8]}.lock")
+    lock = FileLock(make_folder(cache_folder() / RUNNING) / f"{os.getpid()}-{uuid.uuid4().hex[:8]}.lock")
     try:
         with lock:
             yield
@@ -111,19 +111,6 @@ def status() -> dict[str, Any]:
         group["used"] = max(group["used"], one.used)
     rows = sorted(groups.values(), key=lambda group: -group["used"])
     return {"folder": str(cache_folder()), "bytes": sum(r["bytes"] for r in rows), "limit": limit(), "entries": rows}
-
-
-def in_words(n_bytes: float) -> str:
-    """A size as a person would say it."""
-    unit = next(unit for unit in ("TB", "GB", "MB", "KB", "B") if n_bytes >= UNITS[unit] or unit == "B")
-    return f"{n_bytes / UNITS[unit]:.3g} {unit}"
-
-
-def ago(used: float) -> str:
-    minutes = (time.time() - used) / 60
-    if minutes < 120:
-        return f"{max(minutes, 0):.0f} min ago"
-    return f"{minutes / 60:.0f} h ago" if minutes < 48 * 60 else f"{minutes / 60 / 24:.0f} days ago"
 
 
 def _running_since() -> float:

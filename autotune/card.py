@@ -16,9 +16,10 @@ import jinja2
 from autotune import samples
 from autotune.finished import Finished
 from autotune.identity import source_of
+from autotune.params import describe
 from autotune.recipe import recipe
-from autotune.screen import in_words, percent
 from autotune.splits import PARTS
+from autotune.text import percent
 
 WEAKEST = 3
 
@@ -50,7 +51,7 @@ def _told(finished: Finished, validation: Mapping[str, Any], facts: Mapping[str,
         "metadata": _metadata(finished, test, validation),
         "study": finished.folder.name,
         "trial": trial["number"],
-        "words": in_words(trial["params"], arm),
+        "words": describe(trial["params"], arm),
         "epochs": trial["best_epoch"],
         "classes": _classes(finished, per_class),
         "weakest": [{"name": n, **one} for n, one in sorted(per_class.items(), key=lambda i: i[1]["recall"])[:WEAKEST]],

@@ -26,7 +26,7 @@ from autotune.options import (
 from autotune.subcommands import cache_app, plugins_app, studies_app
 
 if TYPE_CHECKING:
-    from autotune.screen import Screen
+    from autotune.console import PlainConsole
     from autotune.study import Request
 
 INTERRUPTED = 130  # Typer's exit code after Ctrl-C
@@ -77,41 +77,43 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Search for the best way to fine-tune on DATA, and test the winner once. The same command again goes on."""
-    from autotune import live
-    from autotune import study as studies
-    from autotune.screen import show
-    from autotune.tensorboard import how_to_open
+    from autotune import live, views
+    from autotune.listener import Listeners
+    from autotune.study import Request
+    from autotune.study import search as run_search
+    from autotune.tensorboard import Board, how_to_open
 
     flags = {"epochs": epochs, "metric": _underscored(metric), "seed": seed}
     ranges = {"backbone": _listed(backbones), "pixels": _numbers(pixels)}
-    request = studies.Request(
+    request = Request(
         data=data, name=study, trials=trials, timeout=timeout, workers=workers, device=device, config=config,
         weights=weights, plugins=tuple(plugins or ()), manifest=manifest, skip_unreadable=skip_unreadable,
-        flags={**flags, **ranges}, tensorboard=tensorboard,
+        flags={**flags, **ranges},
     )  # fmt: skip
-    screen = live.fitting(quiet, program=as_json, verbose=verbose)
+    console = live.fitting(quiet, program=as_json, verbose=verbose)
+    listener = Listeners(console, Board()) if tensorboard else console
     if dry_run:
-        _rehearse(request, screen, as_json)
+        _rehearse(request, console, as_json)
         return
     try:
-        found = studies.search(request, screen)
+        found = run_search(request, listener)
     finally:
-        screen.close()
-    show(found, screen)
+        console.close()
+    views.show_study(found, console)
     if tensorboard:
-        screen.say(how_to_open(found["folder"]))
+        console.say(how_to_open(found["folder"]))
     if as_json:
         print_json(found)
 
 
-def _rehearse(request: Request, screen: Screen, as_json: bool) -> None:
-    from autotune import rehearsal
+def _rehearse(request: Request, console: PlainConsole, as_json: bool) -> None:
+    from autotune import rehearsal, views
 
     try:
-        found = rehearsal.rehearse(request, screen)
+        found = rehearsal.rehearse(request, console)
     finally:
-        screen.close()
-    rehearsal.show(found, screen)
+        console.close()
+    views.show_dry_run(found, console)
     if as_json:
         print_json(found)
 
@@ -119,14 +121,15 @@ def _rehearse(request: Request, screen: Screen, as_json: bool) -> None:
 @app.command(name="status")
 def status_(study: StudyName, as_json: Json = False) -> None:
     """Show a study as it stands: leaderboard, winner, test."""
-    from autotune.screen import Screen, show
+    from autotune.console import PlainConsole
     from autotune.summary import status
+    from autotune.views import show_study
 
     found = status(study)
     if as_json:
         print_json(found)
     else:
-        show(found, Screen())
+        show_study(found, PlainConsole())
 
 
 @app.command()
@@ -140,16 +143,17 @@ def evaluate(
 ) -> None:
     """Look at the test pictures again with the winner. The record counts every look."""
     from autotune import finished
+    from autotune.console import PlainConsole
     from autotune.means import Means
-    from autotune.screen import Screen, show
+    from autotune.views import show_study
 
-    screen = Screen(quiet, program=as_json)
+    console = PlainConsole(quiet, program=as_json)
     means = Means(device, weights, tuple(plugins or ()))
     try:
-        found = finished.look_again(study, means, screen)
+        found = finished.look_again(study, means, console)
     finally:
-        screen.close()
-    show(found, screen)
+        console.close()
+    show_study(found, console)
     if as_json:
         print_json(found)
 
@@ -174,20 +178,22 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write the winner as a bundle that others can use without autotune, proven on the validation pictures."""
-    from autotune import export as exports
+    from autotune import views
+    from autotune.console import PlainConsole
+    from autotune.export import Request, refused
+    from autotune.export import export as write_bundle
     from autotune.means import Means
-    from autotune.screen import Screen
 
-    screen = Screen(quiet, program=as_json)
-    request = exports.Request(out, tuple(formats or ()), trial, refit, threshold, precision)
+    console = PlainConsole(quiet, program=as_json)
+    request = Request(out, tuple(formats or ()), trial, refit, threshold, precision)
     try:
-        found = exports.export(study, request, Means(device, weights, tuple(plugins or ())), screen)
+        found = write_bundle(study, request, Means(device, weights, tuple(plugins or ())), console)
     finally:
-        screen.close()
-    exports.show(found, screen)
+        console.close()
+    views.show_export(found, console)
     if as_json:
         print_json(found)
-    if problem := exports.refused(found):
+    if problem := refused(found):
         raise problem
 
 
@@ -203,34 +209,34 @@ def predict(
     plugins: Plugins = None,
 ) -> None:
     """Name new pictures, by a bundle or by a study's winner."""
-    from autotune import predict as predictions
+    from autotune.console import PlainConsole
     from autotune.means import Means
-    from autotune.screen import Screen
+    from autotune.predict import answers, found, listed, load, refuse_bad, tell
 
     if as_json and as_csv:
         raise typer.BadParameter("--json and --csv are two ways to print the same; give one.")
     means = Means(device, weights, tuple(plugins or ()))
-    one = predictions.load(model, means)
-    files = predictions.found(predictions.listed(pictures))
-    screen = Screen(program=True)
+    one = load(model, means)
+    files = found(listed(pictures))
+    console = PlainConsole(program=True)
     # Answers on a terminal are their own progress, and a bar would swallow them.
-    progress = None if sys.stdout.isatty() else screen.progress("Predicting")
+    progress = None if sys.stdout.isatty() else console.progress("Predicting")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text
     style = "json" if as_json else "csv" if as_csv else "table"
     try:
-        bad = predictions.tell(predictions.answers(one, files, top, progress), style, one.labels, sys.stdout)
+        bad = tell(answers(one, files, top, progress), style, one.labels, sys.stdout)
     finally:
-        screen.close()
-    predictions.refuse_bad(bad, len(files))
+        console.close()
+    refuse_bad(bad, len(files))
 
 
 @app.command()
 def report(study: StudyName, as_json: Json = False) -> None:
     """Write the study's report.html: one file, with curves, mistakes and pictures, that opens anywhere."""
-    from autotune import report as reports
+    from autotune.report import write
 
-    found = reports.write(study)
+    found = write(study)
     if as_json:
         print_json(found)
     else:
@@ -244,18 +250,18 @@ def data(
     as_json: Json = False,
 ) -> None:
     """Show what a study would see: pictures, classes, parts, what is set aside, copies, contradicting labels."""
-    from autotune import survey
-    from autotune.screen import Screen
+    from autotune import survey, views
+    from autotune.console import PlainConsole
 
-    screen = Screen(program=as_json)
+    console = PlainConsole(program=as_json)
     try:
-        found = survey.survey(data, suspects, screen)
+        found = survey.survey(data, suspects, console)
     finally:
-        screen.close()
+        console.close()
     if as_json:
         print_json(found)
     else:
-        survey.show(found, screen)
+        views.show_data(found, console)
 
 
 @app.command(name="lr-find")
@@ -279,8 +285,8 @@ def lr_find(
     as_json: Json = False,
 ) -> None:
     """Find the learning rates to cycle between: rates rise, and the training loss shows which of them learn."""
-    from autotune import lr_find as range_test
-    from autotune.screen import Screen
+    from autotune.console import PlainConsole
+    from autotune.lr_find import find
     from autotune.study import Request
 
     flags = {"backbone": backbone, "depth": depth, "pixels": pixels, "seed": seed}
@@ -288,11 +294,11 @@ def lr_find(
         data=data, name=study, device=device, config=config, weights=weights, plugins=tuple(plugins or ()),
         skip_unreadable=skip_unreadable, flags=flags,
     )  # fmt: skip
-    screen = Screen(program=as_json)
+    console = PlainConsole(program=as_json)
     try:
-        found = range_test.find(request, write, screen)
+        found = find(request, write, console)
     finally:
-        screen.close()
+        console.close()
     if as_json:
         print_json(found)
 
@@ -303,9 +309,9 @@ def dashboard(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Where to listen; 0 takes any that is free.")] = 8080,
 ) -> None:
     """Show a study's trials in the browser with optuna-dashboard, also while it runs. Ctrl-C ends it."""
-    from autotune import dashboard as dashboards
+    from autotune.dashboard import serve
 
-    dashboards.serve(study, port, typer.echo)
+    serve(study, port, typer.echo)
 
 
 def main() -> NoReturn:

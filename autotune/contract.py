@@ -13,8 +13,8 @@ from autotune import anatomy, network, weights
 from autotune.augment import Subject
 from autotune.bank import Entry
 from autotune.errors import AutotuneError
+from autotune.params import Params
 from autotune.plugins import Backbone, build
-from autotune.space import Params
 from autotune.weights import Weights
 
 CLASSES = 3

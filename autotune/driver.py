@@ -11,10 +11,9 @@ from optuna.trial import Trial, TrialState
 
 from autotune import record
 from autotune.errors import StudyError
+from autotune.listener import TRIALS, StudyListener
+from autotune.params import Params, describe
 from autotune.record import Record
-from autotune.screen import TRIALS, Screen, in_words
-from autotune.space import Params, chosen
-from autotune.tensorboard import Board
 from autotune.training import PRUNED, TIMEOUT, Epoch, Outcome, ProbeOutcome
 from autotune.trials import Search
 from autotune.workers import Banking, Died, Failed, ProbeTask, TrialTask, Worker, Workers
@@ -27,14 +26,13 @@ STATES = {record.COMPLETE: TrialState.COMPLETE, record.PRUNED: TrialState.PRUNED
 class Driver:
     """One run of a study's trials. deadline: on time.monotonic's clock, after which no trial goes on."""
 
-    def __init__(self, search: Search, workers: Workers, book: Record, screen: Screen, deadline: float | None,
-                 board: Board | None = None) -> None:  # fmt: skip
+    def __init__(self, search: Search, workers: Workers, book: Record, listener: StudyListener,
+                 deadline: float | None) -> None:  # fmt: skip
         self._search = search
         self._workers = workers
         self._book = book
-        self._screen = screen
+        self._listener = listener
         self._deadline = deadline
-        self._board = board
         self._queue = search.unfinished()
         self._running: dict[int, tuple[Trial, Params]] = {}
         self._starts: Counter[int] = Counter()
@@ -45,8 +43,8 @@ class Driver:
         Raises StudyError where five trials in a row have failed.
         """
         self._catch_up()
-        self._screen.earlier(self._book.trials(), self._book.fact("arms"))
-        trials = self._screen.progress(TRIALS)
+        self._listener.earlier(self._book.trials(), self._book.fact("arms"))
+        trials = self._listener.progress(TRIALS)
         trials(self._search.n_finished(), n_trials)
         while True:
             for worker in self._workers.idle:
@@ -59,7 +57,7 @@ class Driver:
                 if isinstance(news, Epoch):
                     worker.answer(self._verdict(task.number, news))
                 elif isinstance(news, Banking):
-                    self._screen.progress("Bank")(news.done, news.total)
+                    self._listener.progress("Bank")(news.done, news.total)
                 elif isinstance(news, Died) and self._starts[task.number] < MOST_STARTS:
                     self._put_back(task.number, news)
                 else:
@@ -83,15 +81,13 @@ class Driver:
         params = self._search.params(trial)
         self._running[trial.number] = trial, params
         self._starts[trial.number] += 1
-        self._screen.started(trial.number, in_words(chosen(params), self._arm(params)))
+        self._listener.started(trial.number, describe(params.recorded(), self._arm(params)))
         worker.give(TrialTask(trial.number, params, str(self._workers.log(f"trial-{trial.number:04d}"))))
 
     def _verdict(self, number: int, row: Epoch) -> str | None:
         """Keep an epoch's row and say whether the trial goes on: None, or why it stops."""
         self._book.keep_epoch(number, row)
-        self._screen.epoch(number, row)
-        if self._board:
-            self._board.epoch(number, row)
+        self._listener.epoch(number, row)
         if self._is_late:
             return TIMEOUT
         return PRUNED if self._search.should_prune(self._running[number][0], row) else None
@@ -99,7 +95,7 @@ class Driver:
     def _put_back(self, number: int, news: Died) -> None:
         """A killed trial is queued again, under the same number and with the same seed."""
         trial, _ = self._running.pop(number)
-        self._screen.say(f"trial {number:3d}  its process ended (exit code {news.exit_code}); it starts again")
+        self._listener.say(f"trial {number:3d}  its process ended (exit code {news.exit_code}); it starts again")
         self._queue.insert(0, trial)
 
     def _finish(self, number: int, news: Outcome | ProbeOutcome | Failed | Died) -> None:
@@ -112,10 +108,8 @@ class Driver:
             self._book.keep_failure(number, params, error, trace)
         row = self._book.trial(number)
         self._tell(trial, row)
-        if self._board:
-            self._board.finish(row)
         best = self._book.best()
-        self._screen.finished(row, self._arm(params), is_best=best is not None and best["number"] == number)
+        self._listener.finished(row, self._arm(params), is_best=best is not None and best["number"] == number)
         if self._book.last_states(MOST_FAILURES) == [record.FAILED] * MOST_FAILURES:
             raise StudyError(
                 f"{MOST_FAILURES} trials in a row have failed, the last by {row['error']}.",
@@ -138,7 +132,7 @@ class Driver:
 
 
 def probes(
-    workers: Workers, todo: Sequence[ProbeTask], screen: Screen
+    workers: Workers, todo: Sequence[ProbeTask], listener: StudyListener
 ) -> Iterator[tuple[ProbeTask, ProbeOutcome | Failed]]:
     """Run probes on all workers and hand out what comes of each. One whose worker dies has failed."""
     waiting = list(todo)
@@ -148,7 +142,7 @@ def probes(
         for _, task, news in workers.events():
             assert isinstance(task, ProbeTask)
             if isinstance(news, Banking):
-                screen.progress(f"Bank of {task.backbone}")(news.done, news.total)
+                listener.progress(f"Bank of {task.backbone}")(news.done, news.total)
             elif isinstance(news, Died):
                 yield task, Failed(*_failure(news))
             elif isinstance(news, (ProbeOutcome, Failed)):

@@ -15,21 +15,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 from torch import Tensor
 
 from autotune import bundle, calibration, card, evaluate, graph, pixels, plan, proof, standalone, trained
 from autotune.bundle import MODELS
 from autotune.errors import BundleError, ConfigError, StudyError, did_you_mean
 from autotune.finished import Finished, reopened
+from autotune.listener import StudyListener
 from autotune.means import Means
 from autotune.proof import Row, Truth
 from autotune.record import locked, opened
 from autotune.refit import refit
 from autotune.runtimes import Task
-from autotune.screen import Screen, percent
 from autotune.splits import TRAIN, VALIDATION
 from autotune.summary import find
+from autotune.text import percent
 from autotune.trained import Trained
 
 SECONDS_OF_A_DAY = 86_400
@@ -59,7 +59,7 @@ class Doubt:
     answered: dict[str, dict[str, Any]]
 
 
-def export(name: str, request: Request, means: Means, screen: Screen) -> dict[str, Any]:
+def export(name: str, request: Request, means: Means, listener: StudyListener) -> dict[str, Any]:
     """Write a bundle of a study's winner, or of another trial, and prove it. Returns what is told of it.
 
     Raises BundleError where a format is not proven: it is then not in the bundle, and where it is model.onnx there is
@@ -69,64 +69,31 @@ def export(name: str, request: Request, means: Means, screen: Screen) -> dict[st
     folder = find(name)
     with locked(folder), opened(folder) as book:
         # On the CPU, where the exported files are run: a GPU's convolutions round more coarsely than the proof allows.
-        one = reopened(folder, book, replace(means, device="cpu"), screen, request.trial)
+        one = reopened(folder, book, replace(means, device="cpu"), listener, request.trial)
         _refuse_labels(one, request)
         with _handed_over(request.out or folder / "bundle") as (unfinished, out):
-            logits = trained.logits(one.trained, one.root, one.parts.part(VALIDATION), screen.progress("Validation"))
+            logits = trained.logits(one.trained, one.root, one.parts.part(VALIDATION), listener.progress("Validation"))
             scores = _checked(one, logits)
             doubt = _doubt(one, logits, scores, request)
             model = one.trained
             if request.refit:
-                model = refit(one, plan.device(means.device), screen)
-                logits = trained.logits(model, one.root, one.parts.part(VALIDATION), screen.progress("Validation"))
+                model = refit(one, plan.device(means.device), listener)
+                logits = trained.logits(model, one.root, one.parts.part(VALIDATION), listener.progress("Validation"))
             truth = _truth(one, logits, doubt)
-            table = _written(one, model, formats, doubt, truth, unfinished, means, screen)
+            table = _written(one, model, formats, doubt, truth, unfinished, means, listener)
             facts = {
                 "study": folder.name, "trial": one.trial["number"], "folder": str(out), "refit": request.refit,
                 "right": truth.right, **asdict(doubt), "table": [asdict(row) for row in table],
             }  # fmt: skip
             _describe(one, scores, facts, unfinished)
         book.keep_export(one.trial["number"], str(out), facts)
-    screen.close()
+    listener.close()
     return facts
-
-
-def show(facts: dict[str, Any], screen: Screen) -> None:
-    """The proof for a person."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("file")
-    titles = ("MB", "largest difference", "changed", "right", "ms, one thread", "ms, all", "peak MB")
-    for title in titles:
-        table.add_column(title, justify="right")
-    table.add_column("verdict")
-    for row in facts["table"]:
-        peak = f"{row['peak_bytes'] / 1e6:.0f}" if row["peak_bytes"] else "-"
-        table.add_row(
-            row["file"], f"{row['bytes'] / 1e6:.1f}", f"{row['largest_difference']:.1e}", str(row["changed"]),
-            f"{row['right']} of {row['n']}", f"{row['milliseconds_one_thread']:.1f}",
-            f"{row['milliseconds_all_threads']:.1f}", peak, "proven" if _is_proven(row) else "refused",
-        )  # fmt: skip
-    screen.console.print(table)
-    screen.say(f"Each file, from pictures to probabilities, against the trained network ({facts['right']} right).")
-    screen.say(f"Temperature {facts['temperature']:.3g}, fitted on validation.")
-    for part, one in facts["answered"].items():
-        share = one["right"] / one["answered"] if one["answered"] else None
-        screen.say(
-            f"At the threshold {facts['threshold']:.4g}, {one['answered']} of {one['n']} {part} pictures "
-            f"stay answered, {percent(share)} of them rightly."
-        )
-    if facts["refit"]:
-        screen.say(
-            "Trained again on training and validation pictures: test score, temperature and threshold are the earlier "
-            "model's, and what is right above is of pictures it has seen."
-        )
-    screen.say(f"Bundle: {facts['folder']}")
-    screen.say(f"Next: autotune predict {facts['folder']} PICTURE...")
 
 
 def refused(facts: dict[str, Any]) -> BundleError | None:
     """The error for the formats that were not handed over beside the others that were."""
-    bad = [f"{row['file']}: {row['verdict']}" for row in facts["table"] if not _is_proven(row)]
+    bad = [f"{row['file']}: {row['verdict']}" for row in facts["table"] if not is_proven(row)]
     if not bad:
         return None
     return BundleError(
@@ -135,7 +102,7 @@ def refused(facts: dict[str, Any]) -> BundleError | None:
     )
 
 
-def _is_proven(row: dict[str, Any]) -> bool:
+def is_proven(row: dict[str, Any]) -> bool:
     return bool(row["verdict"] == proof.PROVEN)
 
 
@@ -246,7 +213,7 @@ def _truth(one: Finished, logits: Tensor, doubt: Doubt) -> Truth:
 
 
 def _written(one: Finished, model: Trained, formats: Sequence[str], doubt: Doubt, truth: Truth, folder: Path,
-             means: Means, screen: Screen) -> list[Row]:  # fmt: skip
+             means: Means, listener: StudyListener) -> list[Row]:  # fmt: skip
     """Write each format and prove it. One that is not proven is removed; without model.onnx there is no bundle."""
     assembled = graph.assembled(model, doubt.temperature)
     program = graph.exported(assembled, model.pixels, model.backbone.name)
@@ -262,7 +229,7 @@ def _written(one: Finished, model: Trained, formats: Sequence[str], doubt: Doubt
             graph.write_pt2(program, file)
         else:
             graph.write_safetensors(assembled, {"backbone": model.backbone.name}, file)
-        screen.say(f"Proving {file.name} on {len(truth.paths)} validation pictures")
+        listener.say(f"Proving {file.name} on {len(truth.paths)} validation pictures")
         task = Task(name, str(file), (), model.pixels, model.interpolation, model.backbone.name, plugins)
         row = proof.prove(task, truth, one.root)
         rows.append(row)

@@ -33,11 +33,11 @@ class Best:
         formats is not proven.
         """
         from autotune import export
-        from autotune.screen import Screen
+        from autotune.listener import StudyListener
 
         formats = (formats,) if isinstance(formats, str) else tuple(formats)
         request = export.Request(Path(out), formats, self.number, refit, threshold, precision)
-        facts = export.export(self.study, request, self.means, Screen(quiet=True))
+        facts = export.export(self.study, request, self.means, StudyListener())
         if problem := export.refused(facts):
             raise problem
         return predict.load(facts["folder"])
@@ -66,11 +66,11 @@ def search(data: str | Path | None = None, trials: int = 50, *, name: str | None
         config=_path(config), weights=_path(weights), plugins=tuple(Path(place) for place in plugins),
         manifest=_path(manifest), skip_unreadable=skip_unreadable, flags=settings,
     )  # fmt: skip
-    screen = live.fitting(quiet, program=False, verbose=False)
+    console = live.fitting(quiet, program=False, verbose=False)
     try:
-        studies.search(request, screen)
+        studies.search(request, console)
     finally:
-        screen.close()
+        console.close()
     return Study(studies.folder_of(request), device, weights, plugins)
 
 

@@ -10,14 +10,14 @@ from typing import Any
 
 from autotune import evaluate, plan, plugins, samples, space, splits
 from autotune.errors import StudyError
+from autotune.files import cache_folder
 from autotune.identity import recorded_arms, recorded_cuts, refuse_another_split, refuse_other_weights
 from autotune.lesson import Backbones, Lesson
+from autotune.listener import StudyListener
 from autotune.means import Means
 from autotune.record import COMPLETE, Record, locked, opened
-from autotune.screen import Screen
 from autotune.space import Settings
 from autotune.splits import MANIFEST, Split
-from autotune.store import cache_folder
 from autotune.summary import find, status
 from autotune.trained import Trained, restored
 
@@ -43,7 +43,7 @@ class Finished:
         return restored(self.backbones, self.trial)
 
 
-def reopened(folder: Path, book: Record, means: Means, screen: Screen, number: int | None = None) -> Finished:
+def reopened(folder: Path, book: Record, means: Means, listener: StudyListener, number: int | None = None) -> Finished:
     """The winner of a study, or another complete trial by its number.
 
     Raises StudyError where there is none, or where manifest or backbone are not those of the study.
@@ -55,7 +55,7 @@ def reopened(folder: Path, book: Record, means: Means, screen: Screen, number: i
     name = trial["params"]["backbone"]
     only = {name: (recorded_arms(book) or {})[name]}
     catalogue, device = plugins.catalogue(means.plugins), plan.device(means.device)
-    chosen = plan.make(settings, catalogue, means.weights, device, parts.side, screen.say, only)
+    chosen = plan.make(settings, catalogue, means.weights, device, parts.side, listener.say, only)
     refuse_other_weights(book, chosen)
     settings = plan.decided(settings, parts)
     cuts = recorded_cuts(book) or plan.banked(chosen, settings, parts)
@@ -63,13 +63,13 @@ def reopened(folder: Path, book: Record, means: Means, screen: Screen, number: i
     return Finished(folder, book, trial, _root(book), parts, settings, lesson)
 
 
-def look_again(name: str, means: Means, screen: Screen) -> dict[str, Any]:
+def look_again(name: str, means: Means, listener: StudyListener) -> dict[str, Any]:
     """Look at the test pictures once more with the winner; the record counts it."""
     folder = find(name)
     with locked(folder), opened(folder) as book:
-        one = reopened(folder, book, means, screen)
-        evaluate.look(one.backbones, book, one.root, one.parts, one.trial, screen.progress("Test"))
-    screen.close()
+        one = reopened(folder, book, means, listener)
+        evaluate.look(one.backbones, book, one.root, one.parts, one.trial, listener.progress("Test"))
+    listener.close()
     return status(str(folder))
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from autotune.cache import in_words
+from autotune.text import file_size
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class Memory:
 
     @property
     def words(self) -> str:
-        parts = f"driver {in_words(self.own)}" + (f", workers {in_words(self.workers)}" if self.workers else "")
-        said = f"Memory: {in_words(self.own + self.workers)} of {in_words(self.machine)} ({parts})"
-        return f"{said}; GPU {in_words(self.gpu[0])} of {in_words(self.gpu[1])}" if self.gpu else said
+        parts = f"driver {file_size(self.own)}" + (f", workers {file_size(self.workers)}" if self.workers else "")
+        said = f"Memory: {file_size(self.own + self.workers)} of {file_size(self.machine)} ({parts})"
+        return f"{said}; GPU {file_size(self.gpu[0])} of {file_size(self.gpu[1])}" if self.gpu else said
 
 
 def memory(device: str) -> Memory:

@@ -15,9 +15,9 @@ from autotune.bank import Bank
 from autotune.batches import Banked, Fresh, Labelled, Source, views_up_to
 from autotune.held import Room
 from autotune.images import Progress
+from autotune.params import Params
 from autotune.plugins import Backbone
 from autotune.ready import ahead_on
-from autotune.space import Params
 from autotune.weights import Weights
 
 

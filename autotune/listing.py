@@ -52,20 +52,6 @@ def listing(folders: tuple[Path, ...], weights_folder: Path | None, full: bool) 
     return {"backbones": rows, "broken": [{"file": one.file, "reason": one.reason} for one in found.broken]}
 
 
-def show(found: dict[str, Any]) -> None:
-    """The list for a person: a name and its sentence, then the facts."""
-    for row in found["backbones"]:
-        features = row["features"] or "measured"
-        at_hand = "at hand" if row["weights"]["at_hand"] else "not at hand"
-        typer.echo(f"{row['name']}\n    {row['sentence']}")
-        typer.echo(f"    {row['pixels']} pixels, {features} features; weights {at_hand}: {row['weights']['reason']}")
-        if "stages" in row:
-            typer.echo(f"    {row['parameters']:,} parameters in {len(row['stages'])} stages: {_stages(row['stages'])}")
-        typer.echo(f"    {row['file']}")
-    for one in found["broken"]:
-        typer.echo(f"Left out: {one['file']}: {one['reason']}")
-
-
 def write_new(name: str) -> Path:
     """Write a backbone's file into the folder one stands in. Raises PluginError where the name will not do."""
     if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
@@ -100,7 +86,3 @@ def _anatomy(entry: plugins.Backbone) -> dict[str, Any]:
 
     found = anatomy.examine(entry, plugins.build(entry, pretrained=False), entry.traits.pixels)
     return {"parameters": sum(found.parameters), "stages": list(found.parameters)}
-
-
-def _stages(parameters: list[int]) -> str:
-    return ", ".join(f"{n:,}" for n in parameters)

@@ -11,9 +11,11 @@ from rich.live import Live
 from rich.text import Text
 
 from autotune import gauge, panel
+from autotune.console import PlainConsole
+from autotune.listener import TRIALS, Outline
 from autotune.panel import Bar, Run, View
+from autotune.params import describe
 from autotune.record import STATES
-from autotune.screen import TRIALS, Outline, Screen, in_words
 
 if TYPE_CHECKING:
     from autotune.training import Epoch
@@ -24,17 +26,17 @@ MEMORY_SECONDS = 2.0
 SPARED = 2  # lines of the terminal, for what is said
 
 
-def fitting(quiet: bool, program: bool, verbose: bool) -> Screen:
+def fitting(quiet: bool, program: bool, verbose: bool) -> PlainConsole:
     """A live screen on a terminal that can show one; else the plain one."""
-    plain = Screen(quiet, program, verbose)
-    console = plain.console
+    plain = PlainConsole(quiet, program, verbose)
+    console = plain.rich
     able = console.is_terminal and console.file.isatty() and not console.is_dumb_terminal
     if quiet or program or not able or console.options.ascii_only:
         return plain
-    return LiveScreen(verbose=verbose)
+    return LiveConsole(verbose=verbose)
 
 
-class LiveScreen(Screen):
+class LiveConsole(PlainConsole):
     """Draws itself again when something happens and once a second. What is said stands above it, and stays."""
 
     def __init__(self, quiet: bool = False, program: bool = False, verbose: bool = False) -> None:
@@ -71,7 +73,7 @@ class LiveScreen(Screen):
 
     def earlier(self, rows: Sequence[dict[str, Any]], arms: Mapping[str, Any]) -> None:
         with self._held:
-            self._view.ended = [(row, in_words(row["params"], arms[row["params"]["backbone"]])) for row in rows]
+            self._view.ended = [(row, describe(row["params"], arms[row["params"]["backbone"]])) for row in rows]
         self._show()
 
     def started(self, number: int, words: str) -> None:
@@ -90,7 +92,7 @@ class LiveScreen(Screen):
         super().finished(row, arm, is_best)
         with self._held:
             self._view.runs.pop(row["number"], None)
-            self._view.ended = sorted((*self._view.ended, (row, in_words(row["params"], arm))), key=_rank)
+            self._view.ended = sorted((*self._view.ended, (row, describe(row["params"], arm))), key=_rank)
         self._show()
 
     def close(self) -> None:
@@ -103,11 +105,9 @@ class LiveScreen(Screen):
     def _show(self) -> None:
         now = time.monotonic()
         if self._live is None:
-            self._live = Live(
-                get_renderable=self._drawn, console=self.console, refresh_per_second=TICKS, transient=True
-            )
+            self._live = Live(get_renderable=self._drawn, console=self.rich, refresh_per_second=TICKS, transient=True)
             self._live.start()
-            self.console.show_cursor()  # rich hides it, and kill -9 would leave it hidden
+            self.rich.show_cursor()  # rich hides it, and kill -9 would leave it hidden
         elif now - self._drawn_at < SOONEST:
             return  # the next tick shows it
         self._drawn_at = now
@@ -120,7 +120,7 @@ class LiveScreen(Screen):
             if outline and now - self._weighed_at >= MEMORY_SECONDS:
                 self._weighed_at = now
                 self._view.memory = gauge.memory(outline.device)
-            size = self.console.size
+            size = self.rich.size
             return panel.drawn(self._view, now, size.width, max(size.height - SPARED, 1))
 
 

@@ -22,11 +22,13 @@ from scipy.ndimage import gaussian_filter1d
 
 from autotune import cache, plan, plugins, samples, space, study, training
 from autotune.errors import ConfigError, StudyError
+from autotune.files import write_whole
 from autotune.identity import has_begun
 from autotune.lesson import Backbones, sources
+from autotune.listener import StudyListener
+from autotune.params import Params, describe
 from autotune.plan import Candidate, Plan
-from autotune.screen import Screen, in_words
-from autotune.space import RATES, Arm, Choice, Fixed, Params, Ranged, Settings, Space
+from autotune.space import RATES, Arm, Choice, Fixed, Ranged, Settings, Space
 from autotune.study import Request
 from autotune.training import Epoch
 
@@ -87,7 +89,7 @@ class Tested:
     words: str
 
 
-def find(request: Request, write: bool, screen: Screen) -> dict[str, Any]:
+def find(request: Request, write: bool, listener: StudyListener) -> dict[str, Any]:
     """Test the one backbone that `request` names; show and save the curve. Returns bounds and curve as plain values.
 
     write: fix the bounds in the study's own study.toml. Raises StudyError where the loss does not clearly fall, or
@@ -97,8 +99,8 @@ def find(request: Request, write: bool, screen: Screen) -> dict[str, Any]:
     if write:
         _refuse_to_write(request, folder)
     with cache.in_use(), tempfile.TemporaryDirectory() as place:
-        backbones, tested = _prepared(request, folder, Path(place), screen)
-        curve = _ridden(backbones, tested.params, Path(place), screen)
+        backbones, tested = _prepared(request, folder, Path(place), listener)
+        curve = _ridden(backbones, tested.params, Path(place), listener)
     if not math.isfinite(curve.level):
         raise StudyError("The training loss is no number, even at the lowest rate.", "Test another --backbone.")
     bounds = bounds_of(curve)
@@ -106,15 +108,15 @@ def find(request: Request, write: bool, screen: Screen) -> dict[str, Any]:
     home.mkdir(parents=True, exist_ok=True)
     image = home / f"lr-find-{tested.params.backbone.replace(':', '-')}.png"
     _save(curve, bounds, tested.words, image)
-    screen.say(_drawn(curve, bounds))
+    listener.say(_drawn(curve, bounds))
     if bounds is None:
         raise _no_fall(curve, tested, image)
-    _say(curve, bounds, tested, image, screen)
+    _say(curve, bounds, tested, image, listener)
     written = _write(folder, tested, bounds) if write else None
     if written:
-        screen.say(_words_of_writing(written, tested))
+        listener.say(_words_of_writing(written, tested))
     elif not has_begun(folder):
-        screen.say(f"With --write they go into {folder / 'study.toml'}.")
+        listener.say(f"With --write they go into {folder / 'study.toml'}.")
     return _plain(folder, backbones, tested, curve, bounds, image, written)
 
 
@@ -151,7 +153,7 @@ def _refuse_to_write(request: Request, folder: Path) -> None:
         )
 
 
-def _prepared(request: Request, folder: Path, place: Path, screen: Screen) -> tuple[Backbones, Tested]:
+def _prepared(request: Request, folder: Path, place: Path, listener: StudyListener) -> tuple[Backbones, Tested]:
     """All that a trial of the study would train on; what it leaves on disk goes to `place`, being no trial's."""
     given = request.flags or {}
     settings = space.read(study.config_of(request, folder), given, is_writing=samples.is_writing(request.data))
@@ -159,17 +161,17 @@ def _prepared(request: Request, folder: Path, place: Path, screen: Screen) -> tu
     for name in plan.named(settings.space.backbone):
         catalogue.find(name)
     device = plan.device(request.device)
-    parts, root = study.read_pictures(request, folder, settings, catalogue, screen)
+    parts, root = study.read_pictures(request, folder, settings, catalogue, listener)
     settings = plan.decided(settings, parts)
-    made = plan.make(settings, catalogue, request.weights, device, parts.side, screen.say)
+    made = plan.make(settings, catalogue, request.weights, device, parts.side, listener.say)
     one = replace(made.candidates[0], anatomies=made.candidates[0].anatomies[:1], depths=made.candidates[0].depths[:1])
     scratch, stages = one.backbone.traits.from_scratch, one.anatomies[0].stages
     if scratch and given.get("depth") not in (None, stages):
         raise ConfigError(f"{one.backbone.name} trains from scratch, all {stages} stages of it.", "Leave out --depth.")
     chosen = Plan((one,), {}, device)
-    study.decode(parts, root, chosen, screen)
+    study.decode(parts, root, chosen, listener)
     params = _params(settings, one.arm)
-    words = in_words(vars(params), {"label": one.backbone.label, "stages": stages, "from_scratch": scratch})
+    words = describe(vars(params), {"label": one.backbone.label, "stages": stages, "from_scratch": scratch})
     words = f"{words.partition(f', {params.optimizer} ')[0]}, {params.optimizer}, batch {params.batch_size}"
     lesson = plan.lesson(settings, parts, chosen, 1, place, plan.banked(chosen, settings, parts))
     return Backbones(lesson), Tested(one, params, words)
@@ -192,25 +194,25 @@ def _params(settings: Settings, arm: Arm) -> Params:
     return space.suggest(FixedTrial({}), Space(**ranges), (arm,))  # type: ignore[arg-type]  # all is fixed: none is asked
 
 
-class _Listener:
+class _Reporter:
     """Hears what a trial tells its driver."""
 
-    def __init__(self, screen: Screen) -> None:
-        self._screen = screen
+    def __init__(self, listener: StudyListener) -> None:
+        self._listener = listener
 
     def epoch(self, row: Epoch) -> str | None:
         return None
 
     def banking(self, done: int, total: int) -> None:
-        self._screen.progress("Bank")(done, total)
+        self._listener.progress("Bank")(done, total)
 
 
-def _ridden(backbones: Backbones, params: Params, place: Path, screen: Screen) -> Curve:
+def _ridden(backbones: Backbones, params: Params, place: Path, listener: StudyListener) -> Curve:
     """Train as trial 0 would, at rates that rise from params.lr_low to lr_high, until the loss has run away."""
-    listener = _Listener(screen)
+    reporter = _Reporter(listener)
     if params.depth and not backbones.lesson.backbones[params.backbone][0].traits.from_scratch:
-        training.run_probe(backbones, params.backbone, params.pixels, listener)
-    source, *_ = sources(backbones, params, listener.banking)
+        training.run_probe(backbones, params.backbone, params.pixels, reporter)
+    source, *_ = sources(backbones, params, reporter.banking)
     net, batches = training.opening(backbones, params, source, 0)
     losses: list[float] = []
     step = net.training_step
@@ -219,7 +221,7 @@ def _ridden(backbones: Backbones, params: Params, place: Path, screen: Screen) -
     def watched(*batch: Any) -> Any:
         loss = step(*batch)
         losses.append(float(loss))
-        screen.progress("Range test")(len(losses), STEPS)
+        listener.progress("Range test")(len(losses), STEPS)
         net.trainer.should_stop = _has_run_away(losses)
         return loss
 
@@ -236,7 +238,7 @@ def _ridden(backbones: Backbones, params: Params, place: Path, screen: Screen) -
             )  # fmt: skip
         except SystemExit as leave:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from leave
-    screen.close()
+    listener.close()
     assert finder
     return Curve(np.array(finder.results["lr"][: len(losses)]), np.array(losses))
 
@@ -259,14 +261,14 @@ def _no_fall(curve: Curve, tested: Tested, image: Path) -> StudyError:
     return StudyError(f"{problem} (see {image}).", fix)
 
 
-def _say(curve: Curve, bounds: Bounds, tested: Tested, image: Path, screen: Screen) -> None:
-    screen.say(f"Tested: {tested.words}")
-    screen.say(f"Suggested: lr_low {bounds.low:.1e}, lr_high {bounds.high:.1e}")
-    screen.say(
+def _say(curve: Curve, bounds: Bounds, tested: Tested, image: Path, listener: StudyListener) -> None:
+    listener.say(f"Tested: {tested.words}")
+    listener.say(f"Suggested: lr_low {bounds.low:.1e}, lr_high {bounds.high:.1e}")
+    listener.say(
         f"Chosen so: the smoothed training loss falls from {curve.level:.3g} to {bounds.least:.3g}; a tenth of that "
         "is done at lr_low, where the fall begins, four fifths at lr_high, before it slows (Smith 2017)."
     )
-    screen.say(f"Plot: {image.resolve()}")
+    listener.say(f"Plot: {image.resolve()}")
 
 
 def _write(folder: Path, tested: Tested, bounds: Bounds) -> Path:
@@ -275,9 +277,7 @@ def _write(folder: Path, tested: Tested, bounds: Bounds) -> Path:
     document = tomlkit.parse(file.read_bytes().decode()) if file.is_file() else tomlkit.document()
     ranges = cast(MutableMapping[str, Any], document.setdefault("space", tomlkit.table()))
     ranges.update(_fixed(tested), lr_low=bounds.low, lr_high=bounds.high)
-    unfinished = file.with_suffix(".unfinished")
-    unfinished.write_bytes(tomlkit.dumps(document).encode())
-    unfinished.replace(file)
+    write_whole(file, tomlkit.dumps(document))
     return file
 
 

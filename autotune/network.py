@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import lr_scheduler
 
 from autotune.bank import Entry
-from autotune.space import Params
+from autotune.params import Params
 
 OPTIMIZERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "adamw": (torch.optim.AdamW, {"fused": True}),

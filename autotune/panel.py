@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from autotune.gauge import Memory
+from autotune.listener import Outline
 from autotune.record import COMPLETE, STATES
-from autotune.screen import Outline, duration, percent
+from autotune.text import duration, percent
 
 if TYPE_CHECKING:
     from autotune.training import Epoch

@@ -13,8 +13,9 @@ from PIL import Image
 
 from autotune import standalone
 from autotune.errors import DataError
+from autotune.files import cache_folder
 from autotune.images import Picture, Progress, UnreadableError, decode
-from autotune.store import Rows, cache_folder
+from autotune.store import Rows
 
 CHUNK = 256
 

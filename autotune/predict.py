@@ -177,11 +177,11 @@ def _line(one: Answer, width: int) -> str:
 
 def _of_study(folder: Path, means: Means | None) -> Model:
     from autotune.finished import reopened
+    from autotune.listener import StudyListener
     from autotune.record import opened
-    from autotune.screen import Screen
 
     with opened(folder) as book:
-        one = reopened(folder, book, means or Means(), Screen(quiet=True))
+        one = reopened(folder, book, means or Means(), StudyListener())
         trained = one.trained
         look = book.look(one.trial["number"]) or {}
     heat = look.get("calibration", {}).get("temperature", 1.0)

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 from sqlite_utils import Database, Migrations
 
-from autotune import space
 from autotune.errors import StudyError
-from autotune.space import Params
+from autotune.params import Params
 
 if TYPE_CHECKING:
     from autotune.training import Epoch, Outcome, ProbeOutcome
@@ -166,7 +165,7 @@ class Record:
         ]
 
     def _keep_trial(self, number: int, params: Params, values: dict[str, Any]) -> None:
-        row = {"number": number, "params": json.dumps(space.chosen(params)), "finished": _now(), **values}
+        row = {"number": number, "params": json.dumps(params.recorded()), "finished": _now(), **values}
         self._db.table("trials").upsert(row, pk="number")
 
 

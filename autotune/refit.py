@@ -9,13 +9,14 @@ from autotune import cache, pixels, trained, training
 from autotune.errors import StudyError
 from autotune.finished import Finished
 from autotune.lesson import Backbones, probe_file
-from autotune.screen import Screen, percent
+from autotune.listener import StudyListener
 from autotune.splits import TRAIN, VALIDATION
+from autotune.text import percent
 from autotune.trained import Trained
 from autotune.training import Epoch
 
 
-def refit(one: Finished, device: str, screen: Screen) -> Trained:
+def refit(one: Finished, device: str, listener: StudyListener) -> Trained:
     """Train for as many epochs as the trial's best took, and keep the last: no validation is left to choose by.
 
     device: where to train; the network comes back on the finished study's. Raises StudyError where the head that the
@@ -38,21 +39,21 @@ def refit(one: Finished, device: str, screen: Screen) -> Trained:
         shutil.copy(head, probe_file(folder, params.backbone, params.pixels))
     how, pictures = one.trained.interpolation, (*one.parts.part(TRAIN), *one.parts.part(VALIDATION))
     with cache.in_use(), training.hushed():
-        pixels.fill(pixels.store(params.pixels, how), one.root, pictures, how, screen.progress("Decoding"))
-        outcome = training.run_trial(Backbones(lesson), number, params, Listener(screen))
+        pixels.fill(pixels.store(params.pixels, how), one.root, pictures, how, listener.progress("Decoding"))
+        outcome = training.run_trial(Backbones(lesson), number, params, Reporter(listener))
     here = Backbones(replace(lesson, device=one.lesson.device))
     return trained.restored(here, {**one.trial, "checkpoint": outcome.checkpoint})
 
 
-class Listener:
+class Reporter:
     """Hears what a trial tells its driver; nothing stops it."""
 
-    def __init__(self, screen: Screen) -> None:
-        self._screen = screen
+    def __init__(self, listener: StudyListener) -> None:
+        self._listener = listener
 
     def epoch(self, row: Epoch) -> str | None:
-        self._screen.say(f"Refit: epoch {row.number}, training {percent(row.train)}")
+        self._listener.say(f"Refit: epoch {row.number}, training {percent(row.train)}")
         return None
 
     def banking(self, done: int, total: int) -> None:
-        self._screen.progress("Bank")(done, total)
+        self._listener.progress("Bank")(done, total)

@@ -10,17 +10,15 @@ from typing import Any
 from autotune import pixels, plan, plugins, samples, space, study, work
 from autotune.anatomy import Anatomy
 from autotune.bank import N_VIEWS, Bank
-from autotune.cache import in_words
+from autotune.files import cache_folder
 from autotune.identity import has_begun, recorded_arms, recorded_cuts, refuse_another, refuse_other_weights
 from autotune.lesson import Backbones, Lesson
+from autotune.listener import StudyListener
 from autotune.plan import Candidate, Cuts, Plan
 from autotune.record import opened
-from autotune.screen import Screen, duration
 from autotune.space import Arm, Settings
 from autotune.splits import TRAIN, VALIDATION, Split
-from autotune.store import cache_folder
 from autotune.study import Request
-from autotune.tensorboard import refuse_missing
 from autotune.work import Share
 
 
@@ -34,57 +32,28 @@ class Known:
     cuts: Cuts | None = None
 
 
-def rehearse(request: Request, screen: Screen) -> dict[str, Any]:
+def rehearse(request: Request, listener: StudyListener) -> dict[str, Any]:
     """Read and split the pictures, plan, count and estimate: what `search --dry-run` tells, as plain values.
 
     Writes nothing to the study's folder and to the cache nothing but the built-in sample; starts no worker, downloads
     nothing. Raises AutotuneError where the search could not start.
     """
-    if request.tensorboard:
-        refuse_missing()
     folder = study.folder_of(request)
     writing = samples.is_writing(request.data)
     settings = space.read(study.config_of(request, folder), request.flags or {}, writing)
     catalogue = plugins.catalogue(request.plugins)
     study.refuse_unknown(settings, catalogue)
     device = plan.device(request.device)
-    parts, _ = study.read_pictures(request, folder, settings, catalogue, screen, keep=False)
+    parts, _ = study.read_pictures(request, folder, settings, catalogue, listener, keep=False)
     known = _known(folder, settings, parts)
     settings = plan.decided(settings, parts)
-    chosen = plan.make(settings, catalogue, request.weights, device, parts.side, screen.say, known.arms, download=False)
+    chosen = plan.make(
+        settings, catalogue, request.weights, device, parts.side, listener.say, known.arms, download=False
+    )
     _refuse_other_weights(folder, chosen)
     cuts = known.cuts or plan.banked(chosen, settings, parts, request.trials)
-    study.announce(screen, request.trials, known.finished, settings, parts, chosen)
+    study.announce(listener, request.trials, known.finished, settings, parts, chosen)
     return _told(request, folder, settings, parts, chosen, cuts, known)
-
-
-def show(found: dict[str, Any], screen: Screen) -> None:
-    """The cost of the plan that has been said."""
-    for row in found["banks"]:
-        cuts = ", ".join(str(cut) for cut in row["after_stages"])
-        there = f"; {in_words(row['bytes_there'])} of it is in the cache" if row["bytes_there"] else ""
-        screen.say(
-            f"Bank: {row['backbone']} at {row['pixels']} pixels, after stages {cuts} of {row['stages']}: "
-            f"up to {in_words(row['bytes'])}{there}."
-        )
-    operations, disk, trials = found["operations"], found["disk"], found["trials"]
-    bank = f"{operations['bank'] / 1e12:.3g} T operations for the bank, " if found["banks"] else ""
-    screen.say(f"Work: {bank}{operations['trials'] / 1e12:.3g} T operations for the trials.")
-    bank = f"up to {in_words(disk['bank'])} for the bank, " if found["banks"] else ""
-    screen.say(f"Disk: {bank}{in_words(disk['pixels'])} for decoded pixels, in {_homely(disk['folder'])}.")
-    if found["begun"]:
-        screen.say(f"The study has begun: {trials['finished']} trials are finished, {trials['left']} are left.")
-    if not trials["left"] and found["tested"]:
-        screen.say("Nothing is left to do; the same command only prints.")
-        return
-    screen.say(f"Time: about {duration(found['seconds'])}.")
-    screen.say("This was a dry run: no study was written. The same command without --dry-run starts it.")
-
-
-def _homely(folder: str) -> str:
-    """A path as a person writes it."""
-    place = Path(folder)
-    return f"~/{place.relative_to(Path.home()).as_posix()}" if place.is_relative_to(Path.home()) else folder
 
 
 def _known(folder: Path, settings: Settings, parts: Split) -> Known:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import statistics
 from collections import Counter, defaultdict
@@ -20,13 +19,14 @@ from autotune.album import Thumbnail
 from autotune.charts import Span
 from autotune.choices import Choice, Weighed
 from autotune.errors import StudyError
+from autotune.files import write_whole
 from autotune.identity import source_of
 from autotune.images import Picture
 from autotune.recipe import Recipe, recipe
 from autotune.record import COMPLETE, PRUNED, Record, opened
-from autotune.screen import duration, percent
 from autotune.splits import MANIFEST, TRAIN
 from autotune.summary import find, status
+from autotune.text import duration, percent
 
 FILE = "report.html"
 TEMPLATE = Path(__file__).with_name(FILE)
@@ -160,14 +160,10 @@ def write(name: str) -> dict[str, str]:
     with opened(folder) as book:
         page = _page(book, folder, summary)
     file = folder.resolve() / FILE
-    unfinished = file.with_suffix(f".{os.getpid()}")
     try:
-        unfinished.write_text(_rendered(page), encoding="utf-8")
-        unfinished.replace(file)
+        write_whole(file, _rendered(page))
     except OSError as error:
         raise StudyError(f"{file} cannot be written: {error.strerror}.", "Make room, or mend its rights.") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
     return {"study": folder.name, "file": str(file)}
 
 

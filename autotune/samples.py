@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from autotune.errors import DataError, did_you_mean
-from autotune.store import made
+from autotune.files import make_folder
 from autotune.table import ENDINGS
 
 DIGITS = "digits"
@@ -114,7 +114,7 @@ def digits(cache: Path) -> Path:
     found = load_digits()
     unfinished = _unfinished(cache, DIGITS)
     for number, (values, label) in enumerate(zip(found.images, found.target, strict=True)):
-        file = made(unfinished / str(label)) / f"{number:04d}.png"
+        file = make_folder(unfinished / str(label)) / f"{number:04d}.png"
         Image.fromarray((values * (255 / 16)).round().astype(np.uint8)).save(file)
     return _moved(unfinished, folder)
 
@@ -131,7 +131,7 @@ def _downloaded(which: str, cache: Path, say: Callable[[str], None]) -> Path:
             rows = csv.writer(out)
             rows.writerow(("path", "label", "split"))
             for part, options in SETS[which].parts:
-                rows.writerows(_rows(which, part, options, made(folder.parent / "torchvision"), unfinished))
+                rows.writerows(_rows(which, part, options, make_folder(folder.parent / "torchvision"), unfinished))
         return _moved(unfinished, folder) / TABLE
     except OSError as error:
         raise DataError(
@@ -150,7 +150,7 @@ def _rows(which: str, part: str, options: dict[str, Any], root: Path, folder: Pa
         picture, label = opened[number]
         spoken = classes[label] if classes else str(int(label))
         if not isinstance(picture, (str, Path)):
-            file = made(folder / "pictures" / (part or "all") / f"{int(label):03d}") / f"{number:06d}.png"
+            file = make_folder(folder / "pictures" / (part or "all") / f"{int(label):03d}") / f"{number:06d}.png"
             picture.save(file)
             picture = file.relative_to(folder).as_posix()
         yield str(picture), spoken[0] if isinstance(spoken, (tuple, list)) else spoken, part
@@ -174,7 +174,7 @@ def _opened(which: str, options: dict[str, Any], root: Path) -> Any:
 def _unfinished(cache: Path, which: str) -> Path:
     folder = cache / "samples" / f".{which}.{os.getpid()}"
     shutil.rmtree(folder, ignore_errors=True)
-    return made(folder)
+    return make_folder(folder)
 
 
 def _moved(unfinished: Path, folder: Path) -> Path:

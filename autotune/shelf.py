@@ -7,13 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
-from rich.table import Table
-
-from autotune import cache
+from autotune import text
 from autotune.errors import StudyError
 from autotune.record import COMPLETE, Record, locked
-from autotune.screen import Screen, percent
 from autotune.summary import STUDIES, find
 
 DEFINITION = "study.toml"  # the user's own, and kept in git
@@ -48,24 +44,7 @@ def remove(name: str) -> str:
 
 def in_words(row: dict[str, Any]) -> str:
     trials = f"{row['trials']} trial{'s' * (row['trials'] != 1)}"
-    return f"study {row['name']}, {trials}, {cache.in_words(row['bytes'])}"
-
-
-def show(found: dict[str, Any], screen: Screen) -> None:
-    """The table for a person."""
-    if not found["studies"]:
-        screen.say(f"There is no study in {found['folder']}. Begin one: autotune search PHOTOS")
-        return
-    table = Table(box=None, pad_edge=False)
-    heads = ("study", "trials", "metric", "validation", "test", "size", "last used")
-    for head in heads:
-        table.add_column(head, justify="left" if head in ("study", "metric") else "right", no_wrap=True)
-    for row in found["studies"]:
-        metric = row["problem"] or str(row["metric"]).replace("_", " ")
-        scores = (percent(row["validation"]), percent(row["test"]))
-        size, used = cache.in_words(row["bytes"]), cache.ago(row["used"])
-        table.add_row(escape(row["name"]), str(row["trials"]), escape(metric), *scores, size, used)
-    screen.console.print(table)
+    return f"study {row['name']}, {trials}, {text.file_size(row['bytes'])}"
 
 
 def _told(folder: Path) -> dict[str, Any]:

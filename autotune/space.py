@@ -14,6 +14,8 @@ from autotune.errors import ConfigError, did_you_mean
 if TYPE_CHECKING:
     from optuna.trial import Trial
 
+from autotune.params import Params, Value
+
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
 SAMPLERS = ("tpe", "random", "gp", "qmc")
 PRUNERS = ("hyperband", "successive_halving", "median", "none")
@@ -23,8 +25,6 @@ FLIPS = ("none", "horizontal", "vertical", "both")
 RATES = {"adamw": 1.0, "adam": 1.0, "rmsprop": 1.0, "sgd": 10.0, "adagrad": 10.0, "adadelta": 1000.0}
 ETA = 3  # Hyperband's reduction factor
 SMALL_PIXELS = 64  # below this, pictures are enlarged fourfold for a pretrained net, and the from-scratch CNN joins
-
-Value = float | int | str
 
 
 @dataclass(frozen=True)
@@ -46,30 +46,6 @@ class Range:
 
 
 Ranged = Fixed | Choice | Range
-
-
-@dataclass(frozen=True)
-class Params:
-    """One trial's choices. depth: last stages that train. lr_low, lr_high: the bounds of the cycle.
-
-    class_weight: c of w = (1 / frequency)^c. batch_size: pictures a step. mixup: alpha of the Beta distribution that
-    two pictures of a batch are mixed by, at the tail's entrance; 0: not mixed.
-    """
-
-    backbone: str
-    depth: int
-    pixels: int
-    lr_low: float
-    lr_high: float
-    cycle: str
-    augment: float
-    class_weight: float
-    optimizer: str
-    batch_size: int
-    weight_decay: float
-    dropout: float
-    label_smoothing: float
-    mixup: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -164,11 +140,6 @@ def read(file: Path | None, flags: Mapping[str, Any], is_writing: bool = False) 
         where = f" ({file})" if file else ""
         raise ConfigError(" ".join(problem for problem, _ in wrong) + where, " ".join(fix for _, fix in wrong))
     return settings
-
-
-def chosen(params: Params) -> dict[str, Value]:
-    """Params as the record keeps and shows them: mixup only where pictures are mixed."""
-    return {name: value for name, value in asdict(params).items() if name != "mixup" or value}
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import os
+import io
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from autotune.errors import DataError, StudyError
+from autotune.files import write_whole
 from autotune.folder import SetAside
 from autotune.groups import Groups, named
 from autotune.images import Catalog, Picture
@@ -94,13 +95,12 @@ def seal(seed: int, test: float, old: Sequence[Picture] = ()) -> Callable[[Pictu
 
 def write(parts: Split, file: Path) -> None:
     """Keep the split as a CSV manifest, one picture a row; written whole or not at all."""
-    unfinished = file.with_suffix(f".{os.getpid()}")
-    with unfinished.open("w", newline="", encoding="utf-8") as out:
-        writer = csv.writer(out)
-        writer.writerow(COLUMNS)
-        for p in parts.pictures:
-            writer.writerow((p.path, p.label, p.part, p.digest, p.side, p.stamp, p.group, parts.notes.get(p.path, "")))
-    unfinished.replace(file)
+    out = io.StringIO(newline="")
+    writer = csv.writer(out)
+    writer.writerow(COLUMNS)
+    for p in parts.pictures:
+        writer.writerow((p.path, p.label, p.part, p.digest, p.side, p.stamp, p.group, parts.notes.get(p.path, "")))
+    write_whole(file, out.getvalue())
 
 
 def read(file: Path) -> tuple[Picture, ...]:

@@ -7,19 +7,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-import platformdirs
 from filelock import FileLock
 from numpy.typing import DTypeLike, NDArray
 
 from autotune.errors import StudyError
+from autotune.files import make_folder, unwritable
 
 KEY_BYTES = 16
 REMAPPED = 2**30  # bytes read through a map before it is opened anew, so that the pages read do not stay resident
-
-
-def cache_folder() -> Path:
-    """Where decoded pixels and banks are kept: AUTOTUNE_CACHE, or the user's cache folder."""
-    return Path(os.environ.get("AUTOTUNE_CACHE") or platformdirs.user_cache_dir("autotune", appauthor=False))
 
 
 class Rows:
@@ -45,7 +40,7 @@ class Rows:
 
     def lock(self) -> FileLock:
         """Held while rows are computed and appended, so that two workers do not compute the same ones."""
-        return FileLock(made(self.folder) / "lock")
+        return FileLock(make_folder(self.folder) / "lock")
 
     def __contains__(self, key: str) -> bool:
         """Whether a key had a row at the last look at the disk."""
@@ -61,7 +56,7 @@ class Rows:
         self._refresh()
         start = len(self._index)
         try:
-            made(self.folder)
+            make_folder(self.folder)
             with _opened(self._rows) as out:
                 out.truncate(start * self.row_bytes)
                 out.seek(start * self.row_bytes)
@@ -73,7 +68,7 @@ class Rows:
                 out.seek(start * KEY_BYTES)
                 out.write(bytes.fromhex("".join(keys)))
         except OSError as error:
-            raise _unwritable(self.folder, error) from error
+            raise unwritable(self.folder, error) from error
 
     def places(self, keys: Sequence[str]) -> NDArray[np.int64]:
         """Row numbers (N,) of keys. Raises StudyError where some are gone: the cache was deleted meanwhile."""
@@ -116,22 +111,6 @@ class Rows:
         with self._keys.open("rb") as keys:
             keys.seek(place * KEY_BYTES)
             return keys.read(KEY_BYTES).hex()
-
-
-def made(folder: Path) -> Path:
-    """A folder of the cache, made if it is not there. Raises StudyError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-    return folder
-
-
-def _unwritable(folder: Path, error: OSError) -> StudyError:
-    return StudyError(
-        f"{folder} cannot be written: {error.strerror}.",
-        "Free some disk space, or set AUTOTUNE_CACHE to a folder on a larger disk; then run the same command.",
-    )
 
 
 def _opened(file: Path):  # type: ignore[no-untyped-def]

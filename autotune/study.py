@@ -12,6 +12,7 @@ from typing import Any
 from autotune import cache, driver, evaluate, images, pixels, plan, plugins, samples, space, splits, work
 from autotune.driver import Driver
 from autotune.errors import StudyError
+from autotune.files import cache_folder
 from autotune.identity import (
     has_begun,
     recorded_arms,
@@ -21,14 +22,13 @@ from autotune.identity import (
     refuse_other_weights,
 )
 from autotune.lesson import Backbones, Lesson
+from autotune.listener import Outline, StudyListener
 from autotune.plan import Candidate, Plan
 from autotune.record import Record, locked, opened
-from autotune.screen import Outline, Screen, percent
 from autotune.space import Arm, Settings
 from autotune.splits import MANIFEST, TEST, TRAIN, VALIDATION, Split
-from autotune.store import cache_folder
 from autotune.summary import STUDIES, status
-from autotune.tensorboard import Board, refuse_missing
+from autotune.text import percent
 from autotune.training import ProbeOutcome
 from autotune.trials import Search
 from autotune.workers import ProbeTask, Workers
@@ -50,56 +50,53 @@ class Request:
     manifest: Path | None = None
     skip_unreadable: bool = False
     flags: Mapping[str, Any] | None = None
-    tensorboard: bool = False
 
 
-def search(request: Request, screen: Screen) -> dict[str, Any]:
+def search(request: Request, listener: StudyListener) -> dict[str, Any]:
     """Run a study to the number of trials asked for, or go on with one, then test the winner. Returns its summary.
 
     Raises AutotuneError for what the user can mend. Ctrl-C loses nothing: the same call goes on.
     """
     with cache.in_use():
         cache.trim(cache.limit())
-        return _searched(request, screen)
+        return _searched(request, listener)
 
 
-def _searched(request: Request, screen: Screen) -> dict[str, Any]:
+def _searched(request: Request, listener: StudyListener) -> dict[str, Any]:
     start = time.monotonic()
-    if request.tensorboard:
-        refuse_missing()
     folder = folder_of(request)
     settings = space.read(config_of(request, folder), request.flags or {}, is_writing=samples.is_writing(request.data))
     catalogue = plugins.catalogue(request.plugins)
     refuse_unknown(settings, catalogue)
     device = plan.device(request.device)
-    parts, root = read_pictures(request, folder, settings, catalogue, screen)
+    parts, root = read_pictures(request, folder, settings, catalogue, listener)
     with locked(folder), opened(folder) as book, _timed(book, start):
         refuse_another(book, folder, settings, parts)
         book.note(root=str(root), source=samples.spoken(request.data))  # which may have moved
-        board = Board(folder, settings.metric, book) if request.tensorboard else None
+        listener.opened(folder, settings.metric, book)
         if len(book.trials()) < request.trials or not book.is_tested():
             asked, settings = settings, plan.decided(settings, parts)
             with Workers(request.workers) as workers:
                 chosen = plan.make(
-                    settings, catalogue, request.weights, device, parts.side, screen.say, recorded_arms(book)
+                    settings, catalogue, request.weights, device, parts.side, listener.say, recorded_arms(book)
                 )
                 cuts = recorded_cuts(book) or plan.banked(chosen, settings, parts, request.trials)
                 lesson = plan.lesson(settings, parts, chosen, request.workers, folder, cuts)
                 refuse_other_weights(book, chosen)
                 workers.teach(lesson)
-                screen.planned(_outline(folder.name, request.trials, settings, parts, chosen))
-                announce(screen, request.trials, len(book.trials()), settings, parts, chosen)
-                decode(parts, root, chosen, screen)
+                listener.planned(_outline(folder.name, request.trials, settings, parts, chosen))
+                announce(listener, request.trials, len(book.trials()), settings, parts, chosen)
+                decode(parts, root, chosen, listener)
                 _begin(book, folder, asked, parts, device, cuts)
                 book.add_seconds(read=time.monotonic() - start)
-                arms = _probe(workers, chosen, book, screen)
+                arms = _probe(workers, chosen, book, listener)
                 left = max(request.trials - len(book.trials()), 0)  # the workers wait, so rates can be measured
-                screen.estimated(plan.estimate(chosen, settings, left, parts, cuts))
+                listener.estimated(plan.estimate(chosen, settings, left, parts, cuts))
                 trials = _queued(Search(folder / "trials.db", settings, arms), arms, book)
                 deadline = start + request.timeout if request.timeout is not None else None
-                Driver(trials, workers, book, screen, deadline, board).run(request.trials)
-            _test(lesson, book, root, parts, screen)
-    screen.close()
+                Driver(trials, workers, book, listener, deadline).run(request.trials)
+            _test(lesson, book, root, parts, listener)
+    listener.close()
     return status(folder.name)
 
 
@@ -123,12 +120,12 @@ def refuse_unknown(settings: Settings, catalogue: plugins.Catalogue) -> None:
 
 
 def read_pictures(request: Request, folder: Path, settings: Settings, catalogue: plugins.Catalogue,
-                  screen: Screen, keep: bool = True) -> tuple[Split, Path]:  # fmt: skip
+                  listener: StudyListener, keep: bool = True) -> tuple[Split, Path]:  # fmt: skip
     """The pictures and their parts: a study's own manifest if there is one and the folder still is as it says.
 
     keep: what is decoded for this is also resized and stored, so that it need not be decoded again.
     """
-    source = samples.place(request.data, cache_folder(), screen.say)
+    source = samples.place(request.data, cache_folder(), listener.say)
     manifest = folder / MANIFEST
     own = splits.read(manifest) if manifest.is_file() and has_begun(folder) else ()
     old = splits.read(request.manifest) if request.manifest else ()
@@ -138,11 +135,11 @@ def read_pictures(request: Request, folder: Path, settings: Settings, catalogue:
         return pixels.Squares(plan.looks(settings, catalogue, request.weights, side), sealed)
 
     catalog = images.read(
-        source, {p.path: p for p in own}, screen.progress("Reading"), shelf if keep and not own else None
+        source, {p.path: p for p in own}, listener.progress("Reading"), shelf if keep and not own else None
     )
     if not request.skip_unreadable:
         images.refuse_many_bad(catalog)
-    screen.close()
+    listener.close()
     if own:
         refuse_changed(folder, own, catalog.pictures)
         return Split(catalog.classes, own, catalog.set_aside, {}), catalog.root
@@ -162,34 +159,36 @@ def _begin(book: Record, folder: Path, settings: Settings, parts: Split, device:
     book.note(definition=space.definition(settings), banked=[[*key, kept] for key, kept in cuts.items()])
 
 
-def announce(screen: Screen, n_trials: int, n_done: int, settings: Settings, parts: Split, chosen: Plan) -> None:
+def announce(
+    listener: StudyListener, n_trials: int, n_done: int, settings: Settings, parts: Split, chosen: Plan
+) -> None:
     """Say what takes part, and what is planned with it."""
     counts, left = parts.counts, max(n_trials - n_done, 0)
-    screen.say(
+    listener.say(
         f"{counts[TRAIN]} training, {counts[VALIDATION]} validation, {counts[TEST]} test pictures of "
         f"{len(parts.classes)} classes; {counts['set_aside']} set aside."
     )
     if chosen.absent:
         names = ", ".join(chosen.absent)
-        screen.say(f"Left out, their weights not being here: {names}. `autotune plugins` says how to have them.")
+        listener.say(f"Left out, their weights not being here: {names}. `autotune plugins` says how to have them.")
     for name, reason in chosen.left_out.items():
         if name in chosen.absent:
             continue
-        screen.say(f"Left out: {name}: {reason}")
+        listener.say(f"Left out: {name}: {reason}")
     for one in chosen.candidates:
         sizes = ", ".join(str(size) for size in one.arm.pixels)
-        screen.say(f"Backbone: {one.backbone.name} at {sizes} pixels, {_depths(one)}{_whence(one)}.")
+        listener.say(f"Backbone: {one.backbone.name} at {sizes} pixels, {_depths(one)}{_whence(one)}.")
     for (name, size), found in plan.counted(chosen, settings, parts, n_trials).items():
         for cut in found:
-            screen.detail(work.in_words(name, size, cut, stages=found[-1].number))
-    screen.say(
+            listener.detail(work.in_words(name, size, cut, stages=found[-1].number))
+    listener.say(
         f"Plan: {left} trials of up to {settings.n_epochs} epochs, {settings.sampler} and {settings.pruner}, "
         f"on {chosen.device}."
     )
 
 
 def _outline(name: str, n_trials: int, settings: Settings, parts: Split, chosen: Plan) -> Outline:
-    """The plan in a few words, for a live screen."""
+    """The plan in a few words, for a live listener."""
     counts = parts.counts
     pictures = " + ".join(str(counts[part]) for part in (TRAIN, VALIDATION, TEST))
     backbones = [
@@ -222,16 +221,16 @@ def _span(depths: Sequence[int]) -> str:
     return f"{min(depths)} to {max(depths)}" if len(depths) > 1 else str(depths[0])
 
 
-def decode(parts: Split, root: Path, chosen: Plan, screen: Screen) -> None:
+def decode(parts: Split, root: Path, chosen: Plan, listener: StudyListener) -> None:
     """Decode what trials see, training and validation pictures, at every size that is searched."""
     pictures = (*parts.part(TRAIN), *parts.part(VALIDATION))
     for one in chosen.candidates:
         how = one.backbone.traits.interpolation
         for size in one.arm.pixels:
-            pixels.fill(pixels.store(size, how), root, pictures, how, screen.progress(f"Decoding to {size} pixels"))
+            pixels.fill(pixels.store(size, how), root, pictures, how, listener.progress(f"Decoding to {size} pixels"))
 
 
-def _probe(workers: Workers, chosen: Plan, book: Record, screen: Screen) -> tuple[Arm, ...]:
+def _probe(workers: Workers, chosen: Plan, book: Record, listener: StudyListener) -> tuple[Arm, ...]:
     """A linear probe for each pretrained backbone and size; the best come first. One that raises is left out."""
     done = {(row["backbone"], row["pixels"]) for row in book.probes()}
     left_out = dict(chosen.left_out)
@@ -241,13 +240,13 @@ def _probe(workers: Workers, chosen: Plan, book: Record, screen: Screen) -> tupl
         for size in arm.pixels
         if (arm.backbone, size) not in done
     ]
-    for task, news in driver.probes(workers, todo, screen):
+    for task, news in driver.probes(workers, todo, listener):
         if isinstance(news, ProbeOutcome):
             book.keep_probe(task.backbone, task.pixels, news)
-            screen.say(f"Probe: a linear head on {task.backbone} at {task.pixels} pixels: {percent(news.value)}")
+            listener.say(f"Probe: a linear head on {task.backbone} at {task.pixels} pixels: {percent(news.value)}")
         else:
             left_out[task.backbone] = news.error
-            screen.say(f"Left out: {task.backbone}: {news.error}")
+            listener.say(f"Left out: {task.backbone}: {news.error}")
     kept = [one for one in chosen.candidates if one.backbone.name not in left_out]
     if not kept:
         raise StudyError("Every backbone has failed its probe.", f"Read {workers.log('probe-*')}; then try again.")
@@ -278,14 +277,14 @@ def _queued(search: Search, arms: tuple[Arm, ...], book: Record) -> Search:
     return search
 
 
-def _test(lesson: Lesson, book: Record, root: Path, parts: Split, screen: Screen) -> None:
+def _test(lesson: Lesson, book: Record, root: Path, parts: Split, listener: StudyListener) -> None:
     """Look at the test pictures with the winner, unless it has been looked at."""
     best = book.best()
     if best is None or book.is_tested():
         return
     start = time.monotonic()
     backbones = Backbones(lesson)
-    evaluate.look(backbones, book, root, parts, best, screen.progress("Test"))
+    evaluate.look(backbones, book, root, parts, best, listener.progress("Test"))
     book.add_seconds(test=time.monotonic() - start)
 
 

@@ -26,13 +26,13 @@ def plugins(
     """List backbones."""
     if context.invoked_subcommand:
         return
-    from autotune import listing
+    from autotune import listing, views
 
     found = listing.listing(tuple(folders or ()), weights, full)
     if as_json:
         print_json(found)
     else:
-        listing.show(found)
+        views.show_backbones(found)
 
 
 @plugins_app.command()
@@ -61,14 +61,15 @@ def cache(context: typer.Context, as_json: Json = False) -> None:
     """Show what the cache holds, what was used last first."""
     if context.invoked_subcommand:
         return
-    from autotune import cache as caches
-    from autotune.screen import Screen, show_cache
+    from autotune.cache import status
+    from autotune.console import PlainConsole
+    from autotune.views import show_cache
 
-    found = caches.status()
+    found = status()
     if as_json:
         print_json(found)
     else:
-        show_cache(found, Screen())
+        show_cache(found, PlainConsole())
 
 
 @cache_app.command()
@@ -76,24 +77,24 @@ def trim(
     to: Annotated[str | None, typer.Option(help="A size, e.g. 5GB; by default the limit.")] = None,
 ) -> None:
     """Delete what was used longest ago until the cache is no larger than its limit."""
-    from autotune import cache as caches
+    from autotune import cache
 
-    _tell_deleted(caches.trim(caches.size(to) if to else caches.limit()))
+    _tell_deleted(cache.trim(cache.size(to) if to else cache.limit()))
 
 
 @cache_app.command()
 def clear(yes: Yes = False) -> None:
     """Delete all decoded pixels and banks. Nothing is lost but the time to compute them again."""
-    from autotune import cache as caches
+    from autotune import cache
 
-    if yes or _agreed(f"Delete all decoded pixels and banks in {caches.status()['folder']}?", "cache clear --yes"):
-        _tell_deleted(caches.clear())
+    if yes or _agreed(f"Delete all decoded pixels and banks in {cache.status()['folder']}?", "cache clear --yes"):
+        _tell_deleted(cache.clear())
 
 
 def _tell_deleted(gone: list[Any]) -> None:
-    from autotune.cache import in_words
+    from autotune.text import file_size
 
-    typer.echo(f"Deleted {in_words(sum(one.n_bytes for one in gone))}.")
+    typer.echo(f"Deleted {file_size(sum(one.n_bytes for one in gone))}.")
 
 
 @studies_app.callback()
@@ -101,14 +102,14 @@ def studies(context: typer.Context, as_json: Json = False) -> None:
     """List the studies in ./studies, the one last worked on first."""
     if context.invoked_subcommand:
         return
-    from autotune import shelf
-    from autotune.screen import Screen
+    from autotune import shelf, views
+    from autotune.console import PlainConsole
 
     found = shelf.studies()
     if as_json:
         print_json(found)
     else:
-        shelf.show(found, Screen())
+        views.show_studies(found, PlainConsole())
 
 
 @studies_app.command()

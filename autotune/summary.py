@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from autotune.errors import StudyError, did_you_mean
+from autotune.params import describe
 from autotune.record import STATES, Record
-from autotune.screen import in_words
 
 STUDIES = Path("studies")
 
@@ -43,7 +43,7 @@ def _summarized(book: Record, folder: Path) -> dict[str, Any]:
         {
             **{key: row[key] for key in ("number", "state", "value", "params", "epochs", "ended", "seconds")},
             **{key: row[key] for key in ("log_loss", "best_epoch", "trained_parameters", "error")},
-            "words": in_words(row["params"], arms[row["params"]["backbone"]]),
+            "words": describe(row["params"], arms[row["params"]["backbone"]]),
         }
         for row in rows
     ]
@@ -62,7 +62,7 @@ def _summarized(book: Record, folder: Path) -> dict[str, Any]:
         "best": best and {
             **{key: best[key] for key in ("number", "value", "params", "log_loss", "checkpoint")},
             "checkpoint": str((folder / best["checkpoint"]).resolve()),
-            "words": in_words(best["params"], arms[best["params"]["backbone"]]),
+            "words": describe(best["params"], arms[best["params"]["backbone"]]),
         },
         "leaderboard": board,
         "probes": probes,

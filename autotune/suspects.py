@@ -15,8 +15,8 @@ from autotune import plan, plugins, study
 from autotune.errors import DataError
 from autotune.images import Picture
 from autotune.lesson import Backbones
+from autotune.listener import StudyListener
 from autotune.plan import Candidate, Plan
-from autotune.screen import Screen
 from autotune.space import Settings
 from autotune.splits import TRAIN, VALIDATION, Split
 
@@ -35,7 +35,7 @@ class Suspect:
     doubt: float
 
 
-def suspects(parts: Split, root: Path, n: int, screen: Screen) -> list[Suspect]:
+def suspects(parts: Split, root: Path, n: int, listener: StudyListener) -> list[Suspect]:
     """At most n training and validation pictures whose label is doubted, the most doubtful first.
 
     Each picture is judged by a probe fitted without it and without its copies (confident learning: Northcutt et al.
@@ -43,8 +43,8 @@ def suspects(parts: Split, root: Path, n: int, screen: Screen) -> list[Suspect]:
     Raises DataError where a class has too few pictures, PluginError where no pretrained backbone is at hand.
     """
     pictures = (*parts.part(TRAIN), *parts.part(VALIDATION))
-    chosen = _pretrained(parts, screen)
-    features = _features(chosen, parts, root, pictures, screen)
+    chosen = _pretrained(parts, listener)
+    features = _features(chosen, parts, root, pictures, listener)
     probabilities = _out_of_fold(features, pictures)
     classes = sorted({picture.label for picture in pictures})
     found = [_suspect(picture, row, classes) for picture, row in zip(pictures, probabilities, strict=True)]
@@ -52,25 +52,25 @@ def suspects(parts: Split, root: Path, n: int, screen: Screen) -> list[Suspect]:
     return sorted(doubted, key=lambda one: (-one.doubt, one.path))[:n]
 
 
-def _pretrained(parts: Split, screen: Screen) -> Plan:
+def _pretrained(parts: Split, listener: StudyListener) -> Plan:
     """The first pretrained backbone that is at hand, as a search would use it."""
-    chosen = plan.make(Settings(), plugins.catalogue(), None, plan.device("auto"), parts.side, screen.detail)
+    chosen = plan.make(Settings(), plugins.catalogue(), None, plan.device("auto"), parts.side, listener.detail)
     first = next(one for one in chosen.candidates if not one.backbone.traits.from_scratch)
     return replace(chosen, candidates=(replace(first, anatomies=first.anatomies[:1]),))
 
 
 def _features(chosen: Plan, parts: Split, root: Path, pictures: Sequence[Picture],
-              screen: Screen) -> NDArray[np.float32]:  # fmt: skip
+              listener: StudyListener) -> NDArray[np.float32]:  # fmt: skip
     """What the backbone says of each picture, (N, F), from the bank that a study uses too."""
     (one,) = chosen.candidates
-    study.decode(parts, root, chosen, screen)
+    study.decode(parts, root, chosen, listener)
     settings = plan.decided(Settings(), parts)
     name, size, stages = _look(one)
     with tempfile.TemporaryDirectory() as place:
         lesson = plan.lesson(settings, parts, chosen, 1, Path(place), {(name, size): (stages,)})
         bank = Backbones(lesson).bank(name, size)
         digests = [picture.digest for picture in pictures]
-        bank.fill(digests, [0], screen.progress(f"Bank of {name}"))
+        bank.fill(digests, [0], listener.progress(f"Bank of {name}"))
         rows = bank.rows(stages, 0)
         return rows.take(rows.places(digests)).astype(np.float32)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import AutotuneError
+from autotune.listener import StudyListener
 from autotune.record import FAILED, Record
 
 if TYPE_CHECKING:
@@ -16,42 +17,46 @@ if TYPE_CHECKING:
     from autotune.training import Epoch
 
 
-def refuse_missing() -> None:
-    """Raise AutotuneError where TensorBoard is not installed."""
-    try:
-        import torch.utils.tensorboard  # noqa: F401
-    except ImportError as error:
-        raise AutotuneError(
-            "TensorBoard is not installed.", "Install it: pip install 'autotune-vision[tensorboard]'"
-        ) from error
-
-
 def how_to_open(folder: str | Path) -> str:
     return f"TensorBoard: tensorboard --logdir {shlex.quote(str(Path(folder) / 'tensorboard'))}"
 
 
-class Board:
+class Board(StudyListener):
     """Hears of every epoch and every finished trial, after the record, and writes them down for TensorBoard.
 
-    What the record had before is written anew, so that no run is missing and no point there twice.
+    What the record had before is written anew, so that no run is missing and no point there twice. Raises
+    AutotuneError where TensorBoard is not installed.
     """
 
-    def __init__(self, folder: Path, metric: str, book: Record) -> None:
-        self._folder = folder / "tensorboard"
-        self._metric = metric
-        self._book = book
+    _folder: Path
+    _metric: str
+    _book: Record
+
+    def __init__(self) -> None:
+        try:
+            import torch.utils.tensorboard  # noqa: F401
+        except ImportError as error:
+            raise AutotuneError(
+                "TensorBoard is not installed.", "Install it: pip install 'autotune-vision[tensorboard]'"
+            ) from error
         self._writers: dict[int, tuple[SummaryWriter, int]] = {}  # with the last epoch written
-        for row in book.trials():
-            self.finish(row)
 
-    def epoch(self, trial: int, row: Epoch) -> None:
+    def opened(self, folder: Path, metric: str, record: Record) -> None:
+        self._folder, self._metric, self._book = folder / "tensorboard", metric, record
+        for row in record.trials():
+            self._finish(row)
+
+    def epoch(self, number: int, row: Epoch) -> None:
         """Write an epoch. One that does not follow the last is of a trial that starts again, or goes on."""
-        writer, last = self._writers.get(trial, (None, 0))
+        writer, last = self._writers.get(number, (None, 0))
         if writer is None or row.number != last + 1:
-            writer = self._begun(trial, row.number - 1)
-        self._write(trial, writer, vars(row))
+            writer = self._begun(number, row.number - 1)
+        self._write(number, writer, vars(row))
 
-    def finish(self, row: dict[str, Any]) -> None:
+    def finished(self, row: dict[str, Any], arm: dict[str, Any], is_best: bool) -> None:
+        self._finish(row)
+
+    def _finish(self, row: dict[str, Any]) -> None:
         """Add a finished trial's choices, with what came of them. row: as the record has it."""
         number = row["number"]
         writer = self._writers[number][0] if number in self._writers else self._begun(number, row["epochs"])

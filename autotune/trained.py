@@ -21,8 +21,8 @@ from autotune.errors import DataError, StudyError
 from autotune.images import Picture, Progress
 from autotune.lesson import Backbones
 from autotune.network import Network
+from autotune.params import Params
 from autotune.plugins import Backbone
-from autotune.space import Params
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -23,9 +22,10 @@ from torch import Tensor, nn
 from autotune import network, probe, weights
 from autotune.bank import Entry
 from autotune.batches import Banked, CleanBatches, Source, TrainBatches
+from autotune.files import write_whole
 from autotune.lesson import Backbones, Lesson, probe_file, sources
+from autotune.params import Params
 from autotune.scores import WORST, answers, log_loss, score, smoothed
-from autotune.space import Params
 
 CHECKPOINT_SECONDS = 10
 # Why a trial ended. Each but PRUNED leaves it complete, with its best epoch.
@@ -321,13 +321,8 @@ def half_pays(tail: nn.Module, device: torch.device) -> bool:
 
 
 def _save(state: dict[str, Tensor], file: Path) -> None:
-    """Write tensors whole or not at all, and onto the disk before the record speaks of them."""
-    unfinished = file.with_suffix(".unfinished")
-    with unfinished.open("wb") as out:
-        out.write(safetensors.torch.save(state))
-        out.flush()
-        os.fsync(out.fileno())
-    unfinished.replace(file)
+    """On the disk before the record speaks of it."""
+    write_whole(file, safetensors.torch.save(state), durable=True)
 
 
 def _is_whole(file: Path) -> bool:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from autotune.space import ETA, Arm, Params, Settings, recipes, suggest
+from autotune.params import Params
+from autotune.space import ETA, Arm, Settings, recipes, suggest
 
 if TYPE_CHECKING:
     from autotune.training import Epoch

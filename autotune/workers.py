@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import StudyError
-from autotune.space import Params
+from autotune.params import Params
 
 if TYPE_CHECKING:
     from autotune.lesson import Lesson

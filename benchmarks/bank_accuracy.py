@@ -27,10 +27,10 @@ from autotune import bank, batches, images, memory, network, pixels, plugins, sa
 from autotune.augment import Subject
 from autotune.bank import Entry
 from autotune.batches import Labelled
+from autotune.files import cache_folder
 from autotune.lesson import Backbones, Lesson
+from autotune.params import Params
 from autotune.scores import answers
-from autotune.space import Params
-from autotune.store import cache_folder
 from autotune.trained import restored
 
 NAME, SIZE, EPOCHS, STRENGTH = "efficientnet_lite0", 128, 8, 1.0

@@ -26,8 +26,9 @@ from scipy import stats
 
 from autotune import images, memory, pixels, plan, plugins, space, splits, training
 from autotune.lesson import Backbones, Lesson
+from autotune.params import Params
 from autotune.scores import answers
-from autotune.space import Fixed, Params, Settings
+from autotune.space import Fixed, Settings
 from autotune.splits import TEST, TRAIN, VALIDATION, Split
 from autotune.training import Epoch, is_better, stops_on_gap
 
@@ -145,7 +146,7 @@ def measured(name: str, draw: Draw, seed: int) -> list[dict[str, Any]]:
     counts = Counter(str(picture.part) for picture in draw.parts.pictures)
     return [
         {
-            "set": name, "seed": seed, "number": number, "cycle": cycle, "params": space.chosen(each),
+            "set": name, "seed": seed, "number": number, "cycle": cycle, "params": each.recorded(),
             "pictures": dict(counts), "rows": [asdict(row) for row in rows], "tests": tests,
         }
         for number, (each, (rows, tests)) in enumerate(zip(params, curves, strict=True))

@@ -29,7 +29,7 @@ from PIL import Image
 
 from autotune import pixels, record, training
 from autotune.lesson import Backbones
-from autotune.space import Params
+from autotune.params import Params
 
 BACKBONES = ("efficientnet_lite0", "resnet18")
 BATCH_SIZE = 64

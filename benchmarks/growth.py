@@ -32,7 +32,7 @@ import torch
 from autotune import pixels, splits, training
 from autotune.batches import Fresh, TrainBatches
 from autotune.lesson import Backbones
-from autotune.space import Params
+from autotune.params import Params
 
 PIXELS, BACKBONE, VIEWS, EPOCHS = 224, "efficientnet_lite0", 5, 2
 TARGET_GB, TARGET_FLAT = 6.0, 1.2

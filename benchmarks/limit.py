@@ -29,9 +29,9 @@ from PIL import Image
 from autotune import finished, memory, record
 from autotune.bank import BATCH
 from autotune.batches import CLEAN_BATCH, views_up_to
+from autotune.console import PlainConsole
 from autotune.lesson import Backbones, Lesson
 from autotune.means import Means
-from autotune.screen import Screen
 from autotune.splits import TEST, TRAIN, VALIDATION
 
 STEPS, FORWARDS = 20, 20
@@ -71,7 +71,7 @@ def run(folder: Path, photos: Path, trials: int) -> Done:
         found: Any = {}
         numbers = {row["params"]["backbone"]: row["number"] for row in book.trials() if row["checkpoint"]}
         for name, number in numbers.items():
-            one = finished.reopened(place, book, Means(device="cpu"), Screen(quiet=True), number)
+            one = finished.reopened(place, book, Means(device="cpu"), PlainConsole(quiet=True), number)
             found[name] = one.lesson.backbones[name]  # a study is reopened with one trial's backbone at a time
         lesson = replace(one.lesson, backbones=found)
         trials_done = [row for row in book.trials() if row["state"] != record.FAILED]

@@ -38,11 +38,11 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from autotune import anatomy, finished, record, weights
+from autotune.console import PlainConsole
 from autotune.lesson import Lesson
 from autotune.means import Means
 from autotune.network import OPTIMIZERS, class_weights
-from autotune.screen import Screen
-from autotune.space import Params
+from autotune.params import Params
 from autotune.splits import TRAIN, VALIDATION
 from autotune.training import Epoch, Outcome, ProbeOutcome
 from autotune.workers import Banking, ProbeTask, TrialTask, Workers
@@ -243,7 +243,7 @@ def compare(folder: Path, photos: Path, depth: int, options: argparse.Namespace,
     space = {"backbone": BACKBONE, "pixels": options.pixels, "depth": depth}
     place = study(folder, photos, f"depth{depth}", options.trials, space, options.epochs)
     with record.opened(place) as book:
-        one = finished.reopened(place, book, Means(device="cpu"), Screen(quiet=True))
+        one = finished.reopened(place, book, Means(device="cpu"), PlainConsole(quiet=True))
         trials = sorted((row for row in book.trials() if row["state"] == record.COMPLETE), key=lambda r: r["number"])
     again = folder / "again" / place.name
     again.mkdir(parents=True)

@@ -13,17 +13,17 @@ from rich.console import Console
 from rich.terminal_theme import MONOKAI
 
 from autotune import study
-from autotune.live import LiveScreen
-from autotune.screen import show
+from autotune.live import LiveConsole
 from autotune.study import Request
 from autotune.training import Epoch
+from autotune.views import show_study
 
 TRIALS = 20
 WIDTH, HEIGHT = 110, 32
 FILE = Path(__file__).with_suffix(".svg")
 
 
-class Photographed(LiveScreen):
+class Photographed(LiveConsole):
     def __init__(self, command: str) -> None:
         super().__init__()
         self.console = Console(file=io.StringIO(), force_terminal=True, width=WIDTH, height=HEIGHT)
@@ -60,7 +60,7 @@ def main(folder: Path) -> None:
         found = study.search(Request(data=folder, trials=TRIALS), screen)
     finally:
         screen.close()
-    show(found, screen)
+    show_study(found, screen)
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def digits(tmp_path: Path) -> Path:
 def searched(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     """A finished study of three digits, `s`, in a folder `studies`; its tests work on copies."""
     from autotune import study
-    from autotune.screen import Screen
+    from autotune.console import PlainConsole
 
     place = tmp_path_factory.mktemp("searched")
     data = write_digits(place / "digits3")
@@ -65,7 +65,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     before = Path.cwd()
     os.chdir(place)
     try:
-        study.search(study.Request(data=data, name="s", trials=4, flags=flags, device="cpu"), Screen(quiet=True))
+        study.search(study.Request(data=data, name="s", trials=4, flags=flags, device="cpu"), PlainConsole(quiet=True))
     finally:
         os.chdir(before)
     return place / "studies" / "s"

@@ -17,18 +17,18 @@ from conftest import write_digits
 from torchvision.models import resnet18
 
 from autotune import bundle, export, graph, predict, study
+from autotune.console import PlainConsole
 from autotune.errors import AutotuneError, BundleError, ConfigError, StudyError
 from autotune.export import Request
 from autotune.means import Means
 from autotune.record import Record
-from autotune.screen import Screen
 
 pytestmark = pytest.mark.slow
 EVERY = ("int8", "pt2", "safetensors")
 
 
 def exported(name: str = "s", means: Means | None = None, **asked: Any) -> dict[str, Any]:
-    return export.export(name, Request(**asked), means or Means("cpu"), Screen(quiet=True))
+    return export.export(name, Request(**asked), means or Means("cpu"), PlainConsole(quiet=True))
 
 
 def rows(study: Path) -> list[dict[str, Any]]:
@@ -263,7 +263,7 @@ def test_every_bundled_backbone_passes_in_float32_and_int8_passes_or_is_refused(
         torch.save(resnet18().state_dict(), weights / "resnet18.pth")
     means = Means("cpu", weights if backbone == "resnet18" else None)
     request = study.Request(data=data, name="b", trials=2, flags=flags, device="cpu", weights=means.weights)
-    study.search(request, Screen(quiet=True))
+    study.search(request, PlainConsole(quiet=True))
     facts = exported("b", means, formats=EVERY)
     verdicts = {row["format"]: row["verdict"] for row in facts["table"]}
     assert {name: said for name, said in verdicts.items() if name != "int8"} == dict.fromkeys(

@@ -15,11 +15,13 @@ import pytest
 from rich.console import Console, Group
 
 from autotune import gauge, live, panel, study
-from autotune.live import LiveScreen
+from autotune.console import PlainConsole
+from autotune.listener import Outline
+from autotune.live import LiveConsole
 from autotune.panel import sparkline
-from autotune.screen import Outline, Screen, show
 from autotune.study import Request
 from autotune.training import Epoch
+from autotune.views import show_study
 
 ARM = {"label": "EfficientNet-Lite0", "stages": 9, "from_scratch": False}
 PARAMS = {
@@ -46,13 +48,13 @@ def ended(number: int, value: float | None, state: str = "complete") -> dict[str
     }  # fmt: skip
 
 
-def opened(width: int = 110, height: int = 40) -> LiveScreen:
-    screen = LiveScreen()
-    screen.console = Console(file=io.StringIO(), force_terminal=True, width=width, height=height, highlight=False)
+def opened(width: int = 110, height: int = 40) -> LiveConsole:
+    screen = LiveConsole()
+    screen.rich = Console(file=io.StringIO(), force_terminal=True, width=width, height=height, highlight=False)
     return screen
 
 
-def studying(width: int = 110, height: int = 40, running: int = 1) -> LiveScreen:
+def studying(width: int = 110, height: int = 40, running: int = 1) -> LiveConsole:
     """A study in the middle: ten trials finished, the best last, and some running."""
     screen = opened(width, height)
     screen.planned(OUTLINE)
@@ -69,9 +71,9 @@ def studying(width: int = 110, height: int = 40, running: int = 1) -> LiveScreen
     return screen
 
 
-def lines(screen: LiveScreen) -> list[str]:
+def lines(screen: LiveConsole) -> list[str]:
     """What the panel shows now, without colours."""
-    size = screen.console.size
+    size = screen.rich.size
     paper = Console(file=io.StringIO(), width=size.width, height=size.height)
     paper.print(Group(screen._drawn()))
     screen.close()
@@ -153,7 +155,7 @@ def test_what_is_said_stands_above_the_panel_and_stays() -> None:
     screen = studying()
     screen.say("Left out: some_net: a reason")
     screen.close()
-    out = screen.console.file.getvalue()  # type: ignore[attr-defined]
+    out = screen.rich.file.getvalue()  # type: ignore[attr-defined]
     for said in ("Left out: some_net: a reason", "About 3 min to go.", "trial   9  failed    bad"):
         assert out.count(said) == 1
     assert out.rindex("\x1b[?25h") > out.rindex("\x1b[?25l")
@@ -205,9 +207,9 @@ def test_memory_is_that_of_this_process_and_of_the_machine() -> None:
 
 def test_without_a_terminal_or_for_a_program_the_screen_is_plain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
-    assert type(live.fitting(False, False, False)) is Screen
-    assert type(live.fitting(False, True, False)) is Screen
-    assert type(live.fitting(True, False, False)) is Screen
+    assert type(live.fitting(False, False, False)) is PlainConsole
+    assert type(live.fitting(False, True, False)) is PlainConsole
+    assert type(live.fitting(True, False, False)) is PlainConsole
 
 
 def followed(words: list[str], until: str | None = None) -> tuple[int, str]:
@@ -256,8 +258,8 @@ def test_a_study_in_a_terminal_is_followed_and_leaves_it_clean(here: Path, digit
     assert while_it_ran.rindex("\x1b[?25h") > while_it_ran.rindex("\x1b[?25l")
     screen = opened()
     request = Request(data=digits, name="s", trials=2, flags={"epochs": 2, "backbone": ["small_cnn"]}, device="cpu")
-    show(study.search(request, screen), screen)
-    out = screen.console.file.getvalue()  # type: ignore[attr-defined]
+    show_study(study.search(request, screen), screen)
+    out = screen.rich.file.getvalue()  # type: ignore[attr-defined]
     for shown in ("Trial 1, epoch", "1 finished: 1 complete"):
         assert shown in out, shown
     assert out.rindex("\x1b[?25h") > out.rindex("\x1b[?25l")

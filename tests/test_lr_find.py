@@ -13,10 +13,10 @@ from conftest import write_digits
 from PIL import Image
 
 from autotune import lr_find, space, splits, study, training
+from autotune.console import PlainConsole
 from autotune.errors import ConfigError, StudyError
+from autotune.files import cache_folder
 from autotune.lr_find import Curve, bounds_of
-from autotune.screen import Screen
-from autotune.store import cache_folder
 from autotune.study import Request
 
 RATES = 10 ** np.linspace(-7, 1, 100)
@@ -72,7 +72,7 @@ def asked(data: Path | None, name: str | None = "s", **flags: Any) -> Request:
 
 
 def find(request: Request, write: bool = False) -> dict[str, Any]:
-    return lr_find.find(request, write, Screen(quiet=True))
+    return lr_find.find(request, write, PlainConsole(quiet=True))
 
 
 @pytest.fixture(scope="module")
@@ -88,14 +88,14 @@ def test_trials_between_the_bounds_beat_those_at_a_tenth_and_at_ten_times(
     request = asked(data, backbone=backbone, epochs=6)
     place = here / "place"
     place.mkdir()
-    backbones, tested = lr_find._prepared(request, here / "s", place, Screen(quiet=True))
+    backbones, tested = lr_find._prepared(request, here / "s", place, PlainConsole(quiet=True))
     (place / "checkpoints").mkdir()
     found = find(request)
 
     def cross_entropy(times: float) -> float:
         low, high = found["lr_low"] * times, found["lr_high"] * times
         params = [replace(tested.params, lr_low=low, lr_high=high, cycle=cycle) for cycle in space.CYCLES]
-        listener = lr_find._Listener(Screen(quiet=True))
+        listener = lr_find._Listener(PlainConsole(quiet=True))
         ends = [training.run_trial(backbones, number, one, listener).log_loss for number, one in enumerate(params)]
         return float(np.mean(ends))
 
@@ -149,7 +149,7 @@ def test_what_it_writes_is_what_trials_then_use_and_all_else_stays(here: Path, d
         f"# my study\nepochs = 4  # short\n\n[space]\nlr_high = {found['lr_high']}  # for a start\n"
         f'optimizer = "adamw"\nbatch_size = 32\n# that is all\nbackbone = "small_cnn"\nlr_low = {found["lr_low"]}\n'
     )
-    made = study.search(Request(data=data, name="s", trials=2, device="cpu"), Screen(quiet=True))
+    made = study.search(Request(data=data, name="s", trials=2, device="cpu"), PlainConsole(quiet=True))
     for row in made["leaderboard"]:
         assert (row["params"]["lr_low"], row["params"]["lr_high"]) == (found["lr_low"], found["lr_high"])
         assert (row["params"]["backbone"], row["params"]["optimizer"]) == ("small_cnn", "adamw")

@@ -7,7 +7,7 @@ from autotune import network, plugins, weights
 from autotune.augment import Subject
 from autotune.bank import Entry
 from autotune.network import Network, Rhythm
-from autotune.space import Params
+from autotune.params import Params
 
 ENTRY = plugins.catalogue().find("efficientnet_lite0")
 STAGES = 9

@@ -113,12 +113,14 @@ class TestBundle:
     def made(self, searched: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         """The bundle of the finished study."""
         from autotune import export
+        from autotune.console import PlainConsole
         from autotune.means import Means
-        from autotune.screen import Screen
 
         place = tmp_path_factory.mktemp("made")
         shutil.copytree(searched, place / "s")
-        export.export(str(place / "s"), export.Request(place / "bundle", ("int8",)), Means("cpu"), Screen(quiet=True))
+        export.export(
+            str(place / "s"), export.Request(place / "bundle", ("int8",)), Means("cpu"), PlainConsole(quiet=True)
+        )
         return place / "bundle"
 
     @pytest.fixture

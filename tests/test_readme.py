@@ -1,6 +1,5 @@
 """What the README says is so."""
 
-import ast
 import re
 from pathlib import Path
 
@@ -34,16 +33,3 @@ def test_its_defaults_are_the_defaults(tmp_path: Path) -> None:
     decided = r"^(epochs|cycle_epochs|backbone|depth|pixels|lr_low|lr_high|class_weight) = .*\n"
     (tmp_path / "study.toml").write_text(re.sub(decided, "", block("toml"), flags=re.MULTILINE))
     assert space.read(tmp_path / "study.toml", {}) == space.Settings()
-
-
-def test_a_file_imports_only_from_those_before_it() -> None:
-    paragraph = README.partition("in this order:")[2].partition("A file imports")[0]
-    order = re.findall(r"`(\w+)`", paragraph)
-    files = {file.stem: file for file in (ROOT / "autotune").glob("*.py") if not file.stem.startswith("__")}
-    assert sorted(order) == sorted(files)
-    for name, file in files.items():
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "autotune":
-                inner = (node.module or "").split(".")[1:] or [alias.name for alias in node.names]
-                for other in set(inner) & set(order):
-                    assert order.index(other) < order.index(name), f"{name} imports {other}"

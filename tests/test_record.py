@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from autotune.errors import StudyError
+from autotune.params import Params
 from autotune.record import Record
-from autotune.space import Params
 from autotune.training import Epoch, Outcome
 
 PARAMS = Params("net", 1, 64, 1e-5, 1e-3, "triangular", 0.5, 0.0, "adamw", 32, 0.0, 0.0, 0.0)

@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from autotune import plan, plugins, rehearsal, space, splits, study
 from autotune.cli import app
+from autotune.console import PlainConsole
 from autotune.errors import StudyError
 from autotune.lesson import Backbones
-from autotune.screen import Screen
 from autotune.study import Request
 
 BANKED: dict[str, Any] = {"backbone": ["efficientnet_lite0"], "depth": [0, 1], "epochs": 4}
@@ -34,9 +34,9 @@ def cold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def rehearsed(data: Path, trials: int = 10, name: str = "s", screen: Screen | None = None, **more: Any) -> Any:
+def rehearsed(data: Path, trials: int = 10, name: str = "s", screen: PlainConsole | None = None, **more: Any) -> Any:
     request = Request(data=data, name=name, trials=trials, device="cpu", **more)
-    return rehearsal.rehearse(request, screen or Screen(quiet=True))
+    return rehearsal.rehearse(request, screen or PlainConsole(quiet=True))
 
 
 def test_it_leaves_nothing_behind_and_its_values_are_plain(here: Path, digits: Path, cold: Path) -> None:
@@ -60,11 +60,11 @@ def test_the_bank_it_tells_is_the_bank_that_there_will_be(
     told = rehearsed(digits, flags=BANKED)
     settings = space.read(None, BANKED)
     parts, root = study.read_pictures(
-        Request(data=digits), here / "s", settings, plugins.catalogue(), Screen(quiet=True)
+        Request(data=digits), here / "s", settings, plugins.catalogue(), PlainConsole(quiet=True)
     )
     chosen = plan.make(settings, plugins.catalogue(), None, "cpu", parts.side, print)
     lesson = plan.lesson(settings, parts, chosen, 1, here, plan.banked(chosen, settings, parts, 10))
-    study.decode(parts, root, chosen, Screen(quiet=True))
+    study.decode(parts, root, chosen, PlainConsole(quiet=True))
     bank = Backbones(lesson).bank("efficientnet_lite0", 64)
     bank.fill((*lesson.train.digests, *lesson.validation.digests), [0], lambda *_: None)
     bank.fill(lesson.train.digests, [1, 2, 3, 4], lambda *_: None)
@@ -79,7 +79,7 @@ def test_the_bank_it_tells_is_the_bank_that_there_will_be(
 def test_a_download_is_announced_and_not_made(
     here: Path, digits: Path, cold: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = rehearsed(digits, flags={"backbone": ["resnet18"]}, screen=Screen())
+    found = rehearsed(digits, flags={"backbone": ["resnet18"]}, screen=PlainConsole())
     assert found["backbones"][0]["weights"] == {"at_hand": False, "megabytes": 45}
     assert "weights by download, 45 MB." in capsys.readouterr().out
 

@@ -17,11 +17,11 @@ from typer.testing import CliRunner
 
 from autotune import export, report, space, study
 from autotune.cli import app
+from autotune.console import PlainConsole
 from autotune.errors import StudyError
 from autotune.means import Means
+from autotune.params import Params
 from autotune.record import locked, opened
-from autotune.screen import Screen
-from autotune.space import Params
 from autotune.study import Request
 
 SECTIONS = ("answer", "curves", "trials", "choices", "backbones", "confusion", "mistakes", "classes", "calibration",
@@ -53,7 +53,7 @@ def finished(factory: pytest.TempPathFactory) -> Path:
         flags = {"epochs": 2, "backbone": ["small_cnn"]}
         with contextlib.chdir(folder):
             study.search(
-                Request(data=folder / "photos", name="s", trials=4, flags=flags, device="cpu"), Screen(quiet=True)
+                Request(data=folder / "photos", name="s", trials=4, flags=flags, device="cpu"), PlainConsole(quiet=True)
             )
     return folder
 
@@ -224,7 +224,7 @@ def test_trials_of_one_epoch_pruned_and_failed_ones_are_drawn(made: Path) -> Non
 @pytest.mark.slow
 def test_the_proof_of_an_export_is_shown(made: Path) -> None:
     assert "autotune export s writes a bundle" in plain(written())
-    facts = export.export("s", export.Request(threshold=0.5, refit=True), Means("cpu"), Screen(quiet=True))
+    facts = export.export("s", export.Request(threshold=0.5, refit=True), Means("cpu"), PlainConsole(quiet=True))
     told = plain(written())
     row = facts["table"][0]
     assert f"model.onnx {row['bytes'] / 1e6:.1f} {row['largest_difference']:.1e} 0 {row['right']} of {row['n']}" in told

@@ -7,6 +7,7 @@ import pytest
 
 from autotune import space
 from autotune.errors import ConfigError
+from autotune.params import Params
 from autotune.space import Arm, Choice, Fixed, Range
 
 ARMS = (Arm("net", (224, 160), (0, 1, 2)), Arm("other", (32,), (3,)))
@@ -18,7 +19,7 @@ def read(tmp_path: Path, text: str, **flags: Any) -> space.Settings:
     return space.read(file, flags)
 
 
-def drawn(settings: space.Settings, n: int = 60) -> list[space.Params]:
+def drawn(settings: space.Settings, n: int = 60) -> list[Params]:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     return [space.suggest(study.ask(), settings.space, ARMS) for _ in range(n)]
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autotune import store
+from autotune import files, store
 from autotune.errors import StudyError
 from autotune.store import Rows
 
@@ -64,7 +64,7 @@ def test_a_full_disk_is_an_error_with_a_fix(tmp_path: Path) -> None:
 
 def test_the_cache_folder_can_be_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AUTOTUNE_CACHE", str(tmp_path))
-    assert store.cache_folder() == tmp_path
+    assert files.cache_folder() == tmp_path
 
 
 @pytest.mark.parametrize("n", [0, 3, 5, 8])

@@ -16,11 +16,11 @@ from conftest import photos, write_digits
 from PIL import Image
 
 from autotune import finished, images, plan, plugins, record, space, splits, study
+from autotune.console import PlainConsole
 from autotune.errors import AutotuneError, ConfigError, DataError, PluginError, StudyError
+from autotune.files import cache_folder
 from autotune.means import Means
 from autotune.record import Record
-from autotune.screen import Screen
-from autotune.store import cache_folder
 from autotune.study import Request
 from autotune.summary import status
 
@@ -29,10 +29,12 @@ QUICK: dict[str, Any] = {"epochs": 3, "backbone": ["small_cnn"]}
 MIXED: dict[str, Any] = {"backbone": ["efficientnet_lite0", "small_cnn"], "depth": [0, 1]}
 
 
-def search(data: Path, trials: int = 2, name: str = "s", screen: Screen | None = None, **more: Any) -> dict[str, Any]:
+def search(
+    data: Path, trials: int = 2, name: str = "s", screen: PlainConsole | None = None, **more: Any
+) -> dict[str, Any]:
     flags = {**QUICK, **more.pop("flags", {})}
     request = Request(data=data, name=name, trials=trials, flags=flags, device="cpu", **more)
-    return study.search(request, screen or Screen(quiet=True))
+    return study.search(request, screen or PlainConsole(quiet=True))
 
 
 def command(*words: str) -> list[str]:
@@ -88,7 +90,7 @@ def test_a_study_runs_is_only_printed_again_and_goes_on(here: Path, digits: Path
     assert numbers(more) == [0, 1, 2, 3, 4]
     changed = more["best"]["number"] != first["best"]["number"]
     assert more["test"]["looks"] == (2 if changed else 1)
-    looked = finished.look_again("s", Means("cpu"), Screen(quiet=True))
+    looked = finished.look_again("s", Means("cpu"), PlainConsole(quiet=True))
     assert looked["test"]["looks"] == more["test"]["looks"] + 1
     assert looked["test"]["accuracy"] == more["test"]["accuracy"]
     assert json.loads(json.dumps(looked)) == looked
@@ -272,7 +274,7 @@ def test_a_test_picture_that_changed_meanwhile_is_not_measured(here: Path, digit
     sealed = next(p for p in splits.read(here / "studies" / "s" / "manifest.csv") if p.part == "test")
     Image.new("L", (8, 8), 77).save(digits / sealed.path)
     with pytest.raises(DataError, match="not the one of the manifest"):
-        finished.look_again("s", Means("cpu"), Screen(quiet=True))
+        finished.look_again("s", Means("cpu"), PlainConsole(quiet=True))
 
 
 FAILING = '''"""Failing: a test's net, which raises in training."""
@@ -356,7 +358,7 @@ def test_bad_input_leaves_nothing_behind(
     if "device" in more:
         more = dict(more)
         with pytest.raises(kind, match=problem):
-            study.search(Request(data=digits, name="s", flags=QUICK, device=more["device"]), Screen(quiet=True))
+            study.search(Request(data=digits, name="s", flags=QUICK, device=more["device"]), PlainConsole(quiet=True))
     else:
         with pytest.raises(kind, match=problem):
             search(digits, **more)
@@ -383,7 +385,7 @@ def test_other_weights_are_refused_when_a_study_goes_on(here: Path, digits: Path
     with pytest.raises(StudyError, match=r"resnet18 .* is not the one"):
         search(digits, 2, weights=tmp_path / "two", flags=flags)
     with pytest.raises(StudyError, match=r"resnet18 .* is not the one"):
-        finished.look_again("s", Means("cpu", tmp_path / "two"), Screen(quiet=True))
+        finished.look_again("s", Means("cpu", tmp_path / "two"), PlainConsole(quiet=True))
     assert search(digits, 2, weights=tmp_path / "one", flags=flags)["trials"]["total"] == 2
 
 

@@ -5,8 +5,8 @@ import pytest
 from conftest import photos
 
 from autotune import images, splits
+from autotune.console import PlainConsole
 from autotune.errors import DataError
-from autotune.screen import Screen
 from autotune.suspects import suspects
 
 pytestmark = pytest.mark.slow
@@ -18,11 +18,11 @@ def test_planted_mistakes_are_doubted_first(digits: Path) -> None:
     split = splits.split(images.read(digits), seed=0)
     sealed = {p.path for p in split.part("test")}
     wanted = {f"1/{file.name}" for file in planted} - sealed
-    found = suspects(split, digits, 8, Screen(quiet=True))
+    found = suspects(split, digits, 8, PlainConsole(quiet=True))
     assert wanted
     assert wanted <= {one.path for one in found}
     assert {one.answer for one in found if one.path in wanted} == {"0"}
-    assert not {one.path for one in suspects(split, digits, 1000, Screen(quiet=True))} & sealed
+    assert not {one.path for one in suspects(split, digits, 1000, PlainConsole(quiet=True))} & sealed
 
 
 def test_planted_mistakes_among_photos_are_doubted_first(tmp_path: Path) -> None:
@@ -36,7 +36,7 @@ def test_planted_mistakes_among_photos_are_doubted_first(tmp_path: Path) -> None
                 wanted.add(f"{other}/{file.name}")
     split = splits.split(images.read(tmp_path), seed=0)
     wanted -= {p.path for p in split.part("test")}
-    found = {one.path for one in suspects(split, tmp_path, len(wanted), Screen(quiet=True))}
+    found = {one.path for one in suspects(split, tmp_path, len(wanted), PlainConsole(quiet=True))}
     assert len(wanted & found) >= len(wanted) - 1
 
 
@@ -45,4 +45,4 @@ def test_a_class_with_too_few_pictures_is_named(digits: Path) -> None:
     first = next(p for p in split.pictures if p.label == "0" and p.part == "train")
     kept = tuple(p for p in split.pictures if p.label != "0" or p.part == "test" or p == first)
     with pytest.raises(DataError, match="'0' has too few pictures to doubt any of them: 1 beside the test"):
-        suspects(replace(split, pictures=kept), digits, 3, Screen(quiet=True))
+        suspects(replace(split, pictures=kept), digits, 3, PlainConsole(quiet=True))

@@ -5,8 +5,8 @@ import pytest
 from conftest import write_digits
 
 from autotune import images, splits, study
+from autotune.console import PlainConsole
 from autotune.errors import DataError
-from autotune.screen import Screen
 
 
 def write(file: Path, rows: list[tuple[object, ...]], header: str = "path,label", delimiter: str = ",") -> Path:
@@ -99,6 +99,6 @@ def test_a_study_of_a_table_goes_on_and_is_named_after_it(tmp_path: Path, here: 
     flags = {"epochs": 1, "backbone": ["small_cnn"]}
     for trials in (1, 2):
         request = study.Request(data=table, trials=trials, flags=flags, device="cpu")
-        found = study.search(request, Screen(quiet=True))
+        found = study.search(request, PlainConsole(quiet=True))
         assert (found["study"], found["trials"]["complete"]) == ("wards", trials)
     assert found["test"]["n"] > 0

@@ -10,8 +10,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from autotune import driver, study
 from autotune.errors import AutotuneError
+from autotune.listener import StudyListener
 from autotune.record import Record
-from autotune.screen import Screen
 from autotune.study import Request
 from autotune.tensorboard import Board
 
@@ -27,8 +27,8 @@ SHOWN = {
 
 def search(data: Path, trials: int, tensorboard: bool = True) -> dict[str, Any]:
     flags = {"epochs": 4, "backbone": ["small_cnn"]}
-    request = Request(data=data, name="s", trials=trials, device="cpu", flags=flags, tensorboard=tensorboard)
-    return study.search(request, Screen(quiet=True))
+    request = Request(data=data, name="s", trials=trials, device="cpu", flags=flags)
+    return study.search(request, Board() if tensorboard else StudyListener())
 
 
 def run_of(folder: Path, trial: int) -> EventAccumulator:
@@ -123,7 +123,8 @@ def test_an_epoch_heard_again_takes_the_place_of_the_first(tmp_path: Path) -> No
     from autotune.training import Epoch
 
     book = Record(tmp_path / "record.db")
-    board = Board(tmp_path, "accuracy", book)
+    board = Board()
+    board.opened(tmp_path, "accuracy", book)
     old = [Epoch(number, 1e-3, 2.0, 0.5, 0.5, 1.0, 0.0, False, 1.0) for number in (1, 2, 3)]
     for row in old:
         book.keep_epoch(7, row)

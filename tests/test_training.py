@@ -8,8 +8,8 @@ from conftest import photos, write_digits
 
 from autotune import images, pixels, plan, plugins, space, splits, training
 from autotune.lesson import Backbones, Lesson
+from autotune.params import Params
 from autotune.scores import score
-from autotune.space import Params
 from autotune.trained import restored
 from autotune.training import Epoch
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from optuna.trial import TrialState
 
-from autotune.space import Arm, Params, Settings
+from autotune.params import Params
+from autotune.space import Arm, Settings
 from autotune.training import Epoch
 from autotune.trials import Search
 
