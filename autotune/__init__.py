@@ -1,18 +1,20 @@
 """autotune finds the best way to fine-tune a pretrained network on a folder of labelled photos."""
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from autotune.backbones.spec import backbone
 from autotune.errors import AutotuneError
-from autotune.plugins import backbone
 
 if TYPE_CHECKING:
-    from autotune.face import Study, search
-    from autotune.predict import load
+    from autotune.api import Study, search
+    from autotune.export.predict import load
 
 __all__ = ["AutotuneError", "Study", "backbone", "load", "search"]
 __version__ = "0.1.0"
 
-_PLACES = {"Study": "autotune.face", "load": "autotune.predict", "search": "autotune.face"}
+_PLACES = {"Study": "autotune.api", "load": "autotune.export.predict", "search": "autotune.api"}
 
 
 def __getattr__(name: str) -> Any:
@@ -22,3 +24,14 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     return getattr(import_module(_PLACES[name]), name)
+
+
+class _Package(ModuleType):
+    """Keeps `autotune.search` a function: Python would bind that name to the room `autotune/search/` on its import."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in __all__ or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

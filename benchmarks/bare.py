@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from autotune.network import OPTIMIZERS
-from autotune.plugins import Traits
-from autotune.training import half_pays
+from autotune.backbones.spec import Traits
+from autotune.training.optimizers import OPTIMIZERS
+from autotune.training.trainer import bfloat16_pays
 
 WARM = 3
 
@@ -35,7 +35,7 @@ class Tail:
     def __init__(self, chain: nn.Sequential, depth: int, features: int, classes: int, optimizer: str, traits: Traits,
                  device: torch.device) -> None:  # fmt: skip
         tail = copy.deepcopy(chain[len(chain) - depth :]).requires_grad_(True)
-        self.half = half_pays(tail, device)
+        self.half = bfloat16_pays(tail, device)
         tail.train(traits.from_scratch)  # else BatchNorm's statistics stay frozen
         self._net = nn.Sequential(tail, nn.Linear(features, classes)).to(device).to(memory_format=torch.channels_last)
         kind, extra = OPTIMIZERS[optimizer]

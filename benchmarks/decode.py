@@ -23,7 +23,8 @@ from machine import line
 from PIL import Image
 from torchvision.io import ImageReadMode, decode_jpeg, read_file
 
-from autotune import images, standalone
+from autotune.data.decode import crop_square
+from autotune.data.picture import pixel_digest, read_picture
 
 RUNS, N_SMALL, N_LARGE = 3, 200, 16
 Decoder = Callable[[Path], Image.Image | np.ndarray]
@@ -48,15 +49,15 @@ def by_simplejpeg(file: Path) -> np.ndarray:
 def decoders() -> dict[str, Decoder]:
     extra = {"cv2": by_opencv, "simplejpeg": by_simplejpeg}
     there = {package: decoder for package, decoder in extra.items() if importlib.util.find_spec(package)}
-    return {"Pillow": images.decode, "torchvision": by_torchvision, **there}
+    return {"Pillow": read_picture, "torchvision": by_torchvision, **there}
 
 
 def whole(decoder: Decoder, file: Path) -> np.ndarray:
     """What reading does with a picture, by this decoder."""
     got = decoder(file)
     image = got if isinstance(got, Image.Image) else Image.fromarray(got)
-    images.digest(image)
-    return standalone.square(image, 224, "bicubic")
+    pixel_digest(image)
+    return crop_square(image, 224, "bicubic")
 
 
 def rate(work: Callable[[Path], object], files: Sequence[Path], threads: int) -> float:
@@ -72,7 +73,7 @@ def differing(decoder: Decoder, files: Sequence[Path]) -> str:
     """How many pictures differ from Pillow's, and by how much at most."""
     most, n = 0, 0
     for file in files:
-        off = np.abs(np.asarray(decoder(file)).astype(int) - np.asarray(images.decode(file))).max()
+        off = np.abs(np.asarray(decoder(file)).astype(int) - np.asarray(read_picture(file))).max()
         most, n = max(most, int(off)), n + bool(off)
     return f"{n} of {len(files)}" + (f", by up to {most}" if n else "")
 

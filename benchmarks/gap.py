@@ -24,13 +24,24 @@ import torch
 from machine import line
 from scipy import stats
 
-from autotune import images, memory, pixels, plan, plugins, space, splits, training
-from autotune.lesson import Backbones, Lesson
-from autotune.params import Params
-from autotune.scores import answers
-from autotune.space import Fixed, Settings
-from autotune.splits import TEST, TRAIN, VALIDATION, Split
-from autotune.training import Epoch, is_better, stops_on_gap
+from autotune.backbones.registry import discover
+from autotune.cache.pixels import fill_pixels, pixel_rows
+from autotune.data.catalog import Catalog, read_catalog
+from autotune.data.split import TEST, TRAIN, VALIDATION, Split, split_catalog
+from autotune.search.candidates import select_backbones
+from autotune.search.plan import build_context, resolve_settings
+from autotune.search.ranges import Fixed
+from autotune.search.settings import SearchSpace, Settings
+from autotune.search.space import suggest
+from autotune.training import trial as training
+from autotune.training.context import LoadedBackbones, TrialContext
+from autotune.training.malloc import keep_freed_memory
+from autotune.training.metrics import predicted_classes
+from autotune.training.outcome import Epoch
+from autotune.training.params import Params
+from autotune.training.recorder import EpochRecorder, is_better, stops_on_gap
+from autotune.training.trainer import quiet_lightning
+from autotune.training.trial import run_probe, run_trial
 
 SEEDS, TRIALS, EPOCHS, SIZE = range(5), 12, 20, 128  # 20 epochs: as many as the write-up had that the rule comes from
 VALIDATION_SHARE, TEST_SHARE = 0.1, 0.3  # a larger test than a study's, to see small differences
@@ -71,7 +82,7 @@ class Listener:
     def banking(self, *_: int) -> None: ...
 
 
-class Watched(training.Progress):
+class Watched(EpochRecorder):
     """Measures the test pictures, too, which stand behind validation's, and hides them from the trial."""
 
     n_validation = 0
@@ -81,7 +92,7 @@ class Watched(training.Progress):
         held_out = [out for out in self._outputs if out[0] == 0]
         logits, labels = (torch.cat([out[i] for out in held_out]) for i in (1, 2))
         n = self.n_validation
-        self.tests.append(float(np.mean(answers(logits[n:]) == labels[n:].numpy())))
+        self.tests.append(float(np.mean(predicted_classes(logits[n:]) == labels[n:].numpy())))
         self._outputs = [(0, logits[:n], labels[:n]), *(out for out in self._outputs if out[0] == 1)]
         return super()._measured(trainer)
 
@@ -89,25 +100,25 @@ class Watched(training.Progress):
 class Draw:
     """One folder and seed: its split, and the trials that are drawn for it."""
 
-    def __init__(self, folder: Path, catalog: images.Catalog, seed: int) -> None:
+    def __init__(self, folder: Path, catalog: Catalog, seed: int) -> None:
         free = tuple(replace(picture, part=None) for picture in catalog.pictures)
-        parts = splits.split(replace(catalog, pictures=free), seed, VALIDATION_SHARE, TEST_SHARE)
-        asked = Settings(epochs=EPOCHS, seed=seed, space=space.Space(pixels=Fixed(SIZE)))
-        self.settings = plan.decided(asked, parts)
-        self.chosen = plan.make(self.settings, plugins.catalogue(), None, "cpu", parts.side, print)
+        parts = split_catalog(replace(catalog, pictures=free), seed, VALIDATION_SHARE, TEST_SHARE)
+        asked = Settings(epochs=EPOCHS, seed=seed, space=SearchSpace(pixels=Fixed(SIZE)))
+        self.settings = resolve_settings(asked, parts)
+        self.chosen = select_backbones(self.settings, discover(), None, "cpu", parts.side, print)
         self.parts, self.n_validation = parts, len(parts.part(VALIDATION))
         for one in self.chosen.candidates:
-            how, size = one.backbone.traits.interpolation, one.anatomies[0].pixels
-            pixels.fill(pixels.store(size, how), folder, parts.pictures, how, lambda *_: None)
+            how, size = one.backbone.traits.interpolation, one.profiles[0].pixels
+            fill_pixels(pixel_rows(size, how), folder, parts.pictures, how, lambda *_: None)
 
-    def lesson(self, folder: Path, patience: int, parts: Split) -> Lesson:
+    def context(self, folder: Path, patience: int, parts: Split) -> TrialContext:
         settings = replace(self.settings, patience=patience)
-        cuts = {(one.backbone.name, one.anatomies[0].pixels): one.cuts for one in self.chosen.candidates}
-        return plan.lesson(settings, parts, self.chosen, 1, folder, cuts)
+        cuts = {(one.backbone.name, one.profiles[0].pixels): one.cuts for one in self.chosen.candidates}
+        return build_context(settings, parts, self.chosen, 1, folder, cuts)
 
     def params(self) -> list[Params]:
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=self.settings.seed))
-        return [space.suggest(study.ask(), self.settings.space, self.chosen.arms) for _ in range(TRIALS)]
+        return [suggest(study.ask(), self.settings.space, self.chosen.arms) for _ in range(TRIALS)]
 
     def beside(self) -> Split:
         """The same split with the test pictures behind validation's."""
@@ -119,18 +130,18 @@ class Draw:
 def trained(draw: Draw, params: list[Params], only: int | None, patience: int) -> list[tuple[list[Epoch], list[float]]]:
     """The curves of trials (or of one) under the gap rule with a patience, and the test's accuracy after each epoch."""
     found = []
-    with tempfile.TemporaryDirectory() as place, training.hushed():
-        told = draw.lesson(Path(place), patience, draw.beside())
+    with tempfile.TemporaryDirectory() as place, quiet_lightning():
+        told = draw.context(Path(place), patience, draw.beside())
         # The gap's sample is the study's own, as large as validation alone.
-        told = replace(told, gap_sample=draw.lesson(Path(place), patience, draw.parts).gap_sample)
-        backbones = Backbones(told)
+        told = replace(told, gap_sample=draw.context(Path(place), patience, draw.parts).gap_sample)
+        backbones = LoadedBackbones(told)
         for one in draw.chosen.candidates:
             if not one.backbone.traits.from_scratch:
-                training.run_probe(backbones, one.backbone.name, one.anatomies[0].pixels, Listener())
+                run_probe(backbones, one.backbone.name, one.profiles[0].pixels, Listener())
         for number, each in enumerate(params):
             if only in (None, number):
                 listener, Watched.tests, Watched.n_validation = Listener(), [], draw.n_validation
-                training.run_trial(backbones, number, each, listener)
+                run_trial(backbones, number, each, listener)
                 found.append((listener.rows, Watched.tests))
     return found
 
@@ -257,12 +268,12 @@ def show_sets(draws: dict[tuple[str, int], Curves]) -> None:
 
 def measure(file: Path, folders: list[Path]) -> None:
     done = {(row["set"], row["seed"]) for row in kept(file)}
-    training.Progress = Watched  # type: ignore[misc]
+    training.EpochRecorder = Watched  # type: ignore[misc]
     for seed in SEEDS:
         for folder in folders:
             if (folder.name, seed) in done:
                 continue
-            draw = Draw(folder, images.read(folder), seed)
+            draw = Draw(folder, read_catalog(folder), seed)
             with file.open("a") as out:
                 out.writelines(json.dumps(row) + "\n" for row in measured(folder.name, draw, seed))
 
@@ -272,7 +283,7 @@ def kept(file: Path) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    memory.hold()
+    keep_freed_memory()
     is_table = sys.argv[1] == "--table"
     file, *folders = map(Path, sys.argv[1 + is_table :])
     if not is_table:

@@ -27,9 +27,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from autotune import pixels, record, training
-from autotune.lesson import Backbones
-from autotune.params import Params
+from autotune.cache.pixels import pixel_rows
+from autotune.study.record import open_record
+from autotune.training.context import LoadedBackbones
+from autotune.training.params import Params
+from autotune.training.trainer import quiet_lightning
+from autotune.training.trial import run_probe, run_trial
 
 BACKBONES = ("efficientnet_lite0", "resnet18")
 BATCH_SIZE = 64
@@ -70,15 +73,15 @@ def rates(sizes: Sizes, folder: Path, device: torch.device) -> Iterator[Row]:
                 flags["depth"] = depth
             place = folder / f"{name}-{depth}"
             place.mkdir()
-            lesson = made_up.lesson(parts, place, device.type, flags, weights)
-            traits = lesson.backbones[name][0].traits
-            store = pixels.store(sizes.pixels, traits.interpolation)
-            if store.missing(lesson.train.digests):
+            context = made_up.context(parts, place, device.type, flags, weights)
+            traits = context.backbones[name][0].traits
+            store = pixel_rows(sizes.pixels, traits.interpolation)
+            if store.missing(context.train.digests):
                 made_up.write_random(store, [picture.digest for picture in parts.pictures])
-            yield rate(Backbones(lesson), name, depth, sizes)
+            yield rate(LoadedBackbones(context), name, depth, sizes)
 
 
-def rate(backbones: Backbones, name: str, asked: int | None, sizes: Sizes) -> Row:
+def rate(backbones: LoadedBackbones, name: str, asked: int | None, sizes: Sizes) -> Row:
     chain = backbones.chain(name)
     depth = len(chain) if asked is None else asked
     alone = bare_rate(backbones, name, depth, sizes)  # first: Lightning then chooses deterministic kernels
@@ -86,22 +89,22 @@ def rate(backbones: Backbones, name: str, asked: int | None, sizes: Sizes) -> Ro
         backbone=name, depth=depth, pixels=sizes.pixels, lr_low=1e-6, lr_high=1e-5, cycle="triangular", augment=0.5,
         class_weight=0.0, optimizer="adamw", batch_size=BATCH_SIZE, weight_decay=0.01, dropout=0.0, label_smoothing=0.0,
     )  # fmt: skip
-    talk = made_up.Quiet()
-    with training.hushed():
-        training.run_probe(backbones, name, sizes.pixels, talk)
-        training.run_trial(backbones, 0, params, talk)
-    later = [row.seconds for row in talk.rows[1:]]
+    reporter = made_up.Quiet()
+    with quiet_lightning():
+        run_probe(backbones, name, sizes.pixels, reporter)
+        run_trial(backbones, 0, params, reporter)
+    later = [row.seconds for row in reporter.rows[1:]]
     cut = len(chain) - depth
-    banked = cut > 0 and cut in backbones.lesson.cuts[name, sizes.pixels]
+    banked = cut > 0 and cut in backbones.context.cuts[name, sizes.pixels]
     return Row(name, depth, "bank" if banked else "fresh", sizes.pictures * len(later) / sum(later), alone)
 
 
-def bare_rate(backbones: Backbones, name: str, depth: int, sizes: Sizes) -> float:
+def bare_rate(backbones: LoadedBackbones, name: str, depth: int, sizes: Sizes) -> float:
     torch.use_deterministic_algorithms(False)
-    device, lesson, chain = backbones.device, backbones.lesson, backbones.chain(name)
-    traits = lesson.backbones[name][0].traits
+    device, context, chain = backbones.device, backbones.context, backbones.chain(name)
+    traits = context.backbones[name][0].traits
     features = bare.below(chain, len(chain), 1, sizes.pixels, torch.device("cpu")).shape[1]
-    tail = bare.Tail(chain, depth, features, lesson.classes, "adamw", traits, device)
+    tail = bare.Tail(chain, depth, features, context.classes, "adamw", traits, device)
     x = bare.below(chain, len(chain) - depth, BATCH_SIZE, sizes.pixels, device)
     return BATCH_SIZE / tail.step_seconds(x, sizes.steps)
 
@@ -130,11 +133,11 @@ def whole_study(sizes: Sizes, folder: Path, device: torch.device) -> str:
         folder, folder / "cifar-cache", photos, "--study", "cifar", "--trials", str(sizes.trials), "--device",
         device.type, *tiny,
     )  # fmt: skip
-    with record.opened(folder / "studies" / "cifar") as book:
-        parts = book.fact("seconds")
-        banks = sum(row["bank_seconds"] for row in (*book.probes(), *book.trials()))
-        trials = sum(row["seconds"] - row["bank_seconds"] for row in book.trials())
-        epochs = sum(row["epochs"] or 0 for row in book.trials())
+    with open_record(folder / "studies" / "cifar") as record:
+        parts = record.fact("seconds")
+        banks = sum(row["bank_seconds"] for row in (*record.probes(), *record.trials()))
+        trials = sum(row["seconds"] - row["bank_seconds"] for row in record.trials())
+        epochs = sum(row["epochs"] or 0 for row in record.trials())
     return (
         f"whole study, {sizes.cifar:,} pictures of 32 pixels, {sizes.trials} trials, {epochs} epochs: {seconds:.0f} s "
         f"(reading and decoding {parts['read']:.0f}, banks {banks:.0f}, trials {trials:.0f}, test {parts['test']:.0f})"

@@ -29,10 +29,13 @@ import machine
 import made_up
 import torch
 
-from autotune import pixels, splits, training
-from autotune.batches import Fresh, TrainBatches
-from autotune.lesson import Backbones
-from autotune.params import Params
+from autotune.cache.pixels import pixel_rows
+from autotune.data.split import split_catalog
+from autotune.training.batches import PixelSource, TrainBatches
+from autotune.training.context import LoadedBackbones
+from autotune.training.params import Params
+from autotune.training.trainer import quiet_lightning
+from autotune.training.trial import run_trial
 
 PIXELS, BACKBONE, VIEWS, EPOCHS = 224, "efficientnet_lite0", 5, 2
 TARGET_GB, TARGET_FLAT = 6.0, 1.2
@@ -61,25 +64,25 @@ def measured(n: int, folder: Path) -> dict[str, float]:
     watch.start()
     catalog = made_up.catalog(n, folder)
     begun = time.perf_counter()
-    parts = splits.split(catalog, seed=0)
+    parts = split_catalog(catalog, seed=0)
     split = time.perf_counter() - begun
     flags = {"backbone": BACKBONE, "pixels": PIXELS, "depth": 0, "epochs": EPOCHS}
-    lesson = made_up.lesson(parts, folder, "cpu", flags)
-    torch.set_num_threads(lesson.threads)
-    how = lesson.backbones[BACKBONE][0].traits.interpolation
+    context = made_up.context(parts, folder, "cpu", flags)
+    torch.set_num_threads(context.threads)
+    how = context.backbones[BACKBONE][0].traits.interpolation
     keys = [picture.digest for picture in catalog.pictures]
-    made_up.write_blank(pixels.store(PIXELS, how), keys)
-    backbones = Backbones(lesson)
+    made_up.write_blank(pixel_rows(PIXELS, how), keys)
+    backbones = LoadedBackbones(context)
     bank = backbones.bank(BACKBONE, PIXELS)
     for view in range(VIEWS):
         made_up.write_blank(bank.rows(bank.cuts[-1], view), keys)
     begun = time.perf_counter()
-    store = pixels.store(PIXELS, how)
+    store = pixel_rows(PIXELS, how)
     opened = time.perf_counter() - begun
     trained = trial_seconds(backbones)
     batches = TrainBatches(
-        Fresh(backbones.room.held(store, lesson.train.digests), lesson.train.digests, lesson.seed),
-        lesson.train.labels,
+        PixelSource(backbones.room.held(store, context.train.digests), context.train.digests, context.seed),
+        context.train.labels,
         64,
         0.5,
         seed=0,
@@ -104,14 +107,14 @@ def measured(n: int, folder: Path) -> dict[str, float]:
     }
 
 
-def trial_seconds(backbones: Backbones) -> float:
+def trial_seconds(backbones: LoadedBackbones) -> float:
     """One real trial of a head, its first one in this process."""
     params = Params(
         backbone=BACKBONE, depth=0, pixels=PIXELS, lr_low=1e-5, lr_high=1e-3, cycle="triangular", augment=1.0,
         class_weight=0.0, optimizer="adamw", batch_size=64, weight_decay=0.01, dropout=0.2, label_smoothing=0.0,
     )  # fmt: skip
-    with training.hushed():
-        return training.run_trial(backbones, 0, params, made_up.Quiet()).seconds
+    with quiet_lightning():
+        return run_trial(backbones, 0, params, made_up.Quiet()).seconds
 
 
 def in_a_process(n: int) -> dict[str, float]:

@@ -26,13 +26,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from autotune import finished, memory, record
-from autotune.bank import BATCH
-from autotune.batches import CLEAN_BATCH, views_up_to
-from autotune.console import PlainConsole
-from autotune.lesson import Backbones, Lesson
-from autotune.means import Means
-from autotune.splits import TEST, TRAIN, VALIDATION
+from autotune.cache.features import BATCH
+from autotune.cli.console import PlainConsole
+from autotune.data.split import TEST, TRAIN, VALIDATION
+from autotune.study.record import FAILED, open_record
+from autotune.study.reopen import reopen_trial
+from autotune.study.request import Resources
+from autotune.training.batches import CLEAN_BATCH, views_up_to
+from autotune.training.context import LoadedBackbones, TrialContext
+from autotune.training.malloc import keep_freed_memory
 
 STEPS, FORWARDS = 20, 20
 TARGET, TARGET_TRIAL, TARGET_EPOCH = 0.6, 0.2, 0.02
@@ -43,7 +45,7 @@ CPU = torch.device("cpu")
 class Done:
     """A finished study, read from its record. arms: the size of each backbone's pictures. seconds: of the process."""
 
-    backbones: Backbones
+    backbones: LoadedBackbones
     trials: list[dict[str, Any]]
     probes: list[dict[str, Any]]
     files: dict[str, list[Path]]
@@ -51,8 +53,8 @@ class Done:
     seconds: float
 
     @property
-    def lesson(self) -> Lesson:
-        return self.backbones.lesson
+    def context(self) -> TrialContext:
+        return self.backbones.context
 
     @property
     def arms(self) -> list[tuple[str, int]]:
@@ -67,16 +69,16 @@ def run(folder: Path, photos: Path, trials: int) -> Done:
         folder, folder / "cache", photos, "--study", "limit", "--trials", str(trials), "--device", "cpu"
     )
     place = folder / "studies" / "limit"
-    with record.opened(place) as book:
+    with open_record(place) as record:
         found: Any = {}
-        numbers = {row["params"]["backbone"]: row["number"] for row in book.trials() if row["checkpoint"]}
+        numbers = {row["params"]["backbone"]: row["number"] for row in record.trials() if row["checkpoint"]}
         for name, number in numbers.items():
-            one = finished.reopened(place, book, Means(device="cpu"), PlainConsole(quiet=True), number)
-            found[name] = one.lesson.backbones[name]  # a study is reopened with one trial's backbone at a time
-        lesson = replace(one.lesson, backbones=found)
-        trials_done = [row for row in book.trials() if row["state"] != record.FAILED]
+            one = reopen_trial(place, record, Resources(device="cpu"), PlainConsole(quiet=True), number)
+            found[name] = one.context.backbones[name]  # a study is reopened with one trial's backbone at a time
+        context = replace(one.context, backbones=found)
+        trials_done = [row for row in record.trials() if row["state"] != FAILED]
         files = {part: [one.root / p.path for p in one.parts.part(part)] for part in (TRAIN, VALIDATION, TEST)}
-        return Done(Backbones(lesson), trials_done, book.probes(), files, book.fact("seconds"), seconds)
+        return Done(LoadedBackbones(context), trials_done, record.probes(), files, record.fact("seconds"), seconds)
 
 
 # The unavoidable
@@ -108,10 +110,10 @@ def forward_seconds(done: Done, name: str, size: int) -> float:
 
 def bank_seconds(done: Done) -> float:
     """Training pictures and the views of them that trials used, and validation, through the frozen stages once."""
-    lesson, seconds = done.lesson, 0.0
-    n_train, n_validation = (len(set(part.digests)) for part in (lesson.train, lesson.validation))
+    context, seconds = done.context, 0.0
+    n_train, n_validation = (len(set(part.digests)) for part in (context.train, context.validation))
     for name, size in done.arms:
-        if lesson.backbones[name][0].traits.from_scratch:
+        if context.backbones[name][0].traits.from_scratch:
             continue
         mine = [row["params"] for row in done.trials if row["params"]["backbone"] == name]
         views = max((len(views_up_to(p["augment"])) for p in mine if p["pixels"] == size), default=1)
@@ -136,22 +138,22 @@ class Tails:
 
     def trial(self, row: dict[str, Any]) -> float:
         """The steps and measurements of a trial, as many epochs as it had."""
-        lesson = self._done.lesson
+        context = self._done.context
         step, clean = self._timed(row["params"])
-        n_clean = len(lesson.validation) + len(lesson.gap_sample)
-        return float(row["epochs"] * (len(lesson.train) / row["params"]["batch_size"] * step + n_clean * clean))
+        n_clean = len(context.validation) + len(context.gap_sample)
+        return float(row["epochs"] * (len(context.train) / row["params"]["batch_size"] * step + n_clean * clean))
 
     def _timed(self, params: dict[str, Any]) -> tuple[float, float]:
         kind = tuple(params[key] for key in ("backbone", "pixels", "depth", "batch_size", "optimizer"))
         if kind not in self._known:
             name, pixels, depth, batch_size, optimizer = kind
-            lesson, chain = self._done.lesson, self._done.backbones.chain(name)
+            context, chain = self._done.context, self._done.backbones.chain(name)
             features = bare.below(chain, len(chain), 1, pixels, CPU).shape[1]
-            traits = lesson.backbones[name][0].traits
-            tail = bare.Tail(chain, depth, features, lesson.classes, optimizer, traits, CPU)
+            traits = context.backbones[name][0].traits
+            tail = bare.Tail(chain, depth, features, context.classes, optimizer, traits, CPU)
             x = bare.below(chain, len(chain) - depth, max(batch_size, CLEAN_BATCH), pixels, CPU)
-            step = tail.step_seconds(x[: min(batch_size, len(lesson.train))], STEPS)
-            n_clean = min(CLEAN_BATCH, len(lesson.validation))
+            step = tail.step_seconds(x[: min(batch_size, len(context.train))], STEPS)
+            n_clean = min(CLEAN_BATCH, len(context.validation))
             self._known[kind] = step, tail.clean_seconds(x[:n_clean], 5) / n_clean
         return self._known[kind]
 
@@ -198,8 +200,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as made:
         os.environ["AUTOTUNE_CACHE"] = str(Path(made) / "cache")
         done = run(Path(made), options.photos, options.trials)
-        memory.hold()
-        torch.set_num_threads(done.lesson.threads)
+        keep_freed_memory()
+        torch.set_num_threads(done.context.threads)
         torch.set_flush_denormal(True)
         tails = Tails(done)
         rows = parts(done, tails)

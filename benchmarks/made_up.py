@@ -11,12 +11,16 @@ from typing import Any
 import numpy as np
 from safetensors.torch import save_file
 
-from autotune import plan, plugins, space
-from autotune.images import Catalog, Picture
-from autotune.lesson import Lesson
-from autotune.splits import TEST, TRAIN, VALIDATION, Split
-from autotune.store import Rows
-from autotune.training import Epoch
+from autotune.backbones.registry import build_stages, discover
+from autotune.cache.rows import RowStore
+from autotune.data.catalog import Catalog
+from autotune.data.picture import Picture
+from autotune.data.split import TEST, TRAIN, VALIDATION, Split
+from autotune.search.candidates import select_backbones
+from autotune.search.plan import build_context, choose_cuts, resolve_settings
+from autotune.search.settings import read_settings
+from autotune.training.context import TrialContext
+from autotune.training.outcome import Epoch
 
 CLASSES = tuple(f"class{number}" for number in range(10))
 
@@ -49,7 +53,7 @@ def parted(n_train: int, n_rest: int, root: Path) -> Split:
     return Split(CLASSES, tuple(replace(p, part=side) for p, side in zip(pictures, sides, strict=True)), (), {})
 
 
-def write_blank(rows: Rows, keys: Sequence[str]) -> None:
+def write_blank(rows: RowStore, keys: Sequence[str]) -> None:
     """Rows of zeros under these keys, in a sparse file: real keys, and no room taken on the disk."""
     rows.append(keys[:1], np.zeros((1, *rows.shape), rows.dtype))
     with (rows.folder / "rows.bin").open("r+b") as out:
@@ -58,7 +62,7 @@ def write_blank(rows: Rows, keys: Sequence[str]) -> None:
         out.write(bytes.fromhex("".join(keys[1:])))
 
 
-def write_random(rows: Rows, keys: Sequence[str], chunk: int = 256) -> None:
+def write_random(rows: RowStore, keys: Sequence[str], chunk: int = 256) -> None:
     """Rows of random bytes under these keys."""
     rng = np.random.default_rng(0)
     for start in range(0, len(keys), chunk):
@@ -70,20 +74,22 @@ def random_weights(names: Sequence[str], folder: Path) -> Path:
     """A folder of weights for these backbones as their networks begin, so that nothing is downloaded."""
     folder.mkdir()
     for name in names:
-        chain = plugins.build(plugins.catalogue().find(name), pretrained=False)
+        chain = build_stages(discover().find(name), pretrained=False)
         save_file(
             {key: value.contiguous() for key, value in chain.state_dict().items()}, folder / f"{name}.safetensors"
         )
     return folder
 
 
-def lesson(parts: Split, folder: Path, device: str, flags: dict[str, Any], weights: Path | None = None) -> Lesson:
+def context(
+    parts: Split, folder: Path, device: str, flags: dict[str, Any], weights: Path | None = None
+) -> TrialContext:
     """What a study with these flags tells its worker."""
-    settings = space.read(None, flags)
+    settings = read_settings(None, flags)
     say: Callable[[str], None] = lambda _: None  # noqa: E731
-    chosen = plan.make(settings, plugins.catalogue(), weights, device, parts.side, say)
-    settings = plan.decided(settings, parts)
-    return plan.lesson(settings, parts, chosen, 1, folder, plan.banked(chosen, settings, parts))
+    chosen = select_backbones(settings, discover(), weights, device, parts.side, say)
+    settings = resolve_settings(settings, parts)
+    return build_context(settings, parts, chosen, 1, folder, choose_cuts(chosen, settings, parts))
 
 
 def _digest(number: int) -> str:

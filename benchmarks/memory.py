@@ -13,8 +13,10 @@ import time
 import torch
 from machine import line
 
-from autotune import memory, plugins, weights
-from autotune.bank import BATCH, laid_out
+from autotune.backbones.registry import discover
+from autotune.backbones.weights import find_weights, load_stages
+from autotune.cache.features import BATCH, channels_last
+from autotune.training.malloc import keep_freed_memory
 
 RUNS, BATCHES = 3, 4
 NAMES = ("efficientnet_lite0", "resnet18")
@@ -24,10 +26,10 @@ SIZES = (128, 224)
 def milliseconds(name: str, pixels: int, held: bool) -> float:
     """Of one picture, in this process. Random weights: what they are changes nothing."""
     if held:
-        memory.hold()
-    entry = plugins.catalogue().find(name)
-    chain = weights.stages(entry, weights.find(entry), pretrained=False).eval().to(memory_format=torch.channels_last)
-    x = laid_out(torch.randn(BATCH, 3, pixels, pixels))
+        keep_freed_memory()
+    entry = discover().find(name)
+    chain = load_stages(entry, find_weights(entry), pretrained=False).eval().to(memory_format=torch.channels_last)
+    x = channels_last(torch.randn(BATCH, 3, pixels, pixels))
     with torch.no_grad():
         chain(x)
         start = time.perf_counter()

@@ -18,7 +18,9 @@ import numpy as np
 from machine import line
 from PIL import Image, ImageEnhance, ImageOps
 
-from autotune import images, near
+from autotune.data.catalog import read_catalog
+from autotune.data.near_duplicates import LEAST_SIDE, find_near_duplicates, thumbnail
+from autotune.data.picture import read_picture
 
 N_PLANTED = 300
 Kind = Callable[[Image.Image, np.random.Generator], Image.Image]
@@ -31,7 +33,7 @@ def saved_again(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def resized(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    scale = max(rng.uniform(0.6, 1.5), near.LEAST_SIDE / min(image.size))
+    scale = max(rng.uniform(0.6, 1.5), LEAST_SIDE / min(image.size))
     return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
 
 
@@ -76,7 +78,7 @@ KINDS: dict[str, Kind] = {
 def found(thumbs: list[np.ndarray], planted: list[tuple[int, np.ndarray | None]]) -> int:
     """How many planted copies are paired with their own picture."""
     copies = [copy for _, copy in planted if copy is not None]
-    pairs = set(near.pairs([*thumbs, *copies]) or ())
+    pairs = set(find_near_duplicates([*thumbs, *copies]) or ())
     places = iter(range(len(thumbs), len(thumbs) + len(copies)))
     return sum(copy is not None and (own, next(places)) in pairs for own, copy in planted)
 
@@ -86,22 +88,22 @@ def main() -> None:
     print(f"{'pictures':14}{'n':>7}" + "".join(f"{kind:>19}" for kind in KINDS) + f"{'comparing, s':>14}")
     told = []
     for folder in map(Path, sys.argv[1:]):
-        catalog = images.read(folder)
+        catalog = read_catalog(folder)
         once = list({picture.digest: picture for picture in catalog.pictures}.values())
         with ThreadPoolExecutor() as pool:
-            opened = list(pool.map(lambda p, root=folder: images.decode(root / p.path), once))
-        made = [near.thumb(image) for image in opened]
+            opened = list(pool.map(lambda p, root=folder: read_picture(root / p.path), once))
+        made = [thumbnail(image) for image in opened]
         kept = [i for i, thumb in enumerate(made) if thumb is not None]
         thumbs = [thumb for thumb in made if thumb is not None]
         start = time.perf_counter()
-        pairs = near.pairs(thumbs) or []
+        pairs = find_near_duplicates(thumbs) or []
         seconds = time.perf_counter() - start
         told += [f"{folder.name}: {once[kept[i]].path} = {once[kept[j]].path}" for i, j in pairs]
         rng = np.random.default_rng(0)
         chosen = rng.permutation(len(kept))[:N_PLANTED]
         shares = []
         for kind in KINDS.values():
-            planted = [(int(i), near.thumb(kind(opened[kept[i]], rng))) for i in chosen]
+            planted = [(int(i), thumbnail(kind(opened[kept[i]], rng))) for i in chosen]
             shares.append(found(thumbs, planted) / len(planted))
         columns = "".join(f"{100 * share:17.1f} %" for share in shares)
         print(f"{folder.name:14}{len(thumbs):7}{columns}{seconds:14.2f}", flush=True)

@@ -37,15 +37,20 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from autotune import anatomy, finished, record, weights
-from autotune.console import PlainConsole
-from autotune.lesson import Lesson
-from autotune.means import Means
-from autotune.network import OPTIMIZERS, class_weights
-from autotune.params import Params
-from autotune.splits import TRAIN, VALIDATION
-from autotune.training import Epoch, Outcome, ProbeOutcome
-from autotune.workers import Banking, ProbeTask, TrialTask, Workers
+from autotune.backbones.profile import profile_stages
+from autotune.backbones.weights import load_stages
+from autotune.cli.console import PlainConsole
+from autotune.data.split import TRAIN, VALIDATION
+from autotune.engines.base import CacheProgress, ProbeTask, TrialTask
+from autotune.engines.local import LocalEngine
+from autotune.study.record import COMPLETE, open_record
+from autotune.study.reopen import FinishedTrial, reopen_trial
+from autotune.study.request import Resources
+from autotune.training.context import TrialContext
+from autotune.training.network import class_weights
+from autotune.training.optimizers import OPTIMIZERS
+from autotune.training.outcome import Epoch, ProbeOutcome, TrialOutcome
+from autotune.training.params import Params
 
 BACKBONE = "efficientnet_lite0"
 STUDY_TRIALS = 50
@@ -59,7 +64,7 @@ class Job:
     params: Params
     epochs: int
     chain: nn.Sequential
-    lesson: Lesson
+    context: TrialContext
     folders: Path
 
 
@@ -78,12 +83,12 @@ class ChannelShift(nn.Module):
 
 
 def transform(job: Job, strength: float) -> v2.Compose:
-    traits = job.lesson.backbones[BACKBONE][0].traits
+    traits = job.context.backbones[BACKBONE][0].traits
     how = v2.InterpolationMode[traits.interpolation.upper()]
     steps: list[Any] = [v2.Resize(job.params.pixels, how), v2.CenterCrop(job.params.pixels)]
     if strength:
         moved = v2.RandomAffine(
-            degrees=job.lesson.subject.angle * strength,
+            degrees=job.context.invariances.angle * strength,
             translate=(0.2 * strength, 0.2 * strength),
             scale=(1 - 0.1 * strength, 1 + 0.1 * strength),
             shear=math.degrees(math.atan(0.3 * strength)),
@@ -109,14 +114,14 @@ class Plain(lightning.LightningModule):
 
     def __init__(self, job: Job, steps: int) -> None:
         super().__init__()
-        self.params, self.total, self.epochs = job.params, job.lesson.epochs * steps, job.lesson.epochs
-        self.half_cycle = max(job.lesson.cycle_epochs * steps / 2, 0.5)
+        self.params, self.total, self.epochs = job.params, job.context.epochs * steps, job.context.epochs
+        self.half_cycle = max(job.context.cycle_epochs * steps / 2, 0.5)
         cut = len(job.chain) - job.params.depth
         self.prefix = copy.deepcopy(job.chain[:cut]).eval().requires_grad_(False)
         self.tail = copy.deepcopy(job.chain[cut:]).requires_grad_(True)
-        features = job.lesson.backbones[BACKBONE][0].traits.features
-        self.head = nn.Sequential(nn.Dropout(job.params.dropout), nn.Linear(features, job.lesson.classes))
-        self.weigh = class_weights(job.lesson.train.labels, job.lesson.classes, job.params.class_weight)
+        features = job.context.backbones[BACKBONE][0].traits.features
+        self.head = nn.Sequential(nn.Dropout(job.params.dropout), nn.Linear(features, job.context.classes))
+        self.weigh = class_weights(job.context.train.labels, job.context.classes, job.params.class_weight)
         self.right: list[list[Tensor]] = [[], []]
         self.to(memory_format=torch.channels_last)
 
@@ -209,12 +214,12 @@ def study(folder: Path, photos: Path, name: str, trials: int, space: dict[str, A
 
 def shared_seconds(folder: Path) -> float:
     """Reading, decoding, bank and probe of a study that found its cache empty."""
-    with record.opened(folder) as book:
-        banks = sum(row["bank_seconds"] for row in (*book.probes(), *book.trials()))
-        return float(book.fact("seconds")["read"] + banks + sum(row["seconds"] for row in book.probes()))
+    with open_record(folder) as record:
+        banks = sum(row["bank_seconds"] for row in (*record.probes(), *record.trials()))
+        return float(record.fact("seconds")["read"] + banks + sum(row["seconds"] for row in record.probes()))
 
 
-def links(one: finished.Finished, folder: Path) -> Path:
+def links(one: FinishedTrial, folder: Path) -> Path:
     """The study's pictures as ImageFolder takes them: part/class/picture."""
     parts = {"train": one.parts.part(TRAIN), "validation": one.parts.part(VALIDATION), "gap": one.parts.gap_sample}
     for part, pictures in parts.items():
@@ -225,16 +230,16 @@ def links(one: finished.Finished, folder: Path) -> Path:
     return folder
 
 
-def answered(workers: Workers, task: ProbeTask | TrialTask) -> Any:
+def answered(workers: LocalEngine, task: ProbeTask | TrialTask) -> Any:
     """What comes of a task, all of whose epochs go on."""
     workers.idle[0].give(task)
     while True:
         for worker, _, news in workers.events():
             if isinstance(news, Epoch):
                 worker.answer(None)
-            elif isinstance(news, (Outcome, ProbeOutcome)):
+            elif isinstance(news, (TrialOutcome, ProbeOutcome)):
                 return news
-            elif not isinstance(news, Banking):
+            elif not isinstance(news, CacheProgress):
                 sys.exit(f"A replayed trial failed: {news}")
 
 
@@ -242,24 +247,24 @@ def compare(folder: Path, photos: Path, depth: int, options: argparse.Namespace,
     """Plain seconds, autotune's seconds and the counted bound of one depth, means over its trials; prints the row."""
     space = {"backbone": BACKBONE, "pixels": options.pixels, "depth": depth}
     place = study(folder, photos, f"depth{depth}", options.trials, space, options.epochs)
-    with record.opened(place) as book:
-        one = finished.reopened(place, book, Means(device="cpu"), PlainConsole(quiet=True))
-        trials = sorted((row for row in book.trials() if row["state"] == record.COMPLETE), key=lambda r: r["number"])
+    with open_record(place) as record:
+        one = reopen_trial(place, record, Resources(device="cpu"), PlainConsole(quiet=True))
+        trials = sorted((row for row in record.trials() if row["state"] == COMPLETE), key=lambda r: r["number"])
     again = folder / "again" / place.name
     again.mkdir(parents=True)
-    lesson, log = replace(one.lesson, folder=again), str(again / "log")
-    chain = weights.stages(*lesson.backbones[BACKBONE]).eval()
+    context, log = replace(one.context, folder=again), str(again / "log")
+    chain = load_stages(*context.backbones[BACKBONE]).eval()
     folders = links(one, folder / "links" / place.name)
     plain, own, half = [], [], False
-    with Workers(1) as workers:
-        workers.teach(lesson)
+    with LocalEngine(1) as workers:
+        workers.teach(context)
         answered(workers, ProbeTask(BACKBONE, options.pixels, log))
         for row in trials:
-            job = Job(Params(**row["params"]), row["epochs"], chain, lesson, folders)
+            job = Job(Params(**row["params"]), row["epochs"], chain, context, folders)
             half = half_pays(job)
             plain.append(plain_seconds(job, half))
             own.append(answered(workers, TrialTask(row["number"], job.params, log)).seconds)
-    bound = counted(lesson, depth, options.pixels, chain)
+    bound = counted(context, depth, options.pixels, chain)
     found = [float(np.mean(plain)), float(np.mean(own)) + share, bound]
     ratio = found[0] / found[1]
     print(
@@ -270,12 +275,12 @@ def compare(folder: Path, photos: Path, depth: int, options: argparse.Namespace,
     return found
 
 
-def counted(lesson: Lesson, depth: int, pixels: int, chain: nn.Sequential) -> float:
+def counted(context: TrialContext, depth: int, pixels: int, chain: nn.Sequential) -> float:
     """Operations of a plain epoch over those of one whose frozen part costs nothing. A step is three forward passes."""
-    body = anatomy.examine(lesson.backbones[BACKBONE][0], chain, pixels)
-    head = 2 * body.features * lesson.classes
+    body = profile_stages(context.backbones[BACKBONE][0], chain, pixels)
+    head = 2 * body.features * context.classes
     whole, tail = sum(body.operations) + head, body.tail_operations(depth) + head
-    n_train, n_clean = len(lesson.train), len(lesson.validation) + len(lesson.gap_sample)
+    n_train, n_clean = len(context.train), len(context.validation) + len(context.gap_sample)
     return (n_train * (whole + 2 * tail) + n_clean * whole) / (n_train * 3 * tail + n_clean * tail)
 
 

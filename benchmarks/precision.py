@@ -14,8 +14,10 @@ import time
 import torch
 from torch import nn
 
-from autotune import memory, plugins, weights
-from autotune.bank import laid_out
+from autotune.backbones.registry import discover
+from autotune.backbones.weights import find_weights, load_stages
+from autotune.cache.features import channels_last
+from autotune.training.malloc import keep_freed_memory
 
 RUNS = 15
 
@@ -31,11 +33,11 @@ def step_seconds(tail: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Ten
 
 
 def compare(name: str, depth: int, pixels: int) -> None:
-    entry = plugins.catalogue().find(name)
-    chain = weights.stages(entry, weights.find(entry)).eval()
+    entry = discover().find(name)
+    chain = load_stages(entry, find_weights(entry)).eval()
     cut = len(chain) - depth
     with torch.no_grad():
-        x = laid_out(chain[:cut](torch.randn(32, 3, pixels, pixels)))
+        x = channels_last(chain[:cut](torch.randn(32, 3, pixels, pixels)))
     tails = [copy.deepcopy(chain[cut:]).to(memory_format=torch.channels_last) for _ in range(2)]
     optimizers = [torch.optim.AdamW(tail.parameters(), 1e-4, fused=True) for tail in tails]
     taken: list[list[float]] = [[], []]
@@ -52,7 +54,7 @@ def compare(name: str, depth: int, pixels: int) -> None:
 
 
 def main() -> None:
-    memory.hold()
+    keep_freed_memory()
     print(f"{platform.platform()}, torch {torch.__version__}, {torch.get_num_threads()} threads, n = {RUNS}")
     print(f"{'backbone':20} {'depth':>5} {'pixels':>6} {'grouped':>8} {'float32':>9} {'bfloat16':>9} {'ratio':>6}")
     compare("small_cnn", 3, 32)

@@ -16,7 +16,10 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from autotune import bundle, images, predict, standalone
+from autotune.data.decode import crop_square
+from autotune.data.picture import read_picture
+from autotune.export import bundle
+from autotune.export.predict import find_pictures
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -28,12 +31,12 @@ def seconds(work: Callable[[], object]) -> float:
 def main() -> None:
     place, folder = Path(sys.argv[1]), sys.argv[2]
     repeats = int(sys.argv[3]) if len(sys.argv) > 3 else 5
-    files = predict.found([folder])
-    one = bundle.opened(place)
-    session = bundle.Session(one.model)
+    files = find_pictures([folder])
+    one = bundle.open_bundle(place)
+    session = bundle.OnnxSession(one.model)
 
     def square(file: Path) -> np.ndarray:
-        return standalone.square(images.decode(file), one.pixels, one.interpolation)
+        return crop_square(read_picture(file), one.pixels, one.interpolation)
 
     def decode() -> list[np.ndarray]:
         with ThreadPoolExecutor(os.cpu_count()) as pool:

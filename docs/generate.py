@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from autotune import space
-from autotune.space import Settings
+from autotune.search.settings import _NAMES, _SETTINGS, Settings, definition
 
 HERE = Path(__file__).parent
 MEANT = {
@@ -44,22 +43,22 @@ NOBODY = object()  # what no setting can be, so that each says what it can
 
 def cli() -> str:
     """The reference of the command line, by Typer's own generator."""
-    command = [sys.executable, "-m", "typer", "autotune.cli", "utils", "docs", "--name", "autotune"]
+    command = [sys.executable, "-m", "typer", "autotune.cli.app", "utils", "docs", "--name", "autotune"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() + "\n"
 
 
 def study_toml() -> str:
-    defaults = space.definition(Settings())
+    defaults = definition(Settings())
     lines = [
         "# study.toml\n",
         "All of a study's definition; every line may be left out. It is read from `studies/NAME/study.toml`, or from",
         "where `--config` says. A flag goes before it. What is unknown or out of range is told, all of it at once.\n",
         "| setting | default | may be | meaning |\n|---|---|---|---|",
-        *(_row(name, _literal(defaults[name]), space._SETTINGS[name]) for name in space._SETTINGS),
+        *(_row(name, _literal(defaults[name]), _SETTINGS[name]) for name in _SETTINGS),
         "\n## [space]\n",
         "What is searched. A value fixes, a list offers, a table `{ low, high, log, step }` ranges.\n",
         "| name | default | may be | meaning |\n|---|---|---|---|",
-        *(_row(name, _literal(defaults["space"][name]), space._NAMES[name]) for name in space._NAMES),
+        *(_row(name, _literal(defaults["space"][name]), _NAMES[name]) for name in _NAMES),
     ]
     return "\n".join(lines) + "\n"
 

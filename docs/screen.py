@@ -12,11 +12,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.terminal_theme import MONOKAI
 
-from autotune import study
-from autotune.live import LiveConsole
-from autotune.study import Request
-from autotune.training import Epoch
-from autotune.views import show_study
+from autotune.cli.live import LiveConsole
+from autotune.cli.views import show_study
+from autotune.study.request import SearchRequest
+from autotune.study.run import run_study
+from autotune.training.outcome import Epoch
 
 TRIALS = 20
 WIDTH, HEIGHT = 110, 32
@@ -57,7 +57,7 @@ class Photographed(LiveConsole):
 def main(folder: Path) -> None:
     screen = Photographed(f"autotune search {folder.name} --trials {TRIALS}")
     try:
-        found = study.search(Request(data=folder, trials=TRIALS), screen)
+        found = run_study(SearchRequest(data=folder, trials=TRIALS), screen)
     finally:
         screen.close()
     show_study(found, screen)

@@ -56,8 +56,9 @@ def digits(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def searched(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     """A finished study of three digits, `s`, in a folder `studies`; its tests work on copies."""
-    from autotune import study
-    from autotune.console import PlainConsole
+    from autotune.cli.console import PlainConsole
+    from autotune.study.request import SearchRequest
+    from autotune.study.run import run_study
 
     place = tmp_path_factory.mktemp("searched")
     data = write_digits(place / "digits3")
@@ -65,7 +66,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     before = Path.cwd()
     os.chdir(place)
     try:
-        study.search(study.Request(data=data, name="s", trials=4, flags=flags, device="cpu"), PlainConsole(quiet=True))
+        run_study(SearchRequest(data=data, name="s", trials=4, flags=flags, device="cpu"), PlainConsole(quiet=True))
     finally:
         os.chdir(before)
     return place / "studies" / "s"

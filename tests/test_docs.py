@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from autotune import contract, plugins, weights
-from autotune.cli import app
+from autotune.backbones import registry
+from autotune.backbones.registry import discover
+from autotune.backbones.weights import find_weights
+from autotune.cli.app import app
+from autotune.training.check import check_backbone
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -55,11 +58,11 @@ def test_the_pages_backbone_keeps_the_contract(tmp_path: Path) -> None:
     page = (DOCS / "backbones.md").read_text(encoding="utf-8")
     (code,) = [text for text in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if text.startswith('"""')]
     (tmp_path / "quarter.py").write_text(code)
-    entry = plugins.catalogue([tmp_path]).find("quarter:16")
-    assert [one for one in contract.check(entry, weights.find(entry)) if one.problem] == []
+    entry = discover([tmp_path]).find("quarter:16")
+    assert [one for one in check_backbone(entry, find_weights(entry)) if one.problem] == []
     assert entry.traits.pixels == 64
-    with pytest.raises(plugins.PluginError, match="no backbone 'quarter:x'"):
-        plugins.catalogue([tmp_path]).find("quarter:x")
+    with pytest.raises(registry.PluginError, match="no backbone 'quarter:x'"):
+        discover([tmp_path]).find("quarter:x")
 
 
 @pytest.mark.parametrize("name", ["near_copies", "gap"])
@@ -76,4 +79,4 @@ def test_links_lead_somewhere() -> None:
 def test_the_readmes_catalogue_is_the_one_there_is() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     told = set(re.findall(r"^\| `(\w+)[:`]", readme.partition("## Backbones")[2], re.MULTILINE))
-    assert told == {entry.name for entry in plugins.catalogue().backbones}
+    assert told == {entry.name for entry in discover().backbones}

@@ -3,7 +3,10 @@
 import re
 from pathlib import Path
 
-from autotune import contract, plugins, space, weights
+from autotune.backbones.registry import discover
+from autotune.backbones.weights import find_weights
+from autotune.search.settings import _NAMES, _SETTINGS, Settings, read_settings
+from autotune.training.check import check_backbone
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -16,20 +19,20 @@ def block(kind: str, holds: str = "") -> str:
 
 def test_its_plugin_is_found_and_keeps_the_contract(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(block("python", "@backbone").replace("def mobilenet_v2", "def mine"))
-    entry = plugins.catalogue([tmp_path]).find("mine")
-    assert [one for one in contract.check(entry, weights.find(entry)) if one.problem] == []
+    entry = discover([tmp_path]).find("mine")
+    assert [one for one in check_backbone(entry, find_weights(entry)) if one.problem] == []
     assert entry.label == "MobileNetV2"
 
 
 def test_its_study_toml_is_accepted_and_names_every_setting(tmp_path: Path) -> None:
     (tmp_path / "study.toml").write_text(block("toml"))
-    settings = space.read(tmp_path / "study.toml", {})
+    settings = read_settings(tmp_path / "study.toml", {})
     assert settings.epochs == 12
-    for name in (*space._SETTINGS, *space._NAMES):
+    for name in (*_SETTINGS, *_NAMES):
         assert re.search(rf"^{name} = ", block("toml"), re.MULTILINE), name
 
 
 def test_its_defaults_are_the_defaults(tmp_path: Path) -> None:
     decided = r"^(epochs|cycle_epochs|backbone|depth|pixels|lr_low|lr_high|class_weight) = .*\n"
     (tmp_path / "study.toml").write_text(re.sub(decided, "", block("toml"), flags=re.MULTILINE))
-    assert space.read(tmp_path / "study.toml", {}) == space.Settings()
+    assert read_settings(tmp_path / "study.toml", {}) == Settings()

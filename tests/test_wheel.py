@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import write_digits
 
-from autotune import plugins
+from autotune.backbones.registry import discover
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,9 +35,9 @@ def test_the_wheel_brings_the_same_plugins_and_runs_a_study(tmp_path: Path) -> N
     run(tmp_path, sys.executable, "-m", "pip", "install", "--no-deps", "--target", own, wheel)
     home = run(tmp_path, python, "-c", "import autotune, autotune_plugins; print(autotune.__file__)").strip()
     assert Path(home).is_relative_to(own)
-    entry = "from autotune.cli import main; main()"
+    entry = "from autotune.cli.app import main; main()"
     listed = run(tmp_path, python, "-c", entry, "plugins")
-    names = {entry.name for entry in plugins.catalogue().backbones}
+    names = {entry.name for entry in discover().backbones}
     assert names <= set(listed.splitlines())
     assert str(own / "autotune_plugins" / "resnet.py") in listed
     digits = write_digits(tmp_path / "digits")

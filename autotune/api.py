@@ -1,0 +1,129 @@
+"""Face: what Python code gets: a search, a study, its winner; beside `predict.load` for a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from autotune.errors import StudyError
+from autotune.export.predict import Classifier, Prediction, load
+from autotune.study.request import Resources
+from autotune.study.summary import find_study, study_status
+
+_COLUMNS = ("number", "state", "value", "log_loss", "best_epoch", "epochs", "ended", "seconds", "error")
+
+
+@dataclass(frozen=True)
+class BestTrial:
+    """A study's winner. value: its validation score, in [0, 1]; params: its choices; words: the same, spoken."""
+
+    study: str
+    resources: Resources
+    number: int
+    value: float
+    params: dict[str, Any]
+    words: str
+
+    def export(self, out: str | Path, formats: Sequence[str] = (), refit: bool = False, threshold: float | None = None,
+               precision: float | None = None) -> Classifier:  # fmt: skip
+        """Write a proven bundle and load it, as `autotune export` does. Raises AutotuneError, also where one of the
+        formats is not proven.
+        """
+        from autotune.export.export import ExportRequest, export_trial, refused_formats
+        from autotune.study.listener import StudyListener
+
+        formats = (formats,) if isinstance(formats, str) else tuple(formats)
+        request = ExportRequest(Path(out), formats, self.number, refit, threshold, precision)
+        facts = export_trial(self.study, request, self.resources, StudyListener())
+        if problem := refused_formats(facts):
+            raise problem
+        return load(facts["folder"])
+
+    def predict(self, pictures: str | Path | Sequence[str | Path], top: int = 1) -> list[Prediction]:
+        """Answers for files, folders and patterns, in order; `top` likeliest labels each. A bad picture has `error`."""
+        return load(self.study, self.resources).predict(pictures, top)
+
+
+def search(data: str | Path | None = None, trials: int = 50, *, name: str | None = None, timeout: float | None = None,
+           workers: int = 1, device: str = "auto", config: str | Path | None = None,
+           weights: str | Path | None = None, plugins: Sequence[str | Path] = (), manifest: str | Path | None = None,
+           skip_unreadable: bool = False, quiet: bool = False, **settings: Any) -> Study:  # fmt: skip
+    """Run a study as `autotune search` does, in ./studies, or go on with it; the same call again only opens it.
+
+    data: a folder, a CSV or TSV file, the name of a torchvision data set, or None for the built-in digits. trials:
+    finished ones in all. timeout: seconds. settings: those of study.toml and what stands under its [space], by name:
+    metric="macro_f1", epochs=12, seed=1, backbone=["resnet18"], depth=[0, 1], augment={"low": 0, "high": 1}.
+    Raises AutotuneError for what can be mended.
+    """
+    from autotune.cli.live import open_console
+    from autotune.study.request import SearchRequest
+    from autotune.study.run import run_study, study_folder
+
+    request = SearchRequest(
+        data=_path(data), name=name, trials=trials, timeout=timeout, workers=workers, device=device,
+        config=_path(config), weights=_path(weights), plugins=tuple(Path(place) for place in plugins),
+        manifest=_path(manifest), skip_unreadable=skip_unreadable, flags=settings,
+    )  # fmt: skip
+    console = open_console(quiet, program=False, verbose=False)
+    try:
+        run_study(request, console)
+    finally:
+        console.close()
+    return Study(study_folder(request), device, weights, plugins)
+
+
+def _path(given: str | Path | None) -> Path | None:
+    return None if given is None else Path(given)
+
+
+class Study:
+    """A study by its name in ./studies, or by its folder. Raises StudyError where there is none.
+
+    device, weights, plugins: with what its winner is opened, as they were when it was searched.
+    """
+
+    def __init__(self, name: str | Path, device: str = "auto", weights: str | Path | None = None,
+                 plugins: Sequence[str | Path] = ()) -> None:  # fmt: skip
+        self.folder = find_study(str(name))
+        self._resources = Resources(device, Path(weights) if weights else None, tuple(Path(place) for place in plugins))
+
+    @property
+    def best(self) -> BestTrial:
+        """The winner as it stands. Raises StudyError where no trial is complete."""
+        found = study_status(str(self.folder))["best"]
+        if found is None:
+            raise StudyError(f"Study {self.folder.name} has no complete trial.", "Let it finish one: search again.")
+        told = {name: found[name] for name in ("number", "value", "params", "words")}
+        return BestTrial(str(self.folder), self._resources, **told)
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def test(self) -> dict[str, Any] | None:
+        """The look at the test pictures: value and value_interval of the metric, in [0, 1], n, accuracy, per_class,
+        confusion (rows: true classes), mistakes, looks and more; None where there was none with this winner.
+        """
+        found: dict[str, Any] | None = study_status(str(self.folder))["test"]
+        return found
+
+    @property
+    def trials(self) -> Any:
+        """Every finished trial, best first: a pandas DataFrame where pandas is installed, else a list of dicts.
+
+        number, state, value (of the metric, in [0, 1]), epochs, ended, seconds, error, and a column for each choice.
+        """
+        board = study_status(str(self.folder))["leaderboard"]
+        rows = [{**{key: row[key] for key in _COLUMNS}, **row["params"]} for row in board]
+        if find_spec("pandas") is None:
+            return rows
+        import pandas
+
+        return pandas.DataFrame(rows)
+
+    def __repr__(self) -> str:
+        return f"Study({str(self.folder)!r})"

@@ -1,0 +1,142 @@
+"""The cache: what decoded pixels and banks take on disk, and which of them make way when they take too much."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from autotune.cache.rows import KEY_BYTES
+from autotune.errors import ConfigError, StudyError
+from autotune.files import cache_folder, make_folder
+from autotune.text import UNITS
+
+LIMIT = "AUTOTUNE_CACHE_LIMIT"
+MOST_BYTES = 50 * 10**9  # by default, and never over half of the disk
+KINDS = ("pixels", "banks")
+RUNNING = "running"  # one locked file for each study that runs
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """The rows of one cut and view, or of one size: what is deleted as a whole. used: seconds since 1970."""
+
+    folder: Path
+    rows: int
+    n_bytes: int
+    used: float
+
+    @property
+    def name(self) -> str:
+        """pixels/224-bicubic, or banks/efficientnet_lite0-224/cut9."""
+        inner = self.folder.relative_to(cache_folder())
+        return "/".join((*inner.parts[:-1], inner.name.partition("-view")[0]))
+
+
+def entries() -> list[CacheEntry]:
+    """All that can be deleted, least recently used first."""
+    found = []
+    for kind in KINDS:
+        for keys in (cache_folder() / kind).glob("**/keys.bin"):
+            with contextlib.suppress(FileNotFoundError):  # another process has just deleted it
+                status = keys.stat()
+                rows, at = keys.with_name("rows.bin").stat(), status.st_mtime
+                found.append(CacheEntry(keys.parent, status.st_size // KEY_BYTES, status.st_size + rows.st_size, at))
+    return sorted(found, key=lambda one: (one.used, str(one.folder)))
+
+
+def limit() -> int:
+    """The most bytes the cache keeps, as AUTOTUNE_CACHE_LIMIT says. Raises ConfigError."""
+    if said := os.environ.get(LIMIT):
+        return parse_size(said)
+    place = next(folder for folder in (cache_folder(), *cache_folder().parents) if folder.is_dir())
+    return min(MOST_BYTES, shutil.disk_usage(place).total // 2)
+
+
+def parse_size(text: str) -> int:
+    """Bytes of "5GB", "500 MB", "1000". Raises ConfigError."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Z]*)\s*", text.upper())
+    if not found or found[2] not in UNITS:
+        raise ConfigError(f"{text!r} is no size.", "Write a number and a unit: 500MB, 20GB.")
+    return int(float(found[1]) * UNITS[found[2]])
+
+
+def trim(most: int) -> list[CacheEntry]:
+    """Delete what was used longest ago until at most so many bytes are left, but nothing that a running study uses."""
+    there = entries()
+    taken, since = sum(one.n_bytes for one in there), _running_since()
+    gone = []
+    for one in there:
+        if taken <= most or one.used >= since:
+            break
+        if _deleted(one.folder):
+            taken -= one.n_bytes
+            gone.append(one)
+    return gone
+
+
+def clear() -> list[CacheEntry]:
+    """Delete all pixels and banks. Raises StudyError while a study runs."""
+    if _running_since() < float("inf"):
+        raise StudyError("A study is running, and uses the cache.", "Wait until it ends, or stop it.")
+    return trim(-1)
+
+
+@contextlib.contextmanager
+def in_use() -> Iterator[None]:
+    """What is used from now on is not deleted by another process. A lock, so that kill -9 leaves nothing behind."""
+    lock = FileLock(make_folder(cache_folder() / RUNNING) / f"{os.getpid()}-{uuid.uuid4().hex[:8]}.lock")
+    try:
+        with lock:
+            yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def cache_status() -> dict[str, Any]:
+    """What `autotune cache` shows: a row for each size of pixels and each cut, all its views together."""
+    groups: dict[str, dict[str, Any]] = {}
+    for one in entries():
+        group = groups.setdefault(one.name, {"name": one.name, "rows": 0, "bytes": 0, "used": 0.0})
+        group["rows"] += one.rows
+        group["bytes"] += one.n_bytes
+        group["used"] = max(group["used"], one.used)
+    rows = sorted(groups.values(), key=lambda group: -group["used"])
+    return {"folder": str(cache_folder()), "bytes": sum(r["bytes"] for r in rows), "limit": limit(), "entries": rows}
+
+
+def _running_since() -> float:
+    """When the first of the studies that run now was started, seconds since 1970; infinity where none runs."""
+    first = float("inf")
+    for file in (cache_folder() / RUNNING).glob("*.lock"):
+        if file.name.startswith(f"{os.getpid()}-"):
+            continue
+        try:
+            begun = file.stat().st_mtime
+            with FileLock(file, timeout=0):
+                pass
+            file.unlink(missing_ok=True)  # its process is gone
+        except Timeout:
+            first = min(first, begun)
+        except FileNotFoundError:  # it has just ended
+            continue
+    return first
+
+
+def _deleted(folder: Path) -> bool:
+    """Delete a folder at one stroke: nobody finds half of it. False where the system forbids it."""
+    away = folder.with_name(f".gone-{uuid.uuid4().hex[:8]}")
+    try:
+        folder.rename(away)
+    except OSError:  # Windows keeps what is mapped
+        return False
+    shutil.rmtree(away, ignore_errors=True)
+    return True

@@ -1,0 +1,60 @@
+"""Held: the rows that training draws from, on the device where they fit, else read from disk batch by batch."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from autotune.cache.rows import RowStore
+
+CHUNK = 1024  # rows copied to the device at a time
+
+
+class ResidentRows:
+    """One store's rows of a fixed list of pictures, by their positions in it."""
+
+    def __init__(self, rows: RowStore, digests: tuple[str, ...], device: torch.device, resident: bool) -> None:
+        self.shape = rows.shape
+        self.device = device if resident else torch.device("cpu")
+        self._rows = rows
+        self._places = rows.places(digests)
+        self._resident = self._copied() if resident else None
+
+    def take(self, positions: NDArray[np.int64]) -> Tensor:
+        """Rows (N, ...) on `device`, of the store's own type."""
+        if self._resident is None:
+            return torch.from_numpy(self._rows.take(self._places[positions]))
+        return self._resident[torch.from_numpy(positions).to(self.device)]
+
+    def _copied(self) -> Tensor:
+        kind = torch.from_numpy(np.empty(0, self._rows.dtype)).dtype
+        copy = torch.empty((len(self._places), *self.shape), dtype=kind, device=self.device)
+        for first in range(0, len(self._places), CHUNK):
+            copy[first : first + CHUNK] = torch.from_numpy(self._rows.take(self._places[first : first + CHUNK]))
+        return copy
+
+
+class ResidentPool:
+    """So many bytes of a device for rows, kept from trial to trial; what was used longest ago makes way."""
+
+    def __init__(self, device: torch.device, n_bytes: int) -> None:
+        self._device = device
+        self._n_bytes = n_bytes
+        self._kept: OrderedDict[tuple[object, ...], tuple[ResidentRows, int]] = OrderedDict()
+
+    def held(self, rows: RowStore, digests: tuple[str, ...]) -> ResidentRows:
+        """These pictures' rows: resident if all of them fit."""
+        key = (rows.folder, digests)
+        if key not in self._kept:
+            needed = rows.row_bytes * len(digests)
+            if needed > self._n_bytes:
+                return ResidentRows(rows, digests, self._device, resident=False)
+            while self._kept and needed + sum(taken for _, taken in self._kept.values()) > self._n_bytes:
+                self._kept.popitem(last=False)
+            self._kept[key] = ResidentRows(rows, digests, self._device, resident=True), needed
+        self._kept.move_to_end(key)
+        return self._kept[key][0]

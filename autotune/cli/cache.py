@@ -1,0 +1,57 @@
+"""The commands `autotune cache`: show, trim or clear the cache."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from autotune.cli.options import Json, Yes, confirmed, print_json
+
+if TYPE_CHECKING:
+    from autotune.cache.eviction import CacheEntry
+
+cache_app = typer.Typer(help="Show, trim or clear decoded pixels and banks.", invoke_without_command=True)
+
+
+@cache_app.callback()
+def cache(context: typer.Context, as_json: Json = False) -> None:
+    """Show what the cache holds, what was used last first."""
+    if context.invoked_subcommand:
+        return
+    from autotune.cache.eviction import cache_status
+    from autotune.cli.console import PlainConsole
+    from autotune.cli.views import show_cache
+
+    found = cache_status()
+    if as_json:
+        print_json(found)
+    else:
+        show_cache(found, PlainConsole())
+
+
+@cache_app.command()
+def trim(
+    to: Annotated[str | None, typer.Option(help="A size, e.g. 5GB; by default the limit.")] = None,
+) -> None:
+    """Delete what was used longest ago until the cache is no larger than its limit."""
+    from autotune.cache import eviction
+
+    _tell_deleted(eviction.trim(eviction.parse_size(to) if to else eviction.limit()))
+
+
+@cache_app.command()
+def clear(yes: Yes = False) -> None:
+    """Delete all decoded pixels and banks. Nothing is lost but the time to compute them again."""
+    from autotune.cache import eviction
+
+    if yes or confirmed(
+        f"Delete all decoded pixels and banks in {eviction.cache_status()['folder']}?", "cache clear --yes"
+    ):
+        _tell_deleted(eviction.clear())
+
+
+def _tell_deleted(gone: list[CacheEntry]) -> None:
+    from autotune.text import file_size
+
+    typer.echo(f"Deleted {file_size(sum(one.n_bytes for one in gone))}.")

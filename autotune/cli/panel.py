@@ -1,0 +1,216 @@
+"""The panel: what a terminal shows of a study while it runs, drawn to fit any width and height."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+
+from autotune.cli.memory_use import MemoryUse
+from autotune.study.listener import Outline
+from autotune.study.record import COMPLETE, STATES
+from autotune.text import duration, percent
+
+if TYPE_CHECKING:
+    from autotune.training.outcome import Epoch
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+NOT_YET = "·"
+LEADERS = 8
+FEWEST_LEADERS = 3  # before other parts make way for them
+LONGEST_CURVE = 24  # columns; a longer trial shows fewer points
+WIDEST_BAR = 40
+ROOMY = 80  # columns from which a leaderboard tells epochs and seconds
+TRAIN, VALIDATION, MUTED = "cyan", "magenta", "dim"
+
+
+@dataclass
+class ProgressBar:
+    """One piece of work. begun, told: seconds on the panel's clock; first: what was done when it began.
+
+    expected: how many seconds it should take, told before anything was done.
+    """
+
+    title: str
+    done: int
+    total: int
+    begun: float
+    told: float
+    first: int
+    expected: float | None = None
+
+    def left(self, now: float) -> float | None:
+        """Seconds, at the pace so far."""
+        if self.done > self.first:
+            pace = (self.told - self.begun) / (self.done - self.first)
+            return max(pace * (self.total - self.done) - (now - self.told), 0.0)
+        return None if self.expected is None else max(self.expected - (now - self.begun), 0.0)
+
+
+@dataclass
+class RunningTrial:
+    """A trial that runs. words: its choices. rows: its epochs, those before a restart too."""
+
+    number: int
+    words: str
+    begun: float
+    rows: list[Epoch] = field(default_factory=list)
+
+
+@dataclass
+class PanelState:
+    """All that the panel shows. ended: finished trials, best first, each with its choices in words."""
+
+    outline: Outline | None = None
+    estimate: float | None = None
+    bars: dict[str, ProgressBar] = field(default_factory=dict)
+    runs: dict[int, RunningTrial] = field(default_factory=dict)
+    ended: list[tuple[dict[str, Any], str]] = field(default_factory=list)
+    memory: MemoryUse | None = None
+
+
+def draw_panel(view: PanelState, now: float, width: int, height: int) -> Text:
+    """The richest form that fits: lines of at most `width` cells, at most `height` of them."""
+    bars = _bars(list(view.bars.values()), now, width)
+    foot = [Text(view.memory.words, MUTED)] if view.memory else []
+    least_board = min(len(view.ended), FEWEST_LEADERS) + 1 if view.ended else 0
+    lines: list[Text] = []
+    for n_head, run in _forms(view.outline, now, width):
+        head = _head(view, width)[:n_head]
+        runs = [line for one in view.runs.values() for line in run(one)]
+        lines = [*head, *bars, *runs]
+        if len(lines) + len(foot) + least_board <= height:
+            break
+    board = _board(view, width, height - len(lines) - len(foot))
+    whole = Text("\n", no_wrap=True, overflow="ellipsis").join([*lines, *board, *foot][:height])
+    whole.no_wrap, whole.overflow = True, "ellipsis"
+    return whole
+
+
+def sparkline(values: Sequence[float | None], low: float, high: float) -> str:
+    """A block a value, the lowest for `low` and the highest for `high`; a dot where there is none."""
+    if high <= low:
+        return "".join(NOT_YET if value is None else BLOCKS[len(BLOCKS) // 2] for value in values)
+    steps = (len(BLOCKS) - 1) / (high - low)
+    return "".join(NOT_YET if value is None else BLOCKS[round((value - low) * steps)] for value in values)
+
+
+def gap_colour(gap: float, limit: float) -> str:
+    """Green up to half of what ends a trial, yellow up to all of it, then red."""
+    if gap > limit:
+        return "red"
+    return "yellow" if gap > limit / 2 else "green"
+
+
+def _forms(
+    outline: Outline | None, now: float, width: int
+) -> Iterable[tuple[int, Callable[[RunningTrial], list[Text]]]]:
+    """How many lines the head may have and how a run is drawn, the richest first."""
+    if outline is None:
+        return [(0, lambda run: [])]
+    return [
+        (4, lambda run: _run(run, outline, now, width, most_lines=3)),
+        (3, lambda run: _run(run, outline, now, width, most_lines=1)),
+        (2, lambda run: _run(run, outline, now, width, most_lines=1)),
+        (2, lambda run: [_brief(run, outline)]),
+        (0, lambda run: [_brief(run, outline)]),
+    ]
+
+
+def _head(view: PanelState, width: int) -> list[Text]:
+    """A rule below what is said; then the study and its plan, as many facts a line as fit."""
+    if view.outline is None:
+        return []
+    rule = Text("─" * width, MUTED)
+    facts = list(view.outline.facts)
+    if view.estimate is not None:
+        facts.append(f"estimated {duration(view.estimate)}")
+    lines = [Text(view.outline.study, "bold")]
+    for fact in facts:
+        joint = ": " if len(lines) == 1 and lines[0].plain == view.outline.study else "; "
+        if lines[-1].cell_len + len(joint) + len(fact) <= width:
+            lines[-1].append(joint + fact, "not bold")
+        else:
+            lines.append(Text(fact))
+    return [rule, *lines]
+
+
+def _bars(bars: Sequence[ProgressBar], now: float, width: int) -> list[Text]:
+    longest = max((len(bar.title) for bar in bars), default=0)
+    lines = []
+    for bar in bars:
+        left = bar.left(now)
+        told = f" {bar.done} of {bar.total}" + ("" if left is None else f", about {duration(left)} left")
+        columns = max(min(width - longest - 1 - len(told), WIDEST_BAR), 3)
+        full = round(columns * bar.done / max(bar.total, 1))
+        line = Text(f"{bar.title:{longest}} ")
+        lines.append(line.append("━" * full, "green").append("━" * (columns - full), MUTED).append(told))
+    return lines
+
+
+def _run(run: RunningTrial, outline: Outline, now: float, width: int, most_lines: int) -> list[Text]:
+    """A running trial: its choices in at most so many lines, and its two curves one above the other."""
+    epoch = min(_reached(run) + 1, outline.epochs)
+    title = f"Trial {run.number}, epoch {epoch} of {outline.epochs}, {duration(now - run.begun)}: "
+    told = textwrap.wrap(title + run.words, width, subsequent_indent="  ") if most_lines > 1 else [title + run.words]
+    lines = [Text(line) for line in told[:most_lines]]
+    lines[0].stylize("bold", 0, len(title))
+    for name, colour in (("train", TRAIN), ("validation", VALIDATION)):
+        line = Text(f"  {'training' if name == 'train' else name:11}")
+        line.append(_curve(run, name, outline.epochs), colour)
+        if run.rows:
+            line.append(f" {percent(getattr(run.rows[-1], name)):>7}", colour)
+        lines.append(line)
+    if run.rows:
+        gap = run.rows[-1].gap
+        lines[-1].append(f"  gap {100 * gap:+.1f}", gap_colour(gap, outline.gap))
+        lines[-1].append(f" of {100 * outline.gap:g} points", MUTED)
+    return lines
+
+
+def _brief(run: RunningTrial, outline: Outline) -> Text:
+    """A running trial in a line."""
+    line = Text(f"Trial {run.number} {min(_reached(run) + 1, outline.epochs)}/{outline.epochs} ")
+    line.append(_curve(run, "train", outline.epochs), TRAIN).append(" ")
+    line.append(_curve(run, "validation", outline.epochs), VALIDATION)
+    if run.rows:
+        gap = run.rows[-1].gap
+        line.append(f" {percent(run.rows[-1].validation)}", VALIDATION)
+        line.append(f" {100 * gap:+.1f}", gap_colour(gap, outline.gap))
+    return line.append(f" {run.words}")
+
+
+def _reached(run: RunningTrial) -> int:
+    return run.rows[-1].number if run.rows else 0
+
+
+def _curve(run: RunningTrial, name: str, epochs: int) -> str:
+    """A run's training or validation by epoch, both on the scale of what either has reached."""
+    seen = [value for row in run.rows for value in (row.train, row.validation)]
+    columns = min(epochs, LONGEST_CURVE)
+    values: list[float | None] = [None] * columns
+    for row in run.rows:
+        values[min((row.number - 1) * columns // epochs, columns - 1)] = getattr(row, name)
+    return sparkline(values, min(seen, default=0.0), max(seen, default=0.0))
+
+
+def _board(view: PanelState, width: int, room: int) -> list[Text]:
+    """How finished trials ended, counted, and the best of them."""
+    if not view.ended or room < 1 or view.outline is None:
+        return []
+    counts = ", ".join(f"{sum(row['state'] == state for row, _ in view.ended)} {state}" for state in STATES)
+    lines = [Text(f"{len(view.ended)} finished: {counts}", "bold")]
+    metric = view.outline.metric.replace("_", " ")
+    best = [(row, words) for row, words in view.ended if row["state"] == COMPLETE][: min(LEADERS, room - 1)]
+    labels = {words.partition(", ")[0] for _, words in best}
+    for place, (row, words) in enumerate(best):
+        line = Text(f"  {row['number']:4d}  {percent(row['value']):>7}  ", "" if place else "bold green")
+        if width >= ROOMY:
+            line.append(f"{row['epochs']:3d} epochs  {row['ended']:8}  {row['seconds']:6.1f} s  ")
+        lines.append(line.append(words if len(labels) > 1 else words.partition(", ")[2]))  # the head names the one
+    if best:
+        lines[0].append(f"; best {metric}:")
+    return lines

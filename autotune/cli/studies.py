@@ -1,0 +1,35 @@
+"""The commands `autotune studies`: list the studies in this folder, or remove one."""
+
+from __future__ import annotations
+
+import typer
+
+from autotune.cli.options import Json, StudyName, Yes, confirmed, print_json
+
+studies_app = typer.Typer(help="List the studies in this folder, or remove one.", invoke_without_command=True)
+
+
+@studies_app.callback()
+def studies(context: typer.Context, as_json: Json = False) -> None:
+    """List the studies in ./studies, the one last worked on first."""
+    if context.invoked_subcommand:
+        return
+    from autotune.cli import views
+    from autotune.cli.console import PlainConsole
+    from autotune.study.studies import list_studies
+
+    found = list_studies()
+    if as_json:
+        print_json(found)
+    else:
+        views.show_studies(found, PlainConsole())
+
+
+@studies_app.command()
+def rm(study: StudyName, yes: Yes = False) -> None:
+    """Remove a study: trials, checkpoints, reports. Its study.toml and your pictures stay."""
+    from autotune.study.studies import describe_row, remove_study, study_row
+
+    found = study_row(study)
+    if yes or confirmed(f"Remove {describe_row(found)}?", f"studies rm {study} --yes"):
+        typer.echo(f"Removed {remove_study(study)}.")

@@ -1,0 +1,1 @@
+"""Where trials run: the protocol, and one file an engine."""

@@ -1,0 +1,1 @@
+"""A trial becomes a verified bundle; a bundle answers."""

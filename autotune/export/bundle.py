@@ -1,0 +1,153 @@
+"""Bundle: the folder that an exported model is, and how one is opened. No torch here: a bundle needs none."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotune.errors import BundleError
+
+VERSION = 1  # of the layout; a reader refuses a newer one
+INDEX = "bundle.json"  # version, where it comes from, and a hash of every other part
+MODELS = {"onnx": "model.onnx", "int8": "model.int8.onnx", "pt2": "model.pt2", "safetensors": "model.safetensors"}
+LABELS, PREPROCESSING, CARD, SCRIPT = "labels.txt", "preprocessing.json", "card.md", "predict.py"
+UNKNOWN = "unknown"  # the answer below the threshold
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle, its parts as they were when it was written. threshold: below it the answer is "unknown"."""
+
+    folder: Path
+    model: Path
+    labels: tuple[str, ...]
+    pixels: int
+    interpolation: str
+    threshold: float
+
+    def session(self, threads: int = 0) -> OnnxSession:
+        return OnnxSession(self.model, threads)
+
+
+class OnnxSession:
+    """An ONNX model that runs. threads: 0 for as many as there are."""
+
+    def __init__(self, file: Path, threads: int = 0) -> None:
+        onnxruntime = require_onnxruntime()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3  # errors only: that a graph could be smaller is no user's business
+        try:
+            self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime has a dozen kinds, none of them shared
+            raise BundleError(
+                f"{file} does not load: {str(error).partition(chr(10))[0]}", "Export the model again."
+            ) from error
+
+    def probabilities(self, squares: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Probabilities (N, C) of pixels (N, 3, P, P)."""
+        found: NDArray[np.float32] = self._session.run(None, {"pixels": squares})[0]
+        return found
+
+
+def require_onnxruntime() -> Any:
+    """The module onnxruntime. Raises BundleError where it is not installed."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise BundleError(
+            "onnxruntime is not installed, and an ONNX model runs on it.", "pip install 'autotune-vision[export]'"
+        ) from error
+    return onnxruntime
+
+
+def is_bundle(path: Path) -> bool:
+    return (_folder(path) / INDEX).is_file()
+
+
+def open_bundle(path: Path) -> Bundle:
+    """A bundle by its folder, or by the file of one of its ONNX models, with every part checked against its hash.
+
+    Raises BundleError where a part is missing or changed, or where it is of a newer version.
+    """
+    folder = _folder(path)
+    index = _index(folder)
+    for name, kept in index["files"].items():
+        if not (folder / name).is_file():
+            raise BundleError(f"Bundle {folder} lacks its {name}.", "Copy the whole folder again, or export it again.")
+        if sha256(folder / name) != kept:
+            raise BundleError(
+                f"{folder / name} is not as it was exported.", "Copy the whole folder again, or export it again."
+            )
+    model = path if path.is_file() else folder / MODELS["onnx"]
+    if model.suffix != ".onnx" or model.name not in index["files"]:
+        raise BundleError(f"{model} is no ONNX model of a bundle.", f"Name the folder, {folder}.")
+    how = json.loads((folder / PREPROCESSING).read_text(encoding="utf-8"))
+    labels = (folder / LABELS).read_text(encoding="utf-8").splitlines()
+    return Bundle(folder, model, tuple(labels), how["pixels"], how["interpolation"], how["threshold"])
+
+
+def seal_bundle(folder: Path, facts: dict[str, Any]) -> None:
+    """Write the index of a folder whose parts are all there: facts, and the hash of each part."""
+    files = {file.name: sha256(file) for file in sorted(folder.iterdir()) if file.name != INDEX}
+    text = json.dumps({"version": VERSION, **facts, "files": files}, indent=2)
+    (folder / INDEX).write_text(text + "\n", encoding="utf-8")
+
+
+def preprocessing(pixels: int, interpolation: str, threshold: float, labels: Sequence[str]) -> dict[str, Any]:
+    """What has to happen to a picture before the graph, for a program to read and for a person."""
+    return {
+        "pixels": pixels,
+        "interpolation": interpolation,
+        "threshold": threshold,
+        "steps": [
+            "Decode; turn upright by the EXIF orientation.",
+            "Convert to RGB, 8 bits a channel: transparency on white, 16 bits divided by 257.",
+            "Cut the largest square from the centre.",
+            f"Resize it to {pixels} x {pixels} with Pillow's {interpolation} filter (antialiased).",
+            "Hand it over as uint8, channels first; normalisation, softmax and calibration are inside the graph.",
+        ],
+        "input": {"name": "pixels", "type": "uint8", "shape": ["N", 3, pixels, pixels], "order": "RGB"},
+        "output": {"name": "probabilities", "type": "float32", "shape": ["N", len(labels)], "order": LABELS},
+        "answer": f"The likeliest label; below the threshold, {UNKNOWN!r}.",
+    }
+
+
+def sha256(file: Path) -> str:
+    with file.open("rb") as data:
+        return hashlib.file_digest(data, "sha256").hexdigest()
+
+
+def _folder(path: Path) -> Path:
+    return path.parent if path.is_file() else path
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    file = folder / INDEX
+    damaged = BundleError(f"{file} is damaged.", "Copy the whole folder again, or export it again.")
+    try:
+        index = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BundleError(f"{folder} is no bundle: it has no {INDEX}.", "Make one: autotune export STUDY") from error
+    except ValueError as error:
+        raise damaged from error
+    if not isinstance(index, dict) or not isinstance(index.get("version"), int):
+        raise damaged
+    if index["version"] > VERSION:
+        raise BundleError(
+            f"Bundle {folder} is of version {index['version']}; this autotune reads up to {VERSION}.",
+            "pip install --upgrade autotune-vision",
+        )
+    names = index.get("files")
+    if not isinstance(names, dict) or any(Path(name).name != name for name in names):
+        raise damaged
+    if index["version"] < 1 or not {MODELS["onnx"], LABELS, PREPROCESSING} <= set(names):
+        raise damaged
+    return index

@@ -1,0 +1,164 @@
+"""Graph: a trained network as one function from uint8 pixels to probabilities, and the files it is written to."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from autotune.backbones.registry import build_stages
+from autotune.backbones.spec import Backbone
+from autotune.errors import BundleError
+from autotune.training.restore import TrainedNetwork
+
+CALIBRATION_BATCH = 16
+
+
+class InferenceGraph(nn.Module):
+    """Pixels (N, 3, P, P) uint8 to probabilities (N, C), on the CPU: normalisation, backbone, head, softmax of the
+    logits over a temperature.
+    """
+
+    def __init__(
+        self, backbone: nn.Sequential, head: nn.Linear, mean: Tensor, std: Tensor, temperature: Tensor
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.mean: Tensor
+        self.std: Tensor
+        self.temperature: Tensor
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+        self.register_buffer("temperature", temperature)
+        self.eval().requires_grad_(False).float().to(memory_format=torch.contiguous_format)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        image = (pixels.float().div(255) - self.mean) / self.std
+        logits: Tensor = self.head(self.backbone(image))
+        return (logits / self.temperature).softmax(1)
+
+
+def assemble_graph(trained: TrainedNetwork, temperature: float) -> InferenceGraph:
+    """The graph of a trained network: copies of its prefix, tail and head in a row."""
+    net = copy.deepcopy(trained.net).cpu()
+    head = net.head[1]
+    assert isinstance(head, nn.Linear)
+    return InferenceGraph(
+        nn.Sequential(*net.entry.prefix, *net.tail), head, net.entry.mean, net.entry.std, torch.tensor(temperature)
+    )
+
+
+def load_graph(file: Path, entry: Backbone) -> InferenceGraph:
+    """The graph that a model.safetensors holds, its backbone built by the plugin."""
+    state = safetensors.torch.load_file(file)
+    classes, features = state["head.weight"].shape
+    head = nn.Linear(features, classes)
+    graph = InferenceGraph(
+        build_stages(entry, pretrained=False), head, torch.ones(1, 3, 1, 1), torch.ones(1, 3, 1, 1), torch.ones(())
+    )
+    graph.load_state_dict(state)
+    return graph
+
+
+def trace_graph(graph: InferenceGraph, pixels: int, name: str) -> torch.export.ExportedProgram:
+    """The graph as torch.export traces it, for any number of pictures. Raises BundleError where it cannot."""
+    blank = torch.zeros(2, 3, pixels, pixels, dtype=torch.uint8)
+    try:
+        with _quiet():
+            shapes = {"pixels": {0: torch.export.Dim("pictures")}}
+            program = torch.export.export(graph, (blank,), dynamic_shapes=shapes)
+    except Exception as error:  # whatever a plugin's forward makes the tracer raise
+        raise BundleError(
+            f"Backbone {name!r} cannot be exported: {type(error).__name__}: {str(error).partition(chr(10))[0]}",
+            "Export a trial of another backbone: --trial N",
+        ) from error
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # holds paths on this machine
+    return program
+
+
+def write_onnx(program: torch.export.ExportedProgram, pixels: int, file: Path) -> None:
+    """One ONNX file, float32. Raises BundleError where what writes it is not installed."""
+    onnx = _onnx()
+    blank = torch.zeros(2, 3, pixels, pixels, dtype=torch.uint8)
+    with _quiet():
+        torch.onnx.export(program, (blank,), str(file), dynamo=True, input_names=["pixels"],
+                          output_names=["probabilities"], external_data=False, verbose=False)  # fmt: skip
+    model = onnx.load(str(file))
+    for part in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info, model.graph):
+        del part.metadata_props[:]  # what the exporter notes of the modules it came from
+    onnx.save(model, str(file))
+
+
+def write_int8(source: Path, file: Path, calibration: Sequence[NDArray[np.uint8]]) -> None:
+    """A statically quantized copy of an ONNX file: int8 weights a channel, uint8 activations, ranges taken from
+    calibration pictures, each (3, P, P) (Jacob et al. 2018; onnxruntime's quantizer).
+    """
+    _onnx()
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            starts = range(0, len(calibration), CALIBRATION_BATCH)
+            self._batches = ({"pixels": np.stack(calibration[i : i + CALIBRATION_BATCH])} for i in starts)
+
+        def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+            return next(self._batches, None)
+
+    prepared = file.with_suffix(".prepared")
+    with _quiet():
+        quant_pre_process(str(source), str(prepared))
+        quantize_static(str(prepared), str(file), Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
+                        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)  # fmt: skip
+    prepared.unlink()
+
+
+def write_pt2(program: torch.export.ExportedProgram, file: Path) -> None:
+    with _quiet():
+        held = io.BytesIO()  # written by Python, which says when a disk is full; torch aborts
+        torch.export.save(program, held)
+        file.write_bytes(held.getvalue())
+
+
+def write_safetensors(graph: InferenceGraph, facts: dict[str, str], file: Path) -> None:
+    state = {name: value.contiguous() for name, value in graph.state_dict().items()}
+    file.write_bytes(safetensors.torch.save(state, metadata=facts))
+
+
+def _onnx() -> Any:
+    """The module onnx, with all that writing its files takes. Raises BundleError where something is not installed."""
+    try:
+        import onnx
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise BundleError(
+            f"{error.name} is not installed, and an ONNX model is written with it.",
+            "pip install 'autotune-vision[export]'",
+        ) from error
+    return onnx
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Exporters talk at length, to stdout, by warnings and by logging; what goes wrong they raise."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)

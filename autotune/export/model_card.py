@@ -1,0 +1,124 @@
+"""Card: what a model knows and does not, in the form of Hugging Face's model cards (Mitchell et al. 2019)."""
+
+from __future__ import annotations
+
+import html
+import os
+import platform
+import shlex
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from autotune.data import datasets
+from autotune.data.split import PARTS
+from autotune.study.checks import source_of
+from autotune.study.reopen import FinishedTrial
+from autotune.study.reproduce import reproduction
+from autotune.text import percent
+from autotune.training.params import describe
+
+WEAKEST = 3
+
+
+def write_model_card(
+    file: Path, finished: FinishedTrial, validation: Mapping[str, Any], facts: Mapping[str, Any]
+) -> None:
+    """Write card.md. validation: scores as `evaluate.measured` tells them. facts: what is told of the export."""
+    source = Path(__file__).with_suffix(".md").read_text(encoding="utf-8")
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    environment.filters["percent"] = percent
+    environment.filters["cell"] = lambda text: html.escape(str(text)).replace("|", "\\|")
+    environment.filters["quoted"] = shlex.quote
+    told = _told(finished, validation, facts)
+    file.write_text(environment.from_string(source).render(told), encoding="utf-8")
+
+
+def _told(finished: FinishedTrial, validation: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """All that the card says."""
+    record, trial = finished.record, finished.trial
+    test = record.look(trial["number"])
+    name = trial["params"]["backbone"]
+    arm = record.fact("arms")[name]
+    per_class = (test or validation)["per_class"]
+    definition = record.fact("definition")
+    # By its name alone: where it lies on this machine is nobody's business.
+    source = Path(source_of(record)).name
+    again = reproduction(definition, source, finished.folder.name, len(record.trials()))
+    return {
+        **facts,
+        "metadata": _metadata(finished, test, validation),
+        "study": finished.folder.name,
+        "trial": trial["number"],
+        "words": describe(trial["params"], arm),
+        "epochs": trial["best_epoch"],
+        "classes": _classes(finished, per_class),
+        "weakest": [{"name": n, **one} for n, one in sorted(per_class.items(), key=lambda i: i[1]["recall"])[:WEAKEST]],
+        "measured_on": "test" if test else "validation",
+        "data": {"origin": _origin(finished), "split": record.fact("split"), **record.fact("pictures")},
+        "metric": definition["metric"].replace("_", " "),
+        "test": test,
+        "validation": validation,
+        "looks": len(record.looks()),
+        "machine": f"{os.cpu_count()} processors ({platform.machine()}, {platform.system()})",
+        "choices": {
+            key: f"{value:.4g}" if isinstance(value, float) else value for key, value in trial["params"].items()
+        },
+        "backbone": arm["label"],
+        "licence": _licence(finished),
+        "recipe": again,
+    }
+
+
+def _classes(finished: FinishedTrial, per_class: Mapping[str, Any]) -> list[dict[str, Any]]:
+    counts = {part: Counter(p.label for p in finished.parts.part(part)) for part in PARTS}
+    return [
+        {"name": name, **{part: counts[part][name] for part in PARTS}, **per_class[name]}
+        for name in finished.parts.classes
+    ]
+
+
+def _licence(finished: FinishedTrial) -> str:
+    traits = finished.trained.backbone.traits
+    if traits.from_scratch:
+        return "trained from scratch, no weights of others"
+    return f"its weights are under {traits.licence}" if traits.licence else "the licence of its weights is not stated"
+
+
+def _origin(finished: FinishedTrial) -> str:
+    source = source_of(finished.record)
+    if not source:
+        return "autotune's built-in sample, scikit-learn's handwritten digits"
+    if source in datasets.DATASETS:
+        return f"torchvision's data set `{source}`"
+    return f"The {'table' if Path(source).suffix else 'folder'} `{Path(source).name}`"
+
+
+def _metadata(finished: FinishedTrial, test: Mapping[str, Any] | None, validation: Mapping[str, Any]) -> str:
+    """The block of YAML by which the hub, and others, sort cards."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    metric = finished.record.fact("definition")["metric"]
+    part, scores = ("test", test) if test else ("validation", validation)
+    result = EvalResult(
+        task_type="image-classification",
+        dataset_type="imagefolder",
+        dataset_name=datasets.default_study_name(Path(source) if (source := source_of(finished.record)) else None),
+        dataset_split=part,
+        metric_type={"macro_f1": "f1"}.get(metric, metric),
+        metric_value=round(scores["value"], 4),
+    )
+    traits = finished.trained.backbone.traits
+    data = ModelCardData(
+        license=(traits.licence or "unknown").lower(),
+        library_name="onnx",
+        pipeline_tag="image-classification",
+        tags=["image-classification", "autotune", finished.trained.backbone.name],
+        metrics=[metric],
+        model_name=finished.folder.name,
+        eval_results=[result],
+    )
+    return str(data.to_yaml()).strip()

@@ -1,0 +1,62 @@
+"""Refit: a trial's choices trained once more, on training and validation pictures together."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+from autotune.cache import eviction
+from autotune.cache.pixels import fill_pixels, pixel_rows
+from autotune.data.split import TRAIN, VALIDATION
+from autotune.errors import StudyError
+from autotune.study.listener import StudyListener
+from autotune.study.reopen import FinishedTrial
+from autotune.text import percent
+from autotune.training.context import LoadedBackbones, probe_file
+from autotune.training.outcome import Epoch
+from autotune.training.restore import TrainedNetwork, restore_network
+from autotune.training.trainer import quiet_lightning
+from autotune.training.trial import run_trial
+
+
+def refit_trial(one: FinishedTrial, device: str, listener: StudyListener) -> TrainedNetwork:
+    """Train for as many epochs as the trial's best took, and keep the last: no validation is left to choose by.
+
+    device: where to train; the network comes back on the finished study's. Raises StudyError where the head that the
+    trial started from is gone.
+    """
+    old, number = one.context, one.trial["number"]
+    both = replace(
+        old.train,
+        digests=(*old.train.digests, *old.validation.digests),
+        labels=(*old.train.labels, *old.validation.labels),
+    )
+    folder = old.folder / "refit"
+    context = replace(old, train=both, folder=folder, device=device, refit_epochs=one.trial["best_epoch"])
+    params = one.trained.net.params
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    head = probe_file(old.folder, params.backbone, params.pixels)
+    if params.depth and not one.trained.backbone.traits.from_scratch:
+        if not head.is_file():
+            raise StudyError(f"{head}, which trial {number} started from, is gone.", "Put it back, or search anew.")
+        shutil.copy(head, probe_file(folder, params.backbone, params.pixels))
+    how, pictures = one.trained.interpolation, (*one.parts.part(TRAIN), *one.parts.part(VALIDATION))
+    with eviction.in_use(), quiet_lightning():
+        fill_pixels(pixel_rows(params.pixels, how), one.root, pictures, how, listener.progress("Decoding"))
+        outcome = run_trial(LoadedBackbones(context), number, params, RefitReporter(listener))
+    here = LoadedBackbones(replace(context, device=one.context.device))
+    return restore_network(here, {**one.trial, "checkpoint": outcome.checkpoint})
+
+
+class RefitReporter:
+    """Hears what a trial tells its driver; nothing stops it."""
+
+    def __init__(self, listener: StudyListener) -> None:
+        self._listener = listener
+
+    def epoch(self, row: Epoch) -> str | None:
+        self._listener.say(f"Refit: epoch {row.number}, training {percent(row.train)}")
+        return None
+
+    def banking(self, done: int, total: int) -> None:
+        self._listener.progress("Bank")(done, total)

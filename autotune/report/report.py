@@ -1,0 +1,369 @@
+"""The report: a study as one HTML file that a person would rather look at than read, and that needs nothing else."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from autotune.data import groups
+from autotune.data.picture import Picture
+from autotune.data.split import MANIFEST, TRAIN, read_manifest
+from autotune.errors import StudyError
+from autotune.files import write_whole
+from autotune.report import charts, confusion, importance
+from autotune.report.charts import AxisRange
+from autotune.report.importance import ChoiceImportance, Importances
+from autotune.report.thumbnails import Thumbnail, first_shown, thumbnail
+from autotune.study.checks import source_of
+from autotune.study.record import COMPLETE, PRUNED, Record, open_record
+from autotune.study.reproduce import Reproduction, reproduction
+from autotune.study.summary import find_study, study_status
+from autotune.text import duration, percent
+
+FILE = "report.html"
+TEMPLATE = Path(__file__).with_name(FILE)
+N_CURVES = 4
+N_SLICES = 6
+N_MISTAKES = 24
+N_GROUPS = 12  # of copies, and of contradictions, that are shown
+N_ASIDE = 12
+N_CLASSES = 12  # up to which one table holds all; else the weakest and the rarest
+FEW = 20  # complete trials below which importances are called a hint
+ENDS = {
+    "done": "trained to the last epoch",
+    "gap": "stopped by the gap between training and validation",
+    "pruned": "pruned, because others were ahead at the same epoch",
+    "timeout": "stopped by the study's time limit",
+    "diverged": "stopped because its numbers ran away",
+}
+
+
+@dataclass(frozen=True)
+class TrialCurve:
+    """One of the best trials. ended: why, in words."""
+
+    number: int
+    value: float
+    words: str
+    ended: str
+    best_epoch: int
+    epochs: int
+    plot: Markup
+
+
+@dataclass(frozen=True)
+class ChoiceSlice:
+    choice: ChoiceImportance
+    plot: Markup
+
+
+@dataclass(frozen=True)
+class BackboneRow:
+    """A backbone in this study. probe: a linear head on its frozen features, on validation; best: its best trial's
+    value. seconds: of the median trial. trained_parameters: of its best trial.
+    """
+
+    label: str
+    pixels: str
+    probe: float | None
+    best: float | None
+    n_trials: int
+    seconds: float | None
+    trained_parameters: int | None
+
+
+@dataclass(frozen=True)
+class Mistake:
+    picture: Thumbnail
+    label: str
+    answer: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class PictureGroup:
+    """Pictures with the same pixels, of which one is shown."""
+
+    picture: Thumbnail
+    pictures: tuple[Picture, ...]
+
+
+@dataclass(frozen=True)
+class TestSection:
+    """What the test pictures said, class by class and picture by picture. weakest, rarest: empty where `classes`
+    shows all. baseline: the share of the most frequent class.
+    """
+
+    scores: Mapping[str, Any]
+    baseline: float
+    matrix: confusion.Matrix
+    pairs: list[confusion.Pair]
+    classes: list[confusion.ClassRow]
+    weakest: list[confusion.ClassRow]
+    rarest: list[confusion.ClassRow]
+    mistakes: list[Mistake]
+    n_mistakes: int
+    reliability: Markup | None
+
+
+@dataclass(frozen=True)
+class DataSection:
+    """What the pictures were like. shown: set-aside files that can be shown all the same."""
+
+    set_aside: list[Mapping[str, Any]]
+    shown: list[Thumbnail]
+    contradictions: list[PictureGroup]
+    n_contradictions: int
+    copies: list[PictureGroup]
+    n_copies: int
+
+
+@dataclass(frozen=True)
+class ReportPage:
+    """All that the template is told."""
+
+    summary: Mapping[str, Any]
+    metric: str
+    written: str
+    answer: Markup
+    head_of: str
+    curves: list[TrialCurve]
+    history_wide: Markup
+    history_narrow: Markup
+    room: AxisRange
+    ended: list[tuple[str, int]]
+    weighed: Importances
+    slices: list[ChoiceSlice]
+    has_scaled_rates: bool
+    backbones: list[BackboneRow]
+    n_looks: int
+    tested: TestSection | None
+    data: DataSection
+    export: Mapping[str, Any] | None
+    recipe: Reproduction
+    device: str | None
+
+
+def write_report(name: str) -> dict[str, str]:
+    """Write the study's report.html, whole or not at all. Raises StudyError where no trial is complete."""
+    folder, summary = find_study(name), study_status(name)
+    if summary["best"] is None:
+        raise StudyError(f"Study {folder.name} has no complete trial.", "Let it finish one: the same search again.")
+    with open_record(folder) as record:
+        page = _page(record, folder, summary)
+    file = folder.resolve() / FILE
+    try:
+        write_whole(file, _rendered(page))
+    except OSError as error:
+        raise StudyError(f"{file} cannot be written: {error.strerror}.", "Make room, or mend its rights.") from error
+    return {"study": folder.name, "file": str(file)}
+
+
+def _rendered(page: ReportPage) -> str:
+    room = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    room.filters |= {
+        "percent": _percent,
+        "duration": _duration,
+        "points": _points,
+        "times": _times,
+        "exponents": _exponents,
+    }
+    return room.from_string(TEMPLATE.read_text(encoding="utf-8")).render(vars(page), ends=ENDS, few=FEW)
+
+
+def _page(record: Record, folder: Path, summary: dict[str, Any]) -> ReportPage:
+    arms, root, definition = record.fact("arms"), Path(record.fact("root")), record.fact("definition")
+    metric = summary["metric"].replace("_", " ").replace("f1", "F1")
+    rows = summary["leaderboard"]
+    labels = {name: arm["label"] for name, arm in arms.items()}
+    room = charts.axis_range([row["value"] for row in rows if row["value"] is not None])
+    weighed = importance.weigh_choices(
+        folder / "trials.db", {row["number"]: (row["state"], row["value"]) for row in rows}, labels
+    )
+    pictures = read_manifest(folder / MANIFEST) if (folder / MANIFEST).is_file() else ()
+    told = f"{metric} of {len(rows)} trials in their order; the best reached {percent(summary['best']['value'])}"
+    order = [(row["number"], row["state"], row["value"]) for row in rows]
+    exports = record.exports()
+    return ReportPage(
+        summary=summary,
+        metric=metric,
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        answer=_answer(summary, metric),
+        head_of=labels.get(summary["probes"][0]["backbone"], "") if summary["probes"] else "",
+        curves=_curves(record, summary, metric),
+        history_wide=charts.history(order, room, charts.WIDE, told),
+        history_narrow=charts.history(order, room, charts.NARROW, told),
+        room=room,
+        ended=Counter(row["ended"] for row in rows if row["state"] in (COMPLETE, PRUNED)).most_common(),
+        weighed=weighed,
+        slices=_slices(weighed, room, metric),
+        has_scaled_rates="by default" in (definition["space"]["lr_low"], definition["space"]["lr_high"]),
+        backbones=_backbones(summary, arms),
+        n_looks=len(record.looks()),
+        tested=_tested(record, summary, root, pictures),
+        data=_data(record.fact("set_aside", []), pictures, root),
+        export=exports[-1] if exports else None,
+        recipe=reproduction(definition, source_of(record), folder.name, len(rows)),
+        device=record.fact("device"),
+    )
+
+
+def _answer(summary: Mapping[str, Any], metric: str) -> Markup:
+    best, test, probes = summary["best"], summary["test"], summary["probes"]
+    rows = [(f"validation {percent(best['value'])}", best["value"])]
+    if test:
+        rows.insert(0, (f"test {percent(test['value'])}", test["value"]))
+    if probes:
+        rows.append((f"linear head {percent(probes[0]['value'])}", probes[0]["value"]))
+    told = "; ".join(name for name, _ in rows)
+    return charts.answer(rows, test and tuple(test["value_interval"]), f"{metric} compared: {told}")
+
+
+def _curves(record: Record, summary: Mapping[str, Any], metric: str) -> list[TrialCurve]:
+    best = [row for row in summary["leaderboard"] if row["state"] == COMPLETE][:N_CURVES]
+    found = [(row, record.curve(row["number"])) for row in best]
+    found = [(row, epochs) for row, epochs in found if epochs]
+    if not found:
+        return []
+    room = charts.axis_range(
+        [epoch[part] for _, epochs in found for epoch in epochs for part in ("train", "validation")], whole=True
+    )
+    longest = max(len(epochs) for _, epochs in found)
+    curves = []
+    for row, epochs in found:
+        train, validation = ([epoch[part] for epoch in epochs] for part in ("train", "validation"))
+        label = (
+            f"trial {row['number']}, {metric} by epoch: training ends at {percent(train[-1])}, validation at "
+            f"{percent(validation[-1])}, its best {percent(row['value'])} in epoch {row['best_epoch']}"
+        )
+        plot = charts.curve(f"curve-{row['number']}", train, validation, row["best_epoch"], longest, room, label)
+        ended = ENDS.get(row["ended"], row["ended"])
+        curves.append(
+            TrialCurve(row["number"], row["value"], row["words"], ended, row["best_epoch"], row["epochs"], plot)
+        )
+    return curves
+
+
+def _slices(weighed: Importances, room: AxisRange, metric: str) -> list[ChoiceSlice]:
+    found = []
+    for place, one in enumerate(weighed.choices[:N_SLICES]):
+        label = f"{metric} of {len(one.points)} trials against {one.words}"
+        found.append(
+            ChoiceSlice(one, charts.sliced(f"slice-{place}", one.points, one.scale, one.categories, room, label))
+        )
+    return found
+
+
+def _backbones(summary: Mapping[str, Any], arms: Mapping[str, Any]) -> list[BackboneRow]:
+    """Every backbone that took part, the best first."""
+    found = []
+    for name, arm in arms.items():
+        own = [row for row in summary["leaderboard"] if row["params"]["backbone"] == name]
+        best = next((row for row in own if row["state"] == COMPLETE), None)
+        found.append(
+            BackboneRow(
+                label=arm["label"],
+                pixels=", ".join(str(size) for size in arm["pixels"]),
+                probe=max((one["value"] for one in summary["probes"] if one["backbone"] == name), default=None),
+                best=best and best["value"],
+                n_trials=len(own),
+                seconds=statistics.median(s) if (s := [row["seconds"] for row in own if row["seconds"]]) else None,
+                trained_parameters=best and best["trained_parameters"],
+            )
+        )
+    return sorted(found, key=lambda row: -(row.best or 0.0))
+
+
+def _tested(record: Record, summary: Mapping[str, Any], root: Path, pictures: Sequence[Picture]) -> TestSection | None:
+    """What the latest look with this winner said; None where it has not met the test pictures."""
+    scores, classes = record.look(summary["best"]["number"]), summary["classes"]
+    if scores is None:
+        return None
+    rows = confusion.class_rows(scores["per_class"], pictures)
+    has_many = len(rows) > N_CLASSES
+    mistakes = [
+        Mistake(thumbnail(root, one["path"]), one["label"], one["answer"], one["probability"])
+        for one in scores["mistakes"][:N_MISTAKES]
+    ]
+    return TestSection(
+        scores=scores,
+        baseline=max(row.n for row in rows) / scores["n"],
+        matrix=confusion.matrix(scores["confusion"], classes),
+        pairs=confusion.pairs(scores["confusion"], classes),
+        classes=rows,
+        weakest=rows[: N_CLASSES // 2] if has_many else [],
+        rarest=sorted(rows, key=lambda row: (row.pictures[TRAIN], row.recall))[: N_CLASSES // 2] if has_many else [],
+        mistakes=mistakes,
+        n_mistakes=sum(row.n - row.right for row in rows),
+        reliability=_reliability(scores),
+    )
+
+
+def _reliability(scores: Mapping[str, Any]) -> Markup | None:
+    if "confidence" not in scores:  # a look taken before looks kept it
+        return None
+    found = confusion.bins(scores["confidence"], scores["right"])
+    told = "; ".join(f"{one.right} of {one.n} right at about {percent(one.confidence)}" for one in found)
+    rows = [(one.confidence, one.n, one.right, *one.interval) for one in found]
+    return charts.reliability(rows, f"how often answers were right by how sure they were: {told}")
+
+
+def _data(set_aside: list[Mapping[str, Any]], pictures: Sequence[Picture], root: Path) -> DataSection:
+    tied: dict[str, list[Picture]] = defaultdict(list)
+    for picture in pictures:  # a group that the user has named says nothing of what its pictures show
+        tied[picture.digest if not picture.group or groups.is_group_key(picture.group) else picture.group].append(
+            picture
+        )
+    copies = [group for group in tied.values() if len(group) > 1]
+    contradictions = groups.contradictions(copies)
+    agreeing = [group for group in copies if group not in contradictions]
+    # Most that is set aside cannot be decoded, and each try takes its time.
+    paths = [one["path"] for one in set_aside[: 5 * N_ASIDE]]
+    return DataSection(
+        set_aside=set_aside,
+        shown=first_shown(root, paths, N_ASIDE),
+        contradictions=_shown(contradictions, root),
+        n_contradictions=len(contradictions),
+        copies=_shown(agreeing, root),
+        n_copies=len(agreeing),
+    )
+
+
+def _shown(tied: Sequence[Sequence[Picture]], root: Path) -> list[PictureGroup]:
+    return [PictureGroup(thumbnail(root, group[0].path), tuple(group)) for group in tied[:N_GROUPS]]
+
+
+def _percent(share: float | None) -> str:
+    return _unbroken(percent(share))
+
+
+def _duration(seconds: float) -> str:
+    return _unbroken(f"{seconds:.1f} s" if seconds < 10 else duration(seconds))
+
+
+def _exponents(words: str) -> str:
+    """5.9e-05 as 5.9·10⁻⁵, which no line breaks at its hyphen."""
+    return re.sub(r"(\d\.\d)e([+-]\d+)", lambda found: f"{found[1]}·{charts.power_of_ten(int(found[2]))}", words)
+
+
+def _points(difference: float) -> str:
+    """A difference of shares, in points of percent."""
+    return _unbroken(f"{100 * difference:+.1f} points").replace("-", "\N{MINUS SIGN}")
+
+
+def _times(n: int) -> str:
+    return {1: "once", 2: "twice"}.get(n, f"{n} times")
+
+
+def _unbroken(text: str) -> str:
+    """A number is not parted from its unit at the end of a line."""
+    return text.replace(" ", "\N{NO-BREAK SPACE}")

@@ -1,0 +1,95 @@
+"""The board: what TensorBoard shows of a study, a run a trial, as a copy of what the record has."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autotune.errors import AutotuneError
+from autotune.study.listener import StudyListener
+from autotune.study.record import FAILED, Record
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+    from autotune.training.outcome import Epoch
+
+
+def how_to_open(folder: str | Path) -> str:
+    return f"TensorBoard: tensorboard --logdir {shlex.quote(str(Path(folder) / 'tensorboard'))}"
+
+
+class TensorBoardListener(StudyListener):
+    """Hears of every epoch and every finished trial, after the record, and writes them down for TensorBoard.
+
+    What the record had before is written anew, so that no run is missing and no point there twice. Raises
+    AutotuneError where TensorBoard is not installed.
+    """
+
+    _folder: Path
+    _metric: str
+    _record: Record
+
+    def __init__(self) -> None:
+        try:
+            import torch.utils.tensorboard  # noqa: F401
+        except ImportError as error:
+            raise AutotuneError(
+                "TensorBoard is not installed.", "Install it: pip install 'autotune-vision[tensorboard]'"
+            ) from error
+        self._writers: dict[int, tuple[SummaryWriter, int]] = {}  # with the last epoch written
+
+    def opened(self, folder: Path, metric: str, record: Record) -> None:
+        self._folder, self._metric, self._record = folder / "tensorboard", metric, record
+        for row in record.trials():
+            self._finish(row)
+
+    def epoch(self, number: int, row: Epoch) -> None:
+        """Write an epoch. One that does not follow the last is of a trial that starts again, or goes on."""
+        writer, last = self._writers.get(number, (None, 0))
+        if writer is None or row.number != last + 1:
+            writer = self._begun(number, row.number - 1)
+        self._write(number, writer, vars(row))
+
+    def finished(self, row: dict[str, Any], arm: dict[str, Any], is_best: bool) -> None:
+        self._finish(row)
+
+    def _finish(self, row: dict[str, Any]) -> None:
+        """Add a finished trial's choices, with what came of them. row: as the record has it."""
+        number = row["number"]
+        writer = self._writers[number][0] if number in self._writers else self._begun(number, row["epochs"])
+        if row["state"] != FAILED:
+            came = {f"hparam/{self._metric}": row["value"], "hparam/log_loss": row["log_loss"]}
+            writer.add_hparams(row["params"], came, run_name=".")
+        writer.close()
+        self._writers.pop(number, None)
+
+    def _begun(self, trial: int, epochs: int | None) -> SummaryWriter:
+        """A trial's run from its start, with the first epochs of those that the record has; None: all of them."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        if trial in self._writers:
+            self._writers[trial][0].close()
+        place = self._folder / f"trial-{trial:04d}"
+        shutil.rmtree(place, ignore_errors=True)  # Windows keeps a file that a TensorBoard has open;
+        writer = SummaryWriter(str(place), purge_step=0)  # this tells it to forget what is in there
+        self._writers[trial] = writer, 0
+        for row in self._record.curve(trial)[:epochs]:
+            self._write(trial, writer, row)
+        return writer
+
+    def _write(self, trial: int, writer: SummaryWriter, row: dict[str, Any]) -> None:
+        shown = {
+            f"{self._metric}/train": row["train"],
+            f"{self._metric}/validation": row["validation"],
+            f"{self._metric}/gap": row["gap"],
+            "loss/loss": row["loss"],
+            "loss/log_loss": row["log_loss"],
+            "learning_rate": row["rate"],
+        }
+        for name, value in shown.items():
+            writer.add_scalar(name, value, row["number"])
+        writer.flush()  # for who looks on, and for kill -9
+        self._writers[trial] = writer, row["number"]

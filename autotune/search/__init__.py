@@ -1,0 +1,1 @@
+"""What may be tried, what is tried next, and what it costs."""

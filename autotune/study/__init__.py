@@ -1,0 +1,1 @@
+"""A study on disk: record, driver, run, resume, test."""

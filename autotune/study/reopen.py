@@ -1,0 +1,106 @@
+"""Finished: a study that has a winner, opened again to be tested once more, exported or asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from autotune.backbones.registry import discover
+from autotune.data import datasets
+from autotune.data.split import MANIFEST, Split, read_manifest
+from autotune.errors import StudyError
+from autotune.files import cache_folder
+from autotune.search.candidates import select_backbones
+from autotune.search.plan import build_context, choose_cuts, pick_device, resolve_settings
+from autotune.search.settings import Settings, settings_from_record
+from autotune.study.checks import recorded_arms, recorded_cuts, refuse_another_split, refuse_other_weights
+from autotune.study.evaluate import evaluate_trial
+from autotune.study.listener import StudyListener
+from autotune.study.record import COMPLETE, Record, lock_study, open_record
+from autotune.study.request import Resources
+from autotune.study.summary import find_study, study_status
+from autotune.training.context import LoadedBackbones, TrialContext
+from autotune.training.restore import TrainedNetwork, restore_network
+
+
+@dataclass(frozen=True)
+class FinishedTrial:
+    """One complete trial of a study, with all that is needed to put its network together again."""
+
+    folder: Path
+    record: Record
+    trial: dict[str, Any]
+    root: Path
+    parts: Split
+    settings: Settings
+    context: TrialContext
+
+    @cached_property
+    def backbones(self) -> LoadedBackbones:
+        return LoadedBackbones(self.context)
+
+    @cached_property
+    def trained(self) -> TrainedNetwork:
+        return restore_network(self.backbones, self.trial)
+
+
+def reopen_trial(
+    folder: Path, record: Record, resources: Resources, listener: StudyListener, number: int | None = None
+) -> FinishedTrial:
+    """The winner of a study, or another complete trial by its number.
+
+    Raises StudyError where there is none, or where manifest or backbone are not those of the study.
+    """
+    trial = _complete(folder, record, number)
+    settings = settings_from_record(record.fact("definition"))
+    parts = Split(tuple(record.fact("classes")), read_manifest(folder / MANIFEST), (), {})
+    refuse_another_split(record, folder, parts)
+    name = trial["params"]["backbone"]
+    only = {name: (recorded_arms(record) or {})[name]}
+    registry, device = discover(resources.plugins), pick_device(resources.device)
+    chosen = select_backbones(settings, registry, resources.weights, device, parts.side, listener.say, only)
+    refuse_other_weights(record, chosen)
+    settings = resolve_settings(settings, parts)
+    cuts = recorded_cuts(record) or choose_cuts(chosen, settings, parts)
+    context = build_context(settings, parts, chosen, 1, folder, cuts)
+    return FinishedTrial(folder, record, trial, _root(record), parts, settings, context)
+
+
+def evaluate_again(name: str, resources: Resources, listener: StudyListener) -> dict[str, Any]:
+    """Look at the test pictures once more with the winner; the record counts it."""
+    folder = find_study(name)
+    with lock_study(folder), open_record(folder) as record:
+        one = reopen_trial(folder, record, resources, listener)
+        evaluate_trial(one.backbones, record, one.root, one.parts, one.trial, listener.progress("Test"))
+    listener.close()
+    return study_status(str(folder))
+
+
+def _complete(folder: Path, record: Record, number: int | None) -> dict[str, Any]:
+    best = record.best()
+    if best is None:
+        raise StudyError(f"Study {folder.name} has no complete trial.", "Let it finish one: the same search again.")
+    if number is None:
+        return best
+    trial = record.trial(number)
+    if not trial or trial["state"] != COMPLETE:
+        what = f"is {trial['state']}, so it left no model" if trial else "is not there"
+        raise StudyError(f"Trial {number} of study {folder.name} {what}.", f"Choose from: {_numbers(record.trials())}.")
+    return trial
+
+
+def _numbers(rows: Sequence[dict[str, Any]]) -> str:
+    """The complete trials by number, the best first."""
+    found = [str(row["number"]) for row in rows if row["state"] == COMPLETE]
+    return ", ".join(found[:10]) + (", ..." if len(found) > 10 else "")
+
+
+def _root(record: Record) -> Path:
+    """Where the pictures are. The built-in sample is written anew if the cache was cleared."""
+    root = Path(record.fact("root"))
+    if root == datasets.digits_folder(cache_folder()):
+        datasets.write_digits(cache_folder())
+    return root

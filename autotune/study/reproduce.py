@@ -1,0 +1,94 @@
+"""The recipe: the command and the study.toml by which a study can be made again."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from autotune.data import datasets
+from autotune.search import settings as defaults
+
+PACKAGES = (
+    "autotune-vision", "torch", "torchvision", "pytorch-lightning", "optuna", "timm", "onnx", "onnxruntime", "numpy",
+    "pillow",
+)  # fmt: skip
+_FLAGS = ("metric", "epochs", "backbone", "pixels")  # what has a flag of its own, and the seed, which is always told
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """command: one line for a shell. toml: the study.toml it needs, empty where it needs none.
+
+    definition: every setting and range by name, in words. versions: of what is installed here.
+    """
+
+    command: str
+    toml: str
+    definition: dict[str, str]
+    versions: dict[str, str]
+
+
+def reproduction(definition: Mapping[str, Any], source: str, name: str, n_trials: int) -> Reproduction:
+    """definition, source: as the record holds them. name: the study's."""
+    data = Path(source) if source else None
+    usual = defaults.definition(defaults.read_settings(None, {}, is_writing=datasets.is_writing(data)))
+    words = ["autotune", "search", *([source] if source else []), "--trials", str(n_trials)]
+    if name != datasets.default_study_name(data):
+        words += ["--study", name]
+    words += ["--seed", str(definition["seed"])]
+    plain = {key: value for key, value in definition.items() if key not in ("space", "seed")}
+    settings = {key: value for key, value in plain.items() if value != usual[key]}
+    ranges = {key: value for key, value in definition["space"].items() if value != usual["space"][key]}
+    for key in _FLAGS:
+        table = ranges if key in ranges else settings
+        if key in table and not isinstance(table[key], dict):
+            words += [f"--{key}s" if key == "backbone" else f"--{key}", _listed(table.pop(key))]
+    toml = [f"{key} = {_toml(value)}" for key, value in settings.items()]
+    if ranges:
+        toml += ["", "[space]"] if toml else ["[space]"]
+        toml += [f"{key} = {_toml(value)}" for key, value in ranges.items()]
+    if toml:
+        words += ["--config", "study.toml"]
+    told = {key: _in_words(value) for key, value in {**plain, "seed": definition["seed"]}.items()}
+    told |= {key: _in_words(value) for key, value in definition["space"].items()}
+    return Reproduction(shlex.join(words), "\n".join(toml), told, _versions())
+
+
+def _versions() -> dict[str, str]:
+    found = {"Python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:  # an extra, or a checkout that was never installed
+            continue
+    return {**found, "system": f"{platform.system()} {platform.machine()}"}
+
+
+def _listed(value: Any) -> str:
+    return ",".join(str(one) for one in value) if isinstance(value, list) else str(value)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        inner = ", ".join(
+            f"{key} = {_toml(edge)}" for key, edge in value.items() if edge is not None and edge is not False
+        )
+        return f"{{ {inner} }}"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _in_words(value: Any) -> str:
+    if value is None:
+        return "by default"
+    if isinstance(value, dict):
+        how = ", log" if value.get("log") else f", step {value['step']:g}" if value.get("step") else ""
+        return f"{value['low']:g} to {value['high']:g}{how}"
+    if isinstance(value, list):
+        return ", ".join(_in_words(one) for one in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,1 @@
+"""One trial: params become a network, epochs and an outcome."""

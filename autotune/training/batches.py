@@ -1,0 +1,154 @@
+"""Batches: what a training step is fed, from a bank or afresh from pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from autotune.cache.features import N_VIEWS
+from autotune.cache.resident import ResidentRows
+from autotune.data.augment import random_draws
+from autotune.data.prefetch import prefetch
+
+CLEAN_BATCH = 128
+
+Positions = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class LabelledPictures:
+    """Pictures as workers know them: by digest and class number, without a path."""
+
+    digests: tuple[str, ...]
+    labels: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class BatchSource(Protocol):
+    """Where a batch's inputs come from, for positions in a fixed list of pictures."""
+
+    def clean(self, positions: Positions) -> tuple[Tensor, ...]: ...
+
+    def augmented(self, positions: Positions, strength: float, rng: np.random.Generator) -> tuple[Tensor, ...]: ...
+
+
+class FeatureSource:
+    """Rows of a bank at one cut. Strength s draws evenly from the clean view and the views of magnitude up to s.
+
+    views: the clean one, then those. flips: along which sides feature maps are mirrored besides, anew every epoch;
+    that is nearly what the frozen part says of a mirrored picture, and costs nothing.
+    """
+
+    def __init__(self, views: Sequence[ResidentRows], flips: str = "none") -> None:
+        self._views = views
+        shape = views[0].shape
+        is_map = len(shape) == 3 and shape[1] == shape[2]  # else tokens, vectors or channels last
+        self._mirrored = [is_map and flips in sides for sides in (("horizontal", "both"), ("vertical", "both"))]
+
+    def clean(self, positions: Positions) -> tuple[Tensor, ...]:
+        return (self._views[0].take(positions),)
+
+    def augmented(self, positions: Positions, strength: float, rng: np.random.Generator) -> tuple[Tensor, ...]:
+        drawn = rng.integers(0, len(views_up_to(strength)), len(positions))
+        device = self._views[0].device
+        out = torch.empty((len(positions), *self._views[0].shape), dtype=torch.float16, device=device)
+        for view in np.unique(drawn):
+            mine = np.flatnonzero(drawn == view)
+            out[torch.from_numpy(mine).to(device)] = self._views[view].take(positions[mine]).to(device)
+        if not strength or not any(self._mirrored):
+            return (out,)
+        return out, torch.from_numpy((rng.random((len(positions), 2)) < 0.5) & self._mirrored)
+
+
+class PixelSource:
+    """Decoded pixels, augmented anew each time: for nets from scratch, and where no bank pays."""
+
+    def __init__(self, pixels: ResidentRows, digests: tuple[str, ...], seed: int) -> None:
+        self._pixels = pixels
+        self._digests = digests
+        self._seed = seed
+
+    def clean(self, positions: Positions) -> tuple[Tensor, ...]:
+        return (self._pixels.take(positions),)
+
+    def augmented(self, positions: Positions, strength: float, rng: np.random.Generator) -> tuple[Tensor, ...]:
+        magnitude = torch.from_numpy(rng.random(len(positions), np.float32) * np.float32(strength))
+        views = rng.integers(0, 2**31, len(positions)).tolist()
+        drawn = random_draws([self._digests[i] for i in positions], views, self._seed)
+        return (*self.clean(positions), magnitude, drawn)
+
+
+def views_up_to(strength: float) -> range:
+    """The bank's views that a strength draws from: 0 is clean, view v has magnitude v / N_VIEWS."""
+    return range(int(strength * N_VIEWS + 1e-9) + 1)
+
+
+class TrainBatches:
+    """An epoch of shuffled, augmented batches, each time it is iterated. Order and views depend on (seed, epoch) alone.
+
+    It tells Lightning where it stands, so that a checkpoint taken in the middle of an epoch goes on from there.
+    ahead: batches to make ready in a thread of their own, in pinned memory.
+    """
+
+    def __init__(self, source: BatchSource, labels: tuple[int, ...], batch_size: int, strength: float, seed: int,
+                 ahead: int = 0) -> None:  # fmt: skip
+        self._source = source
+        self._labels = torch.tensor(labels)
+        self._batch_size = batch_size
+        self._strength = strength
+        self._seed = seed
+        self._ahead = ahead
+        self._epoch = 0
+        self._next = 0
+
+    def __len__(self) -> int:
+        full, rest = divmod(len(self._labels), self._batch_size)
+        return max(full + (rest > 1), 1)  # BatchNorm cannot learn from a single picture: it waits for the next epoch
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        if self._next >= len(self):
+            self._epoch, self._next = self._epoch + 1, 0
+        order = np.random.default_rng((self._seed, self._epoch)).permutation(len(self._labels))
+
+        def batch(number: int) -> tuple[Tensor, ...]:
+            positions = order[number * self._batch_size : (number + 1) * self._batch_size]
+            rng = np.random.default_rng((self._seed, self._epoch, number + 1))
+            return (*self._source.augmented(positions, self._strength, rng), self._labels[positions])
+
+        for ready in prefetch(batch, range(self._next, len(self)), self._ahead):
+            self._next += 1
+            yield ready
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": self._epoch, "next": self._next}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._epoch, self._next = state["epoch"], state["next"]
+
+
+class EvaluationBatches:
+    """Every picture once, unaugmented and in order: for measuring."""
+
+    def __init__(self, source: BatchSource, labels: tuple[int, ...], ahead: int = 0) -> None:
+        self._source = source
+        self._labels = torch.tensor(labels)
+        self._ahead = ahead
+
+    def __len__(self) -> int:
+        return -(-len(self._labels) // CLEAN_BATCH)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        def batch(number: int) -> tuple[Tensor, ...]:
+            start = number * CLEAN_BATCH
+            positions = np.arange(start, min(start + CLEAN_BATCH, len(self._labels)))
+            return (*self._source.clean(positions), self._labels[positions])
+
+        return prefetch(batch, range(len(self)), self._ahead)

@@ -1,0 +1,148 @@
+"""The network of one trial: the tail of a backbone and a head, as a LightningModule."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as lightning
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import lr_scheduler
+
+from autotune.cache.features import FrozenPrefix
+from autotune.training.optimizers import OPTIMIZERS
+from autotune.training.params import Params
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long training lasts. steps: batches an epoch."""
+
+    epochs: int
+    cycle_epochs: int
+    steps: int
+
+
+class TrialNetwork(lightning.LightningModule):
+    """Trains a tail and a head behind a frozen entry. In the tail BatchNorm's scale and shift train, its statistics
+    stay as they were (`frozen_statistics`), because a few pictures a batch would spoil them.
+    """
+
+    def __init__(self, entry: FrozenPrefix, tail: nn.Sequential, head: nn.Linear, params: Params, schedule: Schedule,
+                 class_weights: Tensor, seed: int, frozen_statistics: bool) -> None:  # fmt: skip
+        super().__init__()
+        self.entry = entry
+        self.tail = tail
+        self.head = nn.Sequential(nn.Dropout(params.dropout), head)
+        self.params = params
+        self.schedule = schedule
+        self.seed = seed
+        self.frozen_statistics = frozen_statistics
+        self.class_weights: Tensor
+        self.register_buffer("class_weights", class_weights, persistent=False)
+        self.to(memory_format=torch.channels_last)
+
+    def train(self, mode: bool = True) -> TrialNetwork:
+        super().train(mode)
+        if self.frozen_statistics:
+            for module in self.tail.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def forward(self, batch: Sequence[Tensor]) -> Tensor:
+        """Logits (N, C) of a batch as `Entry` takes it."""
+        logits: Tensor = self.head(self.tail(self.entry(batch)))
+        return logits
+
+    def training_step(self, batch: Sequence[Tensor], _: int) -> Tensor:
+        # Seeded by the step, so that dropout draws the same after a resume as without one.
+        seed_device((self.seed * 1_000_003 + self.global_step) % 2**63, self.device)
+        *inputs, labels = batch
+        x = self.entry(inputs)
+        if not self.params.mixup:
+            return self._loss(self.head(self.tail(x)), labels)
+        # Mixup of hidden states (Zhang et al. 2018; Verma et al. 2019), because a bank's pixels are not at hand.
+        share = float(torch.distributions.Beta(self.params.mixup, self.params.mixup).sample())
+        other = torch.randperm(len(labels), device=self.device)
+        logits = self.head(self.tail(share * x + (1 - share) * x[other]))
+        return share * self._loss(logits, labels) + (1 - share) * self._loss(logits, labels[other])
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The sum of w_y * cross-entropy over the batch, divided by the batch's size."""
+        loss = functional.cross_entropy(logits, labels, reduction="none", label_smoothing=self.params.label_smoothing)
+        return (loss * self.class_weights[labels]).mean()
+
+    def validation_step(self, batch: Sequence[Tensor], _: int, dataloader_idx: int = 0) -> Any:
+        """Hands (which loader, logits, labels) to the callback that measures."""
+        *inputs, labels = batch
+        # Measured in float32 whatever training runs in, because so it will answer once it is exported.
+        with torch.autocast(self.device.type, enabled=False):
+            return dataloader_idx, self(inputs), labels
+
+    def configure_optimizers(self) -> Any:
+        kind, extra = OPTIMIZERS[self.params.optimizer]
+        optimizer = kind(self.trained(), lr=self.params.lr_high, weight_decay=self.params.weight_decay, **extra)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._schedule(optimizer), "interval": "step"}}
+
+    def trained(self) -> list[nn.Parameter]:
+        return [*self.tail.parameters(), *self.head.parameters()]
+
+    def state(self) -> dict[str, Tensor]:
+        """A copy of what training changes: tail and head."""
+        return {
+            name: value.detach().cpu().clone().contiguous()
+            for name, value in self.state_dict().items()
+            if name.startswith(("tail.", "head."))
+        }
+
+    def _schedule(self, optimizer: torch.optim.Optimizer) -> Any:
+        """Rates between the trial's two bounds: triangles (Smith 2017), or one cycle (Smith & Topin 2018)."""
+        low, high = self.params.lr_low, self.params.lr_high
+        if self.params.cycle == "one-cycle":
+            total = max(self.schedule.epochs * self.schedule.steps, 2)
+            start = high / low if high > low else 1.0
+            return lr_scheduler.OneCycleLR(
+                optimizer, high, total_steps=total + 1, cycle_momentum=False, div_factor=start, final_div_factor=1.0
+            )
+        half = max(self.schedule.cycle_epochs * self.schedule.steps / 2, 0.5)
+        return lr_scheduler.CyclicLR(
+            optimizer,
+            low,
+            high,
+            step_size_up=half,  # type: ignore[arg-type]  # a fraction of a step is right
+            mode=self.params.cycle,  # type: ignore[arg-type]
+            cycle_momentum=False,  # type: ignore[arg-type]
+        )
+
+
+def assemble_network(chain: nn.Sequential, entry: FrozenPrefix, params: Params, n_classes: int, features: int,
+                     schedule: Schedule, labels: Sequence[int], seed: int,
+                     from_scratch: bool) -> TrialNetwork:  # fmt: skip
+    """A trial's network. Its tail is a copy of the chain's last `depth` stages; the chain itself is left as it was."""
+    seed_device(seed, torch.device("cpu"))  # for the head
+    tail = copy.deepcopy(chain[len(chain) - params.depth :]).requires_grad_(True)  # also where the plugin froze it
+    weights = class_weights(labels, n_classes, params.class_weight)
+    head = nn.Linear(features, n_classes)
+    return TrialNetwork(entry, tail, head, params, schedule, weights, seed, frozen_statistics=not from_scratch)
+
+
+def seed_device(seed: int, device: torch.device) -> None:
+    """Seed the generators in use. torch.manual_seed would queue a call with a stack trace for each absent device."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
+def class_weights(labels: Sequence[int], n_classes: int, exponent: float) -> Tensor:
+    """w (C,) = (1 / frequency)^exponent, scaled so that its mean over the training pictures is 1."""
+    found = Counter(labels)
+    counts = torch.tensor([max(found[label], 1) for label in range(n_classes)], dtype=torch.float64)
+    raw = (len(labels) / counts) ** exponent
+    return (raw * len(labels) / (raw * counts).sum()).float()

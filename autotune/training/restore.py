@@ -1,0 +1,99 @@
+"""Trained: a finished trial's network, put together again, and what it says of picture files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from autotune.backbones.spec import Backbone
+from autotune.data.catalog import Progress
+from autotune.data.decode import crop_square
+from autotune.data.picture import Picture, UnreadableError, pixel_digest, read_picture
+from autotune.errors import DataError, StudyError
+from autotune.training.batches import CLEAN_BATCH
+from autotune.training.context import LoadedBackbones
+from autotune.training.network import TrialNetwork
+from autotune.training.params import Params
+from autotune.training.trial import build_network
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """Prefix, tail and head in float32 and evaluation mode, on a device."""
+
+    net: TrialNetwork
+    backbone: Backbone
+    device: torch.device
+
+    @property
+    def pixels(self) -> int:
+        return self.net.params.pixels
+
+    @property
+    def interpolation(self) -> str:
+        return self.backbone.traits.interpolation
+
+    @torch.no_grad()
+    def logits(self, squares: NDArray[np.uint8]) -> Tensor:
+        """Logits (N, C), on the CPU, of pixels (N, 3, P, P)."""
+        found: Tensor = self.net([torch.from_numpy(squares).to(self.device)])
+        return found.float().cpu()
+
+
+def restore_network(backbones: LoadedBackbones, trial: dict[str, Any]) -> TrainedNetwork:
+    """A finished trial's network with its trained weights. Raises StudyError where they are gone."""
+    file = backbones.context.folder / str(trial["checkpoint"])
+    if not trial["checkpoint"] or not file.is_file():
+        raise StudyError(f"The checkpoint of trial {trial['number']}, {file}, is gone.", "Put it back, or search anew.")
+    net = build_network(backbones, Params(**trial["params"]), steps=1, seed=0)
+    try:
+        state = safetensors.torch.load_file(file)
+    except safetensors.SafetensorError as error:
+        raise StudyError(f"{file} is damaged: {error}.", "Put it back, or search anew.") from error
+    try:
+        found = net.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # tensors of other shapes
+        raise StudyError(f"{file} does not fit its backbone.", "Put it back, or search anew.") from error
+    if found.unexpected_keys or any(not name.startswith("entry.") for name in found.missing_keys):
+        raise StudyError(f"{file} does not fit its backbone.", "Name the same --plugins as before, or search anew.")
+    entry = backbones.context.backbones[net.params.backbone][0]
+    return TrainedNetwork(net.eval().to(backbones.device), entry, backbones.device)
+
+
+def picture_logits(trained: TrainedNetwork, root: Path, pictures: Sequence[Picture], progress: Progress) -> Tensor:
+    """Logits (N, C) of a study's pictures, from their files. Raises DataError where one is gone or has changed."""
+    found = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for first in range(0, len(pictures), CLEAN_BATCH):
+            chunk = pictures[first : first + CLEAN_BATCH]
+            squares = list(pool.map(lambda p: _square(root, p, trained.pixels, trained.interpolation), chunk))
+            found.append(trained.logits(np.stack(squares)))
+            progress(first + len(chunk), len(pictures))
+    return torch.cat(found)
+
+
+def _square(root: Path, picture: Picture, pixels: int, interpolation: str) -> NDArray[np.uint8]:
+    """One picture's pixels (3, P, P), after a look whether it still is the one of the manifest."""
+    path = root / picture.path
+    try:
+        image = read_picture(path)
+    except (UnreadableError, OSError) as error:
+        raise DataError(
+            f"{str(picture.part).capitalize()} picture {path} cannot be read: {error}.", "Put it back."
+        ) from error
+    if pixel_digest(image) != picture.digest:
+        raise DataError(
+            f"{str(picture.part).capitalize()} picture {path} is not the one of the manifest any more.",
+            "Put the old one back, or start a new study on the changed folder.",
+        )
+    return crop_square(image, pixels, interpolation)

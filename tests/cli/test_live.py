@@ -1,0 +1,272 @@
+"""The live screen: drawn at several sizes, and followed in a real terminal through a real study."""
+
+import io
+import os
+import re
+import select
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console, Group
+
+from autotune.cli import panel
+from autotune.cli.console import PlainConsole
+from autotune.cli.live import SOONEST, SPARED, TICKS, LiveConsole, open_console
+from autotune.cli.memory_use import MemoryUse, memory_in_use
+from autotune.cli.panel import sparkline
+from autotune.cli.views import show_study
+from autotune.study.listener import Outline
+from autotune.study.request import SearchRequest
+from autotune.study.run import run_study
+from autotune.training.outcome import Epoch
+
+ARM = {"label": "EfficientNet-Lite0", "stages": 9, "from_scratch": False}
+PARAMS = {
+    "backbone": "net", "depth": 2, "pixels": 224, "lr_low": 1e-5, "lr_high": 3e-4, "cycle": "one-cycle", "augment": 0.5,
+    "class_weight": 0.0, "optimizer": "adamw", "batch_size": 32,
+}  # fmt: skip
+WORDS = "EfficientNet-Lite0, last 2 of 9 stages, 224 pixels, adamw 1.0e-05 to 3.0e-04 one-cycle, augmentation 0.5"
+OUTLINE = Outline(
+    "cats-dogs",
+    ("640 + 84 + 76 pictures of 2 classes", "EfficientNet-Lite0, 224 pixels, last 0 to 4 of 9 stages",
+     "20 trials of up to 9 epochs", "on cpu"),
+    "accuracy", 9, 0.05, "cpu",
+)  # fmt: skip
+
+
+def epoch(number: int, train: float = 0.9, validation: float = 0.9, gap: float = 0.0) -> Epoch:
+    return Epoch(number, 1e-3, 0.1, train, validation, 0.3, gap, False, 1.0)
+
+
+def ended(number: int, value: float | None, state: str = "complete") -> dict[str, Any]:
+    return {
+        "number": number, "state": state, "value": value, "params": PARAMS, "epochs": 9, "ended": "done",
+        "error": "bad", "seconds": 12.3, "log_loss": 0.1, "trained_parameters": 5,
+    }  # fmt: skip
+
+
+def opened(width: int = 110, height: int = 40) -> LiveConsole:
+    screen = LiveConsole()
+    screen.rich = Console(file=io.StringIO(), force_terminal=True, width=width, height=height, highlight=False)
+    return screen
+
+
+def studying(width: int = 110, height: int = 40, running: int = 1) -> LiveConsole:
+    """A study in the middle: ten trials finished, the best last, and some running."""
+    screen = opened(width, height)
+    screen.planned(OUTLINE)
+    screen.estimated(200)
+    for number in range(8):
+        screen.finished(ended(number, 0.9 + number / 100), ARM, is_best=True)
+    screen.finished(ended(8, 0.7, "pruned"), ARM, is_best=False)
+    screen.finished(ended(9, None, "failed"), ARM, is_best=False)
+    screen.progress("Trials")(10, 20)
+    for number in range(10, 10 + running):
+        screen.started(number, WORDS)
+        for at, (train, validation) in enumerate([(0.5, 0.5), (0.8, 0.7), (1.0, 0.9)], 1):
+            screen.epoch(number, epoch(at, train, validation, gap=0.06))
+    return screen
+
+
+def lines(screen: LiveConsole) -> list[str]:
+    """What the panel shows now, without colours."""
+    size = screen.rich.size
+    paper = Console(file=io.StringIO(), width=size.width, height=size.height)
+    paper.print(Group(screen._drawn()))
+    screen.close()
+    return paper.file.getvalue().splitlines()  # type: ignore[attr-defined, no-any-return]
+
+
+def test_a_curve_is_drawn_from_its_lowest_to_its_highest_with_dots_for_what_is_to_come() -> None:
+    assert sparkline([0.0, 0.5, 1.0, None], 0.0, 1.0) == "▁▅█·"
+    assert sparkline([0.25, None, 0.5], 0.0, 1.0) == "▃·▅"
+    assert sparkline([0.7, 0.7], 0.7, 0.7) == "▅▅"
+
+
+def test_a_running_trial_shows_its_choices_epoch_and_both_curves_on_one_scale() -> None:
+    shown = lines(studying())
+    at = next(number for number, line in enumerate(shown) if line.startswith("Trial 10, epoch 4 of 9"))
+    assert "EfficientNet-Lite0, last 2 of 9 stages" in shown[at]
+    assert shown[at + 2] == "  training   ▁▅█······ 100.0 %"
+    assert shown[at + 3] == "  validation ▁▄▇······  90.0 %  gap +6.0 of 5 points"
+
+
+@pytest.mark.parametrize(("gap", "colour"), [(-0.1, "green"), (0.024, "green"), (0.026, "yellow"), (0.051, "red")])
+def test_the_gap_is_green_then_yellow_then_red(gap: float, colour: str) -> None:
+    screen = opened()
+    screen.planned(OUTLINE)
+    screen.started(0, WORDS)
+    screen.epoch(0, epoch(1, gap=gap))
+    drawn = screen._drawn()
+    place = drawn.plain.index("gap ")
+    screen.close()
+    assert colour in {span.style for span in drawn.spans if span.start <= place < span.end}
+
+
+def test_the_leaderboard_has_the_best_first_and_counts_those_that_did_not_finish() -> None:
+    shown = lines(studying())
+    at = next(number for number, line in enumerate(shown) if line.startswith("10 finished"))
+    assert shown[at] == "10 finished: 8 complete, 1 pruned, 1 failed; best accuracy:"
+    assert [line.split()[0] for line in shown[at + 1 : at + 9]] == ["7", "6", "5", "4", "3", "2", "1", "0"]
+    assert "97.0 %    9 epochs  done        12.3 s  last 2 of 9 stages" in shown[at + 1]
+    assert shown[at + 9].startswith("Memory: ")
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "running"), [(60, 24, 1), (60, 50, 2), (110, 24, 8), (40, 12, 3), (200, 60, 4), (110, 4, 1)]
+)
+def test_it_fits_every_terminal_and_shows_the_running_trials_first(width: int, height: int, running: int) -> None:
+    shown = lines(studying(width, height, running))
+    assert len(shown) <= height - SPARED
+    assert max(len(line) for line in shown) <= width
+    assert any(line.startswith("Trials ") for line in shown)
+    room = height - SPARED - 1
+    assert sum(line.startswith("Trial 1") for line in shown) == min(running, room)
+
+
+def test_on_a_small_terminal_choices_and_curves_share_a_line() -> None:
+    shown = lines(studying(110, 14, 4))
+    assert "Trial 13 4/9 ▁▅█······ ▁▄▇······ 90.0 % +6.0 EfficientNet-Lite0, last 2" in "\n".join(shown)
+
+
+def test_time_left_goes_by_what_is_done_and_before_that_by_the_estimate() -> None:
+    bar = panel.ProgressBar("Trials", done=4, total=20, begun=100, told=100, first=4, expected=60)
+    assert bar.left(now=110) == 50
+    bar.done, bar.told = 8, 120
+    assert bar.left(now=120) == 60
+    assert bar.left(now=121) == 59
+    assert panel.ProgressBar("Bank", 1, 2, begun=0, told=0, first=1).left(now=5) is None
+
+
+def test_a_trial_that_starts_again_keeps_the_epochs_it_goes_on_from() -> None:
+    screen = studying()
+    screen.started(10, WORDS)
+    screen.epoch(10, epoch(3, 0.6, 0.6))
+    assert [row.train for row in screen._view.runs[10].rows] == [0.5, 0.8, 0.6]
+    screen.epoch(10, epoch(1, 0.4, 0.4))
+    assert [row.train for row in screen._view.runs[10].rows] == [0.4]
+    screen.close()
+
+
+def test_what_is_said_stands_above_the_panel_and_stays() -> None:
+    screen = studying()
+    screen.say("Left out: some_net: a reason")
+    screen.close()
+    out = screen.rich.file.getvalue()  # type: ignore[attr-defined]
+    for said in ("Left out: some_net: a reason", "About 3 min to go.", "trial   9  failed    bad"):
+        assert out.count(said) == 1
+    assert out.rindex("\x1b[?25h") > out.rindex("\x1b[?25l")
+
+
+def test_it_is_drawn_at_most_four_times_a_second_however_much_happens() -> None:
+    screen = opened()
+    screen.planned(OUTLINE)
+    drawn = []
+    real = screen._drawn
+    screen._live.get_renderable = lambda: drawn.append(1) or real()  # type: ignore[union-attr, assignment]
+    show, start = screen.progress("Reading"), time.monotonic()
+    for done in range(20_000):
+        show(done, 1_000_000)
+    seconds = time.monotonic() - start
+    screen.close()
+    assert len(drawn) <= (1 / SOONEST + TICKS) * seconds + 3
+
+
+def test_drawing_while_trials_come_and_go_is_safe() -> None:
+    screen, failed = studying(running=3), []
+
+    def draw() -> None:
+        try:
+            for _ in range(300):
+                screen._drawn()
+        except Exception as error:  # whatever it is, the test tells it
+            failed.append(error)
+
+    thread = threading.Thread(target=draw)
+    thread.start()
+    for number in range(20, 220):
+        screen.started(number, WORDS)
+        screen.epoch(number, epoch(1))
+        screen.progress(f"Bank {number}")(1, 2)
+        screen.finished(ended(number, 0.5), ARM, is_best=False)
+    thread.join()
+    screen.close()
+    assert failed == []
+
+
+def test_memory_is_that_of_this_process_and_of_the_machine() -> None:
+    found = memory_in_use("cpu")
+    assert 10 * 2**20 < found.own < found.machine
+    assert found.gpu is None
+    both = MemoryUse(2 * 10**9, 3 * 10**9, 16 * 10**9, (10**9, 80 * 10**9)).words
+    assert both == "Memory: 5 GB of 16 GB (driver 2 GB, workers 3 GB); GPU 1 GB of 80 GB"
+
+
+def test_without_a_terminal_or_for_a_program_the_screen_is_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert type(open_console(False, False, False)) is PlainConsole
+    assert type(open_console(False, True, False)) is PlainConsole
+    assert type(open_console(True, False, False)) is PlainConsole
+
+
+def followed(words: list[str], until: str | None = None) -> tuple[int, str]:
+    """Run autotune in a terminal of 100 x 30; press Ctrl-C when it has written a text. Its exit code and its bytes."""
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    pid, terminal = pty.fork()
+    if pid == 0:
+        fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+        os.execve(
+            sys.executable,
+            [sys.executable, "-m", "autotune", *words],
+            {**os.environ, "TERM": "xterm-256color", "PYTHONUTF8": "1"},
+        )
+    out, end = b"", time.monotonic() + 120
+    while time.monotonic() < end:
+        if not select.select([terminal], [], [], 1)[0]:
+            continue
+        try:
+            out += os.read(terminal, 65536)
+        except OSError:  # how Linux says that nobody holds the other side any more
+            break
+        if until and until in out.decode(errors="replace"):
+            os.write(terminal, b"\x03")
+            until = None
+    os.close(terminal)
+    if time.monotonic() >= end:
+        os.kill(pid, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), out.decode()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_a_study_in_a_terminal_is_followed_and_leaves_it_clean(here: Path, digits: Path) -> None:
+    words = ["search", str(digits), "--study", "s", "--backbones", "small_cnn", "--epochs", "2", "--device", "cpu"]
+    code, out = followed([*words, "--trials", "40"], until="Trial 0, epoch 1 of 2")
+    assert code == 130
+    assert "Stopped. What is finished is kept; the same command goes on." in out
+    assert out.rindex("\x1b[?25h") > out.rindex("\x1b[?25l")
+    for shown in ("Reading", "Memory: ", "  training ", "  validation "):
+        assert shown in out, shown
+    while_it_ran = out[: out.index("  validation ")]  # kill -9 there would leave the cursor as it is
+    assert while_it_ran.rindex("\x1b[?25h") > while_it_ran.rindex("\x1b[?25l")
+    screen = opened()
+    request = SearchRequest(
+        data=digits, name="s", trials=2, flags={"epochs": 2, "backbone": ["small_cnn"]}, device="cpu"
+    )
+    show_study(run_study(request, screen), screen)
+    out = screen.rich.file.getvalue()  # type: ignore[attr-defined]
+    for shown in ("Trial 1, epoch", "1 finished: 1 complete"):
+        assert shown in out, shown
+    assert out.rindex("\x1b[?25h") > out.rindex("\x1b[?25l")
+    last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out[out.rindex("Study s: ") :])
+    assert "Winner: trial" in last
+    assert "Memory: " not in last

@@ -1,0 +1,41 @@
+import numpy as np
+import pytest
+
+from autotune.data.picture import Picture
+from autotune.report import confusion
+
+
+def test_of_many_classes_those_most_involved_in_mistakes_are_shown() -> None:
+    counts = np.diag(np.full(40, 5))
+    counts[30, 3], counts[31, 39], counts[32, 33] = 4, 2, 1
+    names = [f"class {i}" for i in range(40)]
+    found = confusion.matrix(counts.tolist(), names)
+    assert len(found.classes) == confusion.MOST_CLASSES
+    assert {"class 3", "class 30", "class 31", "class 32", "class 33", "class 39"} <= set(found.classes)
+    assert found.n_left_out == 15
+    assert list(found.classes) == [name for name in names if name in found.classes]
+    for row in found.rows:
+        assert row.elsewhere + sum(cell.n for cell in row.cells) == row.n == counts[names.index(row.name)].sum()
+    assert [(p.label, p.answer, p.times, p.n) for p in confusion.pairs(counts.tolist(), names)] == [
+        ("class 30", "class 3", 4, 9), ("class 31", "class 39", 2, 7), ("class 32", "class 33", 1, 6),
+    ]  # fmt: skip
+
+
+def test_the_weakest_class_comes_first_and_its_pictures_are_counted() -> None:
+    per_class = {
+        "a": {"n": 4, "right": 4, "recall": 1.0, "precision": 1.0},
+        "b": {"n": 4, "right": 1, "recall": 0.25, "precision": 1.0},
+        "c": {"n": 0, "right": 0, "recall": 0.0, "precision": 0.0},
+    }
+    pictures = [Picture(f"b/{i}.png", "b", part, str(i), 8, "") for i, part in enumerate(("train", "train", "test"))]
+    rows = confusion.class_rows(per_class, pictures)
+    assert [row.name for row in rows] == ["c", "b", "a"]
+    assert rows[1].pictures == {"train": 2, "validation": 0, "test": 1}
+    assert rows[1].interval[0] < 0.25 < rows[1].interval[1]
+    assert rows[0].interval == (0.0, 1.0)
+
+
+def test_answers_fall_into_bins_by_how_sure_they_were() -> None:
+    found = confusion.bins([0.05, 0.95, 0.91, 1.0], [False, True, False, True])
+    assert [(one.n, one.right) for one in found] == [(1, 0), (3, 2)]
+    assert found[1].confidence == pytest.approx((0.95 + 0.91 + 1.0) / 3)

@@ -1,0 +1,169 @@
+"""The dashboard in a real browser, while a real search writes to the same file."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+
+import pytest
+
+from autotune.errors import AutotuneError, StudyError
+from autotune.report.dashboard import serve_dashboard
+from autotune.search.sampler import OptunaStudy
+from autotune.search.settings import Settings
+from autotune.study.record import Record
+from autotune.study.summary import study_status
+
+SHOT = os.environ.get("AUTOTUNE_TEST_SHOT")  # where to keep a picture of the page, for who wants to look at it
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "autotune", *words]
+
+
+@contextmanager
+def served(study: str, seconds: float = 60) -> Iterator[tuple[str, Any]]:
+    """The address of a running `autotune dashboard`, once the study has something to show."""
+    end = time.monotonic() + seconds
+    while True:
+        process = subprocess.Popen(
+            command("dashboard", study, "--port", "0"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert process.stdout
+        if line := process.stdout.readline():
+            break
+        process.wait()
+        assert time.monotonic() < end, process.communicate()
+    try:
+        yield line.strip().rpartition(" ")[2], process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def get(address: str) -> bytes:
+    with urllib.request.urlopen(address, timeout=20) as answer:
+        return answer.read()  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def begun(here: Path) -> Path:
+    """A study whose search has just been made."""
+    folder = here / "studies" / "s"
+    folder.mkdir(parents=True)
+    Record(folder / "record.db").close()
+    OptunaStudy(folder / "trials.db", Settings(epochs=4), ())
+    return folder
+
+
+@pytest.mark.slow
+def test_it_shows_a_search_that_runs_and_leaves_its_result_as_it_would_have_been(
+    browser: Any, here: Path, digits: Path
+) -> None:
+    words = ("search", str(digits), "--trials", "6", "--backbones", "small_cnn", "--epochs", "3", "--device", "cpu")
+    subprocess.run(command(*words, "--study", "alone", "--quiet"), check=True)
+    watched = subprocess.Popen(command(*words, "--study", "watched", "--quiet"))
+    page, seen = browser.new_page(viewport={"width": 1280, "height": 900}), set()
+    with served("watched") as (address, _):
+        page.goto(address)
+        page.get_by_text("1. autotune").click()
+        page.wait_for_url(f"{address}/dashboard/studies/1*")
+        page.goto(f"{address}/dashboard/studies/1/trials")
+        while watched.poll() is None:
+            page.reload()
+            page.wait_for_selector("text=/Trial \\d+/")
+            if watched.poll() is None:
+                seen |= set(re.findall(r"Trial (\d+)", page.inner_text("body")))
+            page.wait_for_timeout(1000)  # it shall not take the search's processor
+        assert len(seen) >= 2, "the page showed no trials while the search ran"
+        page.goto(f"{address}/dashboard/studies/1")
+        page.wait_for_selector("text=Best Trial")
+        page.wait_for_timeout(2000)  # the charts are drawn by and by
+        if SHOT:
+            page.screenshot(path=SHOT, full_page=True)
+        assert str(study_status("watched")["best"]["value"]) in page.inner_text("body")
+    assert watched.returncode == 0
+    alone, found = study_status("alone"), study_status("watched")
+    assert [{**row, "seconds": 0} for row in found["leaderboard"]] == [
+        {**row, "seconds": 0} for row in alone["leaderboard"]
+    ]
+    assert found["test"] == alone["test"]
+
+
+@pytest.mark.slow
+def test_the_page_cannot_write_and_ctrl_c_ends_it_quietly(finished: Path) -> None:
+    file = finished / "trials.db"
+    before = file.read_bytes()
+    with served("s") as (address, process):
+        assert b'"study_name": "autotune"' in get(f"{address}/api/studies")
+        for kind, path, body in (
+            ("DELETE", "api/studies/1", b"{}"),
+            ("POST", "api/studies", b'{"study_name": "x", "directions": ["maximize"]}'),
+            ("PUT", "api/studies/1/note", b'{"version": 1, "body": "x"}'),
+        ):
+            asked = urllib.request.Request(f"{address}/{path}", body, {"Content-Type": "application/json"}, method=kind)
+            with pytest.raises(HTTPError) as refused:
+                urllib.request.urlopen(asked, timeout=20)
+            assert refused.value.code == 500
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert said[1] == ""
+    assert file.read_bytes() == before
+
+
+def test_a_port_in_use_is_two_lines(begun: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(AutotuneError, match=f"Port {port} cannot be used") as error:
+            serve_dashboard("s", port, print)
+    assert "--port" in error.value.fix
+
+
+@pytest.mark.parametrize("state", ["no file", "no tables", "torn off in the middle of a write"])
+def test_a_study_without_trials_to_show_is_two_lines(begun: Path, state: str) -> None:
+    file = begun / "trials.db"
+    if state == "torn off in the middle of a write":
+        cut_off(file)
+    else:
+        file.unlink()
+    if state == "no tables":
+        file.touch()
+    with pytest.raises(StudyError, match="no trials to show yet"):
+        serve_dashboard("s", 0, print)
+
+
+def cut_off(file: Path) -> None:
+    """Leave the file as kill -9 would in the middle of a commit: half written, with the journal that mends it."""
+    copy = file.with_name("copy.db")
+    shutil.copy(file, copy)
+    db = sqlite3.connect(copy)
+    db.execute("pragma cache_size = 1")
+    db.execute("begin immediate")
+    db.execute("create table filler (x)")
+    db.executemany("insert into filler values (?)", [("x" * 900,)] * 2000)
+    shutil.copy(copy, file)
+    shutil.copy(f"{copy}-journal", f"{file}-journal")
+    db.rollback()
+    db.close()
+
+
+def test_without_optuna_dashboard_it_says_what_to_install(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
+    with pytest.raises(AutotuneError) as error:
+        serve_dashboard("s", 0, print)
+    assert "pip install 'autotune-vision[dashboard]'" in error.value.fix

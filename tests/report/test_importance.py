@@ -1,0 +1,63 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+
+from autotune.report import charts, importance
+from autotune.search.sampler import STUDY_NAME
+from autotune.study.record import COMPLETE
+
+
+@pytest.fixture
+def searched(tmp_path: Path) -> tuple[Path, dict[int, tuple[str, float | None]]]:
+    """A real Optuna study whose value is its learning rate's doing alone."""
+    file = tmp_path / "trials.db"
+    trials = optuna.create_study(
+        storage=f"sqlite:///{file}",
+        study_name=STUDY_NAME,
+        direction="maximize",
+        sampler=optuna.samplers.RandomSampler(seed=0),
+    )
+
+    def value(trial: optuna.Trial) -> float:
+        rate = trial.suggest_float("lr_high", 1e-4, 1e-2, log=True)
+        backbone = trial.suggest_categorical("backbone", ["a", "b"])
+        trial.suggest_categorical("batch_size", [32, 64])
+        trial.suggest_float("dropout", 0, 0.5)
+        trial.suggest_int(f"depth[{backbone}]", 0, 3)
+        return 0.9 + 0.02 * float(np.log10(rate))
+
+    trials.optimize(value, n_trials=12)
+    return file, {one.number: (COMPLETE, one.value) for one in trials.get_trials()}
+
+
+def test_the_choice_that_made_the_difference_is_named_first(searched: Any) -> None:
+    file, rows = searched
+    before = file.read_bytes()
+    found = importance.weigh_choices(file, rows, {"a": "Net A", "b": "Net B"})
+    assert found.n_trials == 12
+    assert {one.name for one in found.choices} == {"lr_high", "backbone", "batch_size", "dropout"}
+    first = found.choices[0]
+    assert (first.words, first.scale, first.categories) == ("highest learning rate", charts.LOG, ())
+    assert first.importance > 0.5
+    assert sum(one.importance for one in found.choices) == pytest.approx(1)
+    own = {one.name: one for one in found.choices}
+    assert own["backbone"].categories == ("Net A", "Net B")
+    assert own["batch_size"].scale == charts.STEPS
+    assert own["dropout"].scale == charts.LINEAR
+    assert len(first.points) == 12
+    assert found == importance.weigh_choices(file, rows, {"a": "Net A", "b": "Net B"})
+    assert file.read_bytes() == before
+
+
+def test_where_choices_cannot_be_weighed_the_reason_is_told(searched: Any) -> None:
+    file, rows = searched
+    few = dict(list(rows.items())[:3])
+    assert importance.weigh_choices(file, few, {}).reason == "Too few trials are complete to compare choices: 3."
+    same = dict.fromkeys(rows, (COMPLETE, 0.5))
+    assert "All 12 complete trials have the same value" in importance.weigh_choices(file, same, {}).reason
+    assert "is not there" in importance.weigh_choices(file.with_name("none.db"), rows, {}).reason
+    (file.parent / "broken.db").write_bytes(b"x" * 5000)
+    assert "cannot be read" in importance.weigh_choices(file.parent / "broken.db", rows, {}).reason

@@ -1,0 +1,115 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from optuna.trial import TrialState
+
+from autotune.search.sampler import OptunaStudy
+from autotune.search.settings import Settings
+from autotune.search.space import BackboneOptions
+from autotune.training.outcome import Epoch
+from autotune.training.params import Params
+
+ARMS = (BackboneOptions("net", (224,), (0, 1, 2)), BackboneOptions("other", (32,), (3,)))
+SETTINGS = Settings(epochs=9)
+
+
+def row(number: int, validation: float, cycle_end: bool = True) -> Epoch:
+    return Epoch(number, 0.0, 0.0, 1.0, validation, 1.0, 0.0, cycle_end, 0.0)
+
+
+def value(params: Params) -> float:
+    return 1 - abs(params.dropout - 0.3) - 0.1 * params.depth
+
+
+def run(file: Path, n: int, settings: Settings = SETTINGS) -> list[Params]:
+    search = OptunaStudy(file, settings, ARMS)
+    out = []
+    for _ in range(n):
+        trial = search.ask()
+        out.append(search.params(trial))
+        search.tell(trial, value(out[-1]), TrialState.COMPLETE)
+    return out
+
+
+def test_one_seed_gives_the_same_trials(tmp_path: Path) -> None:
+    assert run(tmp_path / "a.db", 14) == run(tmp_path / "b.db", 14)
+
+
+def test_another_seed_gives_others(tmp_path: Path) -> None:
+    assert run(tmp_path / "a.db", 3) != run(tmp_path / "b.db", 3, replace(SETTINGS, seed=1))
+
+
+def test_a_search_taken_up_again_goes_on_as_it_would_have(tmp_path: Path) -> None:
+    assert [*run(tmp_path / "a.db", 6), *run(tmp_path / "a.db", 8)] == run(tmp_path / "b.db", 14)
+
+
+def test_a_killed_trial_keeps_its_number_and_params(tmp_path: Path) -> None:
+    search = OptunaStudy(tmp_path / "a.db", SETTINGS, ARMS)
+    trial = search.ask()
+    params = search.params(trial)
+    halfway = search.ask()  # killed before its params were drawn
+    again = OptunaStudy(tmp_path / "a.db", SETTINGS, ARMS)
+    left = again.unfinished()
+    assert [t.number for t in left] == [trial.number, halfway.number]
+    assert again.params(left[0]) == params
+    assert again.params(left[1]) == run(tmp_path / "b.db", 2)[1] or again.n_finished() == 0
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "gp", "qmc"])
+@pytest.mark.parametrize("pruner", ["hyperband", "successive_halving", "median", "none"])
+def test_every_sampler_goes_with_every_pruner(tmp_path: Path, sampler: str, pruner: str) -> None:
+    settings = replace(SETTINGS, sampler=sampler, pruner=pruner)
+    search = OptunaStudy(tmp_path / "a.db", settings, ARMS)
+    for _ in range(3):
+        trial = search.ask()
+        search.params(trial)
+        search.should_prune(trial, row(1, 0.5))
+        search.tell(trial, 0.5, TrialState.COMPLETE)
+    assert search.n_finished() == 3
+
+
+def test_hyperband_prunes_the_worse_at_cycle_ends_alone(tmp_path: Path) -> None:
+    search = OptunaStudy(tmp_path / "a.db", SETTINGS, ARMS)
+    quality = np.random.default_rng(0).permutation(50) / 50
+    pruned: set[int] = set()
+    for number, good in enumerate(quality):
+        trial = search.ask()
+        search.params(trial)
+        assert not search.should_prune(trial, row(1, good, cycle_end=False))
+        if any(search.should_prune(trial, row(epoch, good)) for epoch in (1, 3)):
+            pruned.add(number)
+        assert not search.should_prune(trial, row(9, 0.0))
+        search.tell(trial, good, TrialState.PRUNED if number in pruned else TrialState.COMPLETE)
+    kept = set(range(50)) - pruned
+    assert 10 <= len(pruned) <= 40
+    assert np.mean(quality[list(kept)]) > np.mean(quality[list(pruned)]) + 0.1
+
+
+def test_a_row_reported_before_a_restart_is_judged_as_then(tmp_path: Path) -> None:
+    def verdicts(search: OptunaStudy) -> dict[int, bool]:
+        return {
+            trial.number: search.should_prune(trial, row(1, quality[trial.number])) for trial in search.unfinished()
+        }
+
+    quality = np.random.default_rng(1).permutation(20) / 20
+    search = OptunaStudy(tmp_path / "a.db", SETTINGS, ARMS)
+    for _ in quality:
+        search.params(search.ask())
+    first = verdicts(search)
+    assert set(first.values()) == {True, False}
+    quality = quality[::-1]
+    assert verdicts(OptunaStudy(tmp_path / "a.db", SETTINGS, ARMS)) == first
+
+
+def test_recipes_are_queued_once(tmp_path: Path) -> None:
+    search = OptunaStudy(tmp_path / "a.db", SETTINGS, ARMS)
+    search.enqueue(ARMS)
+    search.enqueue(ARMS)
+    first = [search.params(search.ask()) for _ in range(3)]
+    assert [(p.backbone, p.depth, p.optimizer) for p in first] == [
+        *(("net", 0, "adamw"), ("net", 1, "adamw")),
+        ("other", 3, "adamw"),
+    ]
+    assert not any(t.number > 2 for t in search.unfinished())

@@ -1,0 +1,162 @@
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from autotune.errors import ConfigError
+from autotune.search.ranges import Choice, Fixed, Range
+from autotune.search.settings import SearchSpace, Settings, definition, differences, epochs_for, read_settings
+from autotune.search.space import BackboneOptions, suggest
+from autotune.search.warm_start import first_trials
+from autotune.training.params import Params
+
+ARMS = (BackboneOptions("net", (224, 160), (0, 1, 2)), BackboneOptions("other", (32,), (3,)))
+
+
+def read(tmp_path: Path, text: str, **flags: Any) -> Settings:
+    file = tmp_path / "study.toml"
+    file.write_text(text)
+    return read_settings(file, flags)
+
+
+def drawn(settings: Settings, n: int = 60) -> list[Params]:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    return [suggest(study.ask(), settings.space, ARMS) for _ in range(n)]
+
+
+def test_a_value_fixes_a_list_offers_a_table_ranges(tmp_path: Path) -> None:
+    settings = read(
+        tmp_path,
+        """
+        epochs = 20
+        cycle_epochs = 4
+        [space]
+        dropout = 0.3
+        optimizer = ["sgd", "adam"]
+        lr_high = { low = 1e-3, high = 1e-2, log = true }
+        depth = { low = 0, high = 2 }
+        """,
+    )
+    assert settings.space.dropout == Fixed(0.3)
+    assert settings.space.optimizer == Choice(("sgd", "adam"))
+    assert settings.space.lr_high == Range(1e-3, 1e-2, log=True)
+    assert settings.space.depth == Range(0, 2, step=1)
+    assert settings.cycle_length == 4
+
+
+def test_flags_win_over_the_file(tmp_path: Path) -> None:
+    settings = read(tmp_path, "metric = 'accuracy'\n[space]\npixels = 160", metric="macro_f1", pixels=[96])
+    assert settings.metric == "macro_f1"
+    assert settings.space.pixels == Fixed(96)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem", "fix"),
+    [
+        ("epoch = 3", "There is no setting 'epoch'", "Did you mean 'epochs'?"),
+        ("[space]\nlr_hgh = 1e-3", "nothing called 'lr_hgh' to search", "Did you mean 'lr_high'?"),
+        ("dropout = 0.1", "There is no setting 'dropout'", "belongs under [space]"),
+        ("[space]\nepochs = 3", "nothing called 'epochs'", "belongs above [space]"),
+        ("metric = 'acuracy'", "metric cannot be 'acuracy'", "Did you mean 'accuracy'?"),
+        ("epochs = 0", "epochs cannot be 0", "at least 1"),
+        ("epochs = true", "epochs cannot be True", "whole number"),
+        ("epochs = 10\ncycle_epochs = 3", "no whole number of cycles", "multiple"),
+        ("cycle_epochs = 3", "without epochs", "Give epochs too"),
+        ("[space]\naugment = 1.5", "augment cannot be 1.5", "at most 1"),
+        ("[space]\noptimizer = ['sdg']", "optimizer cannot be 'sdg'", "Did you mean 'sgd'?"),
+        ("[space]\nbatch_size = []", "empty list", "Leave the line out"),
+        ("[space]\nlr_high = {low = 1e-3}", "not a range", "low = ..., high = ..."),
+        ("[space]\nlr_high = {low = 1e-2, high = 1e-3}", "cannot range from", "smaller first"),
+        ("[space]\nlr_high = {low = 1e-4, high = 1e-3, logg = true}", "lr_high has no 'logg'", "Did you mean 'log'?"),
+        ("[space]\naugment = {low = 0, high = 1, step = -1}", "step of augment cannot be -1", "more than 0"),
+        ("[space]\npixels = {low = 64, high = 96, step = 0.5}", "step of pixels cannot be 0.5", "whole"),
+        ("[space]\nlr_high = inf", "lr_high cannot be inf", "more than 0"),
+        ("[space]\nbatch_size = {low = 8, high = 64, log = true}", "cannot range from", "no step"),
+        ("[space]\nbackbone = {low = 1, high = 2}", "backbone is not a range", "a list"),
+        ("space = 3", "not a table", "[space]"),
+        ("metric = ", "is not TOML", "toml.io"),
+    ],
+)
+def test_bad_settings_are_named_with_a_fix(tmp_path: Path, text: str, problem: str, fix: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        read(tmp_path, text)
+    assert problem in error.value.problem
+    assert fix in error.value.fix
+
+
+def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        read(tmp_path, "epoch = 3\nseed = -1\n[space]\ndropout = 2")
+    assert all(word in error.value.problem for word in ("'epoch'", "seed cannot be -1", "dropout cannot be 2"))
+
+
+def test_the_sample_may_not_be_mirrored_and_photos_may() -> None:
+    assert read_settings(None, {}, is_writing=True).flips == "none"
+    assert read_settings(None, {}).flips == "horizontal"
+
+
+def test_what_is_drawn_lies_in_its_ranges() -> None:
+    for params in drawn(Settings()):
+        assert params.lr_low <= params.lr_high
+        assert params.depth in (ARMS[0].depths if params.backbone == "net" else ARMS[1].depths)
+        assert params.pixels in (ARMS[0].pixels if params.backbone == "net" else ARMS[1].pixels)
+        assert params.augment in (0, 0.25, 0.5, 0.75, 1)
+        assert params.batch_size in (32, 64)
+
+
+def test_default_rates_suit_the_optimizer_and_given_ones_stand(tmp_path: Path) -> None:
+    sgd = drawn(read(tmp_path, "[space]\noptimizer = 'sgd'"))
+    assert max(p.lr_high for p in sgd) > 0.03
+    given = drawn(read(tmp_path, "[space]\noptimizer = 'sgd'\nlr_high = 0.01\nlr_low = 0.001"))
+    assert {(p.lr_low, p.lr_high) for p in given} == {(0.001, 0.01)}
+
+
+def test_bounds_drawn_the_wrong_way_round_are_swapped(tmp_path: Path) -> None:
+    params = drawn(read(tmp_path, "[space]\nlr_low = 0.1\nlr_high = 0.01\noptimizer = 'adam'"), 1)[0]
+    assert (params.lr_low, params.lr_high) == (0.01, 0.1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[space]\noptimizer = ['sgd']\ndropout = {low = 0.4, high = 0.5}",
+        "[space]\ndepth = [2]\nlr_high = 1e-3\naugment = 0",
+        "[space]\ncycle = ['triangular', 'triangular2']\nbatch_size = [128, 256]",
+    ],
+)
+def test_recipes_stay_within_the_ranges(tmp_path: Path, text: str) -> None:
+    settings = read(tmp_path, text)
+    arms = (BackboneOptions("net", (224,), (2,)), ARMS[1]) if "depth" in text else ARMS
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for recipe in first_trials(settings.space, arms):
+        study.enqueue_trial(recipe)
+    free = {asdict(p)["optimizer"] for p in drawn(settings)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("optuna.trial._trial.optuna_warn", lambda text, *_: pytest.fail(text))
+        for _ in first_trials(settings.space, arms):
+            params = suggest(study.ask(), settings.space, arms)
+            assert params.optimizer in free
+
+
+def test_the_head_comes_first_and_then_the_last_block() -> None:
+    depths = [recipe.get("depth[net]") for recipe in first_trials(SearchSpace(), ARMS)]
+    assert depths[:2] == [0, 1]
+
+
+def test_differences_are_told_by_name(tmp_path: Path) -> None:
+    old, new = definition(Settings()), definition(read(tmp_path, "epochs = 5\n[space]\ndropout = 0"))
+    assert differences(old, old) == []
+    assert [text.partition(" was ")[0] for text in differences(old, new)] == ["epochs", "space.dropout"]
+
+
+def test_small_sets_get_more_epochs() -> None:
+    assert [epochs_for(n) for n in (100, 640, 1422, 100_000)] == [12, 9, 4, 4]
+
+
+def test_whole_numbers_step_as_they_are_told(tmp_path: Path) -> None:
+    settings = read(tmp_path, "[space]\npixels = {low = 128, high = 224, step = 32}\naugment = {low = 0.5, high = 1}")
+    assert settings.space.pixels == Choice((128, 160, 192, 224))
+    assert settings.space.augment == Range(0.5, 1)

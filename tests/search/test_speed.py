@@ -1,0 +1,14 @@
+import torch
+
+from autotune.backbones.registry import discover
+from autotune.backbones.weights import find_weights, load_stages
+from autotune.search.speed import measure_speed
+
+
+def test_deeper_tails_take_longer_and_no_tail_more_than_all() -> None:
+    entry = discover().find("efficientnet_lite0")
+    chain = load_stages(entry, find_weights(entry), pretrained=False)
+    found = measure_speed(chain, 64, (0, 2, 9), torch.device("cpu"))
+    assert found.steps[0] < found.steps[2] < found.steps[9]
+    assert 0 < found.cleans[0] < found.cleans[9]
+    assert 0 < found.forward < found.steps[9]

@@ -1,0 +1,93 @@
+import threading
+from pathlib import Path
+
+import pytest
+
+from autotune.errors import StudyError
+from autotune.study.record import Record
+from autotune.training.outcome import Epoch, TrialOutcome
+from autotune.training.params import Params
+
+PARAMS = Params("net", 1, 64, 1e-5, 1e-3, "triangular", 0.5, 0.0, "adamw", 32, 0.0, 0.0, 0.0)
+
+
+def outcome(value: float, log_loss: float = 1.0, parameters: int = 10, ended: str = "done") -> TrialOutcome:
+    return TrialOutcome(value, log_loss, 1, 2, ended, parameters, "checkpoints/x", 1.0, 0.5)
+
+
+def test_ties_go_to_the_surer_then_the_smaller_then_the_earlier(tmp_path: Path) -> None:
+    record = Record(tmp_path / "record.db")
+    rows = [(0.9, 0.1, 1), (1.0, 0.3, 10), (1.0, 0.2, 99), (1.0, 0.2, 10), (1.0, 0.2, 10), (0.5, 0.0, 1)]
+    for number, (value, loss, parameters) in enumerate(rows):
+        record.keep_outcome(number, PARAMS, outcome(value, loss, parameters))
+    assert [row["number"] for row in record.trials()] == [3, 4, 2, 1, 0, 5]
+    best = record.best()
+    assert best
+    assert best["number"] == 3
+
+
+def test_only_complete_trials_can_win(tmp_path: Path) -> None:
+    record = Record(tmp_path / "record.db")
+    record.keep_failure(0, PARAMS, "ValueError: x", "Traceback ...")
+    record.keep_outcome(1, PARAMS, outcome(1.0, ended="pruned"))
+    assert record.best() is None
+    record.keep_outcome(2, PARAMS, outcome(0.2, ended="gap"))
+    best = record.best()
+    assert best
+    assert (best["number"], best["ended"]) == (2, "gap")
+    assert record.trial(0)["trace"] == "Traceback ..."
+    assert record.last_states(2) == ["complete", "pruned"]
+
+
+def test_a_trial_written_twice_is_there_once(tmp_path: Path) -> None:
+    record = Record(tmp_path / "record.db")
+    record.keep_outcome(0, PARAMS, outcome(0.5))
+    record.keep_outcome(0, PARAMS, outcome(0.5))
+    record.keep_epoch(0, Epoch(1, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, True, 0.7))
+    record.keep_epoch(0, Epoch(1, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, True, 0.7))
+    assert len(record.trials()) == len(record.curve(0)) == 1
+    assert Params(**record.trials()[0]["params"]) == PARAMS
+
+
+def test_looks_are_counted_and_facts_survive(tmp_path: Path) -> None:
+    record = Record(tmp_path / "record.db")
+    record.note(classes=["a", "b"])
+    record.add_seconds(read=1.0)
+    record.add_seconds(read=0.5, test=2.0)
+    record.keep_look(1, 0.5, {"accuracy": 0.9})
+    record.keep_look(1, 0.5, {"accuracy": 0.9})
+    record.close()
+    again = Record(tmp_path / "record.db")
+    assert again.fact("classes") == ["a", "b"]
+    assert again.fact("seconds") == {"read": 1.5, "test": 2.0}
+    assert [look["id"] for look in again.looks()] == [1, 2]
+    assert again.fact("nothing", 3) == 3
+
+
+def test_a_damaged_record_is_two_lines(tmp_path: Path) -> None:
+    file = tmp_path / "record.db"
+    Record(file).close()
+    whole = file.read_bytes()
+    for damaged in (b"no database at all, but long enough to be taken for one" * 20, whole[:5000]):
+        file.write_bytes(damaged)
+        with pytest.raises(StudyError, match="cannot be read") as error:
+            Record(file)
+        assert error.value.fix
+
+
+def test_a_record_that_many_open_at_once_is_made_once(tmp_path: Path) -> None:
+    begin, wrong = threading.Barrier(6), []
+
+    def open_it() -> None:
+        begin.wait()
+        try:
+            Record(tmp_path / "record.db").close()
+        except Exception as error:  # whatever it is, the test tells it
+            wrong.append(error)
+
+    threads = [threading.Thread(target=open_it) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []

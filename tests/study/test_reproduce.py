@@ -1,0 +1,55 @@
+import shlex
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autotune.search.settings import definition, read_settings
+from autotune.study.reproduce import Reproduction, reproduction
+
+
+def again(found: Reproduction) -> dict[str, Any]:
+    """The definition that a recipe's command and study.toml would give."""
+    words = shlex.split(found.command)
+    first = words.index("--trials")
+    flags = dict(zip(words[first::2], words[first + 1 :: 2], strict=True))
+    table = tomllib.loads(found.toml)
+    ranges = table.pop("space", {})
+    for name in ("metric", "epochs", "seed"):
+        if f"--{name}" in flags:
+            value = flags[f"--{name}"]
+            table[name] = value if name == "metric" else int(value)
+    if "--backbones" in flags:
+        ranges["backbone"] = flags["--backbones"].split(",")
+    if "--pixels" in flags:
+        ranges["pixels"] = [int(one) for one in flags["--pixels"].split(",")]
+    assert ("--config" in flags) == bool(found.toml)
+    return definition(read_settings(None, {**table, **ranges}))
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {},
+        {"seed": 7, "metric": "macro_f1", "backbone": ["a", "timm:b"], "pixels": [96, 128]},
+        {"epochs": 12, "cycle_epochs": 3, "gap": 0.1, "augment": 0, "cycle": "one-cycle", "backbone": "a"},
+        {
+            "depth": {"low": 0, "high": 2},
+            "pixels": {"low": 96, "high": 128, "step": 32},
+            "lr_high": {"low": 1e-5, "high": 1e-3, "log": True},
+            "augment": {"low": 0, "high": 1, "step": 0.5},
+        },
+    ],
+)
+def test_a_recipe_makes_the_same_definition(flags: dict[str, Any], tmp_path: Path) -> None:
+    defined = definition(read_settings(None, flags))
+    found = reproduction(defined, str(tmp_path / "my photos"), "other", 30)
+    assert again(found) == defined
+    assert shlex.split(found.command)[:3] == ["autotune", "search", str(tmp_path / "my photos")]
+    assert "--study other" in found.command
+
+
+def test_a_recipe_of_the_sample_names_no_folder() -> None:
+    defined = definition(read_settings(None, {}, is_writing=True))
+    assert reproduction(defined, "", "digits", 50).command == "autotune search --trials 50 --seed 0"

@@ -1,0 +1,437 @@
+"""Whole studies, small ones: real digits, real processes."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import photos, write_digits
+from PIL import Image
+from small_studies import QUICK, search, without_time
+
+from autotune.backbones.registry import discover
+from autotune.cli.console import PlainConsole
+from autotune.data import catalog as catalogs
+from autotune.data import picture as pictures
+from autotune.data.split import Split, read_manifest
+from autotune.errors import AutotuneError, ConfigError, DataError, PluginError, StudyError
+from autotune.files import cache_folder
+from autotune.search.candidates import select_backbones
+from autotune.search.plan import build_context, choose_cuts
+from autotune.search.settings import read_settings
+from autotune.study.driver import Driver
+from autotune.study.record import Record, lock_study
+from autotune.study.reopen import evaluate_again
+from autotune.study.request import Resources, SearchRequest
+from autotune.study.run import run_study
+from autotune.study.summary import study_status
+
+pytestmark = pytest.mark.slow
+MIXED: dict[str, Any] = {"backbone": ["efficientnet_lite0", "small_cnn"], "depth": [0, 1]}
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "autotune", *words]
+
+
+def numbers(found: dict[str, Any]) -> list[int]:
+    return sorted(row["number"] for row in found["leaderboard"])
+
+
+def still_running(folder: Path) -> list[str]:
+    """Processes that stand in this folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if Path(os.readlink(process / "cwd")) == folder and int(process.name) != os.getpid():
+                found.append((process / "cmdline").read_text())
+        except OSError:
+            continue
+    return found
+
+
+def n_begun(folder: Path) -> int:
+    """Trials that a study has begun, told by their logs: a record that is opened while it is made is made twice."""
+    return len(list((folder / "logs").glob("trial-*.log")))
+
+
+def wait_until(condition: Any, seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.1)
+
+
+def test_a_study_runs_is_only_printed_again_and_goes_on(here: Path, digits: Path) -> None:
+    first = search(digits, 3, flags=MIXED)
+    assert first["trials"] == {"complete": first["trials"]["complete"], "pruned": 3 - first["trials"]["complete"],
+                               "failed": 0, "total": 3}  # fmt: skip
+    assert first["test"]["looks"] == 1
+    assert first["test"]["n"] == first["pictures"]["test"]
+    assert Path(first["best"]["checkpoint"]).is_file()
+    assert {row["params"]["depth"] for row in first["leaderboard"][:3]} >= {0, 1}
+    started = time.monotonic()
+    again = search(digits, 3, flags=MIXED)
+    assert time.monotonic() - started < 5
+    assert without_time(again) == without_time(first)
+    assert again["test"] == first["test"]
+    more = search(digits, 5, flags=MIXED)
+    assert numbers(more) == [0, 1, 2, 3, 4]
+    changed = more["best"]["number"] != first["best"]["number"]
+    assert more["test"]["looks"] == (2 if changed else 1)
+    looked = evaluate_again("s", Resources("cpu"), PlainConsole(quiet=True))
+    assert looked["test"]["looks"] == more["test"]["looks"] + 1
+    assert looked["test"]["accuracy"] == more["test"]["accuracy"]
+    assert json.loads(json.dumps(looked)) == looked
+    assert (here / "studies" / "s" / ".gitignore").read_text() == "*\n!study.toml\n"
+    assert sorted(p.name for p in (here / "studies" / "s" / "logs").iterdir())[0] == "probe-efficientnet_lite0-64.log"
+
+
+def test_one_seed_gives_the_same_trials_winner_and_test_score(here: Path, tmp_path: Path) -> None:
+    data = write_digits(tmp_path / "digits", classes=10, each=15)
+    flags = {"backbone": ["efficientnet_lite0", "small_cnn"], "depth": [0, 1]}
+    one, two = (search(data, 6, name, flags=flags) for name in ("one", "two"))
+    assert without_time(one) == without_time(two)
+    assert one["best"]["number"] == two["best"]["number"]
+    assert one["test"] == two["test"]
+
+
+def test_no_worker_is_told_of_a_test_picture_or_stores_one(
+    here: Path, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTOTUNE_CACHE", str(tmp_path / "cache"))
+    search(digits, 1, flags={"backbone": ["efficientnet_lite0"]})
+    pictures = read_manifest(here / "studies" / "s" / "manifest.csv")
+    settings = read_settings(None, QUICK)
+    parts = Split(("0", "1", "2"), pictures, (), {})
+    chosen = select_backbones(settings, discover(), None, "cpu", 8, print)
+    told = pickle.dumps(build_context(settings, parts, chosen, 1, here, choose_cuts(chosen, settings, parts)))
+    sealed = parts.part("test")
+    assert len(sealed) >= 5
+    assert all(p.digest.encode() in told for p in parts.part("train"))
+    assert not any(p.digest.encode() in told or p.path.encode() in told for p in sealed)
+    stores = [file.parent for file in cache_folder().rglob("keys.bin")]
+    assert stores
+    for place in stores:
+        keys = (place / "keys.bin").read_bytes()
+        assert not any(bytes.fromhex(p.digest) in keys for p in sealed)
+
+
+@pytest.mark.parametrize("guess", [None, 500])
+def test_each_picture_is_decoded_once_and_a_test_picture_again_for_the_test(
+    here: Path, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guess: int | None
+) -> None:
+    """With a wrong guess of the pictures' size, what trials see is decoded a second time, and the study is the same."""
+    monkeypatch.setenv("AUTOTUNE_CACHE", str(tmp_path / "cache"))
+    seen: list[str] = []
+    real = pictures.decode_image
+
+    def decode(path: Path) -> Any:
+        seen.append(Path(path).relative_to(digits).as_posix())
+        return real(path)
+
+    monkeypatch.setattr(pictures, "decode_image", decode)
+    if guess:
+        monkeypatch.setattr(catalogs, "_glanced_side", lambda *_: guess)
+    search(digits, 1, flags={"backbone": ["efficientnet_lite0"]})
+    times = Counter(seen)
+    for picture in read_manifest(here / "studies" / "s" / "manifest.csv"):
+        again = picture.part != "train"  # the look reads validation and test pictures from their files
+        assert times[picture.path] == 1 + again + (guess is not None and picture.part != "test"), picture
+    seen.clear()
+    search(digits, 2, flags={"backbone": ["efficientnet_lite0"]})
+    assert not [
+        p for p in read_manifest(here / "studies" / "s" / "manifest.csv") if p.part == "train" and p.path in seen
+    ]
+
+
+def test_workers_open_no_picture(here: Path, digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pictures are gone while the trials run, and come back for the test."""
+    hidden = digits.with_name("hidden")
+    real = Driver.run
+
+    def run(self: Any, n_trials: int) -> None:
+        digits.rename(hidden)
+        real(self, n_trials)
+        hidden.rename(digits)
+
+    monkeypatch.setattr(Driver, "run", run)
+    found = search(digits, 2)
+    assert found["trials"]["failed"] == 0
+    assert found["test"]["n"] > 0
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for left-over processes in /proc")
+def test_kill_9_of_driver_and_worker_loses_nothing(here: Path, tmp_path: Path) -> None:
+    data = write_digits(tmp_path / "digits", classes=3, each=100)
+    words = (
+        "search",
+        str(data),
+        "--study",
+        "s",
+        "--backbones",
+        "small_cnn",
+        "--epochs",
+        "6",
+        "--device",
+        "cpu",
+        "--json",
+    )
+    record = here / "studies" / "s" / "record.db"
+
+    def rows() -> int:
+        return len(Record(record).trials()) if record.is_file() else 0
+
+    driver = subprocess.Popen(command(*words, "--trials", "4"), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    wait_until(rows)
+    wait_until((here / "studies" / "s" / "logs" / "trial-0001.log").is_file)
+    time.sleep(0.3)  # in the middle of it
+    before = {row["number"]: row for row in Record(record).trials()}
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    wait_until(lambda: not still_running(here), 10)
+
+    driver = subprocess.Popen(command(*words, "--trials", "4"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wait_until(lambda: rows() > len(before))
+    workers = subprocess.check_output(["pgrep", "-P", str(driver.pid), "-f", "spawn_main"], text=True)
+    os.kill(int(workers.split()[0]), signal.SIGKILL)
+    out, said = driver.communicate(timeout=120)
+    found = json.loads(out)
+    assert numbers(found) == [0, 1, 2, 3]
+    assert found["trials"]["failed"] == 0
+    assert b"it starts again" in said
+    after = {row["number"]: row for row in Record(record).trials()}
+    assert all(after[number] == row for number, row in before.items())
+    assert found["test"]["looks"] == 1
+    wait_until(lambda: not still_running(here), 10)
+    straight = search(data, 4, "straight", flags={"epochs": 6})
+    assert without_time(straight) == without_time(found)
+
+
+def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(here: Path, digits: Path) -> None:
+    words = ("search", str(digits), "--study", "s", "--backbones", "small_cnn", "--epochs", "9", "--device", "cpu")
+    driver = subprocess.Popen(command(*words, "--trials", "40"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    record = here / "studies" / "s" / "record.db"
+    wait_until(lambda: n_begun(record.parent) >= 3)
+    driver.send_signal(signal.SIGINT)
+    _, said = driver.communicate(timeout=30)
+    assert driver.returncode == 130
+    assert b"Traceback" not in said
+    assert b"the same command goes on" in said
+    done = len(Record(record).trials())
+    assert Record(record).looks() == []
+    found = search(digits, done + 1, flags={"epochs": 9})
+    assert numbers(found) == list(range(done + 1))
+
+
+def test_two_workers_share_a_study(here: Path, digits: Path) -> None:
+    found = search(digits, 5, workers=2)
+    assert numbers(found) == [0, 1, 2, 3, 4]
+    assert found["trials"]["failed"] == 0
+
+
+def test_time_out_ends_the_search_and_tests_the_winner(here: Path, digits: Path) -> None:
+    found = search(digits, 500, timeout=8, flags={"epochs": 9})
+    assert 1 <= found["trials"]["total"] < 500
+    assert found["test"]["looks"] == 1
+
+
+def test_a_study_in_use_is_refused(here: Path, digits: Path) -> None:
+    with lock_study(here / "studies" / "s"), pytest.raises(StudyError, match="worked on by another"):
+        search(digits)
+
+
+def test_another_definition_is_refused_and_says_what_differs(here: Path, digits: Path) -> None:
+    search(digits, 1)
+    with pytest.raises(StudyError, match=r"epochs was 3, is 4; .*seed was 0, is 1"):
+        search(digits, 1, flags={"epochs": 4, "seed": 1})
+
+
+def test_a_changed_folder_needs_a_new_study_that_keeps_the_sides(here: Path, digits: Path) -> None:
+    search(digits, 1)
+    old = {p.path: p.part for p in read_manifest(here / "studies" / "s" / "manifest.csv")}
+    write_digits(digits, each=60)
+    with pytest.raises(StudyError, match="0 gone or changed, 30 new") as error:
+        search(digits, 1)
+    assert "--manifest" in error.value.fix
+    search(digits, 1, "new", manifest=here / "studies" / "s" / "manifest.csv", flags={"seed": 5})
+    new = {p.path: p.part for p in read_manifest(here / "studies" / "new" / "manifest.csv")}
+    assert old.items() <= new.items()
+    assert len(new) == len(old) + 30
+
+
+def test_a_test_picture_that_changed_meanwhile_is_not_measured(here: Path, digits: Path) -> None:
+    search(digits, 1)
+    sealed = next(p for p in read_manifest(here / "studies" / "s" / "manifest.csv") if p.part == "test")
+    Image.new("L", (8, 8), 77).save(digits / sealed.path)
+    with pytest.raises(DataError, match="not the one of the manifest"):
+        evaluate_again("s", Resources("cpu"), PlainConsole(quiet=True))
+
+
+FAILING = '''"""Failing: a test's net, which raises in training."""
+
+import torch
+from torch import nn
+
+from autotune import backbone
+
+
+class Sometimes(nn.Linear):
+    def forward(self, x):
+        if self.training and {condition}:
+            raise RuntimeError("out of luck")
+        return super().forward(x)
+
+
+@backbone(pixels=8, features=8, from_scratch=True)
+def failing(pretrained):
+    return nn.Sequential(nn.Sequential(nn.Flatten(1), Sometimes(192, 8)))
+'''
+
+
+def test_a_trial_that_raises_is_recorded_and_the_study_goes_on(here: Path, digits: Path, tmp_path: Path) -> None:
+    (tmp_path / "plugins").mkdir()
+    condition = "len(x) == 64"  # those with the larger batch
+    (tmp_path / "plugins" / "failing.py").write_text(FAILING.format(condition=condition))
+    found = search(digits, 6, plugins=(tmp_path / "plugins",), flags={"backbone": ["failing"], "batch_size": [32, 64]})
+    failed = [row for row in found["leaderboard"] if row["state"] == "failed"]
+    assert failed
+    assert {row["params"]["batch_size"] for row in failed} == {64}
+    assert found["trials"]["complete"] + found["trials"]["pruned"] == 6 - len(failed)
+    trace = Record(here / "studies" / "s" / "record.db").trial(failed[0]["number"])["trace"]
+    assert "Traceback" in trace
+    assert "RuntimeError: out of luck" in trace
+    assert "out of luck" in (here / "studies" / "s" / "logs" / f"trial-{failed[0]['number']:04d}.log").read_text()
+
+
+def test_five_failures_in_a_row_end_the_study(here: Path, digits: Path, tmp_path: Path) -> None:
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "failing.py").write_text(FAILING.format(condition="True"))
+    with pytest.raises(StudyError, match="5 trials in a row have failed, the last by RuntimeError: out of luck"):
+        search(digits, 20, plugins=(tmp_path / "plugins",), flags={"backbone": ["failing"]})
+    assert study_status("s")["trials"] == {"complete": 0, "pruned": 0, "failed": 5, "total": 5}
+
+
+def test_a_trial_whose_process_dies_each_time_has_failed(here: Path, digits: Path, tmp_path: Path) -> None:
+    (tmp_path / "plugins").mkdir()
+    text = FAILING.format(condition="len(x) == 64").replace(
+        'raise RuntimeError("out of luck")', "__import__('os')._exit(9)"
+    )
+    (tmp_path / "plugins" / "failing.py").write_text(text)
+    flags = {"backbone": ["failing"], "batch_size": [64]}
+    (tmp_path / "study.toml").write_text("[space]\nbatch_size = [32, 64]\n")
+    found = search(digits, 3, plugins=(tmp_path / "plugins",), flags={**flags, "batch_size": [32, 64]})
+    states = {row["params"]["batch_size"]: row["state"] for row in found["leaderboard"]}
+    assert states[64] == "failed"
+    assert states[32] in ("complete", "pruned")
+
+
+@pytest.mark.parametrize(
+    ("more", "kind", "problem"),
+    [
+        ({"flags": {"backbone": ["resnet19"]}}, PluginError, "no backbone 'resnet19'"),
+        ({"flags": {"metric": "acuracy"}}, ConfigError, "metric cannot be 'acuracy'"),
+        ({"flags": {"pixels": ["wide"]}}, ConfigError, "pixels cannot be 'wide'"),
+        ({"device": "cuda:7"}, ConfigError, "no device 'cuda:7'"),
+        ({"device": "cpu:x"}, ConfigError, "no device 'cpu:x'"),
+        ({"config": Path(".")}, ConfigError, "cannot be read"),
+        ({"manifest": Path(".")}, StudyError, "not a manifest"),
+        ({"config": Path("none.toml")}, ConfigError, "no file none.toml"),
+        ({"name": "../x"}, StudyError, "cannot be named"),
+        ({"name": "cat or dog?"}, StudyError, "cannot be named"),
+        ({"plugins": (Path("nowhere"),)}, PluginError, "no plugin folder"),
+        ({"manifest": Path("none.csv")}, StudyError, "no manifest"),
+    ],
+)
+def test_bad_input_leaves_nothing_behind(
+    here: Path, digits: Path, more: dict[str, Any], kind: type[AutotuneError], problem: str
+) -> None:
+    if "device" in more:
+        more = dict(more)
+        with pytest.raises(kind, match=problem):
+            run_study(
+                SearchRequest(data=digits, name="s", flags=QUICK, device=more["device"]), PlainConsole(quiet=True)
+            )
+    else:
+        with pytest.raises(kind, match=problem):
+            search(digits, **more)
+    assert not (here / "studies").exists()
+
+
+def test_weights_that_do_not_fit_are_said_before_any_trial(here: Path, digits: Path, tmp_path: Path) -> None:
+    import torch
+
+    torch.save({"x": torch.zeros(1)}, tmp_path / "resnet18.pth")
+    with pytest.raises(AutotuneError, match="the backbone needs"):
+        search(digits, weights=tmp_path, flags={"backbone": ["resnet18"]})
+
+
+def test_other_weights_are_refused_when_a_study_goes_on(here: Path, digits: Path, tmp_path: Path) -> None:
+    import torch
+    from torchvision.models import resnet18
+
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        torch.save(resnet18().state_dict(), tmp_path / name / "resnet18.pth")
+    flags = {"backbone": ["resnet18"], "depth": [0]}
+    search(digits, 1, weights=tmp_path / "one", flags=flags)
+    with pytest.raises(StudyError, match=r"resnet18 .* is not the one"):
+        search(digits, 2, weights=tmp_path / "two", flags=flags)
+    with pytest.raises(StudyError, match=r"resnet18 .* is not the one"):
+        evaluate_again("s", Resources("cpu", tmp_path / "two"), PlainConsole(quiet=True))
+    assert search(digits, 2, weights=tmp_path / "one", flags=flags)["trials"]["total"] == 2
+
+
+def test_a_start_that_failed_does_not_hold_the_name(here: Path, digits: Path, tmp_path: Path) -> None:
+    with pytest.raises(AutotuneError, match="holds no weights"):
+        search(digits, 1, weights=tmp_path, flags={"epochs": 2})
+    assert search(digits, 1, flags={"epochs": 1, "seed": 3})["trials"]["total"] == 1
+
+
+def test_a_studys_own_toml_is_read_and_a_configs_folder_is_not_written_to(
+    here: Path, digits: Path, tmp_path: Path
+) -> None:
+    (here / "studies" / "s").mkdir(parents=True)
+    (here / "studies" / "s" / "study.toml").write_text("[space]\noptimizer = 'sgd'\n")
+    own = search(digits, 2)
+    assert {row["params"]["optimizer"] for row in own["leaderboard"]} == {"sgd"}
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "study.toml").write_text("[space]\noptimizer = 'adam'\n")
+    other = search(digits, 1, "t", config=elsewhere / "study.toml")
+    assert {row["params"]["optimizer"] for row in other["leaderboard"]} == {"adam"}
+    assert [file.name for file in elsewhere.iterdir()] == ["study.toml"]
+
+
+def test_rare_classes_are_weighed_where_classes_are_uneven(here: Path, tmp_path: Path) -> None:
+    data = write_digits(tmp_path / "uneven", classes=2, each=80)
+    for file in sorted((data / "1").iterdir())[25:]:
+        file.unlink()
+    found = search(data, 3, flags={"metric": "balanced_accuracy"})
+    assert len({row["params"]["class_weight"] for row in found["leaderboard"]}) > 1
+    assert found["test"]["value"] == found["test"]["balanced_accuracy"]
+
+
+def test_a_given_test_part_is_the_one_that_is_looked_at(here: Path, tmp_path: Path) -> None:
+    root = tmp_path / "parted"
+    write_digits(root / "train", each=60)
+    write_digits(root / "test", each=11, first=60)
+    found = search(root, 1)
+    assert found["pictures"]["test"] == found["test"]["n"] == 33
+
+
+def test_real_photos_run_through(here: Path) -> None:
+    found = search(
+        photos("flowers"),
+        2,
+        flags={"backbone": ["efficientnet_lite0"], "pixels": [64], "depth": [0, 1], "augment": [0]},
+    )
+    assert found["trials"]["total"] == 2
+    assert found["test"]["accuracy"] > 0.5

@@ -1,0 +1,87 @@
+"""The public face: what Python code may rely on."""
+
+import inspect
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from conftest import write_digits
+
+import autotune
+from autotune import api
+from autotune.api import BestTrial
+from autotune.errors import ConfigError, StudyError
+
+
+def test_the_public_names_are_these() -> None:
+    assert autotune.__all__ == ["AutotuneError", "Study", "backbone", "load", "search"]
+    for name in autotune.__all__:
+        assert inspect.getdoc(getattr(autotune, name)), name
+
+
+def test_what_a_search_takes_is_what_the_command_takes() -> None:
+    names = list(inspect.signature(autotune.search).parameters)
+    assert names == [
+        "data", "trials", "name", "timeout", "workers", "device", "config", "weights", "plugins", "manifest",
+        "skip_unreadable", "quiet", "settings",
+    ]  # fmt: skip
+
+
+def test_a_study_and_its_best_have_these_and_each_says_what_it_is() -> None:
+    def public(kind: type) -> list[str]:
+        return sorted(name for name in vars(kind) if not name.startswith("_"))
+
+    assert public(autotune.Study) == ["best", "name", "test", "trials"]
+    assert sorted({*public(BestTrial), *BestTrial.__annotations__}) == [
+        "export", "number", "params", "predict", "resources", "study", "value", "words",
+    ]  # fmt: skip
+
+
+def test_importing_autotune_imports_no_torch() -> None:
+    code = "import sys, autotune; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_a_finished_study_is_opened_and_told(finished: Path) -> None:
+    study = autotune.Study("s")
+    assert (study.name, repr(study)) == ("s", "Study('studies/s')")
+    assert study.test is not None
+    assert 0 <= study.test["value_interval"][0] <= study.test["value"] <= 1
+    assert len(study.trials) == 4
+    assert study.best.number in list(study.trials["number"])
+    assert {"value", "state", "backbone", "depth", "lr_high"} <= set(study.trials.columns)
+
+
+def test_without_pandas_trials_are_dicts(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "find_spec", lambda _: None)
+    rows = autotune.Study("s").trials
+    assert [type(row) for row in rows] == [dict] * 4
+    assert rows[0]["value"] == max(row["value"] for row in rows)
+
+
+def test_what_is_wrong_is_an_autotune_error(here: Path, digits: Path) -> None:
+    with pytest.raises(ConfigError, match="no setting 'metrics'"):
+        autotune.search(digits, metrics="accuracy", quiet=True)
+    with pytest.raises(StudyError, match="no study 'nothing'"):
+        autotune.Study("nothing")
+
+
+@pytest.mark.slow
+def test_a_script_without_a_guard_searches_and_predicts(here: Path) -> None:
+    write_digits(here / "photos", classes=2, each=40)
+    (here / "script.py").write_text(
+        textwrap.dedent("""
+        import autotune
+
+        study = autotune.search("photos", trials=2, epochs=1, backbone=["small_cnn"], device="cpu", quiet=True)
+        again = autotune.search("photos", trials=2, epochs=1, backbone=["small_cnn"], device="cpu", quiet=True)
+        import autotune.search.sampler  # a module of that package must not take the place of a name of its face
+        assert callable(autotune.search)
+        print(study.name, len(study.trials), study.test["n"] > 0, again.best.number == study.best.number)
+        print([answer.label in ("0", "1") for answer in study.best.predict("photos/0")][:2])
+    """)
+    )
+    out = subprocess.run([sys.executable, "script.py"], cwd=here, capture_output=True, text=True, check=False)
+    assert out.stdout == "photos 2 True True\n[True, True]\n", out.stderr
