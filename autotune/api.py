@@ -8,7 +8,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from autotune.errors import StudyError
 from autotune.export.predict import Classifier, Prediction, load
 from autotune.study.request import Resources
 from autotune.study.summary import find_study, study_status
@@ -93,11 +92,10 @@ class Study:
     @property
     def best(self) -> BestTrial:
         """The winner as it stands. Raises StudyError where no trial is complete."""
-        found = study_status(str(self.folder))["best"]
-        if found is None:
-            raise StudyError(f"Study {self.folder.name} has no complete trial.", "Let it finish one: search again.")
-        told = {name: found[name] for name in ("number", "value", "params", "words")}
-        return BestTrial(str(self.folder), self._resources, **told)
+        found = study_status(str(self.folder))
+        row = found.winner
+        words, value = found.describe(row), row.value or 0.0
+        return BestTrial(str(self.folder), self._resources, row.number, value, row.params.recorded(), words)
 
     @property
     def name(self) -> str:
@@ -106,9 +104,9 @@ class Study:
     @property
     def test(self) -> dict[str, Any] | None:
         """The look at the test pictures: value and value_interval of the metric, in [0, 1], n, accuracy, per_class,
-        confusion (rows: true classes), mistakes, looks and more; None where there was none with this winner.
+        confusion (rows: true classes), mistakes, evaluations and more; None where there was none with this winner.
         """
-        found: dict[str, Any] | None = study_status(str(self.folder))["test"]
+        found: dict[str, Any] | None = study_status(str(self.folder)).to_json()["test"]
         return found
 
     @property
@@ -117,8 +115,8 @@ class Study:
 
         number, state, value (of the metric, in [0, 1]), epochs, ended, seconds, error, and a column for each choice.
         """
-        board = study_status(str(self.folder))["leaderboard"]
-        rows = [{**{key: row[key] for key in _COLUMNS}, **row["params"]} for row in board]
+        board = study_status(str(self.folder)).leaderboard
+        rows = [{**{name: getattr(row, name) for name in _COLUMNS}, **row.params.recorded()} for row in board]
         if find_spec("pandas") is None:
             return rows
         import pandas

@@ -134,10 +134,10 @@ def whole_study(sizes: Sizes, folder: Path, device: torch.device) -> str:
         device.type, *tiny,
     )  # fmt: skip
     with open_record(folder / "studies" / "cifar") as record:
-        parts = record.fact("seconds")
-        banks = sum(row["bank_seconds"] for row in (*record.probes(), *record.trials()))
-        trials = sum(row["seconds"] - row["bank_seconds"] for row in record.trials())
-        epochs = sum(row["epochs"] or 0 for row in record.trials())
+        parts = record.facts().seconds
+        banks = sum(row.cache_seconds for row in (*record.probes(), *record.trials()))
+        trials = sum(row.seconds - row.cache_seconds for row in record.trials())
+        epochs = sum(row.epochs or 0 for row in record.trials())
     return (
         f"whole study, {sizes.cifar:,} pictures of 32 pixels, {sizes.trials} trials, {epochs} epochs: {seconds:.0f} s "
         f"(reading and decoding {parts['read']:.0f}, banks {banks:.0f}, trials {trials:.0f}, test {parts['test']:.0f})"

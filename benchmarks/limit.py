@@ -14,7 +14,7 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,12 +29,14 @@ from PIL import Image
 from autotune.cache.features import BATCH
 from autotune.cli.console import PlainConsole
 from autotune.data.split import TEST, TRAIN, VALIDATION
-from autotune.study.record import FAILED, open_record
+from autotune.study.record import open_record
 from autotune.study.reopen import reopen_trial
 from autotune.study.request import Resources
+from autotune.study.rows import FAILED, ProbeRow, TrialRow
 from autotune.training.batches import CLEAN_BATCH, views_up_to
 from autotune.training.context import LoadedBackbones, TrialContext
 from autotune.training.malloc import keep_freed_memory
+from autotune.training.params import Params
 
 STEPS, FORWARDS = 20, 20
 TARGET, TARGET_TRIAL, TARGET_EPOCH = 0.6, 0.2, 0.02
@@ -46,10 +48,10 @@ class Done:
     """A finished study, read from its record. arms: the size of each backbone's pictures. seconds: of the process."""
 
     backbones: LoadedBackbones
-    trials: list[dict[str, Any]]
-    probes: list[dict[str, Any]]
+    trials: list[TrialRow]
+    probes: list[ProbeRow]
     files: dict[str, list[Path]]
-    taken: dict[str, float]
+    taken: Mapping[str, float]
     seconds: float
 
     @property
@@ -59,8 +61,8 @@ class Done:
     @property
     def arms(self) -> list[tuple[str, int]]:
         """Each backbone and size that was probed or tried."""
-        tried = {(row["params"]["backbone"], row["params"]["pixels"]) for row in self.trials}
-        return sorted(tried | {(row["backbone"], row["pixels"]) for row in self.probes})
+        tried = {(row.params.backbone, row.params.pixels) for row in self.trials}
+        return sorted(tried | {(row.backbone, row.pixels) for row in self.probes})
 
 
 def run(folder: Path, photos: Path, trials: int) -> Done:
@@ -71,14 +73,14 @@ def run(folder: Path, photos: Path, trials: int) -> Done:
     place = folder / "studies" / "limit"
     with open_record(place) as record:
         found: Any = {}
-        numbers = {row["params"]["backbone"]: row["number"] for row in record.trials() if row["checkpoint"]}
+        numbers = {row.params.backbone: row.number for row in record.trials() if row.checkpoint}
         for name, number in numbers.items():
             one = reopen_trial(place, record, Resources(device="cpu"), PlainConsole(quiet=True), number)
             found[name] = one.context.backbones[name]  # a study is reopened with one trial's backbone at a time
         context = replace(one.context, backbones=found)
-        trials_done = [row for row in record.trials() if row["state"] != FAILED]
+        trials_done = [row for row in record.trials() if row.state != FAILED]
         files = {part: [one.root / p.path for p in one.parts.part(part)] for part in (TRAIN, VALIDATION, TEST)}
-        return Done(LoadedBackbones(context), trials_done, record.probes(), files, record.fact("seconds"), seconds)
+        return Done(LoadedBackbones(context), trials_done, record.probes(), files, record.facts().seconds, seconds)
 
 
 # The unavoidable
@@ -115,18 +117,18 @@ def bank_seconds(done: Done) -> float:
     for name, size in done.arms:
         if context.backbones[name][0].traits.from_scratch:
             continue
-        mine = [row["params"] for row in done.trials if row["params"]["backbone"] == name]
-        views = max((len(views_up_to(p["augment"])) for p in mine if p["pixels"] == size), default=1)
+        mine = [row.params for row in done.trials if row.params.backbone == name]
+        views = max((len(views_up_to(p.augment)) for p in mine if p.pixels == size), default=1)
         seconds += (n_train * views + n_validation) * forward_seconds(done, name, size)
     return seconds
 
 
 def test_seconds(done: Done) -> float:
     """The test pictures decoded once and through the winner once."""
-    best = done.trials[0]["params"]
+    best = done.trials[0].params
     files = done.files[TEST]
-    forward = forward_seconds(done, best["backbone"], best["pixels"])
-    return decode_seconds(files, [best["pixels"]]) + len(files) * forward
+    forward = forward_seconds(done, best.backbone, best.pixels)
+    return decode_seconds(files, [best.pixels]) + len(files) * forward
 
 
 class Tails:
@@ -136,15 +138,15 @@ class Tails:
         self._done = done
         self._known: dict[tuple[Any, ...], tuple[float, float]] = {}
 
-    def trial(self, row: dict[str, Any]) -> float:
+    def trial(self, row: TrialRow) -> float:
         """The steps and measurements of a trial, as many epochs as it had."""
         context = self._done.context
-        step, clean = self._timed(row["params"])
+        step, clean = self._timed(row.params)
         n_clean = len(context.validation) + len(context.gap_sample)
-        return float(row["epochs"] * (len(context.train) / row["params"]["batch_size"] * step + n_clean * clean))
+        return float(row.epochs * (len(context.train) / row.params.batch_size * step + n_clean * clean))
 
-    def _timed(self, params: dict[str, Any]) -> tuple[float, float]:
-        kind = tuple(params[key] for key in ("backbone", "pixels", "depth", "batch_size", "optimizer"))
+    def _timed(self, params: Params) -> tuple[float, float]:
+        kind = params.backbone, params.pixels, params.depth, params.batch_size, params.optimizer
         if kind not in self._known:
             name, pixels, depth, batch_size, optimizer = kind
             context, chain = self._done.context, self._done.backbones.chain(name)
@@ -164,9 +166,9 @@ class Tails:
 def parts(done: Done, tails: Tails) -> list[tuple[str, float, float]]:
     """Each part of a study: unavoidable seconds, and what it took."""
     taken, trials = done.taken, done.trials
-    banked = sum(row["bank_seconds"] for row in (*trials, *done.probes))
-    fitted = sum(row["seconds"] for row in done.probes)
-    trained = sum(row["seconds"] - row["bank_seconds"] for row in trials)
+    banked = sum(row.cache_seconds for row in (*trials, *done.probes))
+    fitted = sum(row.seconds for row in done.probes)
+    trained = sum(row.seconds - row.cache_seconds for row in trials)
     rest = done.seconds - taken["read"] - banked - fitted - trained - taken["test"]
     files = done.files[TRAIN] + done.files[VALIDATION]
     return [
@@ -181,10 +183,10 @@ def parts(done: Done, tails: Tails) -> list[tuple[str, float, float]]:
 
 def overhead(done: Done, tails: Tails) -> None:
     """What trials cost beside their tails' work, against what they may: 0.2 s, and 20 ms an epoch."""
-    beside = np.array([row["seconds"] - row["bank_seconds"] - tails.trial(row) for row in done.trials])
-    epochs = np.array([row["epochs"] for row in done.trials], float)
+    beside = np.array([row.seconds - row.cache_seconds - tails.trial(row) for row in done.trials])
+    epochs = np.array([row.epochs for row in done.trials], float)
     allowed = TARGET_TRIAL + TARGET_EPOCH * epochs
-    heads = beside[[row["params"]["depth"] == 0 for row in done.trials]]
+    heads = beside[[row.params.depth == 0 for row in done.trials]]
     print(f"seconds a trial costs beside its tail: median {np.median(beside):.2f}, mean {beside.mean():.2f}", end="")
     print(f"; a head alone {np.median(heads):.2f} (n = {len(heads)})" if len(heads) else "")
     words = f"{TARGET_TRIAL} s + {1000 * TARGET_EPOCH:.0f} ms an epoch, {epochs.mean():.1f} epochs on average"

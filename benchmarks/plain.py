@@ -43,9 +43,10 @@ from autotune.cli.console import PlainConsole
 from autotune.data.split import TRAIN, VALIDATION
 from autotune.engines.base import CacheProgress, ProbeTask, TrialTask
 from autotune.engines.local import LocalEngine
-from autotune.study.record import COMPLETE, open_record
+from autotune.study.record import open_record
 from autotune.study.reopen import FinishedTrial, reopen_trial
 from autotune.study.request import Resources
+from autotune.study.rows import COMPLETE
 from autotune.training.context import TrialContext
 from autotune.training.network import class_weights
 from autotune.training.optimizers import OPTIMIZERS
@@ -215,8 +216,8 @@ def study(folder: Path, photos: Path, name: str, trials: int, space: dict[str, A
 def shared_seconds(folder: Path) -> float:
     """Reading, decoding, bank and probe of a study that found its cache empty."""
     with open_record(folder) as record:
-        banks = sum(row["bank_seconds"] for row in (*record.probes(), *record.trials()))
-        return float(record.fact("seconds")["read"] + banks + sum(row["seconds"] for row in record.probes()))
+        banks = sum(row.cache_seconds for row in (*record.probes(), *record.trials()))
+        return float(record.facts().seconds["read"] + banks + sum(row.seconds for row in record.probes()))
 
 
 def links(one: FinishedTrial, folder: Path) -> Path:
@@ -249,7 +250,7 @@ def compare(folder: Path, photos: Path, depth: int, options: argparse.Namespace,
     place = study(folder, photos, f"depth{depth}", options.trials, space, options.epochs)
     with open_record(place) as record:
         one = reopen_trial(place, record, Resources(device="cpu"), PlainConsole(quiet=True))
-        trials = sorted((row for row in record.trials() if row["state"] == COMPLETE), key=lambda r: r["number"])
+        trials = sorted((row for row in record.trials() if row.state == COMPLETE), key=lambda r: r.number)
     again = folder / "again" / place.name
     again.mkdir(parents=True)
     context, log = replace(one.context, folder=again), str(again / "log")
@@ -260,10 +261,10 @@ def compare(folder: Path, photos: Path, depth: int, options: argparse.Namespace,
         workers.teach(context)
         answered(workers, ProbeTask(BACKBONE, options.pixels, log))
         for row in trials:
-            job = Job(Params(**row["params"]), row["epochs"], chain, context, folders)
+            job = Job(row.params, row.epochs, chain, context, folders)
             half = half_pays(job)
             plain.append(plain_seconds(job, half))
-            own.append(answered(workers, TrialTask(row["number"], job.params, log)).seconds)
+            own.append(answered(workers, TrialTask(row.number, job.params, log)).seconds)
     bound = counted(context, depth, options.pixels, chain)
     found = [float(np.mean(plain)), float(np.mean(own)) + share, bound]
     ratio = found[0] / found[1]

@@ -104,9 +104,9 @@ def search(
         console.close()
     views.show_study(found, console)
     if tensorboard:
-        console.say(how_to_open(found["folder"]))
+        console.say(how_to_open(found.folder))
     if as_json:
-        print_json(found)
+        print_json(found.to_json())
 
 
 def _rehearse(request: SearchRequest, console: PlainConsole, as_json: bool) -> None:
@@ -131,7 +131,7 @@ def status_(study: StudyName, as_json: Json = False) -> None:
 
     found = study_status(study)
     if as_json:
-        print_json(found)
+        print_json(found.to_json())
     else:
         show_study(found, PlainConsole())
 
@@ -159,7 +159,7 @@ def evaluate(
         console.close()
     show_study(found, console)
     if as_json:
-        print_json(found)
+        print_json(found.to_json())
 
 
 @app.command()

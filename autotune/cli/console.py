@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import rich.progress
 from rich.console import Console
@@ -11,8 +10,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 
 from autotune.study.listener import Progress, StudyListener
+from autotune.study.rows import FAILED, BackboneFacts, TrialRow
 from autotune.text import duration, percent
-from autotune.training.params import describe
 
 PLAIN_SECONDS = 10.0  # between two lines of one piece of work where there is no terminal
 PLAIN_WIDTH = 160
@@ -50,8 +49,8 @@ class PlainConsole(StudyListener):
     def estimated(self, seconds: float) -> None:
         self.say(f"About {duration(seconds)} to go.")
 
-    def finished(self, row: dict[str, Any], arm: dict[str, Any], is_best: bool) -> None:
-        self.say(trial_line(row, arm, is_best))
+    def finished(self, row: TrialRow, backbone: BackboneFacts, is_best: bool) -> None:
+        self.say(trial_line(row, backbone, is_best))
 
     def close(self) -> None:
         if self._bars:
@@ -81,11 +80,10 @@ class PlainConsole(StudyListener):
             self.say(f"{title}: {done} of {total}, about {duration(left)} left")
 
 
-def trial_line(row: dict[str, Any], arm: dict[str, Any], is_best: bool) -> str:
+def trial_line(row: TrialRow, backbone: BackboneFacts, is_best: bool) -> str:
     """One finished trial: its number, value, choices, and why it ended."""
-    value = percent(row["value"])
-    if row["state"] == "failed":
-        return f"trial {row['number']:3d}  failed    {row['error']}"
-    end = f"{row['epochs']} epochs, {row['ended']}, {row['seconds']:.1f} s"
+    if row.state == FAILED:
+        return f"trial {row.number:3d}  failed    {row.error}"
+    end = f"{row.epochs} epochs, {row.ended}, {row.seconds:.1f} s"
     mark = "  <- best so far" if is_best else ""
-    return f"trial {row['number']:3d}  {value:>7}  {describe(row['params'], arm)}; {end}{mark}"
+    return f"trial {row.number:3d}  {percent(row.value):>7}  {backbone.describe(row.params)}; {end}{mark}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.live import Live
 from rich.text import Text
@@ -15,8 +15,7 @@ from autotune.cli.console import PlainConsole
 from autotune.cli.memory_use import memory_in_use
 from autotune.cli.panel import PanelState, ProgressBar, RunningTrial
 from autotune.study.listener import TRIALS, Outline
-from autotune.study.record import STATES
-from autotune.training.params import describe
+from autotune.study.rows import BackboneFacts, TrialRow
 
 if TYPE_CHECKING:
     from autotune.training.outcome import Epoch
@@ -42,28 +41,28 @@ class LiveConsole(PlainConsole):
 
     def __init__(self, quiet: bool = False, program: bool = False, verbose: bool = False) -> None:
         super().__init__(quiet, program, verbose)
-        self._view = PanelState()
+        self.state = PanelState()
         self._held = threading.RLock()  # the view is drawn in rich's thread, too; never held while rich is called
         self._live: Live | None = None
         self._drawn_at = self._weighed_at = float("-inf")
 
     def planned(self, outline: Outline) -> None:
         with self._held:
-            self._view.outline = outline
+            self.state.outline = outline
         self._show()
 
     def estimated(self, seconds: float) -> None:
         super().estimated(seconds)
         with self._held:
-            self._view.estimate = seconds
+            self.state.estimate = seconds
         self._show()
 
     def progress(self, title: str) -> Callable[[int, int], None]:
         def show(done: int, total: int) -> None:
             now = time.monotonic()
             with self._held:
-                bars = self._view.bars
-                expected = self._view.estimate if title == TRIALS else None
+                bars = self.state.bars
+                expected = self.state.estimate if title == TRIALS else None
                 bar = bars.setdefault(title, ProgressBar(title, done, total, now, now, done, expected))
                 bar.done, bar.total, bar.told = done, total, now
                 if done >= total:
@@ -72,28 +71,29 @@ class LiveConsole(PlainConsole):
 
         return show
 
-    def earlier(self, rows: Sequence[dict[str, Any]], arms: Mapping[str, Any]) -> None:
+    def earlier(self, trials: Sequence[TrialRow], backbones: Mapping[str, BackboneFacts]) -> None:
         with self._held:
-            self._view.ended = [(row, describe(row["params"], arms[row["params"]["backbone"]])) for row in rows]
+            self.state.ended = [(row, backbones[row.params.backbone].describe(row.params)) for row in trials]
         self._show()
 
     def started(self, number: int, words: str) -> None:
         with self._held:
-            before = self._view.runs.get(number)
-            self._view.runs[number] = RunningTrial(number, words, time.monotonic(), before.rows if before else [])
+            before = self.state.runs.get(number)
+            self.state.runs[number] = RunningTrial(number, words, time.monotonic(), before.rows if before else [])
         self._show()
 
     def epoch(self, number: int, row: Epoch) -> None:
         with self._held:
-            run = self._view.runs[number]
+            run = self.state.runs[number]
             run.rows = [*(one for one in run.rows if one.number < row.number), row]  # it may have started again
         self._show()
 
-    def finished(self, row: dict[str, Any], arm: dict[str, Any], is_best: bool) -> None:
-        super().finished(row, arm, is_best)
+    def finished(self, row: TrialRow, backbone: BackboneFacts, is_best: bool) -> None:
+        super().finished(row, backbone, is_best)
         with self._held:
-            self._view.runs.pop(row["number"], None)
-            self._view.ended = sorted((*self._view.ended, (row, describe(row["params"], arm))), key=_rank)
+            self.state.runs.pop(row.number, None)
+            ended = (*self.state.ended, (row, backbone.describe(row.params)))
+            self.state.ended = sorted(ended, key=lambda entry: entry[0].rank)
         self._show()
 
     def close(self) -> None:
@@ -101,12 +101,12 @@ class LiveConsole(PlainConsole):
             self._live.stop()
             self._live = None
         with self._held:
-            self._view.bars, self._view.runs = {}, {}
+            self.state.bars, self.state.runs = {}, {}
 
     def _show(self) -> None:
         now = time.monotonic()
         if self._live is None:
-            self._live = Live(get_renderable=self._drawn, console=self.rich, refresh_per_second=TICKS, transient=True)
+            self._live = Live(get_renderable=self.drawn, console=self.rich, refresh_per_second=TICKS, transient=True)
             self._live.start()
             self.rich.show_cursor()  # rich hides it, and kill -9 would leave it hidden
         elif now - self._drawn_at < SOONEST:
@@ -114,19 +114,13 @@ class LiveConsole(PlainConsole):
         self._drawn_at = now
         self._live.refresh()
 
-    def _drawn(self) -> Text:
+    def drawn(self) -> Text:
+        """The panel as it stands now, for the terminal's size."""
         now = time.monotonic()
         with self._held:
-            outline = self._view.outline
+            outline = self.state.outline
             if outline and now - self._weighed_at >= MEMORY_SECONDS:
                 self._weighed_at = now
-                self._view.memory = memory_in_use(outline.device)
+                self.state.memory = memory_in_use(outline.device)
             size = self.rich.size
-            return panel.draw_panel(self._view, now, size.width, max(size.height - SPARED, 1))
-
-
-def _rank(entry: tuple[dict[str, Any], str]) -> tuple[int, float, float, int, int]:
-    """As the record ranks trials: complete ones first, then by metric, cross-entropy, trained parameters, number."""
-    row = entry[0]
-    numbers = -(row["value"] or 0.0), row["log_loss"] or 0.0, row["trained_parameters"] or 0, row["number"]
-    return STATES.index(row["state"]), *numbers
+            return panel.draw_panel(self.state, now, size.width, max(size.height - SPARED, 1))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 
 from autotune.cli.memory_use import MemoryUse
 from autotune.study.listener import Outline
-from autotune.study.record import COMPLETE, STATES
+from autotune.study.rows import COMPLETE, STATES, TrialRow
 from autotune.text import duration, percent
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class PanelState:
     estimate: float | None = None
     bars: dict[str, ProgressBar] = field(default_factory=dict)
     runs: dict[int, RunningTrial] = field(default_factory=dict)
-    ended: list[tuple[dict[str, Any], str]] = field(default_factory=list)
+    ended: list[tuple[TrialRow, str]] = field(default_factory=list)
     memory: MemoryUse | None = None
 
 
@@ -201,15 +201,15 @@ def _board(view: PanelState, width: int, room: int) -> list[Text]:
     """How finished trials ended, counted, and the best of them."""
     if not view.ended or room < 1 or view.outline is None:
         return []
-    counts = ", ".join(f"{sum(row['state'] == state for row, _ in view.ended)} {state}" for state in STATES)
+    counts = ", ".join(f"{sum(row.state == state for row, _ in view.ended)} {state}" for state in STATES)
     lines = [Text(f"{len(view.ended)} finished: {counts}", "bold")]
     metric = view.outline.metric.replace("_", " ")
-    best = [(row, words) for row, words in view.ended if row["state"] == COMPLETE][: min(LEADERS, room - 1)]
+    best = [(row, words) for row, words in view.ended if row.state == COMPLETE][: min(LEADERS, room - 1)]
     labels = {words.partition(", ")[0] for _, words in best}
     for place, (row, words) in enumerate(best):
-        line = Text(f"  {row['number']:4d}  {percent(row['value']):>7}  ", "" if place else "bold green")
+        line = Text(f"  {row.number:4d}  {percent(row.value):>7}  ", "" if place else "bold green")
         if width >= ROOMY:
-            line.append(f"{row['epochs']:3d} epochs  {row['ended']:8}  {row['seconds']:6.1f} s  ")
+            line.append(f"{row.epochs:3d} epochs  {row.ended:8}  {row.seconds:6.1f} s  ")
         lines.append(line.append(words if len(labels) > 1 else words.partition(", ")[2]))  # the head names the one
     if best:
         lines[0].append(f"; best {metric}:")

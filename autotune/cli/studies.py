@@ -17,10 +17,11 @@ def studies(context: typer.Context, as_json: Json = False) -> None:
     from autotune.cli import views
     from autotune.cli.console import PlainConsole
     from autotune.study.studies import list_studies
+    from autotune.study.summary import STUDIES
 
     found = list_studies()
     if as_json:
-        print_json(found)
+        print_json({"folder": str(STUDIES.resolve()), "studies": [row.to_json() for row in found]})
     else:
         views.show_studies(found, PlainConsole())
 
@@ -28,8 +29,8 @@ def studies(context: typer.Context, as_json: Json = False) -> None:
 @studies_app.command()
 def rm(study: StudyName, yes: Yes = False) -> None:
     """Remove a study: trials, checkpoints, reports. Its study.toml and your pictures stay."""
-    from autotune.study.studies import describe_row, remove_study, study_row
+    from autotune.study.studies import remove_study, study_row
 
     found = study_row(study)
-    if yes or confirmed(f"Remove {describe_row(found)}?", f"studies rm {study} --yes"):
-        typer.echo(f"Removed {remove_study(study)}.")
+    if yes or confirmed(f"Remove {found.words}?", f"studies rm {study} --yes"):
+        typer.echo(f"Removed {remove_study(study).words}.")

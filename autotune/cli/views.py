@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from autotune.cli.console import PlainConsole
+from autotune.study.rows import FAILED, TrialRow
+from autotune.study.studies import StudyRow
+from autotune.study.summary import STUDIES, Summary
 from autotune.text import ago, duration, file_size, percent
 
 N_LEADERS = 10
@@ -110,81 +114,77 @@ def show_cache(found: dict[str, Any], console: PlainConsole) -> None:
     console.say(f"{total} of at most {most} in {found['folder']}")
 
 
-def show_study(summary: dict[str, Any], console: PlainConsole) -> None:
+def show_study(summary: Summary, console: PlainConsole) -> None:
     """The end of a study, or `autotune status`: leaderboard, the winner in words, the test beside validation."""
-    pictures, trials = summary["pictures"], summary["trials"]
+    pictures, trials = summary.pictures, summary.n_trials
     console.say()
     console.say(
-        f"Study {summary['study']}: {pictures['train']} training, {pictures['validation']} validation and "
-        f"{pictures['test']} test pictures of {len(summary['classes'])} classes; {trials['complete']} trials complete, "
+        f"Study {summary.study}: {pictures['train']} training, {pictures['validation']} validation and "
+        f"{pictures['test']} test pictures of {len(summary.classes)} classes; {trials['complete']} trials complete, "
         f"{trials['pruned']} pruned, {trials['failed']} failed"
     )
-    if summary["best"] is None:
+    if summary.best is None:
         console.say("No trial is complete yet.")
         return
     console.rich.print(_leaderboard(summary))
-    best = summary["best"]
-    console.say(f"Winner: trial {best['number']}, {best['words']}")
-    for line in _scores(summary):
+    console.say(f"Winner: trial {summary.best.number}, {summary.describe(summary.best)}")
+    for line in _scores(summary, summary.best):
         console.say(line)
-    seconds = summary["seconds"]
+    seconds = summary.seconds
     console.say(
-        f"Time: {duration(seconds['total'])} in all; reading {seconds['read']:.1f} s, bank {seconds['bank']:.1f} s, "
-        f"trials {seconds['trials']:.1f} s, test {seconds['test']:.1f} s"
+        f"Time: {duration(seconds.total)} in all; reading {seconds.read:.1f} s, bank {seconds.cache:.1f} s, "
+        f"trials {seconds.trials:.1f} s, test {seconds.test:.1f} s"
     )
-    console.say(f"Everything lies in {summary['folder']}: record.db, trials.db, manifest.csv, checkpoints/, logs/")
-    name = summary["study"]
+    console.say(f"Everything lies in {summary.folder}: record.db, trials.db, manifest.csv, checkpoints/, logs/")
+    name = summary.study
     console.say(
         f"Next: autotune report {name} draws it; autotune predict {name} PICTURE... names pictures; "
         f"autotune export {name} makes a model for others; autotune search ... --trials {trials['total'] + 50} goes on"
     )
 
 
-def _leaderboard(summary: dict[str, Any]) -> Table:
+def _leaderboard(summary: Summary) -> Table:
     table = Table(box=None, pad_edge=False)
-    for name in ("trial", summary["metric"].replace("_", " "), "epochs", "ended", "seconds"):
+    for name in ("trial", summary.metric.replace("_", " "), "epochs", "ended", "seconds"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("choices")
-    for row in summary["leaderboard"][:N_LEADERS]:
-        if row["state"] == "failed":
+    for row in summary.leaderboard[:N_LEADERS]:
+        if row.state == FAILED:
             continue
-        numbers = (str(row["number"]), percent(row["value"]), str(row["epochs"]), row["ended"], f"{row['seconds']:.1f}")
-        table.add_row(*numbers, escape(row["words"]))
+        numbers = (str(row.number), percent(row.value), str(row.epochs), row.ended, f"{row.seconds:.1f}")
+        table.add_row(*numbers, escape(summary.describe(row)))
     return table
 
 
-def _scores(summary: dict[str, Any]) -> list[str]:
-    test, metric = summary["test"], summary["metric"]
-    name = metric.replace("_", " ").capitalize()
-    validation = summary["best"]["value"]
+def _scores(summary: Summary, best: TrialRow) -> list[str]:
+    test, name = summary.test, summary.metric.replace("_", " ").capitalize()
     if test is None:
-        return [f"{name}: validation {percent(validation)}; the test pictures have not been looked at."]
-    low, high = test["value_interval"]
-    looks = "once" if test["looks"] == 1 else f"{test['looks']} times"
+        return [f"{name}: validation {percent(best.value)}; the test pictures have not been looked at."]
+    low, high = test.value_interval
+    looks = "once" if summary.n_evaluations == 1 else f"{summary.n_evaluations} times"
     lines = [
-        f"{name}: test {percent(test['value'])} (95 % interval {percent(low)} to {percent(high)}, n = {test['n']}), "
-        f"validation {percent(validation)}: it flattered by {100 * (validation - test['value']):+.1f} points. "
+        f"{name}: test {percent(test.value)} (95 % interval {percent(low)} to {percent(high)}, n = {test.n}), "
+        f"validation {percent(best.value)}: it flattered by {100 * ((best.value or 0.0) - test.value):+.1f} points. "
         f"The test pictures were looked at {looks}."
     ]
-    weak = sorted(test["per_class"].items(), key=lambda item: item[1]["recall"])[:3]
-    lines.append("Weakest classes: " + ", ".join(f"{name} {one['right']} of {one['n']}" for name, one in weak))
+    weak = sorted(test.per_class.items(), key=lambda item: item[1].recall)[:3]
+    lines.append("Weakest classes: " + ", ".join(f"{name} {one.right} of {one.n}" for name, one in weak))
     return lines
 
 
-def show_studies(found: dict[str, Any], console: PlainConsole) -> None:
+def show_studies(rows: Sequence[StudyRow], console: PlainConsole) -> None:
     """The table for a person."""
-    if not found["studies"]:
-        console.say(f"There is no study in {found['folder']}. Begin one: autotune search PHOTOS")
+    if not rows:
+        console.say(f"There is no study in {STUDIES.resolve()}. Begin one: autotune search PHOTOS")
         return
     table = Table(box=None, pad_edge=False)
     heads = ("study", "trials", "metric", "validation", "test", "size", "last used")
     for head in heads:
         table.add_column(head, justify="left" if head in ("study", "metric") else "right", no_wrap=True)
-    for row in found["studies"]:
-        metric = row["problem"] or str(row["metric"]).replace("_", " ")
-        scores = (percent(row["validation"]), percent(row["test"]))
-        size, used = file_size(row["bytes"]), ago(row["used"])
-        table.add_row(escape(row["name"]), str(row["trials"]), escape(metric), *scores, size, used)
+    for row in rows:
+        metric = row.problem or row.metric.replace("_", " ")
+        scores, size = (percent(row.validation), percent(row.test)), file_size(row.bytes)
+        table.add_row(escape(row.name), str(row.trials), escape(metric), *scores, size, ago(row.used))
     console.rich.print(table)
 
 

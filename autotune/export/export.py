@@ -33,6 +33,7 @@ from autotune.study.listener import StudyListener
 from autotune.study.record import lock_study, open_record
 from autotune.study.reopen import FinishedTrial, reopen_trial
 from autotune.study.request import Resources
+from autotune.study.rows import Evaluation
 from autotune.study.summary import find_study
 from autotune.text import percent
 from autotune.training import calibration
@@ -88,11 +89,11 @@ def export_trial(name: str, request: ExportRequest, resources: Resources, listen
             reference = _reference(one, logits, fitted)
             table = _written(one, model, formats, fitted, reference, unfinished, resources, listener)
             facts = {
-                "study": folder.name, "trial": one.trial["number"], "folder": str(out), "refit": request.refit,
+                "study": folder.name, "trial": one.trial.number, "folder": str(out), "refit": request.refit,
                 "right": reference.right, **asdict(fitted), "table": [asdict(row) for row in table],
             }  # fmt: skip
             _describe(one, scores, facts, unfinished)
-        record.keep_export(one.trial["number"], str(out), facts)
+        record.keep_export(one.trial.number, str(out), facts)
     listener.close()
     return facts
 
@@ -168,18 +169,18 @@ def _handed_over(out: Path) -> Iterator[tuple[Path, Path]]:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _checked(one: FinishedTrial, logits: Tensor) -> dict[str, Any]:
+def _checked(one: FinishedTrial, logits: Tensor) -> Evaluation:
     """The trained network's scores on validation, from the files, which must be the trial's within one picture."""
     metric, pictures = one.settings.metric, one.parts.part(VALIDATION)
     if not logits.isfinite().all():
-        raise StudyError(f"Trial {one.trial['number']} answers with no numbers.", "Export another one: --trial N")
+        raise StudyError(f"Trial {one.trial.number} answers with no numbers.", "Export another one: --trial N")
     temperature = calibration.fit_temperature(logits, class_numbers(pictures, one.parts.classes))
     scores = score_logits(metric, logits, pictures, one.parts.classes, temperature)
-    allowed = _one_picture(metric, [row["n"] for row in scores["per_class"].values()])
-    if abs(scores["value"] - one.trial["value"]) > allowed + 1e-9:
+    allowed = _one_picture(metric, [row.n for row in scores.per_class.values()])
+    if abs(scores.value - (one.trial.value or 0.0)) > allowed + 1e-9:
         raise StudyError(
-            f"Trial {one.trial['number']} put together again scores {percent(scores['value'])} on validation; "
-            f"the study measured {percent(one.trial['value'])}.",
+            f"Trial {one.trial.number} put together again scores {percent(scores.value)} on validation; "
+            f"the study measured {percent(one.trial.value)}.",
             "Name the same --weights and --plugins as before; if they are the same, this is a bug: please report it.",
         )
     return scores
@@ -196,18 +197,19 @@ def _one_picture(metric: str, counts: Sequence[int]) -> float:
     return (2 / (rarest + 1) + 1 / (2 * rarest + 1)) / len(counts)
 
 
-def _fitted(one: FinishedTrial, logits: Tensor, scores: dict[str, Any], request: ExportRequest) -> FittedAnswers:
-    temperature = float(scores["calibration"]["temperature"])
-    confidence, right = np.array(scores["confidence"]), np.array(scores["right"])
+def _fitted(one: FinishedTrial, logits: Tensor, scores: Evaluation, request: ExportRequest) -> FittedAnswers:
+    assert scores.calibration
+    temperature = scores.calibration.temperature
+    confidence, right = np.array(scores.confidence), np.array(scores.right)
     at = request.threshold or 0.0
     if request.precision is not None:
         at = calibration.find_threshold(confidence, right, request.precision)
     answered = {}
     if at:
         answered["validation"] = calibration.count_answered(confidence, right, at)
-        test = one.record.look(one.trial["number"])
-        if test and "confidence" in test:
-            answered["test"] = calibration.count_answered(np.array(test["confidence"]), np.array(test["right"]), at)
+        test = one.record.evaluation(one.trial.number)
+        if test and test.confidence:
+            answered["test"] = calibration.count_answered(np.array(test.confidence), np.array(test.right), at)
     return FittedAnswers(temperature, at, answered)
 
 
@@ -254,7 +256,7 @@ def _calibration(one: FinishedTrial, model: TrainedNetwork) -> list[Any]:
     return [read_square(one.root / p.path, model.pixels, model.interpolation) for p in chosen]
 
 
-def _describe(one: FinishedTrial, scores: dict[str, Any], facts: dict[str, Any], folder: Path) -> None:
+def _describe(one: FinishedTrial, scores: Evaluation, facts: dict[str, Any], folder: Path) -> None:
     """Write all parts but the models, and seal the bundle."""
     labels = one.parts.classes
     (folder / bundle.LABELS).write_text("".join(f"{name}\n" for name in labels), encoding="utf-8")

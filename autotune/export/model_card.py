@@ -18,15 +18,13 @@ from autotune.data.split import PARTS
 from autotune.study.checks import source_of
 from autotune.study.reopen import FinishedTrial
 from autotune.study.reproduce import reproduction
+from autotune.study.rows import ClassScore, Evaluation
 from autotune.text import percent
-from autotune.training.params import describe
 
 WEAKEST = 3
 
 
-def write_model_card(
-    file: Path, finished: FinishedTrial, validation: Mapping[str, Any], facts: Mapping[str, Any]
-) -> None:
+def write_model_card(file: Path, finished: FinishedTrial, validation: Evaluation, facts: Mapping[str, Any]) -> None:
     """Write card.md. validation: scores as `evaluate.measured` tells them. facts: what is told of the export."""
     source = Path(__file__).with_suffix(".md").read_text(encoding="utf-8")
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
@@ -37,46 +35,46 @@ def write_model_card(
     file.write_text(environment.from_string(source).render(told), encoding="utf-8")
 
 
-def _told(finished: FinishedTrial, validation: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+def _told(finished: FinishedTrial, validation: Evaluation, facts: Mapping[str, Any]) -> dict[str, Any]:
     """All that the card says."""
     record, trial = finished.record, finished.trial
-    test = record.look(trial["number"])
-    name = trial["params"]["backbone"]
-    arm = record.fact("arms")[name]
-    per_class = (test or validation)["per_class"]
-    definition = record.fact("definition")
+    test, known = record.evaluation(trial.number), record.facts()
+    backbone = known.backbone(trial.params.backbone)
+    per_class = (test or validation).per_class
     # By its name alone: where it lies on this machine is nobody's business.
     source = Path(source_of(record)).name
-    again = reproduction(definition, source, finished.folder.name, len(record.trials()))
+    again = reproduction(known.settings, source, finished.folder.name, len(record.trials()))
     return {
         **facts,
         "metadata": _metadata(finished, test, validation),
         "study": finished.folder.name,
-        "trial": trial["number"],
-        "words": describe(trial["params"], arm),
-        "epochs": trial["best_epoch"],
+        "trial": trial.number,
+        "words": backbone.describe(trial.params),
+        "epochs": trial.best_epoch,
         "classes": _classes(finished, per_class),
-        "weakest": [{"name": n, **one} for n, one in sorted(per_class.items(), key=lambda i: i[1]["recall"])[:WEAKEST]],
+        "weakest": [
+            {"name": n, **vars(one)} for n, one in sorted(per_class.items(), key=lambda i: i[1].recall)[:WEAKEST]
+        ],
         "measured_on": "test" if test else "validation",
-        "data": {"origin": _origin(finished), "split": record.fact("split"), **record.fact("pictures")},
-        "metric": definition["metric"].replace("_", " "),
+        "data": {"origin": _origin(finished), "split": known.split, **known.pictures},
+        "metric": known.settings["metric"].replace("_", " "),
         "test": test,
         "validation": validation,
-        "looks": len(record.looks()),
+        "n_evaluations": len(record.evaluations()),
         "machine": f"{os.cpu_count()} processors ({platform.machine()}, {platform.system()})",
         "choices": {
-            key: f"{value:.4g}" if isinstance(value, float) else value for key, value in trial["params"].items()
+            key: f"{value:.4g}" if isinstance(value, float) else value for key, value in trial.params.recorded().items()
         },
-        "backbone": arm["label"],
+        "backbone": backbone.label,
         "licence": _licence(finished),
         "recipe": again,
     }
 
 
-def _classes(finished: FinishedTrial, per_class: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _classes(finished: FinishedTrial, per_class: Mapping[str, ClassScore]) -> list[dict[str, Any]]:
     counts = {part: Counter(p.label for p in finished.parts.part(part)) for part in PARTS}
     return [
-        {"name": name, **{part: counts[part][name] for part in PARTS}, **per_class[name]}
+        {"name": name, **{part: counts[part][name] for part in PARTS}, **vars(per_class[name])}
         for name in finished.parts.classes
     ]
 
@@ -97,11 +95,11 @@ def _origin(finished: FinishedTrial) -> str:
     return f"The {'table' if Path(source).suffix else 'folder'} `{Path(source).name}`"
 
 
-def _metadata(finished: FinishedTrial, test: Mapping[str, Any] | None, validation: Mapping[str, Any]) -> str:
+def _metadata(finished: FinishedTrial, test: Evaluation | None, validation: Evaluation) -> str:
     """The block of YAML by which the hub, and others, sort cards."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    metric = finished.record.fact("definition")["metric"]
+    metric = finished.record.facts().settings["metric"]
     part, scores = ("test", test) if test else ("validation", validation)
     result = EvalResult(
         task_type="image-classification",
@@ -109,7 +107,7 @@ def _metadata(finished: FinishedTrial, test: Mapping[str, Any] | None, validatio
         dataset_name=datasets.default_study_name(Path(source) if (source := source_of(finished.record)) else None),
         dataset_split=part,
         metric_type={"macro_f1": "f1"}.get(metric, metric),
-        metric_value=round(scores["value"], 4),
+        metric_value=round(scores.value, 4),
     )
     traits = finished.trained.backbone.traits
     data = ModelCardData(

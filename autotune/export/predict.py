@@ -189,8 +189,8 @@ def _of_study(folder: Path, resources: Resources | None) -> Classifier:
     with open_record(folder) as record:
         one = reopen_trial(folder, record, resources or Resources(), StudyListener())
         trained = one.trained
-        look = record.look(one.trial["number"]) or {}
-    temperature = look.get("calibration", {}).get("temperature", 1.0)
+        test = record.evaluation(one.trial.number)
+    temperature = test.calibration.temperature if test and test.calibration else 1.0
 
     def run(squares: NDArray[np.uint8]) -> NDArray[np.float32]:
         probabilities: NDArray[np.float32] = (trained.logits(squares) / temperature).softmax(1).numpy()

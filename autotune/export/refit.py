@@ -25,14 +25,14 @@ def refit_trial(one: FinishedTrial, device: str, listener: StudyListener) -> Tra
     device: where to train; the network comes back on the finished study's. Raises StudyError where the head that the
     trial started from is gone.
     """
-    old, number = one.context, one.trial["number"]
+    old, number = one.context, one.trial.number
     both = replace(
         old.train,
         digests=(*old.train.digests, *old.validation.digests),
         labels=(*old.train.labels, *old.validation.labels),
     )
     folder = old.folder / "refit"
-    context = replace(old, train=both, folder=folder, device=device, refit_epochs=one.trial["best_epoch"])
+    context = replace(old, train=both, folder=folder, device=device, refit_epochs=one.trial.best_epoch)
     params = one.trained.net.params
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     head = probe_file(old.folder, params.backbone, params.pixels)
@@ -45,7 +45,7 @@ def refit_trial(one: FinishedTrial, device: str, listener: StudyListener) -> Tra
         fill_pixels(pixel_rows(params.pixels, how), one.root, pictures, how, listener.progress("Decoding"))
         outcome = run_trial(LoadedBackbones(context), number, params, RefitReporter(listener))
     here = LoadedBackbones(replace(context, device=one.context.device))
-    return restore_network(here, {**one.trial, "checkpoint": outcome.checkpoint})
+    return restore_network(here, number, params, outcome.checkpoint)
 
 
 class RefitReporter:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from autotune.data.picture import Picture
 from autotune.data.split import PARTS, TRAIN
+from autotune.study.rows import ClassScore
 
 MOST_CLASSES = 25  # that a table of all against all shows
 MOST_PAIRS = 10
@@ -104,15 +104,15 @@ def pairs(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> list[Pair]
     return sorted(found, key=lambda pair: (-pair.times, -pair.times / pair.n, pair.label, pair.answer))
 
 
-def class_rows(per_class: Mapping[str, Mapping[str, Any]], pictures: Sequence[Picture]) -> list[ClassRow]:
+def class_rows(per_class: Mapping[str, ClassScore], pictures: Sequence[Picture]) -> list[ClassRow]:
     """Every class, the weakest first; between equals the one with fewer training pictures."""
     from autotune.training.metrics import wilson_interval
 
     counts = Counter((p.label, p.part) for p in pictures)
     rows = [
         ClassRow(
-            name, {part: counts[name, part] for part in PARTS}, one["n"], one["right"], one["recall"],
-            wilson_interval(one["right"], one["n"]) if one["n"] else (0.0, 1.0), one["precision"],
+            name, {part: counts[name, part] for part in PARTS}, one.n, one.right, one.recall,
+            wilson_interval(one.right, one.n) if one.n else (0.0, 1.0), one.precision,
         )
         for name, one in per_class.items()
     ]  # fmt: skip

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import sqlite3
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.report.charts import CATEGORIES, LINEAR, LOG, STEPS, Point
-from autotune.study.record import COMPLETE
+from autotune.study.rows import COMPLETE, TrialRow
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -57,9 +57,11 @@ class _NoneError(Exception):
     """Why no choice can be weighed."""
 
 
-def weigh_choices(file: Path, rows: Mapping[int, tuple[str, float | None]], labels: Mapping[str, str]) -> Importances:
-    """What trials.db says of the trials in rows (state and value by number). labels: of backbones, by name."""
-    values = [value for state, value in rows.values() if state == COMPLETE and value is not None]
+def weigh_choices(file: Path, rows: Sequence[TrialRow], labels: Mapping[str, str]) -> Importances:
+    """How much each choice explains, by the search spaces in trials.db; values are the record's, so that a learning
+    rate is the one that a trial was trained with. rows: the study's trials. labels: of backbones, by name.
+    """
+    values = [row.value for row in rows if row.state == COMPLETE and row.value is not None]
     try:
         if len(values) < FEWEST:
             raise _NoneError(f"Too few trials are complete to compare choices: {len(values)}.")
@@ -67,8 +69,9 @@ def weigh_choices(file: Path, rows: Mapping[int, tuple[str, float | None]], labe
             raise _NoneError(f"All {len(values)} complete trials have the same value, so no choice made a difference.")
         study = _opened(file)
         shares = _importances(study)
-        trials = [trial for trial in study.get_trials(deepcopy=False) if trial.number in rows]
-        found = tuple(_choice(name, share, trials, rows, labels) for name, share in shares.items())
+        measured = {row.number: row for row in rows if row.value is not None}
+        trials = [trial for trial in study.get_trials(deepcopy=False) if trial.number in measured]
+        found = tuple(_choice(name, share, trials, measured, labels) for name, share in shares.items())
     except _NoneError as error:
         return Importances((), len(values), str(error))
     return Importances(found, len(values))
@@ -108,18 +111,17 @@ def _importances(study: Study) -> dict[str, float]:
     return {name: float(share) for name, share in found.items()}
 
 
-def _choice(name: str, share: float, trials: list[FrozenTrial], rows: Mapping[int, tuple[str, float | None]],
+def _choice(name: str, share: float, trials: list[FrozenTrial], rows: Mapping[int, TrialRow],
             labels: Mapping[str, str]) -> ChoiceImportance:  # fmt: skip
-    some = [trial for trial in trials if name in trial.params and rows[trial.number][1] is not None]
+    some = [trial for trial in trials if name in trial.params]
     distribution = some[0].distributions[name]
     offered = tuple(getattr(distribution, "choices", ()))
     categories = () if all(isinstance(one, (int, float)) for one in offered) else offered
     points = []
     for trial in some:
-        state, value = rows[trial.number]
-        chosen: Any = trial.params[name]
-        assert value is not None
-        points.append(Point(float(categories.index(chosen) if categories else chosen), value, state))
+        row = rows[trial.number]
+        chosen: Any = getattr(row.params, name.partition("[")[0])
+        points.append(Point(float(categories.index(chosen) if categories else chosen), row.value or 0.0, row.state))
     shown = tuple(labels.get(one, one) if name == "backbone" else str(one) for one in categories)
     return ChoiceImportance(name, _words(name, labels), share, _scale(distribution, categories), shown, tuple(points))
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from autotune.data import groups
+from autotune.data.folder import SkippedFile
 from autotune.data.picture import Picture
 from autotune.data.split import MANIFEST, TRAIN, read_manifest
 from autotune.errors import StudyError
@@ -24,9 +24,10 @@ from autotune.report.charts import AxisRange
 from autotune.report.importance import ChoiceImportance, Importances
 from autotune.report.thumbnails import Thumbnail, first_shown, thumbnail
 from autotune.study.checks import source_of
-from autotune.study.record import COMPLETE, PRUNED, Record, open_record
+from autotune.study.record import Record, open_record
 from autotune.study.reproduce import Reproduction, reproduction
-from autotune.study.summary import find_study, study_status
+from autotune.study.rows import COMPLETE, PRUNED, Evaluation, ExportRow, TrialRow
+from autotune.study.summary import Summary, find_study, study_status
 from autotune.text import duration, percent
 
 FILE = "report.html"
@@ -35,7 +36,7 @@ N_CURVES = 4
 N_SLICES = 6
 N_MISTAKES = 24
 N_GROUPS = 12  # of copies, and of contradictions, that are shown
-N_ASIDE = 12
+N_SKIPPED = 12
 N_CLASSES = 12  # up to which one table holds all; else the weakest and the rarest
 FEW = 20  # complete trials below which importances are called a hint
 ENDS = {
@@ -82,7 +83,7 @@ class BackboneRow:
 
 
 @dataclass(frozen=True)
-class Mistake:
+class ShownMistake:
     picture: Thumbnail
     label: str
     answer: str
@@ -103,14 +104,14 @@ class TestSection:
     shows all. baseline: the share of the most frequent class.
     """
 
-    scores: Mapping[str, Any]
+    scores: Evaluation
     baseline: float
     matrix: confusion.Matrix
     pairs: list[confusion.Pair]
     classes: list[confusion.ClassRow]
     weakest: list[confusion.ClassRow]
     rarest: list[confusion.ClassRow]
-    mistakes: list[Mistake]
+    mistakes: list[ShownMistake]
     n_mistakes: int
     reliability: Markup | None
 
@@ -119,7 +120,7 @@ class TestSection:
 class DataSection:
     """What the pictures were like. shown: set-aside files that can be shown all the same."""
 
-    set_aside: list[Mapping[str, Any]]
+    skipped: tuple[SkippedFile, ...]
     shown: list[Thumbnail]
     contradictions: list[PictureGroup]
     n_contradictions: int
@@ -131,7 +132,9 @@ class DataSection:
 class ReportPage:
     """All that the template is told."""
 
-    summary: Mapping[str, Any]
+    summary: Summary
+    best: TrialRow
+    best_words: str
     metric: str
     written: str
     answer: Markup
@@ -143,12 +146,11 @@ class ReportPage:
     ended: list[tuple[str, int]]
     weighed: Importances
     slices: list[ChoiceSlice]
-    has_scaled_rates: bool
     backbones: list[BackboneRow]
-    n_looks: int
+    n_evaluations: int
     tested: TestSection | None
     data: DataSection
-    export: Mapping[str, Any] | None
+    export: ExportRow | None
     recipe: Reproduction
     device: str | None
 
@@ -156,10 +158,9 @@ class ReportPage:
 def write_report(name: str) -> dict[str, str]:
     """Write the study's report.html, whole or not at all. Raises StudyError where no trial is complete."""
     folder, summary = find_study(name), study_status(name)
-    if summary["best"] is None:
-        raise StudyError(f"Study {folder.name} has no complete trial.", "Let it finish one: the same search again.")
+    best = summary.winner
     with open_record(folder) as record:
-        page = _page(record, folder, summary)
+        page = _page(record, folder, summary, best)
     file = folder.resolve() / FILE
     try:
         write_whole(file, _rendered(page))
@@ -180,76 +181,73 @@ def _rendered(page: ReportPage) -> str:
     return room.from_string(TEMPLATE.read_text(encoding="utf-8")).render(vars(page), ends=ENDS, few=FEW)
 
 
-def _page(record: Record, folder: Path, summary: dict[str, Any]) -> ReportPage:
-    arms, root, definition = record.fact("arms"), Path(record.fact("root")), record.fact("definition")
-    metric = summary["metric"].replace("_", " ").replace("f1", "F1")
-    rows = summary["leaderboard"]
-    labels = {name: arm["label"] for name, arm in arms.items()}
-    room = charts.axis_range([row["value"] for row in rows if row["value"] is not None])
-    weighed = importance.weigh_choices(
-        folder / "trials.db", {row["number"]: (row["state"], row["value"]) for row in rows}, labels
-    )
+def _page(record: Record, folder: Path, summary: Summary, best: TrialRow) -> ReportPage:
+    facts = record.facts()
+    root, metric, rows = Path(facts.root), summary.metric.replace("_", " ").replace("f1", "F1"), summary.leaderboard
+    labels = {name: one.label for name, one in summary.backbones.items()}
+    room = charts.axis_range([row.value for row in rows if row.value is not None])
+    weighed = importance.weigh_choices(folder / "trials.db", rows, labels)
     pictures = read_manifest(folder / MANIFEST) if (folder / MANIFEST).is_file() else ()
-    told = f"{metric} of {len(rows)} trials in their order; the best reached {percent(summary['best']['value'])}"
-    order = [(row["number"], row["state"], row["value"]) for row in rows]
+    told = f"{metric} of {len(rows)} trials in their order; the best reached {percent(best.value)}"
+    order = [(row.number, row.state, row.value) for row in rows]
     exports = record.exports()
     return ReportPage(
         summary=summary,
+        best=best,
+        best_words=summary.describe(best),
         metric=metric,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        answer=_answer(summary, metric),
-        head_of=labels.get(summary["probes"][0]["backbone"], "") if summary["probes"] else "",
+        answer=_answer(summary, best, metric),
+        head_of=labels.get(summary.probes[0].backbone, "") if summary.probes else "",
         curves=_curves(record, summary, metric),
         history_wide=charts.history(order, room, charts.WIDE, told),
         history_narrow=charts.history(order, room, charts.NARROW, told),
         room=room,
-        ended=Counter(row["ended"] for row in rows if row["state"] in (COMPLETE, PRUNED)).most_common(),
+        ended=Counter(row.ended for row in rows if row.state in (COMPLETE, PRUNED)).most_common(),
         weighed=weighed,
         slices=_slices(weighed, room, metric),
-        has_scaled_rates="by default" in (definition["space"]["lr_low"], definition["space"]["lr_high"]),
-        backbones=_backbones(summary, arms),
-        n_looks=len(record.looks()),
-        tested=_tested(record, summary, root, pictures),
-        data=_data(record.fact("set_aside", []), pictures, root),
+        backbones=_backbones(summary),
+        n_evaluations=summary.n_evaluations,
+        tested=_tested(summary, root, pictures),
+        data=_data(facts.skipped, pictures, root),
         export=exports[-1] if exports else None,
-        recipe=reproduction(definition, source_of(record), folder.name, len(rows)),
-        device=record.fact("device"),
+        recipe=reproduction(facts.settings, source_of(record), folder.name, len(rows)),
+        device=facts.device,
     )
 
 
-def _answer(summary: Mapping[str, Any], metric: str) -> Markup:
-    best, test, probes = summary["best"], summary["test"], summary["probes"]
-    rows = [(f"validation {percent(best['value'])}", best["value"])]
+def _answer(summary: Summary, best: TrialRow, metric: str) -> Markup:
+    test = summary.test
+    rows = [(f"validation {percent(best.value)}", best.value or 0.0)]
     if test:
-        rows.insert(0, (f"test {percent(test['value'])}", test["value"]))
-    if probes:
-        rows.append((f"linear head {percent(probes[0]['value'])}", probes[0]["value"]))
+        rows.insert(0, (f"test {percent(test.value)}", test.value))
+    if summary.probes:
+        rows.append((f"linear head {percent(summary.probes[0].value)}", summary.probes[0].value))
     told = "; ".join(name for name, _ in rows)
-    return charts.answer(rows, test and tuple(test["value_interval"]), f"{metric} compared: {told}")
+    return charts.answer(rows, test.value_interval if test else None, f"{metric} compared: {told}")
 
 
-def _curves(record: Record, summary: Mapping[str, Any], metric: str) -> list[TrialCurve]:
-    best = [row for row in summary["leaderboard"] if row["state"] == COMPLETE][:N_CURVES]
-    found = [(row, record.curve(row["number"])) for row in best]
+def _curves(record: Record, summary: Summary, metric: str) -> list[TrialCurve]:
+    best = [row for row in summary.leaderboard if row.state == COMPLETE][:N_CURVES]
+    found = [(row, record.curve(row.number)) for row in best]
     found = [(row, epochs) for row, epochs in found if epochs]
     if not found:
         return []
     room = charts.axis_range(
-        [epoch[part] for _, epochs in found for epoch in epochs for part in ("train", "validation")], whole=True
+        [value for _, epochs in found for epoch in epochs for value in (epoch.train, epoch.validation)], whole=True
     )
     longest = max(len(epochs) for _, epochs in found)
     curves = []
     for row, epochs in found:
-        train, validation = ([epoch[part] for epoch in epochs] for part in ("train", "validation"))
+        train, validation = [epoch.train for epoch in epochs], [epoch.validation for epoch in epochs]
+        best_epoch, value = row.best_epoch or 0, row.value or 0.0
         label = (
-            f"trial {row['number']}, {metric} by epoch: training ends at {percent(train[-1])}, validation at "
-            f"{percent(validation[-1])}, its best {percent(row['value'])} in epoch {row['best_epoch']}"
+            f"trial {row.number}, {metric} by epoch: training ends at {percent(train[-1])}, validation at "
+            f"{percent(validation[-1])}, its best {percent(value)} in epoch {best_epoch}"
         )
-        plot = charts.curve(f"curve-{row['number']}", train, validation, row["best_epoch"], longest, room, label)
-        ended = ENDS.get(row["ended"], row["ended"])
-        curves.append(
-            TrialCurve(row["number"], row["value"], row["words"], ended, row["best_epoch"], row["epochs"], plot)
-        )
+        plot = charts.curve(f"curve-{row.number}", train, validation, best_epoch, longest, room, label)
+        ended, words = ENDS.get(row.ended, row.ended), summary.describe(row)
+        curves.append(TrialCurve(row.number, value, words, ended, best_epoch, row.epochs or 0, plot))
     return curves
 
 
@@ -263,42 +261,42 @@ def _slices(weighed: Importances, room: AxisRange, metric: str) -> list[ChoiceSl
     return found
 
 
-def _backbones(summary: Mapping[str, Any], arms: Mapping[str, Any]) -> list[BackboneRow]:
+def _backbones(summary: Summary) -> list[BackboneRow]:
     """Every backbone that took part, the best first."""
     found = []
-    for name, arm in arms.items():
-        own = [row for row in summary["leaderboard"] if row["params"]["backbone"] == name]
-        best = next((row for row in own if row["state"] == COMPLETE), None)
+    for name, one in summary.backbones.items():
+        own = [row for row in summary.leaderboard if row.params.backbone == name]
+        best = next((row for row in own if row.state == COMPLETE), None)
         found.append(
             BackboneRow(
-                label=arm["label"],
-                pixels=", ".join(str(size) for size in arm["pixels"]),
-                probe=max((one["value"] for one in summary["probes"] if one["backbone"] == name), default=None),
-                best=best and best["value"],
+                label=one.label,
+                pixels=", ".join(str(size) for size in one.pixels),
+                probe=max((row.value for row in summary.probes if row.backbone == name), default=None),
+                best=best.value if best else None,
                 n_trials=len(own),
-                seconds=statistics.median(s) if (s := [row["seconds"] for row in own if row["seconds"]]) else None,
-                trained_parameters=best and best["trained_parameters"],
+                seconds=statistics.median(s) if (s := [row.seconds for row in own if row.seconds]) else None,
+                trained_parameters=best.trained_parameters if best else None,
             )
         )
     return sorted(found, key=lambda row: -(row.best or 0.0))
 
 
-def _tested(record: Record, summary: Mapping[str, Any], root: Path, pictures: Sequence[Picture]) -> TestSection | None:
-    """What the latest look with this winner said; None where it has not met the test pictures."""
-    scores, classes = record.look(summary["best"]["number"]), summary["classes"]
+def _tested(summary: Summary, root: Path, pictures: Sequence[Picture]) -> TestSection | None:
+    """The latest evaluation of the winner; None where there is none."""
+    scores, classes = summary.test, summary.classes
     if scores is None:
         return None
-    rows = confusion.class_rows(scores["per_class"], pictures)
+    rows = confusion.class_rows(scores.per_class, pictures)
     has_many = len(rows) > N_CLASSES
     mistakes = [
-        Mistake(thumbnail(root, one["path"]), one["label"], one["answer"], one["probability"])
-        for one in scores["mistakes"][:N_MISTAKES]
+        ShownMistake(thumbnail(root, one.path), one.label, one.answer, one.probability)
+        for one in scores.mistakes[:N_MISTAKES]
     ]
     return TestSection(
         scores=scores,
-        baseline=max(row.n for row in rows) / scores["n"],
-        matrix=confusion.matrix(scores["confusion"], classes),
-        pairs=confusion.pairs(scores["confusion"], classes),
+        baseline=max(row.n for row in rows) / scores.n,
+        matrix=confusion.matrix(scores.confusion, classes),
+        pairs=confusion.pairs(scores.confusion, classes),
         classes=rows,
         weakest=rows[: N_CLASSES // 2] if has_many else [],
         rarest=sorted(rows, key=lambda row: (row.pictures[TRAIN], row.recall))[: N_CLASSES // 2] if has_many else [],
@@ -308,16 +306,16 @@ def _tested(record: Record, summary: Mapping[str, Any], root: Path, pictures: Se
     )
 
 
-def _reliability(scores: Mapping[str, Any]) -> Markup | None:
-    if "confidence" not in scores:  # a look taken before looks kept it
+def _reliability(scores: Evaluation) -> Markup | None:
+    if not scores.confidence:  # an evaluation of an earlier version
         return None
-    found = confusion.bins(scores["confidence"], scores["right"])
+    found = confusion.bins(scores.confidence, scores.right)
     told = "; ".join(f"{one.right} of {one.n} right at about {percent(one.confidence)}" for one in found)
     rows = [(one.confidence, one.n, one.right, *one.interval) for one in found]
     return charts.reliability(rows, f"how often answers were right by how sure they were: {told}")
 
 
-def _data(set_aside: list[Mapping[str, Any]], pictures: Sequence[Picture], root: Path) -> DataSection:
+def _data(skipped: tuple[SkippedFile, ...], pictures: Sequence[Picture], root: Path) -> DataSection:
     tied: dict[str, list[Picture]] = defaultdict(list)
     for picture in pictures:  # a group that the user has named says nothing of what its pictures show
         tied[picture.digest if not picture.group or groups.is_group_key(picture.group) else picture.group].append(
@@ -326,11 +324,11 @@ def _data(set_aside: list[Mapping[str, Any]], pictures: Sequence[Picture], root:
     copies = [group for group in tied.values() if len(group) > 1]
     contradictions = groups.contradictions(copies)
     agreeing = [group for group in copies if group not in contradictions]
-    # Most that is set aside cannot be decoded, and each try takes its time.
-    paths = [one["path"] for one in set_aside[: 5 * N_ASIDE]]
+    # Most skipped files cannot be decoded, and each try takes its time.
+    paths = [one.path for one in skipped[: 5 * N_SKIPPED]]
     return DataSection(
-        set_aside=set_aside,
-        shown=first_shown(root, paths, N_ASIDE),
+        skipped=skipped,
+        shown=first_shown(root, paths, N_SKIPPED),
         contradictions=_shown(contradictions, root),
         n_contradictions=len(contradictions),
         copies=_shown(agreeing, root),

@@ -5,11 +5,12 @@ from __future__ import annotations
 import shlex
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from autotune.errors import AutotuneError
 from autotune.study.listener import StudyListener
-from autotune.study.record import FAILED, Record
+from autotune.study.record import Record
+from autotune.study.rows import FAILED, BackboneFacts, TrialRow
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -51,18 +52,18 @@ class TensorBoardListener(StudyListener):
         writer, last = self._writers.get(number, (None, 0))
         if writer is None or row.number != last + 1:
             writer = self._begun(number, row.number - 1)
-        self._write(number, writer, vars(row))
+        self._write(number, writer, row)
 
-    def finished(self, row: dict[str, Any], arm: dict[str, Any], is_best: bool) -> None:
+    def finished(self, row: TrialRow, backbone: BackboneFacts, is_best: bool) -> None:
         self._finish(row)
 
-    def _finish(self, row: dict[str, Any]) -> None:
-        """Add a finished trial's choices, with what came of them. row: as the record has it."""
-        number = row["number"]
-        writer = self._writers[number][0] if number in self._writers else self._begun(number, row["epochs"])
-        if row["state"] != FAILED:
-            came = {f"hparam/{self._metric}": row["value"], "hparam/log_loss": row["log_loss"]}
-            writer.add_hparams(row["params"], came, run_name=".")
+    def _finish(self, row: TrialRow) -> None:
+        """Add a finished trial's choices, with what came of them."""
+        number = row.number
+        writer = self._writers[number][0] if number in self._writers else self._begun(number, row.epochs)
+        if row.state != FAILED:
+            came = {f"hparam/{self._metric}": row.value, "hparam/log_loss": row.log_loss}
+            writer.add_hparams(row.params.recorded(), came, run_name=".")
         writer.close()
         self._writers.pop(number, None)
 
@@ -80,16 +81,16 @@ class TensorBoardListener(StudyListener):
             self._write(trial, writer, row)
         return writer
 
-    def _write(self, trial: int, writer: SummaryWriter, row: dict[str, Any]) -> None:
+    def _write(self, trial: int, writer: SummaryWriter, row: Epoch) -> None:
         shown = {
-            f"{self._metric}/train": row["train"],
-            f"{self._metric}/validation": row["validation"],
-            f"{self._metric}/gap": row["gap"],
-            "loss/loss": row["loss"],
-            "loss/log_loss": row["log_loss"],
-            "learning_rate": row["rate"],
+            f"{self._metric}/train": row.train,
+            f"{self._metric}/validation": row.validation,
+            f"{self._metric}/gap": row.gap,
+            "loss/loss": row.loss,
+            "loss/log_loss": row.log_loss,
+            "learning_rate": row.rate,
         }
         for name, value in shown.items():
-            writer.add_scalar(name, value, row["number"])
+            writer.add_scalar(name, value, row.number)
         writer.flush()  # for who looks on, and for kill -9
-        self._writers[trial] = writer, row["number"]
+        self._writers[trial] = writer, row.number

@@ -12,6 +12,7 @@ from autotune.search.candidates import Selection
 from autotune.search.settings import Settings, definition, differences
 from autotune.search.space import BackboneOptions
 from autotune.study.record import Record, open_record
+from autotune.study.rows import Cuts
 
 
 def has_begun(folder: Path) -> bool:
@@ -19,32 +20,32 @@ def has_begun(folder: Path) -> bool:
     if not (folder / "record.db").is_file():
         return False
     with open_record(folder) as record:
-        return record.fact("arms") is not None
+        return record.facts().has_begun
 
 
 def source_of(record: Record) -> str:
     """What the search was given, as it can be given again; "" for the built-in sample."""
-    found = record.fact("source")
-    return str(record.fact("root")) if found is None else str(found)  # a record of an earlier version knows the root
+    facts = record.facts()
+    return facts.root if facts.source is None else facts.source  # a record of an earlier version knows the root
 
 
-def recorded_arms(record: Record) -> dict[str, BackboneOptions] | None:
-    arms = record.fact("arms")
-    return arms and {
-        name: BackboneOptions(name, tuple(one["pixels"]), tuple(one["depths"])) for name, one in arms.items()
-    }
+def recorded_backbones(record: Record) -> dict[str, BackboneOptions] | None:
+    """The backbones of a study that has begun, with their sizes and depths."""
+    known = record.facts().backbones
+    return (
+        None if known is None else {name: BackboneOptions(name, one.pixels, one.depths) for name, one in known.items()}
+    )
 
 
-def recorded_cuts(record: Record) -> dict[tuple[str, int], tuple[int, ...]] | None:
-    """What a study's bank keeps: decided once, because results hang on it by a hair."""
-    kept = record.fact("banked")
-    return kept and {(name, size): tuple(cuts) for name, size, cuts in kept}
+def recorded_cuts(record: Record) -> Cuts | None:
+    """The cuts that a study caches: decided once, because results depend on them in the last digit."""
+    return record.facts().cuts or None
 
 
 def refuse_changed(folder: Path, own: Sequence[Picture], now: Sequence[Picture]) -> None:
     """A study is of one set of pictures. What the split itself had set aside may be there, and is."""
     with open_record(folder) as record:
-        aside = {one["path"] for one in record.fact("set_aside", [])}
+        aside = {one.path for one in record.facts().skipped}
     before, after = ({(p.path, p.digest, p.label) for p in pictures} for pictures in (own, now))
     held = {digest for _, digest, _ in before}
     gone, new = before - after, {row for row in after - before if row[1] not in held and row[0] not in aside}
@@ -58,9 +59,10 @@ def refuse_changed(folder: Path, own: Sequence[Picture], now: Sequence[Picture])
 
 def refuse_another(record: Record, folder: Path, settings: Settings, parts: Split) -> None:
     """A study that has begun has one definition and one set of pictures."""
-    if record.fact("arms") is None:
+    facts = record.facts()
+    if not facts.has_begun:
         return
-    if differs := differences(record.fact("definition"), definition(settings)):
+    if differs := differences(facts.settings, definition(settings)):
         raise StudyError(
             f"Study {folder.name} exists with another definition: {'; '.join(differs)}.",
             "Ask for the same again, or start another study: --study NEW",
@@ -69,7 +71,7 @@ def refuse_another(record: Record, folder: Path, settings: Settings, parts: Spli
 
 
 def refuse_another_split(record: Record, folder: Path, parts: Split) -> None:
-    if record.fact("split") != parts.identity:
+    if record.facts().split != parts.identity:
         raise StudyError(
             f"The manifest of study {folder.name} is not the one it was made with.",
             f"Put {folder / MANIFEST} back, or start another study: --study NEW",
@@ -78,10 +80,10 @@ def refuse_another_split(record: Record, folder: Path, parts: Split) -> None:
 
 def refuse_other_weights(record: Record, chosen: Selection) -> None:
     """What a study's backbones compute must not change under it: other weights, or an edited plugin."""
-    known = record.fact("arms") or {}
+    known = record.facts().backbones or {}
     for one in chosen.candidates:
         name = one.backbone.name
-        if name in known and known[name]["digest"] != one.digest:
+        if name in known and known[name].digest != one.digest:
             raise StudyError(
                 f"Backbone {name} (weights {one.weights.reason}) is not the one that this study was made with.",
                 "Name the same --weights and --plugins as before, or start another study: --study NEW",

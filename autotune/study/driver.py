@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from optuna.trial import Trial, TrialState
 
@@ -14,9 +13,10 @@ from autotune.engines.local import LocalEngine, LocalPlace
 from autotune.errors import StudyError
 from autotune.search.sampler import OptunaStudy
 from autotune.study.listener import TRIALS, StudyListener
-from autotune.study.record import COMPLETE, FAILED, PRUNED, Record
+from autotune.study.record import Record
+from autotune.study.rows import COMPLETE, FAILED, PRUNED, BackboneFacts, TrialRow
 from autotune.training.outcome import TIMEOUT, Epoch, ProbeOutcome, TrialOutcome
-from autotune.training.params import Params, describe
+from autotune.training.params import Params
 
 MOST_FAILURES = 5  # in a row
 MOST_STARTS = 3  # of a trial whose worker dies each time
@@ -43,7 +43,7 @@ class Driver:
         Raises StudyError where five trials in a row have failed.
         """
         self._catch_up()
-        self._listener.earlier(self._record.trials(), self._record.fact("arms"))
+        self._listener.earlier(self._record.trials(), self._record.facts().backbones or {})
         trials = self._listener.progress(TRIALS)
         trials(self._search.n_finished(), n_trials)
         while True:
@@ -81,7 +81,7 @@ class Driver:
         params = self._search.params(trial)
         self._running[trial.number] = trial, params
         self._starts[trial.number] += 1
-        self._listener.started(trial.number, describe(params.recorded(), self._arm(params)))
+        self._listener.started(trial.number, self._backbone(params).describe(params))
         worker.give(TrialTask(trial.number, params, str(self._workers.log(f"trial-{trial.number:04d}"))))
 
     def _verdict(self, number: int, row: Epoch) -> str | None:
@@ -102,23 +102,23 @@ class Driver:
         """The record is written first: `_catch_up` tells Optuna what this process, killed here, would not."""
         trial, params = self._running.pop(number)
         if isinstance(news, TrialOutcome):
-            self._record.keep_outcome(number, params, news)
+            self._record.keep_outcome(number, params, news, news.checkpoint)
         else:
             error, trace = _failure(news)
             self._record.keep_failure(number, params, error, trace)
         row = self._record.trial(number)
+        assert row
         self._tell(trial, row)
         best = self._record.best()
-        self._listener.finished(row, self._arm(params), is_best=best is not None and best["number"] == number)
+        self._listener.finished(row, self._backbone(params), is_best=best is not None and best.number == number)
         if self._record.last_states(MOST_FAILURES) == [FAILED] * MOST_FAILURES:
             raise StudyError(
-                f"{MOST_FAILURES} trials in a row have failed, the last by {row['error']}.",
+                f"{MOST_FAILURES} trials in a row have failed, the last by {row.error}.",
                 f"Read {self._workers.log(f'trial-{number:04d}')}; the same command goes on.",
             )
 
-    def _arm(self, params: Params) -> dict[str, Any]:
-        arm: dict[str, Any] = self._record.fact("arms")[params.backbone]
-        return arm
+    def _backbone(self, params: Params) -> BackboneFacts:
+        return self._record.facts().backbone(params.backbone)
 
     def _catch_up(self) -> None:
         """Tell Optuna of trials that the record has as finished and a killed driver did not get to tell."""
@@ -127,8 +127,8 @@ class Driver:
                 self._tell(trial, row)
                 self._queue.remove(trial)
 
-    def _tell(self, trial: Trial, row: dict[str, Any]) -> None:
-        self._search.tell(trial, row["value"], STATES[row["state"]])
+    def _tell(self, trial: Trial, row: TrialRow) -> None:
+        self._search.tell(trial, row.value, STATES[row.state])
 
 
 def run_probes(

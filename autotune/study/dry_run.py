@@ -20,7 +20,7 @@ from autotune.search.plan import Cuts, build_context, choose_cuts, expected_shar
 from autotune.search.settings import Settings, read_settings
 from autotune.search.space import BackboneOptions
 from autotune.search.speed import estimate_seconds
-from autotune.study.checks import has_begun, recorded_arms, recorded_cuts, refuse_another, refuse_other_weights
+from autotune.study.checks import has_begun, recorded_backbones, recorded_cuts, refuse_another, refuse_other_weights
 from autotune.study.listener import StudyListener
 from autotune.study.record import open_record
 from autotune.study.request import SearchRequest
@@ -67,7 +67,7 @@ def _known(folder: Path, settings: Settings, parts: Split) -> EarlierRun:
         return EarlierRun()
     with open_record(folder) as record:
         refuse_another(record, folder, settings, parts)
-        return EarlierRun(len(record.trials()), record.is_tested(), recorded_arms(record), recorded_cuts(record))
+        return EarlierRun(len(record.trials()), record.is_tested(), recorded_backbones(record), recorded_cuts(record))
 
 
 def _refuse_other_weights(folder: Path, chosen: Selection) -> None:

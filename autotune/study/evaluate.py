@@ -1,11 +1,10 @@
-"""The test: the best trial meets the sealed test pictures. Nothing else reads them."""
+"""The test: the winner is evaluated on the sealed test set. Nothing else reads those pictures."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from autotune.data.catalog import Progress
 from autotune.data.picture import Picture
 from autotune.data.split import TEST, VALIDATION, Split
 from autotune.study.record import Record
+from autotune.study.rows import CalibrationError, ClassScore, Evaluation, Mistake, TrialRow
 from autotune.training.calibration import expected_calibration_error, fit_temperature
 from autotune.training.context import LoadedBackbones
 from autotune.training.metrics import log_loss, predicted_classes, score, score_interval, wilson_interval
@@ -23,20 +23,19 @@ from autotune.training.restore import picture_logits, restore_network
 MISTAKES = 50
 
 
-def evaluate_trial(backbones: LoadedBackbones, record: Record, root: Path, parts: Split, trial: dict[str, Any],
-         progress: Progress) -> None:  # fmt: skip
-    """Measure one trial on the test pictures and write the look into the record.
+def evaluate_trial(backbones: LoadedBackbones, record: Record, root: Path, parts: Split, trial: TrialRow,
+                   progress: Progress) -> None:  # fmt: skip
+    """Measure one trial on the test set and keep the evaluation in the record.
 
     Raises DataError where a picture is gone or has changed, StudyError where the checkpoint is missing.
     """
     start = time.monotonic()
-    net = restore_network(backbones, trial)
+    net = restore_network(backbones, trial.number, trial.params, trial.checkpoint)
     known, held_out = parts.part(VALIDATION), parts.part(TEST)
     temperature = fit_temperature(picture_logits(net, root, known, progress), class_numbers(known, parts.classes))
-    scores = score_logits(
-        backbones.context.metric, picture_logits(net, root, held_out, progress), held_out, parts.classes, temperature
-    )
-    record.keep_look(trial["number"], time.monotonic() - start, scores)
+    logits = picture_logits(net, root, held_out, progress)
+    scores = score_logits(backbones.context.metric, logits, held_out, parts.classes, temperature)
+    record.keep_evaluation(trial.number, time.monotonic() - start, scores)
 
 
 def class_numbers(pictures: Sequence[Picture], classes: Sequence[str]) -> Tensor:
@@ -45,52 +44,45 @@ def class_numbers(pictures: Sequence[Picture], classes: Sequence[str]) -> Tensor
     return torch.tensor([numbers[picture.label] for picture in pictures])
 
 
-def score_logits(metric: str, outputs: Tensor, pictures: Sequence[Picture], classes: Sequence[str],
-             temperature: float = 1.0) -> dict[str, Any]:  # fmt: skip
-    """All that is said of one look: scores with intervals, per class, the confusion matrix, calibration, mistakes.
+def score_logits(metric: str, logits: Tensor, pictures: Sequence[Picture], classes: Sequence[str],
+                 temperature: float = 1.0) -> Evaluation:  # fmt: skip
+    """Scores with intervals, per class, the confusion matrix, calibration and mistakes.
 
-    outputs: logits (N, C), in the order of pictures. heat: their temperature, fitted on validation; probabilities
-    are told after it. confusion: rows are true classes, columns answers. confidence: a picture's highest probability.
+    logits: (N, C), in the order of pictures. temperature: fitted on validation; probabilities are those after it.
     """
-    reference = class_numbers(pictures, classes)
-    labels = reference.numpy()
-    said = predicted_classes(outputs)
-    n, right = len(labels), labels == said
-    confusion = np.zeros((len(classes), len(classes)), dtype=int)
-    np.add.at(confusion, (labels, said), 1)
-    probabilities = (outputs / temperature).softmax(1)
+    labels = class_numbers(pictures, classes)
+    truth, answers, n_classes = labels.numpy(), predicted_classes(logits), len(classes)
+    right = truth == answers
+    confusion = np.zeros((n_classes, n_classes), dtype=int)
+    np.add.at(confusion, (truth, answers), 1)
+    probabilities = (logits / temperature).softmax(1)
     confidence = probabilities.max(1).values.double().numpy()
     wrong = sorted(np.flatnonzero(~right).tolist(), key=lambda i: -float(confidence[i]))
-    return {
-        "n": n,
-        "value": score(metric, labels, said, len(classes)),
-        "value_interval": score_interval(metric, labels, said, len(classes)),
-        "accuracy": score("accuracy", labels, said, len(classes)),
-        "interval": wilson_interval(int(right.sum()), n),
-        "balanced_accuracy": score("balanced_accuracy", labels, said, len(classes)),
-        "macro_f1": score("macro_f1", labels, said, len(classes)),
-        "log_loss": log_loss(outputs, reference),
-        "per_class": {name: _class(confusion, i) for i, name in enumerate(classes)},
-        "confusion": confusion.tolist(),
-        "calibration": {
-            "temperature": temperature,
-            "error_before": expected_calibration_error(outputs.softmax(1), reference),
-            "error_after": expected_calibration_error(probabilities, reference),
-        },
-        "right": [bool(one) for one in right],
-        "confidence": [round(float(one), 6) for one in confidence],
-        "mistakes": [
-            {
-                "path": pictures[i].path,
-                "label": pictures[i].label,
-                "answer": classes[said[i]],
-                "probability": round(float(confidence[i]), 4),
-            }
+    return Evaluation(
+        n=len(truth),
+        value=score(metric, truth, answers, n_classes),
+        value_interval=score_interval(metric, truth, answers, n_classes),
+        accuracy=score("accuracy", truth, answers, n_classes),
+        interval=wilson_interval(int(right.sum()), len(truth)),
+        balanced_accuracy=score("balanced_accuracy", truth, answers, n_classes),
+        macro_f1=score("macro_f1", truth, answers, n_classes),
+        log_loss=log_loss(logits, labels),
+        per_class={name: _class_score(confusion, i) for i, name in enumerate(classes)},
+        confusion=tuple(tuple(row) for row in confusion.tolist()),
+        calibration=CalibrationError(
+            temperature=temperature,
+            error_before=expected_calibration_error(logits.softmax(1), labels),
+            error_after=expected_calibration_error(probabilities, labels),
+        ),
+        right=tuple(bool(one) for one in right),
+        confidence=tuple(round(float(one), 6) for one in confidence),
+        mistakes=tuple(
+            Mistake(pictures[i].path, pictures[i].label, classes[answers[i]], round(float(confidence[i]), 4))
             for i in wrong[:MISTAKES]
-        ],
-    }
+        ),
+    )
 
 
-def _class(confusion: np.ndarray[tuple[int, ...], np.dtype[np.int_]], i: int) -> dict[str, Any]:
+def _class_score(confusion: np.ndarray[tuple[int, ...], np.dtype[np.int_]], i: int) -> ClassScore:
     n, right, named = int(confusion[i].sum()), int(confusion[i, i]), int(confusion[:, i].sum())
-    return {"n": n, "right": right, "recall": right / n if n else 0.0, "precision": right / named if named else 0.0}
+    return ClassScore(n, right, right / n if n else 0.0, right / named if named else 0.0)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from autotune.study.record import Record
+    from autotune.study.rows import BackboneFacts, TrialRow
     from autotune.training.outcome import Epoch
 
 TRIALS = "Trials"  # the title of the work that is estimated beforehand
@@ -52,7 +53,7 @@ class StudyListener:
     def estimated(self, seconds: float) -> None:
         """What is left of the study will take about so long."""
 
-    def earlier(self, rows: Sequence[dict[str, Any]], arms: Mapping[str, Any]) -> None:
+    def earlier(self, trials: Sequence[TrialRow], backbones: Mapping[str, BackboneFacts]) -> None:
         """Trials that were finished before this run."""
 
     def started(self, number: int, words: str) -> None:
@@ -61,8 +62,8 @@ class StudyListener:
     def epoch(self, number: int, row: Epoch) -> None:
         """A running trial has finished an epoch, which the record has by now."""
 
-    def finished(self, row: dict[str, Any], arm: dict[str, Any], is_best: bool) -> None:
-        """A trial has ended, failed ones too. row: as the record has it."""
+    def finished(self, row: TrialRow, backbone: BackboneFacts, is_best: bool) -> None:
+        """A trial has ended, failed ones too."""
 
     def close(self) -> None:
         """The end of a piece of work; what is told later starts anew."""
@@ -103,9 +104,9 @@ class Listeners(StudyListener):
         for one in self._listeners:
             one.estimated(seconds)
 
-    def earlier(self, rows: Sequence[dict[str, Any]], arms: Mapping[str, Any]) -> None:
+    def earlier(self, trials: Sequence[TrialRow], backbones: Mapping[str, BackboneFacts]) -> None:
         for one in self._listeners:
-            one.earlier(rows, arms)
+            one.earlier(trials, backbones)
 
     def started(self, number: int, words: str) -> None:
         for one in self._listeners:
@@ -115,9 +116,9 @@ class Listeners(StudyListener):
         for one in self._listeners:
             one.epoch(number, row)
 
-    def finished(self, row: dict[str, Any], arm: dict[str, Any], is_best: bool) -> None:
+    def finished(self, row: TrialRow, backbone: BackboneFacts, is_best: bool) -> None:
         for one in self._listeners:
-            one.finished(row, arm, is_best)
+            one.finished(row, backbone, is_best)
 
     def close(self) -> None:
         for one in self._listeners:

@@ -183,7 +183,7 @@ def _prepared(
     chosen = Selection((one,), {}, device)
     decode_pictures(parts, root, chosen, listener)
     params = _params(settings, one.arm)
-    words = describe(vars(params), {"label": one.backbone.label, "stages": stages, "from_scratch": scratch})
+    words = describe(params, one.backbone.label, stages, scratch)
     words = f"{words.partition(f', {params.optimizer} ')[0]}, {params.optimizer}, batch {params.batch_size}"
     context = build_context(settings, parts, chosen, 1, place, choose_cuts(chosen, settings, parts))
     return LoadedBackbones(context), TestedTrial(one, params, words)

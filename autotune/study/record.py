@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from filelock import FileLock, Timeout
 from sqlite_utils import Database, Migrations
 
+from autotune.data.folder import SkippedFile
 from autotune.errors import StudyError
+from autotune.study.rows import (
+    COMPLETE,
+    FAILED,
+    PRUNED,
+    BackboneFacts,
+    Evaluation,
+    EvaluationRow,
+    ExportRow,
+    ProbeRow,
+    StudyFacts,
+    TrialRow,
+)
+from autotune.training import outcome as outcomes
+from autotune.training.outcome import Epoch, ProbeOutcome, TrialOutcome
 from autotune.training.params import Params
 
-if TYPE_CHECKING:
-    from autotune.training.outcome import Epoch, ProbeOutcome, TrialOutcome
-
-COMPLETE, PRUNED, FAILED = "complete", "pruned", "failed"
-STATES = (COMPLETE, PRUNED, FAILED)
+_TRIAL_COLUMNS = {field.name for field in fields(TrialRow)}
 
 migrations = Migrations("autotune")
 
@@ -55,6 +66,16 @@ def m002_exports(db: Database) -> None:
     db.table("exports").create(columns, pk="id")
 
 
+@migrations()
+def m003_plain_names(db: Database) -> None:
+    db.rename_table("looks", "evaluations")
+    for table in ("trials", "probes"):
+        db.table(table).transform(rename={"bank_seconds": "cache_seconds"})
+    renamed = {"arms": "backbones", "banked": "cuts", "set_aside": "skipped", "enqueued": "first_trials_queued"}
+    for old, new in renamed.items():
+        db.execute("update study set key = ? where key = ?", [new, old])
+
+
 class Record:
     """An open record.db; only the driver writes to it. Raises StudyError where it is damaged or cannot be opened."""
 
@@ -73,100 +94,125 @@ class Record:
     def close(self) -> None:
         self._db.close()
 
-    def note(self, **values: Any) -> None:
-        """Keep facts of the study under their names."""
-        self._db.table("study").upsert_all(({"key": k, "value": json.dumps(v)} for k, v in values.items()), pk="key")
+    def facts(self) -> StudyFacts:
+        """All facts of the study, as they stand now."""
+        rows = self._db.query("select key, value from study")
+        known = {row["key"]: json.loads(row["value"]) for row in rows}
+        return StudyFacts(**{name: _TYPED[name](value) if name in _TYPED else value for name, value in known.items()})
 
-    def fact(self, name: str, default: Any = None) -> Any:
-        rows = list(self._db.query("select value from study where key = ?", [name]))
-        return json.loads(rows[0]["value"]) if rows else default
+    def keep_facts(self, **values: Any) -> None:
+        """Keep some facts, under the names of StudyFacts' fields."""
+        plain = ({"key": name, "value": json.dumps(_plain(name, value))} for name, value in values.items())
+        self._db.table("study").upsert_all(plain, pk="key")
 
-    def add_seconds(self, **parts: float) -> None:
+    def add_seconds(self, **kinds: float) -> None:
         """Add to what reading, the search and the test have taken over all runs."""
-        known = self.fact("seconds", {})
-        self.note(seconds={**known, **{name: known.get(name, 0.0) + value for name, value in parts.items()}})
+        known = self.facts().seconds
+        self.keep_facts(seconds={**known, **{name: known.get(name, 0.0) + value for name, value in kinds.items()}})
 
     def keep_probe(self, backbone: str, pixels: int, outcome: ProbeOutcome) -> None:
-        self._db.table("probes").upsert(
-            {"backbone": backbone, "pixels": pixels, **asdict(outcome)}, pk=("backbone", "pixels")
-        )
+        row = ProbeRow(backbone, pixels, outcome.value, outcome.seconds, outcome.cache_seconds)
+        self._db.table("probes").upsert(asdict(row), pk=("backbone", "pixels"))
 
-    def probes(self) -> list[dict[str, Any]]:
+    def probes(self) -> list[ProbeRow]:
         """Best first; between equals the first in name."""
-        return list(self._db.query("select * from probes order by value desc, backbone, pixels"))
+        rows = self._db.query("select * from probes order by value desc, backbone, pixels")
+        return [ProbeRow(**row) for row in rows]
 
     def keep_epoch(self, trial: int, row: Epoch) -> None:
         self._db.table("epochs").upsert({"trial": trial, **asdict(row)}, pk=("trial", "number"))
 
-    def curve(self, trial: int) -> list[dict[str, Any]]:
-        return list(self._db.query("select * from epochs where trial = ? order by number", [trial]))
+    def curve(self, trial: int) -> list[Epoch]:
+        """A trial's epochs, in order."""
+        rows = self._db.query("select * from epochs where trial = ? order by number", [trial])
+        return [Epoch(**{**row, "cycle_end": bool(row["cycle_end"])}) for row in rows if row.pop("trial") is not None]
 
-    def keep_outcome(self, number: int, params: Params, outcome: TrialOutcome) -> None:
-        state = PRUNED if outcome.ended == "pruned" else COMPLETE
-        self._keep_trial(number, params, {**asdict(outcome), "state": state})
+    def keep_outcome(self, number: int, params: Params, outcome: TrialOutcome, checkpoint: str | None) -> None:
+        """checkpoint: its file in the study's folder."""
+        state = PRUNED if outcome.ended == outcomes.PRUNED else COMPLETE
+        kept = {name: value for name, value in asdict(outcome).items() if name in _TRIAL_COLUMNS}
+        self._keep_trial(number, params, {**kept, "state": state, "checkpoint": checkpoint})
 
     def keep_failure(self, number: int, params: Params, error: str, trace: str) -> None:
         self._keep_trial(number, params, {"state": FAILED, "ended": error, "error": error, "trace": trace})
 
-    def trials(self) -> list[dict[str, Any]]:
-        """Every finished trial with its Params as a dict, the winner first: complete before pruned before failed,
-        then by metric, then the lower cross-entropy, then fewer trained parameters, then the earlier.
-        """
-        rows = self._db.query(
-            """select * from trials order by
-               case state when 'complete' then 0 when 'pruned' then 1 else 2 end,
-               value desc, log_loss, trained_parameters, number"""
-        )
-        return [{**row, "params": json.loads(row["params"])} for row in rows]
+    def trials(self) -> list[TrialRow]:
+        """Every finished trial, the winner first, by `TrialRow.rank`."""
+        rows = self._db.query("select * from trials")
+        found = [TrialRow(**{**row, "params": Params(**json.loads(row["params"]))}) for row in rows]
+        return sorted(found, key=lambda row: row.rank)
 
-    def best(self) -> dict[str, Any] | None:
+    def best(self) -> TrialRow | None:
         """The winner: the first of the complete trials."""
-        return next((row for row in self.trials() if row["state"] == COMPLETE), None)
+        return next((row for row in self.trials() if row.state == COMPLETE), None)
 
-    def trial(self, number: int) -> dict[str, Any]:
-        """One finished trial; empty where there is none of that number."""
-        return next((row for row in self.trials() if row["number"] == number), {})
+    def trial(self, number: int) -> TrialRow | None:
+        """One finished trial; None where there is none of that number."""
+        return next((row for row in self.trials() if row.number == number), None)
 
     def is_tested(self) -> bool:
-        """Whether the winner, if there is one, has met the test pictures."""
+        """Whether the winner, if there is one, has been evaluated on the test set."""
         best = self.best()
-        return best is None or any(look["trial"] == best["number"] for look in self.looks())
+        return best is None or self.evaluation(best.number) is not None
 
     def last_states(self, n: int) -> list[str]:
         """The states of the trials finished last, latest first."""
         rows = self._db.query("select state from trials order by finished desc, number desc limit ?", [n])
         return [row["state"] for row in rows]
 
-    def keep_look(self, trial: int, seconds: float, scores: Mapping[str, Any]) -> None:
-        """One evaluation on the test pictures; each is a row and is counted."""
-        self._db.table("looks").insert(
-            {"trial": trial, "finished": _now(), "seconds": seconds, "scores": json.dumps(scores)}, pk="id"
-        )
+    def keep_evaluation(self, trial: int, seconds: float, scores: Evaluation) -> None:
+        """One evaluation on the test set; each is a row and is counted."""
+        row = {"trial": trial, "finished": _now(), "seconds": seconds, "scores": json.dumps(scores.to_json())}
+        self._db.table("evaluations").insert(row, pk="id")
 
-    def look(self, trial: int) -> dict[str, Any] | None:
-        """The scores of the latest look with this trial; None where it never met the test pictures."""
-        own = [look["scores"] for look in self.looks() if look["trial"] == trial]
+    def evaluation(self, trial: int) -> Evaluation | None:
+        """The latest evaluation of this trial on the test set; None where there is none."""
+        own = [row.scores for row in self.evaluations() if row.trial == trial]
         return own[-1] if own else None
 
-    def looks(self) -> list[dict[str, Any]]:
-        """Every look at the test pictures, in order."""
-        rows: Iterable[dict[str, Any]] = self._db.query("select * from looks order by id")
-        return [{**row, "scores": json.loads(row["scores"])} for row in rows]
+    def evaluations(self) -> list[EvaluationRow]:
+        """Every evaluation on the test set, in order."""
+        rows: Iterable[dict[str, Any]] = self._db.query("select * from evaluations order by id")
+        return [EvaluationRow(**{**row, "scores": Evaluation.from_json(json.loads(row["scores"]))}) for row in rows]
 
     def keep_export(self, trial: int, folder: str, facts: Mapping[str, Any]) -> None:
-        """One bundle that was handed over, with its proof."""
+        """One exported bundle. facts: what the export tells of it, as JSON."""
         row = {"trial": trial, "folder": folder, "finished": _now(), "facts": json.dumps(facts)}
         self._db.table("exports").insert(row, pk="id")
 
-    def exports(self) -> list[dict[str, Any]]:
-        """Every bundle handed over, in order."""
-        return [
-            {**row, "facts": json.loads(row["facts"])} for row in self._db.query("select * from exports order by id")
-        ]
+    def exports(self) -> list[ExportRow]:
+        """Every exported bundle, in order."""
+        rows = self._db.query("select * from exports order by id")
+        return [ExportRow(**{**row, "facts": json.loads(row["facts"])}) for row in rows]
 
     def _keep_trial(self, number: int, params: Params, values: dict[str, Any]) -> None:
         row = {"number": number, "params": json.dumps(params.recorded()), "finished": _now(), **values}
         self._db.table("trials").upsert(row, pk="number")
+
+
+def _backbones(plain: Mapping[str, Any]) -> dict[str, BackboneFacts]:
+    """By name. Earlier versions did not repeat the name in the row."""
+    pairs = {name: {**one, "name": name, "pixels": tuple(one["pixels"]), "depths": tuple(one["depths"])}
+             for name, one in plain.items()}  # fmt: skip
+    return {name: BackboneFacts(**one) for name, one in pairs.items()}
+
+
+# How facts that are more than JSON come back from it.
+_TYPED: dict[str, Callable[[Any], Any]] = {
+    "classes": tuple,
+    "skipped": lambda rows: tuple(SkippedFile(**row) for row in rows),
+    "cuts": lambda rows: {(name, pixels): tuple(cuts) for name, pixels, cuts in rows},
+    "backbones": _backbones,
+}
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A fact as JSON holds it."""
+    if name == "cuts":
+        return [[*key, cuts] for key, cuts in value.items()]
+    if name == "skipped":
+        return [asdict(one) for one in value]
+    return {key: asdict(one) for key, one in value.items()} if name == "backbones" else value
 
 
 @contextmanager

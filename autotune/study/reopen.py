@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from autotune.backbones.registry import discover
 from autotune.data import datasets
@@ -16,12 +15,13 @@ from autotune.files import cache_folder
 from autotune.search.candidates import select_backbones
 from autotune.search.plan import build_context, choose_cuts, pick_device, resolve_settings
 from autotune.search.settings import Settings, settings_from_record
-from autotune.study.checks import recorded_arms, recorded_cuts, refuse_another_split, refuse_other_weights
+from autotune.study.checks import recorded_backbones, recorded_cuts, refuse_another_split, refuse_other_weights
 from autotune.study.evaluate import evaluate_trial
 from autotune.study.listener import StudyListener
-from autotune.study.record import COMPLETE, Record, lock_study, open_record
+from autotune.study.record import Record, lock_study, open_record
 from autotune.study.request import Resources
-from autotune.study.summary import find_study, study_status
+from autotune.study.rows import COMPLETE, TrialRow
+from autotune.study.summary import Summary, find_study, study_status
 from autotune.training.context import LoadedBackbones, TrialContext
 from autotune.training.restore import TrainedNetwork, restore_network
 
@@ -32,7 +32,7 @@ class FinishedTrial:
 
     folder: Path
     record: Record
-    trial: dict[str, Any]
+    trial: TrialRow
     root: Path
     parts: Split
     settings: Settings
@@ -44,7 +44,7 @@ class FinishedTrial:
 
     @cached_property
     def trained(self) -> TrainedNetwork:
-        return restore_network(self.backbones, self.trial)
+        return restore_network(self.backbones, self.trial.number, self.trial.params, self.trial.checkpoint)
 
 
 def reopen_trial(
@@ -55,11 +55,12 @@ def reopen_trial(
     Raises StudyError where there is none, or where manifest or backbone are not those of the study.
     """
     trial = _complete(folder, record, number)
-    settings = settings_from_record(record.fact("definition"))
-    parts = Split(tuple(record.fact("classes")), read_manifest(folder / MANIFEST), (), {})
+    facts = record.facts()
+    settings = settings_from_record(facts.settings)
+    parts = Split(facts.classes, read_manifest(folder / MANIFEST), (), {})
     refuse_another_split(record, folder, parts)
-    name = trial["params"]["backbone"]
-    only = {name: (recorded_arms(record) or {})[name]}
+    name = trial.params.backbone
+    only = {name: (recorded_backbones(record) or {})[name]}
     registry, device = discover(resources.plugins), pick_device(resources.device)
     chosen = select_backbones(settings, registry, resources.weights, device, parts.side, listener.say, only)
     refuse_other_weights(record, chosen)
@@ -69,7 +70,7 @@ def reopen_trial(
     return FinishedTrial(folder, record, trial, _root(record), parts, settings, context)
 
 
-def evaluate_again(name: str, resources: Resources, listener: StudyListener) -> dict[str, Any]:
+def evaluate_again(name: str, resources: Resources, listener: StudyListener) -> Summary:
     """Look at the test pictures once more with the winner; the record counts it."""
     folder = find_study(name)
     with lock_study(folder), open_record(folder) as record:
@@ -79,28 +80,28 @@ def evaluate_again(name: str, resources: Resources, listener: StudyListener) -> 
     return study_status(str(folder))
 
 
-def _complete(folder: Path, record: Record, number: int | None) -> dict[str, Any]:
+def _complete(folder: Path, record: Record, number: int | None) -> TrialRow:
     best = record.best()
     if best is None:
         raise StudyError(f"Study {folder.name} has no complete trial.", "Let it finish one: the same search again.")
     if number is None:
         return best
     trial = record.trial(number)
-    if not trial or trial["state"] != COMPLETE:
-        what = f"is {trial['state']}, so it left no model" if trial else "is not there"
+    if not trial or trial.state != COMPLETE:
+        what = f"is {trial.state}, so it left no model" if trial else "is not there"
         raise StudyError(f"Trial {number} of study {folder.name} {what}.", f"Choose from: {_numbers(record.trials())}.")
     return trial
 
 
-def _numbers(rows: Sequence[dict[str, Any]]) -> str:
+def _numbers(rows: Sequence[TrialRow]) -> str:
     """The complete trials by number, the best first."""
-    found = [str(row["number"]) for row in rows if row["state"] == COMPLETE]
+    found = [str(row.number) for row in rows if row.state == COMPLETE]
     return ", ".join(found[:10]) + (", ..." if len(found) > 10 else "")
 
 
 def _root(record: Record) -> Path:
     """Where the pictures are. The built-in sample is written anew if the cache was cleared."""
-    root = Path(record.fact("root"))
+    root = Path(record.facts().root)
     if root == datasets.digits_folder(cache_folder()):
         datasets.write_digits(cache_folder())
     return root

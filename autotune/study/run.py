@@ -5,9 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from autotune.backbones.registry import Registry, discover
 from autotune.cache import eviction
@@ -39,7 +37,7 @@ from autotune.search.space import BackboneOptions
 from autotune.search.speed import estimate_seconds
 from autotune.study.checks import (
     has_begun,
-    recorded_arms,
+    recorded_backbones,
     recorded_cuts,
     refuse_another,
     refuse_changed,
@@ -50,13 +48,14 @@ from autotune.study.evaluate import evaluate_trial
 from autotune.study.listener import Outline, StudyListener
 from autotune.study.record import Record, lock_study, open_record
 from autotune.study.request import SearchRequest
-from autotune.study.summary import STUDIES, study_status
+from autotune.study.rows import BackboneFacts
+from autotune.study.summary import STUDIES, Summary, study_status
 from autotune.text import percent
 from autotune.training.context import LoadedBackbones, TrialContext
 from autotune.training.outcome import ProbeOutcome
 
 
-def run_study(request: SearchRequest, listener: StudyListener) -> dict[str, Any]:
+def run_study(request: SearchRequest, listener: StudyListener) -> Summary:
     """Run a study to the number of trials asked for, or go on with one, then test the winner. Returns its summary.
 
     Raises AutotuneError for what the user can mend. Ctrl-C loses nothing: the same call goes on.
@@ -66,7 +65,7 @@ def run_study(request: SearchRequest, listener: StudyListener) -> dict[str, Any]
         return _searched(request, listener)
 
 
-def _searched(request: SearchRequest, listener: StudyListener) -> dict[str, Any]:
+def _searched(request: SearchRequest, listener: StudyListener) -> Summary:
     start = time.monotonic()
     folder = study_folder(request)
     settings = read_settings(
@@ -78,13 +77,13 @@ def _searched(request: SearchRequest, listener: StudyListener) -> dict[str, Any]
     parts, root = read_pictures(request, folder, settings, registry, listener)
     with lock_study(folder), open_record(folder) as record, _timed(record, start):
         refuse_another(record, folder, settings, parts)
-        record.note(root=str(root), source=datasets.reference_of(request.data))  # which may have moved
+        record.keep_facts(root=str(root), source=datasets.reference_of(request.data))  # which may have moved
         listener.opened(folder, settings.metric, record)
         if len(record.trials()) < request.trials or not record.is_tested():
             asked, settings = settings, resolve_settings(settings, parts)
             with LocalEngine(request.workers) as workers:
                 chosen = select_backbones(
-                    settings, registry, request.weights, device, parts.side, listener.say, recorded_arms(record)
+                    settings, registry, request.weights, device, parts.side, listener.say, recorded_backbones(record)
                 )
                 cuts = recorded_cuts(record) or choose_cuts(chosen, settings, parts, request.trials)
                 context = build_context(settings, parts, chosen, request.workers, folder, cuts)
@@ -154,15 +153,16 @@ def read_pictures(request: SearchRequest, folder: Path, settings: Settings, regi
 
 def _begin(record: Record, folder: Path, settings: Settings, parts: Split, device: str, cuts: Cuts) -> None:
     """Write down what this study is, before its first trial."""
-    if record.fact("arms") is not None:
+    if record.facts().has_begun:
         return
     (folder / ".gitignore").write_text("*\n!study.toml\n", encoding="utf-8")
     for left in folder.glob("checkpoints/*.unfinished.ckpt"):  # of a study whose record was deleted
         left.unlink()
     write_manifest(parts, folder / MANIFEST)
-    aside = [asdict(one) for one in parts.set_aside]
-    record.note(classes=parts.classes, pictures=parts.counts, set_aside=aside, split=parts.identity, device=device)
-    record.note(definition=definition(settings), banked=[[*key, kept] for key, kept in cuts.items()])
+    record.keep_facts(
+        classes=parts.classes, pictures=parts.counts, skipped=parts.set_aside, split=parts.identity, device=device,
+        definition=definition(settings), cuts=cuts,
+    )  # fmt: skip
 
 
 def announce(
@@ -240,7 +240,7 @@ def _probe(
     workers: LocalEngine, chosen: Selection, record: Record, listener: StudyListener
 ) -> tuple[BackboneOptions, ...]:
     """A linear probe for each pretrained backbone and size; the best come first. One that raises is left out."""
-    done = {(row["backbone"], row["pixels"]) for row in record.probes()}
+    done = {(row.backbone, row.pixels) for row in record.probes()}
     left_out = dict(chosen.left_out)
     todo = [
         ProbeTask(arm.backbone, size, str(workers.log(f"probe-{arm.backbone.replace(':', '-')}-{size}")))
@@ -258,30 +258,31 @@ def _probe(
     kept = [one for one in chosen.candidates if one.backbone.name not in left_out]
     if not kept:
         raise StudyError("Every backbone has failed its probe.", f"Read {workers.log('probe-*')}; then try again.")
-    order = [row["backbone"] for row in record.probes()]
+    order = [row.backbone for row in record.probes()]
     kept.sort(key=lambda one: order.index(one.backbone.name) if one.backbone.name in order else len(order))
-    if record.fact("arms") is None:
-        record.note(arms={one.backbone.name: _facts(one) for one in kept}, left_out=left_out)
+    if not record.facts().has_begun:
+        record.keep_facts(backbones={one.backbone.name: _facts(one) for one in kept}, left_out=left_out)
     return tuple(one.arm for one in kept)
 
 
-def _facts(one: Candidate) -> dict[str, Any]:
+def _facts(one: Candidate) -> BackboneFacts:
     """What the record keeps of a backbone that takes part."""
-    return {
-        "label": one.backbone.label,
-        "stages": one.profiles[0].stages,
-        "from_scratch": one.backbone.traits.from_scratch,
-        "pixels": one.arm.pixels,
-        "depths": one.depths,
-        "digest": one.digest,
-    }
+    return BackboneFacts(
+        name=one.backbone.name,
+        label=one.backbone.label,
+        stages=one.profiles[0].stages,
+        from_scratch=one.backbone.traits.from_scratch,
+        pixels=one.arm.pixels,
+        depths=one.depths,
+        digest=one.digest,
+    )
 
 
 def _queued(search: OptunaStudy, arms: tuple[BackboneOptions, ...], record: Record) -> OptunaStudy:
     """A new search starts with the recipes of old hands."""
-    if not record.fact("enqueued"):
+    if not record.facts().first_trials_queued:
         search.enqueue(arms)
-        record.note(enqueued=True)
+        record.keep_facts(first_trials_queued=True)
     return search
 
 

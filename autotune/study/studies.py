@@ -1,36 +1,63 @@
-"""The shelf: all studies in this folder, in a table, and how one is removed from it."""
+"""All studies in this folder, and how one is removed."""
 
 from __future__ import annotations
 
 import shutil
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from autotune import text
 from autotune.errors import StudyError
-from autotune.study.record import COMPLETE, Record, lock_study
+from autotune.study.record import lock_study, open_record
+from autotune.study.rows import COMPLETE
 from autotune.study.summary import STUDIES, find_study
 
 DEFINITION = "study.toml"  # the user's own, and kept in git
 
 
-def list_studies() -> dict[str, Any]:
-    """Every study in ./studies as plain values: what `autotune studies --json` prints. A damaged one has `problem`."""
-    rows = [_told(file.parent) for file in STUDIES.glob("*/record.db")]
-    return {"folder": str(STUDIES.resolve()), "studies": sorted(rows, key=lambda row: -row["used"])}
+@dataclass(frozen=True)
+class StudyRow:
+    """A study in a list. trials: complete ones. metric: "" and problem: why, where its record cannot be read.
+
+    bytes: of all its files. used: when one of them changed last, in seconds since 1970.
+    """
+
+    name: str
+    folder: str
+    bytes: int
+    used: float
+    trials: int = 0
+    metric: str = ""
+    validation: float | None = None
+    test: float | None = None
+    problem: str = ""
+
+    @property
+    def words(self) -> str:
+        return f"study {self.name}, {self.trials} trial{'s' * (self.trials != 1)}, {text.file_size(self.bytes)}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "last_used": datetime.fromtimestamp(self.used, UTC).isoformat(timespec="seconds")}
 
 
-def study_row(name: str) -> dict[str, Any]:
+def list_studies() -> list[StudyRow]:
+    """Every study in ./studies, the one last worked on first. A damaged one has `problem`."""
+    rows = [_row(file.parent) for file in STUDIES.glob("*/record.db")]
+    return sorted(rows, key=lambda row: -row.used)
+
+
+def study_row(name: str) -> StudyRow:
     """One of them. Raises StudyError where there is none."""
-    return _told(find_study(name))
+    return _row(find_study(name))
 
 
-def remove_study(name: str) -> str:
-    """Delete what autotune has written for a study, and say what that was. Raises StudyError where it is at work."""
+def remove_study(name: str) -> StudyRow:
+    """Delete what autotune has written for a study. Raises StudyError where it is at work."""
     folder = find_study(name)
     with lock_study(folder):
-        words = describe_row(_told(folder))
+        row = _row(folder)
         for path in folder.iterdir():
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
@@ -39,34 +66,20 @@ def remove_study(name: str) -> str:
     (folder / "lock").unlink(missing_ok=True)
     if not any(folder.iterdir()):
         folder.rmdir()
-    return words
+    return row
 
 
-def describe_row(row: dict[str, Any]) -> str:
-    trials = f"{row['trials']} trial{'s' * (row['trials'] != 1)}"
-    return f"study {row['name']}, {trials}, {text.file_size(row['bytes'])}"
-
-
-def _told(folder: Path) -> dict[str, Any]:
-    files = [file for file in folder.rglob("*") if file.is_file()]
-    row: dict[str, Any] = {
-        "name": folder.name,
-        "folder": str(folder.resolve()),
-        "bytes": sum(file.stat().st_size for file in files),
-        "used": max(file.stat().st_mtime for file in files),
-        "trials": 0, "metric": "", "validation": None, "test": None, "problem": "",
-    }  # fmt: skip
-    row["last_used"] = datetime.fromtimestamp(row["used"], UTC).isoformat(timespec="seconds")
+def _row(folder: Path) -> StudyRow:
+    files = [file.stat() for file in folder.rglob("*") if file.is_file()]
+    place = folder.name, str(folder.resolve())
+    size, used = sum(file.st_size for file in files), max(file.st_mtime for file in files)
     try:
-        record = Record(folder / "record.db")
+        with open_record(folder) as record:
+            best, definition = record.best(), record.facts().definition
+            test = record.evaluation(best.number) if best else None
+            n_complete = sum(row.state == COMPLETE for row in record.trials())
     except StudyError as error:
-        return {**row, "problem": error.problem}
-    try:
-        best = record.best()
-        look = record.look(best["number"]) if best else None
-        n_complete = sum(one["state"] == COMPLETE for one in record.trials())
-        metric = (record.fact("definition") or {}).get("metric", "not begun")
-        scores = {"validation": best and best["value"], "test": look and look["value"]}
-        return {**row, "trials": n_complete, "metric": metric, **scores}
-    finally:
-        record.close()
+        return StudyRow(*place, size, used, problem=error.problem)
+    metric = definition["metric"] if definition else "not begun"
+    scores = best.value if best else None, test.value if test else None
+    return StudyRow(*place, size, used, n_complete, metric, *scores)

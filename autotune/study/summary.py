@@ -1,29 +1,122 @@
-"""The summary of a study: all that is known of it, as plain values."""
+"""The summary of a study: all that is known of it, for the command line, the report and Python."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from autotune.errors import StudyError, did_you_mean
-from autotune.study.record import STATES, Record
-from autotune.training.params import describe
+from autotune.study.record import Record, open_record
+from autotune.study.rows import COMPLETE, STATES, BackboneFacts, Evaluation, ProbeRow, TrialRow
 
 STUDIES = Path("studies")
 
+_IN_BOARD = (
+    "number", "state", "value", "epochs", "ended", "seconds", "log_loss", "best_epoch", "trained_parameters", "error",
+)  # fmt: skip
 
-def study_status(name: str) -> dict[str, Any]:
-    """The summary of a study as it stands, also while it runs."""
+
+@dataclass(frozen=True)
+class StudySeconds:
+    """What a study has taken over all its runs, by kind of work."""
+
+    read: float
+    cache: float
+    trials: float
+    test: float
+    total: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A study as it stands. pictures: their number by part. leaderboard: finished trials, the winner first.
+
+    test: the winner's latest evaluation on the test set; n_evaluations: those of all trials.
+    """
+
+    study: str
+    folder: Path
+    metric: str
+    classes: tuple[str, ...]
+    pictures: Mapping[str, int]
+    leaderboard: tuple[TrialRow, ...]
+    backbones: Mapping[str, BackboneFacts]
+    probes: tuple[ProbeRow, ...]
+    left_out: Mapping[str, str]
+    test: Evaluation | None
+    n_evaluations: int
+    seconds: StudySeconds
+
+    @property
+    def best(self) -> TrialRow | None:
+        """The winner; None where no trial is complete."""
+        first = self.leaderboard[0] if self.leaderboard else None
+        return first if first and first.state == COMPLETE else None
+
+    @property
+    def winner(self) -> TrialRow:
+        """The winner. Raises StudyError where no trial is complete."""
+        if self.best is None:
+            raise StudyError(f"Study {self.study} has no complete trial.", "Let it finish one: the same search again.")
+        return self.best
+
+    @property
+    def n_trials(self) -> dict[str, int]:
+        """Finished trials by state, and in total."""
+        counts = Counter(row.state for row in self.leaderboard)
+        return {**{state: counts[state] for state in STATES}, "total": len(self.leaderboard)}
+
+    def describe(self, row: TrialRow) -> str:
+        """A trial's choices in a line."""
+        return self.backbones[row.params.backbone].describe(row.params)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values: what --json prints."""
+        return {
+            "study": self.study,
+            "folder": str(self.folder),
+            "metric": self.metric,
+            "classes": list(self.classes),
+            "pictures": dict(self.pictures),
+            "trials": self.n_trials,
+            "best": self.best and self._best_json(self.best),
+            "leaderboard": [self._board_json(row) for row in self.leaderboard],
+            "probes": [asdict(row) for row in self.probes],
+            "left_out": dict(self.left_out),
+            "test": self.test and self.best and self._test_json(self.test, self.best),
+            "seconds": asdict(self.seconds),
+        }
+
+    def _board_json(self, row: TrialRow) -> dict[str, Any]:
+        told = {name: getattr(row, name) for name in _IN_BOARD}
+        return {**told, "params": row.params.recorded(), "words": self.describe(row)}
+
+    def _best_json(self, row: TrialRow) -> dict[str, Any]:
+        return {
+            "number": row.number,
+            "value": row.value,
+            "params": row.params.recorded(),
+            "log_loss": row.log_loss,
+            "checkpoint": str((self.folder / str(row.checkpoint)).resolve()),
+            "words": self.describe(row),
+        }
+
+    def _test_json(self, test: Evaluation, best: TrialRow) -> dict[str, Any]:
+        """Less what it says of every single picture."""
+        told = {name: value for name, value in test.to_json().items() if name not in ("right", "confidence")}
+        return {"evaluations": self.n_evaluations, "trial": best.number, **told}
+
+
+def study_status(name: str) -> Summary:
+    """The summary of a study as it stands, also while it runs. Raises StudyError where it has not begun."""
     folder = find_study(name)
-    record = Record(folder / "record.db")
-    try:
-        if record.fact("definition") is None:
+    with open_record(folder) as record:
+        if record.facts().definition is None:
             raise StudyError(f"Study {name} has not begun.", "Wait a moment, or start it: autotune search")
-        return _summarized(record, folder)
-    finally:
-        record.close()
+        return _summary(record, folder)
 
 
 def find_study(name: str) -> Path:
@@ -35,47 +128,23 @@ def find_study(name: str) -> Path:
     raise StudyError(f"There is no study {name!r} in {STUDIES.resolve()}.", did_you_mean(name, known))
 
 
-def _summarized(record: Record, folder: Path) -> dict[str, Any]:
-    """All that is known of a study, as plain values: what --json prints."""
-    rows, arms = record.trials(), record.fact("arms", {})
-    states = Counter(row["state"] for row in rows)
-    board = [
-        {
-            **{key: row[key] for key in ("number", "state", "value", "params", "epochs", "ended", "seconds")},
-            **{key: row[key] for key in ("log_loss", "best_epoch", "trained_parameters", "error")},
-            "words": describe(row["params"], arms[row["params"]["backbone"]]),
-        }
-        for row in rows
-    ]
+def _summary(record: Record, folder: Path) -> Summary:
+    facts, rows, probes = record.facts(), record.trials(), record.probes()
     best = record.best()
-    seconds = {"read": 0.0, "test": 0.0, "total": 0.0, **record.fact("seconds", {})}
-    probes = record.probes()
-    bank = sum(row["bank_seconds"] or 0.0 for row in (*rows, *probes))
-    trials = sum((row["seconds"] or 0.0) - (row["bank_seconds"] or 0.0) for row in rows)
-    return {
-        "study": folder.name,
-        "folder": str(folder.resolve()),
-        "metric": record.fact("definition")["metric"],
-        "classes": record.fact("classes", []),
-        "pictures": record.fact("pictures", {}),
-        "trials": {**{state: states[state] for state in STATES}, "total": len(rows)},
-        "best": best and {
-            **{key: best[key] for key in ("number", "value", "params", "log_loss", "checkpoint")},
-            "checkpoint": str((folder / best["checkpoint"]).resolve()),
-            "words": describe(best["params"], arms[best["params"]["backbone"]]),
-        },
-        "leaderboard": board,
-        "probes": probes,
-        "left_out": record.fact("left_out", {}),
-        "test": _test(record, best),
-        "seconds": {"bank": bank, "trials": trials, **seconds},
-    }  # fmt: skip
-
-
-def _test(record: Record, best: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The latest look with this winner, less what it says of every single picture; how often was looked in all."""
-    scores = record.look(best["number"]) if best else None
-    if best is None or scores is None:
-        return None
-    told = {name: value for name, value in scores.items() if name not in ("right", "confidence")}
-    return {"looks": len(record.looks()), "trial": best["number"], **told}
+    cache = sum(row.cache_seconds or 0.0 for row in rows) + sum(row.cache_seconds for row in probes)
+    trials = sum((row.seconds or 0.0) - (row.cache_seconds or 0.0) for row in rows)
+    timed = {"read": 0.0, "test": 0.0, "total": 0.0, **facts.seconds}
+    return Summary(
+        study=folder.name,
+        folder=folder.resolve(),
+        metric=facts.settings["metric"],
+        classes=facts.classes,
+        pictures=facts.pictures,
+        leaderboard=tuple(rows),
+        backbones=facts.backbones or {},
+        probes=tuple(probes),
+        left_out=facts.left_out,
+        test=record.evaluation(best.number) if best else None,
+        n_evaluations=len(record.evaluations()),
+        seconds=StudySeconds(timed["read"], cache, trials, timed["test"], timed["total"]),
+    )

@@ -39,14 +39,14 @@ class TrialOutcome:
     trained_parameters: int
     checkpoint: str | None
     seconds: float
-    bank_seconds: float
+    cache_seconds: float
 
 
 @dataclass(frozen=True)
 class ProbeOutcome:
     value: float
     seconds: float
-    bank_seconds: float
+    cache_seconds: float
 
 
 class Reporter(Protocol):

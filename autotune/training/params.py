@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 Value = float | int | str
 
@@ -36,15 +35,14 @@ class Params:
         return {name: value for name, value in asdict(self).items() if name != "mixup" or value}
 
 
-def describe(params: dict[str, Any], arm: dict[str, Any]) -> str:
-    """One trial's choices as a person would say them. arm: label and stages of its backbone."""
-    depth, stages = params["depth"], arm["stages"]
-    if arm["from_scratch"]:
+def describe(params: Params, label: str, stages: int, from_scratch: bool) -> str:
+    """A trial's choices in a line. label, stages, from_scratch: of its backbone."""
+    if from_scratch:
         trained = "from scratch"
     else:
-        trained = "head alone" if depth == 0 else f"last {depth} of {stages} stages"
-    augment = f"augmentation {params['augment']:g}" if params["augment"] else "no augmentation"
+        trained = "head alone" if params.depth == 0 else f"last {params.depth} of {stages} stages"
+    augment = f"augmentation {params.augment:g}" if params.augment else "no augmentation"
     return (
-        f"{arm['label']}, {trained}, {params['pixels']} pixels, {params['optimizer']} "
-        f"{params['lr_low']:.1e} to {params['lr_high']:.1e} {params['cycle']}, {augment}, batch {params['batch_size']}"
+        f"{label}, {trained}, {params.pixels} pixels, {params.optimizer} {params.lr_low:.1e} to {params.lr_high:.1e} "
+        f"{params.cycle}, {augment}, batch {params.batch_size}"
     )

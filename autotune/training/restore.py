@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -50,12 +49,12 @@ class TrainedNetwork:
         return found.float().cpu()
 
 
-def restore_network(backbones: LoadedBackbones, trial: dict[str, Any]) -> TrainedNetwork:
+def restore_network(backbones: LoadedBackbones, number: int, params: Params, checkpoint: str | None) -> TrainedNetwork:
     """A finished trial's network with its trained weights. Raises StudyError where they are gone."""
-    file = backbones.context.folder / str(trial["checkpoint"])
-    if not trial["checkpoint"] or not file.is_file():
-        raise StudyError(f"The checkpoint of trial {trial['number']}, {file}, is gone.", "Put it back, or search anew.")
-    net = build_network(backbones, Params(**trial["params"]), steps=1, seed=0)
+    file = backbones.context.folder / str(checkpoint)
+    if not checkpoint or not file.is_file():
+        raise StudyError(f"The checkpoint of trial {number}, {file}, is gone.", "Put it back, or search anew.")
+    net = build_network(backbones, params, steps=1, seed=0)
     try:
         state = safetensors.torch.load_file(file)
     except safetensors.SafetensorError as error:

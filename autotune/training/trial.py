@@ -78,7 +78,7 @@ def run_trial(backbones: LoadedBackbones, number: int, params: Params, reporter:
         trained_parameters=sum(p.numel() for p in net.trained()),
         checkpoint=checkpoint,
         seconds=time.monotonic() - start,
-        bank_seconds=banked - start,
+        cache_seconds=banked - start,
     )
 
 

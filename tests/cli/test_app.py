@@ -121,14 +121,14 @@ def test_json_is_one_object_on_stdout_and_nothing_else(here: Path, digits: Path)
         *("optimizer", "batch_size", "weight_decay", "dropout", "label_smoothing"),
     }
     assert set(found["test"]) >= {
-        *("n", "looks", "accuracy", "interval", "balanced_accuracy", "macro_f1", "log_loss"),
+        *("n", "evaluations", "accuracy", "interval", "balanced_accuracy", "macro_f1", "log_loss"),
     }
-    assert set(found["seconds"]) == {"read", "bank", "trials", "test", "total"}
+    assert set(found["seconds"]) == {"read", "cache", "trials", "test", "total"}
     assert "Plan: 2 trials" in out.stderr
     assert json.loads(run("status", "s", "--json").stdout) == found
     told = run("status", "s").stdout
     assert "Winner: trial" in told
     assert "95 % interval" in told
     again = json.loads(run("evaluate", "s", "--device", "cpu", "--json").stdout)
-    assert again["test"]["looks"] == 2
+    assert again["test"]["evaluations"] == 2
     assert run("search", *words, "--quiet").stdout == ""

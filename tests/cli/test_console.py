@@ -1,22 +1,22 @@
+from dataclasses import replace
+
 import pytest
 
 from autotune.cli import console
 from autotune.cli.console import PlainConsole
+from autotune.study.rows import BackboneFacts
 from autotune.text import duration
-from autotune.training.params import describe
+from autotune.training.params import Params
 
-PARAMS = {
-    "backbone": "net", "depth": 2, "pixels": 224, "lr_low": 1e-5, "lr_high": 3e-4, "cycle": "one-cycle", "augment": 0.5,
-    "class_weight": 0.0, "optimizer": "adamw", "batch_size": 32,
-}  # fmt: skip
-ARM = {"label": "EfficientNet-Lite0", "stages": 9, "from_scratch": False}
+PARAMS = Params("net", 2, 224, 1e-5, 3e-4, "one-cycle", 0.5, 0.0, "adamw", 32, 0.0, 0.0, 0.0)
+NET = BackboneFacts("net", "EfficientNet-Lite0", 9, False, (224,), (0, 1, 2), "")
 
 
 def test_a_trial_is_told_in_words() -> None:
-    words = describe(PARAMS, ARM)
+    words = NET.describe(PARAMS)
     assert words.startswith("EfficientNet-Lite0, last 2 of 9 stages, 224 pixels, adamw 1.0e-05 to 3.0e-04 one-cycle")
-    assert "head alone" in describe({**PARAMS, "depth": 0}, ARM)
-    assert "from scratch" in describe(PARAMS, {**ARM, "from_scratch": True})
+    assert "head alone" in NET.describe(replace(PARAMS, depth=0))
+    assert "from scratch" in replace(NET, from_scratch=True).describe(PARAMS)
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(5, "5 s"), (150, "2 min"), (7500, "2 h 5 min")])

@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console, Group
@@ -22,14 +21,13 @@ from autotune.cli.panel import sparkline
 from autotune.cli.views import show_study
 from autotune.study.listener import Outline
 from autotune.study.request import SearchRequest
+from autotune.study.rows import BackboneFacts, TrialRow
 from autotune.study.run import run_study
 from autotune.training.outcome import Epoch
+from autotune.training.params import Params
 
-ARM = {"label": "EfficientNet-Lite0", "stages": 9, "from_scratch": False}
-PARAMS = {
-    "backbone": "net", "depth": 2, "pixels": 224, "lr_low": 1e-5, "lr_high": 3e-4, "cycle": "one-cycle", "augment": 0.5,
-    "class_weight": 0.0, "optimizer": "adamw", "batch_size": 32,
-}  # fmt: skip
+NET = BackboneFacts("net", "EfficientNet-Lite0", 9, False, (224,), (0, 1, 2), "")
+PARAMS = Params("net", 2, 224, 1e-5, 3e-4, "one-cycle", 0.5, 0.0, "adamw", 32, 0.0, 0.0, 0.0)
 WORDS = "EfficientNet-Lite0, last 2 of 9 stages, 224 pixels, adamw 1.0e-05 to 3.0e-04 one-cycle, augmentation 0.5"
 OUTLINE = Outline(
     "cats-dogs",
@@ -43,11 +41,11 @@ def epoch(number: int, train: float = 0.9, validation: float = 0.9, gap: float =
     return Epoch(number, 1e-3, 0.1, train, validation, 0.3, gap, False, 1.0)
 
 
-def ended(number: int, value: float | None, state: str = "complete") -> dict[str, Any]:
-    return {
-        "number": number, "state": state, "value": value, "params": PARAMS, "epochs": 9, "ended": "done",
-        "error": "bad", "seconds": 12.3, "log_loss": 0.1, "trained_parameters": 5,
-    }  # fmt: skip
+def ended(number: int, value: float | None, state: str = "complete") -> TrialRow:
+    return TrialRow(
+        number, state, PARAMS, "done", "", value=value, log_loss=0.1, epochs=9, trained_parameters=5, seconds=12.3,
+        error="bad",
+    )  # fmt: skip
 
 
 def opened(width: int = 110, height: int = 40) -> LiveConsole:
@@ -62,9 +60,9 @@ def studying(width: int = 110, height: int = 40, running: int = 1) -> LiveConsol
     screen.planned(OUTLINE)
     screen.estimated(200)
     for number in range(8):
-        screen.finished(ended(number, 0.9 + number / 100), ARM, is_best=True)
-    screen.finished(ended(8, 0.7, "pruned"), ARM, is_best=False)
-    screen.finished(ended(9, None, "failed"), ARM, is_best=False)
+        screen.finished(ended(number, 0.9 + number / 100), NET, is_best=True)
+    screen.finished(ended(8, 0.7, "pruned"), NET, is_best=False)
+    screen.finished(ended(9, None, "failed"), NET, is_best=False)
     screen.progress("Trials")(10, 20)
     for number in range(10, 10 + running):
         screen.started(number, WORDS)
@@ -77,7 +75,7 @@ def lines(screen: LiveConsole) -> list[str]:
     """What the panel shows now, without colours."""
     size = screen.rich.size
     paper = Console(file=io.StringIO(), width=size.width, height=size.height)
-    paper.print(Group(screen._drawn()))
+    paper.print(Group(screen.drawn()))
     screen.close()
     return paper.file.getvalue().splitlines()  # type: ignore[attr-defined, no-any-return]
 
@@ -102,7 +100,7 @@ def test_the_gap_is_green_then_yellow_then_red(gap: float, colour: str) -> None:
     screen.planned(OUTLINE)
     screen.started(0, WORDS)
     screen.epoch(0, epoch(1, gap=gap))
-    drawn = screen._drawn()
+    drawn = screen.drawn()
     place = drawn.plain.index("gap ")
     screen.close()
     assert colour in {span.style for span in drawn.spans if span.start <= place < span.end}
@@ -147,9 +145,9 @@ def test_a_trial_that_starts_again_keeps_the_epochs_it_goes_on_from() -> None:
     screen = studying()
     screen.started(10, WORDS)
     screen.epoch(10, epoch(3, 0.6, 0.6))
-    assert [row.train for row in screen._view.runs[10].rows] == [0.5, 0.8, 0.6]
+    assert [row.train for row in screen.state.runs[10].rows] == [0.5, 0.8, 0.6]
     screen.epoch(10, epoch(1, 0.4, 0.4))
-    assert [row.train for row in screen._view.runs[10].rows] == [0.4]
+    assert [row.train for row in screen.state.runs[10].rows] == [0.4]
     screen.close()
 
 
@@ -167,7 +165,7 @@ def test_it_is_drawn_at_most_four_times_a_second_however_much_happens() -> None:
     screen = opened()
     screen.planned(OUTLINE)
     drawn = []
-    real = screen._drawn
+    real = screen.drawn
     screen._live.get_renderable = lambda: drawn.append(1) or real()  # type: ignore[union-attr, assignment]
     show, start = screen.progress("Reading"), time.monotonic()
     for done in range(20_000):
@@ -183,7 +181,7 @@ def test_drawing_while_trials_come_and_go_is_safe() -> None:
     def draw() -> None:
         try:
             for _ in range(300):
-                screen._drawn()
+                screen.drawn()
         except Exception as error:  # whatever it is, the test tells it
             failed.append(error)
 
@@ -193,7 +191,7 @@ def test_drawing_while_trials_come_and_go_is_safe() -> None:
         screen.started(number, WORDS)
         screen.epoch(number, epoch(1))
         screen.progress(f"Bank {number}")(1, 2)
-        screen.finished(ended(number, 0.5), ARM, is_best=False)
+        screen.finished(ended(number, 0.5), NET, is_best=False)
     thread.join()
     screen.close()
     assert failed == []

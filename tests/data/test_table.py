@@ -102,6 +102,6 @@ def test_a_study_of_a_table_goes_on_and_is_named_after_it(tmp_path: Path, here: 
     flags = {"epochs": 1, "backbone": ["small_cnn"]}
     for trials in (1, 2):
         request = SearchRequest(data=table, trials=trials, flags=flags, device="cpu")
-        found = run_study(request, PlainConsole(quiet=True))
+        found = run_study(request, PlainConsole(quiet=True)).to_json()
         assert (found["study"], found["trials"]["complete"]) == ("wards", trials)
     assert found["test"]["n"] > 0

@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from conftest import write_digits
+from sqlite_utils import Database
 from torchvision.models import resnet18
 
 from autotune.cli.console import PlainConsole
@@ -23,6 +24,7 @@ from autotune.export.export import ExportRequest, export_trial, refused_formats
 from autotune.export.predict import find_pictures, load
 from autotune.study.record import Record
 from autotune.study.request import Resources, SearchRequest
+from autotune.study.rows import ExportRow
 from autotune.study.run import run_study
 
 pytestmark = pytest.mark.slow
@@ -33,7 +35,7 @@ def exported(name: str = "s", resources: Resources | None = None, **asked: Any) 
     return export_trial(name, ExportRequest(**asked), resources or Resources("cpu"), PlainConsole(quiet=True))
 
 
-def rows(study: Path) -> list[dict[str, Any]]:
+def rows(study: Path) -> list[ExportRow]:
     record = Record(study / "record.db")
     try:
         return record.exports()
@@ -57,7 +59,7 @@ def test_every_format_is_proven_and_the_bundle_is_whole(finished: Path) -> None:
     )
     opened = bundle.open_bundle(out)
     assert (opened.labels, opened.threshold) == (("0", "1", "2"), 0.5)
-    assert rows(finished)[0]["facts"] == facts
+    assert rows(finished)[0].facts == facts
     home = str(Path(__file__).parents[2]).encode()
     assert [file.name for file in out.iterdir() if home in file.read_bytes()] == []  # no path of this machine
     onnx.checker.check_model(onnx.load(out / "model.onnx"), full_check=True)
@@ -71,10 +73,10 @@ def test_the_card_is_a_hugging_face_card_and_says_the_scores(finished: Path) -> 
     block = yaml.safe_load(text.split("---")[1])
     assert block["pipeline_tag"] == "image-classification"
     record = Record(finished / "record.db")
-    look = record.looks()[0]["scores"]
+    value = record.evaluations()[0].scores.value
     record.close()
     result = block["model-index"][0]["results"][0]
-    assert result["metrics"][0]["value"] == pytest.approx(look["value"], abs=1e-4)
+    assert result["metrics"][0]["value"] == pytest.approx(value, abs=1e-4)
     assert result["dataset"]["split"] == "test"
     for said in ("model.onnx", "proven", "looked at once", "Expected calibration error", "autotune search"):
         assert said in text
@@ -166,18 +168,17 @@ def test_a_network_that_is_not_the_trials_is_refused(finished: Path) -> None:
     record = Record(finished / "record.db")
     best = record.best()
     assert best
-    worse = [row for row in record.trials() if row["params"]["backbone"] == best["params"]["backbone"]]
-    record._db.execute("update trials set value = 0.1 where number = ?", [best["number"]])
-    record._db.conn.commit()
     record.close()
-    assert worse
+    db = Database(finished / "record.db")
+    db.table("trials").update(best.number, {"value": 0.1})
+    db.conn.commit()
     with pytest.raises(StudyError, match=r"scores .* the study measured 10\.0 %"):
-        exported(trial=best["number"])
+        exported(trial=best.number)
 
 
 def test_another_trial_can_be_exported_and_only_a_complete_one(finished: Path) -> None:
     record = Record(finished / "record.db")
-    complete = [row["number"] for row in record.trials() if row["state"] == "complete"]
+    complete = [row.number for row in record.trials() if row.state == "complete"]
     record.close()
     assert exported(trial=complete[-1])["trial"] == complete[-1]
     with pytest.raises(StudyError, match="Trial 99 of study s is not there"):
@@ -242,8 +243,8 @@ def test_a_study_without_a_finished_trial_has_nothing_to_export(here: Path) -> N
 
 def test_validation_pictures_that_changed_stop_the_export(finished: Path, searched: Path) -> None:
     record = Record(finished / "record.db")
-    moved = shutil.copytree(record.fact("root"), finished / "moved")
-    record.note(root=str(moved))
+    moved = shutil.copytree(record.facts().root, finished / "moved")
+    record.keep_facts(root=str(moved))
     record.close()
     line = next(line for line in (finished / "manifest.csv").open() if ",validation," in line)
     (Path(moved) / line.split(",")[0]).unlink()

@@ -3,6 +3,7 @@ import pytest
 
 from autotune.data.picture import Picture
 from autotune.report import confusion
+from autotune.study.rows import ClassScore
 
 
 def test_of_many_classes_those_most_involved_in_mistakes_are_shown() -> None:
@@ -23,9 +24,9 @@ def test_of_many_classes_those_most_involved_in_mistakes_are_shown() -> None:
 
 def test_the_weakest_class_comes_first_and_its_pictures_are_counted() -> None:
     per_class = {
-        "a": {"n": 4, "right": 4, "recall": 1.0, "precision": 1.0},
-        "b": {"n": 4, "right": 1, "recall": 0.25, "precision": 1.0},
-        "c": {"n": 0, "right": 0, "recall": 0.0, "precision": 0.0},
+        "a": ClassScore(4, 4, 1.0, 1.0),
+        "b": ClassScore(4, 1, 0.25, 1.0),
+        "c": ClassScore(0, 0, 0.0, 0.0),
     }
     pictures = [Picture(f"b/{i}.png", "b", part, str(i), 8, "") for i, part in enumerate(("train", "train", "test"))]
     rows = confusion.class_rows(per_class, pictures)

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,23 @@ import pytest
 
 from autotune.report import charts, importance
 from autotune.search.sampler import STUDY_NAME
-from autotune.study.record import COMPLETE
+from autotune.study.rows import COMPLETE, TrialRow
+from autotune.training.params import Params
+
+
+def row(trial: optuna.trial.FrozenTrial) -> TrialRow:
+    """The record's row of a trial; its learning rate is ten times that of Optuna, as an optimizer's factor makes it."""
+    chosen = trial.params
+    params = Params(
+        backbone=chosen["backbone"], depth=chosen[f"depth[{chosen['backbone']}]"], pixels=64, lr_low=1e-6,
+        lr_high=10 * chosen["lr_high"], cycle="one-cycle", augment=0.5, class_weight=0.0, optimizer="sgd",
+        batch_size=chosen["batch_size"], weight_decay=0.0, dropout=chosen["dropout"], label_smoothing=0.0,
+    )  # fmt: skip
+    return TrialRow(trial.number, COMPLETE, params, "done", "", value=trial.value)
 
 
 @pytest.fixture
-def searched(tmp_path: Path) -> tuple[Path, dict[int, tuple[str, float | None]]]:
+def searched(tmp_path: Path) -> tuple[Path, list[TrialRow]]:
     """A real Optuna study whose value is its learning rate's doing alone."""
     file = tmp_path / "trials.db"
     trials = optuna.create_study(
@@ -30,7 +43,7 @@ def searched(tmp_path: Path) -> tuple[Path, dict[int, tuple[str, float | None]]]
         return 0.9 + 0.02 * float(np.log10(rate))
 
     trials.optimize(value, n_trials=12)
-    return file, {one.number: (COMPLETE, one.value) for one in trials.get_trials()}
+    return file, [row(one) for one in trials.get_trials()]
 
 
 def test_the_choice_that_made_the_difference_is_named_first(searched: Any) -> None:
@@ -48,15 +61,16 @@ def test_the_choice_that_made_the_difference_is_named_first(searched: Any) -> No
     assert own["batch_size"].scale == charts.STEPS
     assert own["dropout"].scale == charts.LINEAR
     assert len(first.points) == 12
+    assert [point.x for point in first.points] == [row.params.lr_high for row in rows]
     assert found == importance.weigh_choices(file, rows, {"a": "Net A", "b": "Net B"})
     assert file.read_bytes() == before
 
 
 def test_where_choices_cannot_be_weighed_the_reason_is_told(searched: Any) -> None:
     file, rows = searched
-    few = dict(list(rows.items())[:3])
+    few = rows[:3]
     assert importance.weigh_choices(file, few, {}).reason == "Too few trials are complete to compare choices: 3."
-    same = dict.fromkeys(rows, (COMPLETE, 0.5))
+    same = [replace(row, value=0.5) for row in rows]
     assert "All 12 complete trials have the same value" in importance.weigh_choices(file, same, {}).reason
     assert "is not there" in importance.weigh_choices(file.with_name("none.db"), rows, {}).reason
     (file.parent / "broken.db").write_bytes(b"x" * 5000)

@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from conftest import write_digits
 from PIL import Image
+from sqlite_utils import Database
 from typer.testing import CliRunner
 
 from autotune.cli.app import app
@@ -23,6 +25,7 @@ from autotune.report.report import TEMPLATE, write_report
 from autotune.search.settings import Settings, definition
 from autotune.study.record import lock_study, open_record
 from autotune.study.request import Resources, SearchRequest
+from autotune.study.rows import BackboneFacts, Mistake
 from autotune.study.run import run_study
 from autotune.training.params import Params
 
@@ -141,24 +144,25 @@ def test_names_of_classes_and_files_are_text_and_never_markup(made: Path) -> Non
 def test_it_says_what_the_record_says(made: Path) -> None:
     told = plain(written())
     with open_record(made) as record:
-        best, scores = record.best(), record.looks()[-1]["scores"]
+        best, scores = record.best(), record.evaluations()[-1].scores
         trials = record.trials()
     assert best
-    assert len({row["value"] for row in trials}) > 1
-    assert scores["mistakes"]
-    low, high = (f"{100 * edge:.1f} %" for edge in scores["value_interval"])
-    assert f"Accuracy on {scores['n']} test pictures that no trial ever saw; 95 % interval {low} to {high}." in told
-    assert f"Winner: trial {best['number']}, Small CNN, from scratch, 32 pixels" in told
-    assert f"{100 * scores['value']:.1f}%" in told
-    assert f"Validation {100 * best['value']:.1f} %" in told
+    assert scores.calibration
+    assert len({row.value for row in trials}) > 1
+    assert scores.mistakes
+    low, high = (f"{100 * edge:.1f} %" for edge in scores.value_interval)
+    assert f"Accuracy on {scores.n} test pictures that no trial ever saw; 95 % interval {low} to {high}." in told
+    assert f"Winner: trial {best.number}, Small CNN, from scratch, 32 pixels" in told
+    assert f"{100 * scores.value:.1f}%" in told
+    assert f"Validation {100 * (best.value or 0):.1f} %" in told
     assert "Test pictures looked at once" in told
-    assert f"Temperature {scores['calibration']['temperature']:.2f}" in told
+    assert f"Temperature {scores.calibration.temperature:.2f}" in told
     for row in trials:
-        assert f"Trial {row['number']}" in told
-    for one in scores["mistakes"]:
-        assert f"{one['path']}" in told
-    for name, one in scores["per_class"].items():
-        assert re.search(rf"{re.escape(name)}\s+{100 * one['recall']:.1f} %\s+{one['right']} of {one['n']}", told)
+        assert f"Trial {row.number}" in told
+    for one in scores.mistakes:
+        assert f"{one.path}" in told
+    for name, own in scores.per_class.items():
+        assert re.search(rf"{re.escape(name)}\s+{100 * own.recall:.1f} %\s+{own.right} of {own.n}", told)
 
 
 @pytest.mark.slow
@@ -177,10 +181,10 @@ def test_copies_contradictions_and_what_was_set_aside_are_shown(made: Path) -> N
 @pytest.mark.slow
 def test_it_needs_no_pictures(made: Path) -> None:
     with open_record(made) as record:
-        record.note(root="/nowhere/at/all")
-        scores = record.looks()[-1]["scores"]
-        wrong = {"path": "gone.png", "label": "a", "answer": "b", "probability": 0.9}
-        record.keep_look(record.trials()[0]["number"], 1.0, {**scores, "mistakes": [wrong]})
+        record.keep_facts(root="/nowhere/at/all")
+        wrong = Mistake("gone.png", "a", "b", 0.9)
+        scores = replace(record.evaluations()[-1].scores, mistakes=(wrong,))
+        record.keep_evaluation(record.trials()[0].number, 1.0, scores)
     text = written()
     assert "<img" not in text
     assert text.count('aria-label="gone.png cannot be shown"') == 1
@@ -190,9 +194,13 @@ def test_it_needs_no_pictures(made: Path) -> None:
 @pytest.mark.slow
 def test_without_a_look_it_says_so(made: Path) -> None:
     with open_record(made) as record:
-        record._db.table("looks").update(1, {"trial": record.trials()[-1]["number"]})
-        assert "Test pictures looked at once with earlier winners" in plain(written())
-        record._db.table("looks").delete_where()
+        last = record.trials()[-1].number
+    table = Database(made / "record.db").table("evaluations")
+    table.update(1, {"trial": last})
+    table.db.conn.commit()
+    assert "Test pictures looked at once with earlier winners" in plain(written())
+    table.delete_where()
+    table.db.conn.commit()
     told = plain(written())
     assert "Test pictures looked at" not in told
     assert "Accuracy on validation. The winner has not met the test pictures yet" in told
@@ -203,9 +211,8 @@ def test_without_a_look_it_says_so(made: Path) -> None:
 @pytest.mark.slow
 def test_a_look_from_before_calibration_is_told_without_it(made: Path) -> None:
     with open_record(made) as record:
-        old = record.looks()[-1]
-        scores = {k: v for k, v in old["scores"].items() if k not in ("calibration", "right", "confidence")}
-        record.keep_look(old["trial"], 1.0, scores)
+        row = record.evaluations()[-1]
+        record.keep_evaluation(row.trial, 1.0, replace(row.scores, calibration=None, right=(), confidence=()))
     told = plain(written())
     assert "taken before calibration was kept" in told
     assert "Test pictures looked at twice" in told
@@ -214,9 +221,11 @@ def test_a_look_from_before_calibration_is_told_without_it(made: Path) -> None:
 @pytest.mark.slow
 def test_trials_of_one_epoch_pruned_and_failed_ones_are_drawn(made: Path) -> None:
     with open_record(made) as record:
-        number = record.trials()[0]["number"]
-        record._db.table("epochs").delete_where("trial = ? and number > 1", [number])
-        record._db.table("trials").update(number, {"best_epoch": 1, "epochs": 1})
+        number = record.trials()[0].number
+        db = Database(made / "record.db")
+        db.table("epochs").delete_where("trial = ? and number > 1", [number])
+        db.table("trials").update(number, {"best_epoch": 1, "epochs": 1})
+        db.conn.commit()
         record.keep_failure(7, PARAMS, "out of <memory>", "trace")
     text = written()
     assert "failed, without a value" in plain(text)
@@ -259,7 +268,7 @@ def test_without_trials_db_choices_are_left_out_with_the_reason(made: Path) -> N
 def test_it_is_written_whole_or_not_at_all(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = write_report("s")
     (made / "report.html").write_text("before")
-    monkeypatch.setattr(Path, "write_text", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left")))
+    monkeypatch.setattr(Path, "replace", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left")))
     with pytest.raises(StudyError, match="No space left"):
         write_report("s")
     monkeypatch.undo()
@@ -279,9 +288,10 @@ def test_a_study_without_a_complete_trial_is_a_problem_with_a_fix(here: Path) ->
     folder = here / "studies" / "s"
     folder.mkdir(parents=True)
     with open_record(folder) as record:
-        record.note(definition=definition(Settings()), root=str(here), classes=["a", "b"], arms={
-            "small_cnn": {"label": "Small CNN", "stages": 3, "from_scratch": True, "pixels": [32], "depths": [3]}
-        })  # fmt: skip
+        backbone = BackboneFacts("small_cnn", "Small CNN", 3, True, (32,), (3,), "")
+        record.keep_facts(
+            definition=definition(Settings()), root=str(here), classes=("a", "b"), backbones={"small_cnn": backbone}
+        )
         record.keep_failure(0, PARAMS, "no memory", "trace")
     with pytest.raises(StudyError, match="Study s has no complete trial") as caught:
         write_report("s")

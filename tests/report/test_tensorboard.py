@@ -15,6 +15,7 @@ from autotune.study.listener import StudyListener
 from autotune.study.record import Record
 from autotune.study.request import SearchRequest
 from autotune.study.run import run_study
+from autotune.study.summary import Summary
 
 SHOWN = {
     "accuracy/train": "train",
@@ -26,7 +27,7 @@ SHOWN = {
 }
 
 
-def search(data: Path, trials: int, tensorboard: bool = True) -> dict[str, Any]:
+def search(data: Path, trials: int, tensorboard: bool = True) -> Summary:
     flags = {"epochs": 4, "backbone": ["small_cnn"]}
     request = SearchRequest(data=data, name="s", trials=trials, device="cpu", flags=flags)
     return run_study(request, TensorBoardListener() if tensorboard else StudyListener())
@@ -45,16 +46,14 @@ def is_the_records_copy(folder: Path) -> bool:
     """Every trial has a run, with the record's curve point for point, its choices, and what came of them."""
     record = Record(folder / "record.db")
     rows = record.trials()
-    assert sorted(p.name for p in (folder / "tensorboard").iterdir()) == sorted(
-        f"trial-{r['number']:04d}" for r in rows
-    )
+    assert sorted(p.name for p in (folder / "tensorboard").iterdir()) == sorted(f"trial-{r.number:04d}" for r in rows)
     for row in rows:
-        run, curve = run_of(folder, row["number"]), record.curve(row["number"])
+        run, curve = run_of(folder, row.number), record.curve(row.number)
         for name, column in SHOWN.items():
-            assert points(run, name) == [(e["number"], pytest.approx(e[column], rel=1e-6)) for e in curve], name
-        assert [value for _, value in points(run, "hparam/accuracy")] == [pytest.approx(row["value"])]
-        assert [value for _, value in points(run, "hparam/log_loss")] == [pytest.approx(row["log_loss"])]
-        assert choices(run) == row["params"]
+            assert points(run, name) == [(e.number, pytest.approx(getattr(e, column), rel=1e-6)) for e in curve], name
+        assert [value for _, value in points(run, "hparam/accuracy")] == [pytest.approx(row.value)]
+        assert [value for _, value in points(run, "hparam/log_loss")] == [pytest.approx(row.log_loss)]
+        assert choices(run) == row.params.recorded()
     record.close()
     return bool(rows)
 

@@ -155,9 +155,9 @@ def test_what_it_writes_is_what_trials_then_use_and_all_else_stays(here: Path, d
         f'optimizer = "adamw"\nbatch_size = 32\n# that is all\nbackbone = "small_cnn"\nlr_low = {found["lr_low"]}\n'
     )
     made = run_study(SearchRequest(data=data, name="s", trials=2, device="cpu"), PlainConsole(quiet=True))
-    for row in made["leaderboard"]:
-        assert (row["params"]["lr_low"], row["params"]["lr_high"]) == (found["lr_low"], found["lr_high"])
-        assert (row["params"]["backbone"], row["params"]["optimizer"]) == ("small_cnn", "adamw")
+    for row in made.leaderboard:
+        assert (row.params.lr_low, row.params.lr_high) == (found["lr_low"], found["lr_high"])
+        assert (row.params.backbone, row.params.optimizer) == ("small_cnn", "adamw")
 
 
 @pytest.mark.slow

@@ -3,12 +3,21 @@ from pathlib import Path
 
 import pytest
 
+from autotune.data.folder import SkippedFile
 from autotune.errors import StudyError
 from autotune.study.record import Record
+from autotune.study.rows import BackboneFacts, CalibrationError, ClassScore, Evaluation, Mistake, StudyFacts
 from autotune.training.outcome import Epoch, TrialOutcome
 from autotune.training.params import Params
 
 PARAMS = Params("net", 1, 64, 1e-5, 1e-3, "triangular", 0.5, 0.0, "adamw", 32, 0.0, 0.0, 0.0)
+
+EVALUATION = Evaluation(
+    n=2, value=0.5, value_interval=(0.1, 0.9), accuracy=0.5, interval=(0.1, 0.9), balanced_accuracy=0.5, macro_f1=0.3,
+    log_loss=0.7, per_class={"a": ClassScore(1, 1, 1.0, 0.5), "b": ClassScore(1, 0, 0.0, 0.0)},
+    confusion=((1, 0), (1, 0)), calibration=CalibrationError(1.1, 0.2, 0.1), right=(True, False),
+    confidence=(0.9, 0.6), mistakes=(Mistake("b/1.png", "b", "a", 0.6),),
+)  # fmt: skip
 
 
 def outcome(value: float, log_loss: float = 1.0, parameters: int = 10, ended: str = "done") -> TrialOutcome:
@@ -19,49 +28,60 @@ def test_ties_go_to_the_surer_then_the_smaller_then_the_earlier(tmp_path: Path) 
     record = Record(tmp_path / "record.db")
     rows = [(0.9, 0.1, 1), (1.0, 0.3, 10), (1.0, 0.2, 99), (1.0, 0.2, 10), (1.0, 0.2, 10), (0.5, 0.0, 1)]
     for number, (value, loss, parameters) in enumerate(rows):
-        record.keep_outcome(number, PARAMS, outcome(value, loss, parameters))
-    assert [row["number"] for row in record.trials()] == [3, 4, 2, 1, 0, 5]
+        record.keep_outcome(number, PARAMS, outcome(value, loss, parameters), "checkpoints/x")
+    assert [row.number for row in record.trials()] == [3, 4, 2, 1, 0, 5]
     best = record.best()
     assert best
-    assert best["number"] == 3
+    assert best.number == 3
 
 
 def test_only_complete_trials_can_win(tmp_path: Path) -> None:
     record = Record(tmp_path / "record.db")
     record.keep_failure(0, PARAMS, "ValueError: x", "Traceback ...")
-    record.keep_outcome(1, PARAMS, outcome(1.0, ended="pruned"))
+    record.keep_outcome(1, PARAMS, outcome(1.0, ended="pruned"), "checkpoints/x")
     assert record.best() is None
-    record.keep_outcome(2, PARAMS, outcome(0.2, ended="gap"))
+    record.keep_outcome(2, PARAMS, outcome(0.2, ended="gap"), "checkpoints/x")
     best = record.best()
     assert best
-    assert (best["number"], best["ended"]) == (2, "gap")
-    assert record.trial(0)["trace"] == "Traceback ..."
+    assert (best.number, best.ended) == (2, "gap")
+    failed = record.trial(0)
+    assert failed
+    assert failed.trace == "Traceback ..."
     assert record.last_states(2) == ["complete", "pruned"]
 
 
 def test_a_trial_written_twice_is_there_once(tmp_path: Path) -> None:
     record = Record(tmp_path / "record.db")
-    record.keep_outcome(0, PARAMS, outcome(0.5))
-    record.keep_outcome(0, PARAMS, outcome(0.5))
+    record.keep_outcome(0, PARAMS, outcome(0.5), "checkpoints/x")
+    record.keep_outcome(0, PARAMS, outcome(0.5), "checkpoints/x")
     record.keep_epoch(0, Epoch(1, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, True, 0.7))
     record.keep_epoch(0, Epoch(1, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, True, 0.7))
     assert len(record.trials()) == len(record.curve(0)) == 1
-    assert Params(**record.trials()[0]["params"]) == PARAMS
+    assert record.trials()[0].params == PARAMS
 
 
-def test_looks_are_counted_and_facts_survive(tmp_path: Path) -> None:
+def test_evaluations_are_counted_and_facts_survive(tmp_path: Path) -> None:
     record = Record(tmp_path / "record.db")
-    record.note(classes=["a", "b"])
+    backbone = BackboneFacts("net", "Net", 3, False, (64, 96), (0, 1), "abc")
+    kept = StudyFacts(
+        classes=("a", "b"), skipped=(SkippedFile("a/x.txt", "no picture", bad=False),), cuts={("net", 64): (2, 3)},
+        backbones={"net": backbone}, seconds={"read": 1.5, "test": 2.0},
+    )  # fmt: skip
+    record.keep_facts(classes=kept.classes, skipped=kept.skipped, cuts=kept.cuts, backbones=kept.backbones)
     record.add_seconds(read=1.0)
     record.add_seconds(read=0.5, test=2.0)
-    record.keep_look(1, 0.5, {"accuracy": 0.9})
-    record.keep_look(1, 0.5, {"accuracy": 0.9})
+    record.keep_evaluation(1, 0.5, EVALUATION)
+    record.keep_evaluation(1, 0.5, EVALUATION)
     record.close()
     again = Record(tmp_path / "record.db")
-    assert again.fact("classes") == ["a", "b"]
-    assert again.fact("seconds") == {"read": 1.5, "test": 2.0}
-    assert [look["id"] for look in again.looks()] == [1, 2]
-    assert again.fact("nothing", 3) == 3
+    assert again.facts() == kept
+    assert [row.id for row in again.evaluations()] == [1, 2]
+    assert again.evaluation(1) == EVALUATION
+    assert again.evaluation(2) is None
+
+
+def test_a_study_that_has_not_begun_has_no_facts(tmp_path: Path) -> None:
+    assert Record(tmp_path / "record.db").facts() == StudyFacts()
 
 
 def test_a_damaged_record_is_two_lines(tmp_path: Path) -> None:

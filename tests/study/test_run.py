@@ -27,6 +27,7 @@ from autotune.search.candidates import select_backbones
 from autotune.search.plan import build_context, choose_cuts
 from autotune.search.settings import read_settings
 from autotune.study.driver import Driver
+from autotune.study.listener import StudyListener
 from autotune.study.record import Record, lock_study
 from autotune.study.reopen import evaluate_again
 from autotune.study.request import Resources, SearchRequest
@@ -73,7 +74,7 @@ def test_a_study_runs_is_only_printed_again_and_goes_on(here: Path, digits: Path
     first = search(digits, 3, flags=MIXED)
     assert first["trials"] == {"complete": first["trials"]["complete"], "pruned": 3 - first["trials"]["complete"],
                                "failed": 0, "total": 3}  # fmt: skip
-    assert first["test"]["looks"] == 1
+    assert first["test"]["evaluations"] == 1
     assert first["test"]["n"] == first["pictures"]["test"]
     assert Path(first["best"]["checkpoint"]).is_file()
     assert {row["params"]["depth"] for row in first["leaderboard"][:3]} >= {0, 1}
@@ -85,9 +86,9 @@ def test_a_study_runs_is_only_printed_again_and_goes_on(here: Path, digits: Path
     more = search(digits, 5, flags=MIXED)
     assert numbers(more) == [0, 1, 2, 3, 4]
     changed = more["best"]["number"] != first["best"]["number"]
-    assert more["test"]["looks"] == (2 if changed else 1)
-    looked = evaluate_again("s", Resources("cpu"), PlainConsole(quiet=True))
-    assert looked["test"]["looks"] == more["test"]["looks"] + 1
+    assert more["test"]["evaluations"] == (2 if changed else 1)
+    looked = evaluate_again("s", Resources("cpu"), StudyListener()).to_json()
+    assert looked["test"]["evaluations"] == more["test"]["evaluations"] + 1
     assert looked["test"]["accuracy"] == more["test"]["accuracy"]
     assert json.loads(json.dumps(looked)) == looked
     assert (here / "studies" / "s" / ".gitignore").read_text() == "*\n!study.toml\n"
@@ -193,7 +194,7 @@ def test_kill_9_of_driver_and_worker_loses_nothing(here: Path, tmp_path: Path) -
     wait_until(rows)
     wait_until((here / "studies" / "s" / "logs" / "trial-0001.log").is_file)
     time.sleep(0.3)  # in the middle of it
-    before = {row["number"]: row for row in Record(record).trials()}
+    before = {row.number: row for row in Record(record).trials()}
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     wait_until(lambda: not still_running(here), 10)
@@ -207,9 +208,9 @@ def test_kill_9_of_driver_and_worker_loses_nothing(here: Path, tmp_path: Path) -
     assert numbers(found) == [0, 1, 2, 3]
     assert found["trials"]["failed"] == 0
     assert b"it starts again" in said
-    after = {row["number"]: row for row in Record(record).trials()}
+    after = {row.number: row for row in Record(record).trials()}
     assert all(after[number] == row for number, row in before.items())
-    assert found["test"]["looks"] == 1
+    assert found["test"]["evaluations"] == 1
     wait_until(lambda: not still_running(here), 10)
     straight = search(data, 4, "straight", flags={"epochs": 6})
     assert without_time(straight) == without_time(found)
@@ -226,7 +227,7 @@ def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(here: Path, digits: P
     assert b"Traceback" not in said
     assert b"the same command goes on" in said
     done = len(Record(record).trials())
-    assert Record(record).looks() == []
+    assert Record(record).evaluations() == []
     found = search(digits, done + 1, flags={"epochs": 9})
     assert numbers(found) == list(range(done + 1))
 
@@ -240,7 +241,7 @@ def test_two_workers_share_a_study(here: Path, digits: Path) -> None:
 def test_time_out_ends_the_search_and_tests_the_winner(here: Path, digits: Path) -> None:
     found = search(digits, 500, timeout=8, flags={"epochs": 9})
     assert 1 <= found["trials"]["total"] < 500
-    assert found["test"]["looks"] == 1
+    assert found["test"]["evaluations"] == 1
 
 
 def test_a_study_in_use_is_refused(here: Path, digits: Path) -> None:
@@ -305,7 +306,8 @@ def test_a_trial_that_raises_is_recorded_and_the_study_goes_on(here: Path, digit
     assert failed
     assert {row["params"]["batch_size"] for row in failed} == {64}
     assert found["trials"]["complete"] + found["trials"]["pruned"] == 6 - len(failed)
-    trace = Record(here / "studies" / "s" / "record.db").trial(failed[0]["number"])["trace"]
+    row = Record(here / "studies" / "s" / "record.db").trial(failed[0]["number"])
+    trace = (row and row.trace) or ""
     assert "Traceback" in trace
     assert "RuntimeError: out of luck" in trace
     assert "out of luck" in (here / "studies" / "s" / "logs" / f"trial-{failed[0]['number']:04d}.log").read_text()
@@ -316,7 +318,7 @@ def test_five_failures_in_a_row_end_the_study(here: Path, digits: Path, tmp_path
     (tmp_path / "plugins" / "failing.py").write_text(FAILING.format(condition="True"))
     with pytest.raises(StudyError, match="5 trials in a row have failed, the last by RuntimeError: out of luck"):
         search(digits, 20, plugins=(tmp_path / "plugins",), flags={"backbone": ["failing"]})
-    assert study_status("s")["trials"] == {"complete": 0, "pruned": 0, "failed": 5, "total": 5}
+    assert study_status("s").n_trials == {"complete": 0, "pruned": 0, "failed": 5, "total": 5}
 
 
 def test_a_trial_whose_process_dies_each_time_has_failed(here: Path, digits: Path, tmp_path: Path) -> None:

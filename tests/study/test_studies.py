@@ -28,9 +28,9 @@ def test_a_damaged_study_does_not_hide_the_others(finished: Path) -> None:
     other = finished.parent / "broken"
     other.mkdir()
     (other / "record.db").write_bytes(b"no database at all" * 100)
-    rows = {row["name"]: row for row in list_studies()["studies"]}
-    assert "cannot be read" in rows["broken"]["problem"]
-    assert rows["s"]["problem"] == ""
+    rows = {row.name: row for row in list_studies()}
+    assert "cannot be read" in rows["broken"].problem
+    assert rows["s"].problem == ""
 
 
 def test_removing_asks_first_and_leaves_what_is_the_users(finished: Path) -> None:

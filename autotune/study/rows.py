@@ -1,0 +1,210 @@
+"""What the record keeps, row by row, as it travels between rooms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from autotune.data.folder import SkippedFile
+from autotune.training.params import Params, describe
+
+COMPLETE, PRUNED, FAILED = "complete", "pruned", "failed"
+STATES = (COMPLETE, PRUNED, FAILED)
+
+Cuts = Mapping[tuple[str, int], tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class BackboneFacts:
+    """A backbone as a study uses it: at these sizes, with these depths. label: the name people write.
+
+    digest: of its pretrained weights and structure; "" for one from scratch.
+    """
+
+    name: str
+    label: str
+    stages: int
+    from_scratch: bool
+    pixels: tuple[int, ...]
+    depths: tuple[int, ...]
+    digest: str
+
+    def describe(self, params: Params) -> str:
+        """A trial's choices in a line; the trial is of this backbone."""
+        return describe(params, self.label, self.stages, self.from_scratch)
+
+
+@dataclass(frozen=True)
+class StudyFacts:
+    """What a study was made from and how far it is; empty before its first trial. source: what the search was given,
+    as it can be given again, "" for the built-in sample; None in records of earlier versions. root: the pictures'
+    folder. pictures: their number by part. split: the identity of the split. definition: Settings as plain values.
+    cuts: the cuts that are cached, by backbone and size. seconds: by kind of work, over all runs.
+    """
+
+    root: str = ""
+    source: str | None = None
+    classes: tuple[str, ...] = ()
+    pictures: Mapping[str, int] = field(default_factory=dict)
+    skipped: tuple[SkippedFile, ...] = ()
+    split: str = ""
+    device: str | None = None
+    definition: Mapping[str, Any] | None = None
+    cuts: Cuts = field(default_factory=dict)
+    backbones: Mapping[str, BackboneFacts] | None = None
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    first_trials_queued: bool = False
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether trials can have been started: until then, whatever is asked for may change."""
+        return self.backbones is not None
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The definition of a study that has begun."""
+        assert self.definition is not None
+        return self.definition
+
+    def backbone(self, name: str) -> BackboneFacts:
+        """A backbone of a study that has begun."""
+        assert self.backbones is not None
+        return self.backbones[name]
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """A finished trial. state: COMPLETE, PRUNED or FAILED. ended: why. checkpoint: a file in the study's folder.
+
+    value: the metric on validation, in [0, 1]; log_loss: mean cross-entropy, in nats; both of its best epoch, and None
+    where it failed. seconds: in all, of which cache_seconds for the feature cache.
+    """
+
+    number: int
+    state: str
+    params: Params
+    ended: str
+    finished: str
+    value: float | None = None
+    log_loss: float | None = None
+    best_epoch: int | None = None
+    epochs: int | None = None
+    trained_parameters: int | None = None
+    checkpoint: str | None = None
+    seconds: float | None = None
+    cache_seconds: float | None = None
+    error: str | None = None
+    trace: str | None = None
+
+    @property
+    def rank(self) -> tuple[int, float, float, int, int]:
+        """Sorts the winner first: complete before pruned before failed, then by metric, then by lower cross-entropy,
+        then by fewer trained parameters, then by number.
+        """
+        measured = -(self.value or 0.0), self.log_loss or 0.0, self.trained_parameters or 0
+        return STATES.index(self.state), *measured, self.number
+
+
+@dataclass(frozen=True)
+class ProbeRow:
+    """A linear probe. value: the metric on validation. seconds: of the fit."""
+
+    backbone: str
+    pixels: int
+    value: float
+    seconds: float
+    cache_seconds: float
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """How the n pictures of one class were answered."""
+
+    n: int
+    right: int
+    recall: float
+    precision: float
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A picture whose answer is wrong. probability: that of the answer."""
+
+    path: str
+    label: str
+    answer: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class CalibrationError:
+    """temperature: what logits are divided by. The expected calibration error before and after, in [0, 1]."""
+
+    temperature: float
+    error_before: float
+    error_after: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a trained network answers n pictures. value: of the study's metric, with its 95 % interval; interval: of the
+    accuracy. confusion: rows are true classes, columns answers. right, confidence: of each picture, in the split's
+    order; empty in records of earlier versions. mistakes: the most confident first.
+    """
+
+    n: int
+    value: float
+    value_interval: tuple[float, float]
+    accuracy: float
+    interval: tuple[float, float]
+    balanced_accuracy: float
+    macro_f1: float
+    log_loss: float
+    per_class: Mapping[str, ClassScore]
+    confusion: tuple[tuple[int, ...], ...]
+    calibration: CalibrationError | None = None
+    right: tuple[bool, ...] = ()
+    confidence: tuple[float, ...] = ()
+    mistakes: tuple[Mistake, ...] = ()
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> Evaluation:
+        calibration = plain.get("calibration")
+        return cls(
+            **{name: plain[name] for name in ("n", "value", "accuracy", "balanced_accuracy", "macro_f1", "log_loss")},
+            value_interval=tuple(plain["value_interval"]),
+            interval=tuple(plain["interval"]),
+            per_class={name: ClassScore(**one) for name, one in plain["per_class"].items()},
+            confusion=tuple(tuple(row) for row in plain["confusion"]),
+            calibration=CalibrationError(**calibration) if calibration else None,
+            right=tuple(plain.get("right", ())),
+            confidence=tuple(plain.get("confidence", ())),
+            mistakes=tuple(Mistake(**one) for one in plain["mistakes"]),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class EvaluationRow:
+    """One evaluation of a trial on the test set."""
+
+    id: int
+    trial: int
+    finished: str
+    seconds: float
+    scores: Evaluation
+
+
+@dataclass(frozen=True)
+class ExportRow:
+    """One exported bundle. facts: what the export printed, as JSON."""
+
+    id: int
+    trial: int
+    folder: str
+    finished: str
+    facts: Mapping[str, Any]

@@ -1,0 +1,52 @@
+"""A study that autotune 0.1.0 made, before there were rooms: resumed, reported and exported by today's code."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import write_digits
+
+from autotune.export.export import ExportRequest, export_trial
+from autotune.report.report import write_report
+from autotune.study.listener import StudyListener
+from autotune.study.record import open_record
+from autotune.study.request import Resources, SearchRequest
+from autotune.study.rows import COMPLETE, PRUNED
+from autotune.study.run import run_study
+from autotune.study.summary import study_status
+
+MADE = Path(__file__).with_name("made_by_0.1.0")
+
+
+@pytest.fixture
+def old(here: Path) -> Path:
+    """A copy of the old study, of digits that lie elsewhere by now."""
+    write_digits(here / "digits3")
+    return Path(shutil.copytree(MADE, here / "studies" / "before"))
+
+
+def test_what_it_recorded_is_read(old: Path) -> None:
+    found = study_status("before")
+    assert found.n_trials == {COMPLETE: 5, PRUNED: 1, "failed": 0, "total": 6}
+    assert (found.winner.number, found.winner.value) == (4, 1.0)
+    assert (found.winner.params.optimizer, found.winner.params.depth) == ("sgd", 0)
+    assert found.test
+    assert (found.test.value, found.test.n, found.n_evaluations) == (1.0, 14, 1)
+    assert found.probes[0].cache_seconds > 0
+    with open_record(old) as record:
+        facts = record.facts()
+        assert len(record.curve(4)) == 2
+    assert facts.cuts == {("efficientnet_lite0", 64): (9,)}
+    assert facts.first_trials_queued
+
+
+@pytest.mark.slow
+def test_it_is_resumed_reported_and_exported(old: Path, here: Path) -> None:
+    before = study_status("before").leaderboard
+    request = SearchRequest(data=here / "digits3", name="before", trials=7, device="cpu", flags={"pixels": [64]})
+    found = run_study(request, StudyListener())
+    assert len(found.leaderboard) == 7
+    assert {row.number: row for row in before}.items() <= {row.number: row for row in found.leaderboard}.items()
+    assert "before" in Path(write_report("before")["file"]).read_text()
+    facts = export_trial("before", ExportRequest(), Resources("cpu"), StudyListener())
+    assert [row["verdict"] for row in facts["table"]] == ["proven"]
