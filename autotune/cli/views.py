@@ -11,6 +11,7 @@ from rich.table import Table
 
 from autotune.cli.console import PlainConsole
 from autotune.text import ago, duration, file_size, percent
+from autotune.training.metrics import METRICS, find_metric
 
 N_LEADERS = 10
 N_LISTED = 20  # pictures of each kind
@@ -142,7 +143,7 @@ def show_study(summary: dict[str, Any], console: PlainConsole) -> None:
 
 def _leaderboard(summary: dict[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False)
-    for name in ("trial", summary["metric"].replace("_", " "), "epochs", "ended", "seconds"):
+    for name in ("trial", find_metric(summary["metric"]).label, "epochs", "ended", "seconds"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("choices")
     for row in summary["leaderboard"][:N_LEADERS]:
@@ -154,8 +155,8 @@ def _leaderboard(summary: dict[str, Any]) -> Table:
 
 
 def _scores(summary: dict[str, Any]) -> list[str]:
-    test, metric = summary["test"], summary["metric"]
-    name = metric.replace("_", " ").capitalize()
+    test, label = summary["test"], find_metric(summary["metric"]).label
+    name = label[0].upper() + label[1:]
     validation = summary["best"]["value"]
     if test is None:
         return [f"{name}: validation {percent(validation)}; the test pictures have not been looked at."]
@@ -181,7 +182,7 @@ def show_studies(found: dict[str, Any], console: PlainConsole) -> None:
     for head in heads:
         table.add_column(head, justify="left" if head in ("study", "metric") else "right", no_wrap=True)
     for row in found["studies"]:
-        metric = row["problem"] or str(row["metric"]).replace("_", " ")
+        metric = row["problem"] or (METRICS[row["metric"]].label if row["metric"] in METRICS else row["metric"])
         scores = (percent(row["validation"]), percent(row["test"]))
         size, used = file_size(row["bytes"]), ago(row["used"])
         table.add_row(escape(row["name"]), str(row["trials"]), escape(metric), *scores, size, used)

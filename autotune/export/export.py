@@ -36,6 +36,7 @@ from autotune.study.request import Resources
 from autotune.study.summary import find_study
 from autotune.text import percent
 from autotune.training import calibration
+from autotune.training.metrics import find_metric
 from autotune.training.restore import TrainedNetwork, picture_logits
 
 SECONDS_OF_A_DAY = 86_400
@@ -175,7 +176,7 @@ def _checked(one: FinishedTrial, logits: Tensor) -> dict[str, Any]:
         raise StudyError(f"Trial {one.trial['number']} answers with no numbers.", "Export another one: --trial N")
     temperature = calibration.fit_temperature(logits, class_numbers(pictures, one.parts.classes))
     scores = score_logits(metric, logits, pictures, one.parts.classes, temperature)
-    allowed = _one_picture(metric, [row["n"] for row in scores["per_class"].values()])
+    allowed = find_metric(metric).change_by_one([row["n"] for row in scores["per_class"].values()])
     if abs(scores["value"] - one.trial["value"]) > allowed + 1e-9:
         raise StudyError(
             f"Trial {one.trial['number']} put together again scores {percent(scores['value'])} on validation; "
@@ -183,17 +184,6 @@ def _checked(one: FinishedTrial, logits: Tensor) -> dict[str, Any]:
             "Name the same --weights and --plugins as before; if they are the same, this is a bug: please report it.",
         )
     return scores
-
-
-def _one_picture(metric: str, counts: Sequence[int]) -> float:
-    """The most that one picture's answer can change a metric, where classes have so many pictures."""
-    if metric == "accuracy":
-        return 1 / sum(counts)
-    rarest = min(n for n in counts if n)
-    if metric == "balanced_accuracy":
-        return 1 / (len(counts) * rarest)
-    # F1 = 2 tp / (n + named): the true class's falls by at most 2 / (n + 1), that of the wrong answer by 1 / (2n + 1).
-    return (2 / (rarest + 1) + 1 / (2 * rarest + 1)) / len(counts)
 
 
 def _fitted(one: FinishedTrial, logits: Tensor, scores: dict[str, Any], request: ExportRequest) -> FittedAnswers:

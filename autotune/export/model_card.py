@@ -19,6 +19,7 @@ from autotune.study.checks import source_of
 from autotune.study.reopen import FinishedTrial
 from autotune.study.reproduce import reproduction
 from autotune.text import percent
+from autotune.training.metrics import find_metric
 from autotune.training.params import describe
 
 WEAKEST = 3
@@ -59,7 +60,7 @@ def _told(finished: FinishedTrial, validation: Mapping[str, Any], facts: Mapping
         "weakest": [{"name": n, **one} for n, one in sorted(per_class.items(), key=lambda i: i[1]["recall"])[:WEAKEST]],
         "measured_on": "test" if test else "validation",
         "data": {"origin": _origin(finished), "split": record.fact("split"), **record.fact("pictures")},
-        "metric": definition["metric"].replace("_", " "),
+        "metric": find_metric(definition["metric"]).label,
         "test": test,
         "validation": validation,
         "looks": len(record.looks()),
@@ -108,7 +109,7 @@ def _metadata(finished: FinishedTrial, test: Mapping[str, Any] | None, validatio
         dataset_type="imagefolder",
         dataset_name=datasets.default_study_name(Path(source) if (source := source_of(finished.record)) else None),
         dataset_split=part,
-        metric_type={"macro_f1": "f1"}.get(metric, metric),
+        metric_type=find_metric(metric).hub_name,
         metric_value=round(scores["value"], 4),
     )
     traits = finished.trained.backbone.traits

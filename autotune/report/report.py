@@ -28,6 +28,7 @@ from autotune.study.record import COMPLETE, PRUNED, Record, open_record
 from autotune.study.reproduce import Reproduction, reproduction
 from autotune.study.summary import find_study, study_status
 from autotune.text import duration, percent
+from autotune.training.metrics import find_metric
 
 FILE = "report.html"
 TEMPLATE = Path(__file__).with_name(FILE)
@@ -182,7 +183,7 @@ def _rendered(page: ReportPage) -> str:
 
 def _page(record: Record, folder: Path, summary: dict[str, Any]) -> ReportPage:
     arms, root, definition = record.fact("arms"), Path(record.fact("root")), record.fact("definition")
-    metric = summary["metric"].replace("_", " ").replace("f1", "F1")
+    metric = find_metric(summary["metric"]).label
     rows = summary["leaderboard"]
     labels = {name: arm["label"] for name, arm in arms.items()}
     room = charts.axis_range([row["value"] for row in rows if row["value"] is not None])

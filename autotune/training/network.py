@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import lr_scheduler
 
 from autotune.cache.features import FrozenPrefix
-from autotune.training.optimizers import OPTIMIZERS
+from autotune.training.optimizers import build_optimizer
 from autotune.training.params import Params
 
 
@@ -87,8 +87,8 @@ class TrialNetwork(lightning.LightningModule):
             return dataloader_idx, self(inputs), labels
 
     def configure_optimizers(self) -> Any:
-        kind, extra = OPTIMIZERS[self.params.optimizer]
-        optimizer = kind(self.trained(), lr=self.params.lr_high, weight_decay=self.params.weight_decay, **extra)
+        params = self.params
+        optimizer = build_optimizer(params.optimizer, self.trained(), params.lr_high, params.weight_decay)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._schedule(optimizer), "interval": "step"}}
 
     def trained(self) -> list[nn.Parameter]:

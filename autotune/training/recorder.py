@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from autotune.training.context import TrialContext
-from autotune.training.metrics import WORST, log_loss, predicted_classes, score, smooth
+from autotune.training.metrics import WORST_LOG_LOSS, log_loss, predicted_classes, score, smooth
 from autotune.training.network import TrialNetwork
 from autotune.training.outcome import DIVERGED, DONE, GAP, Epoch, Reporter
 from autotune.training.params import Params
@@ -54,7 +54,7 @@ class EpochRecorder(lightning.Callback):
         last = len(self.rows) >= (refit or self._context.epochs)
         if answer:
             self.ended = answer
-        elif row.log_loss >= WORST:
+        elif row.log_loss >= WORST_LOG_LOSS:
             self.ended = DIVERGED
         elif (
             not last
