@@ -53,11 +53,11 @@ def show_export(facts: dict[str, Any], console: PlainConsole) -> None:
 
 
 def show_backbones(found: dict[str, Any]) -> None:
-    """The list for a person: a name and its sentence, then the facts."""
+    """The list for a person: a name and its description, then the facts."""
     for row in found["backbones"]:
         features = row["features"] or "measured"
         at_hand = "at hand" if row["weights"]["at_hand"] else "not at hand"
-        typer.echo(f"{row['name']}\n    {row['sentence']}")
+        typer.echo(f"{row['name']}\n    {row['description']}")
         typer.echo(f"    {row['pixels']} pixels, {features} features; weights {at_hand}: {row['weights']['reason']}")
         if "stages" in row:
             typer.echo(f"    {row['parameters']:,} parameters in {len(row['stages'])} stages: {_stages(row['stages'])}")

@@ -63,7 +63,7 @@ class FittedAnswers:
 
     temperature: float
     threshold: float
-    answered: dict[str, dict[str, Any]]
+    answered: dict[str, calibration.AnsweredCount]
 
 
 def export_trial(name: str, request: ExportRequest, resources: Resources, listener: StudyListener) -> dict[str, Any]:

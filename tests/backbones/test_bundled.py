@@ -98,7 +98,7 @@ def test_parameters_and_weights_are_as_stated(name: str) -> None:
     chain = build_stages(entry, pretrained=False)
     assert sum(p.numel() for p in chain.parameters()) == parameters
     millions = f"{math.floor(parameters / 1e5 + 0.5) / 10} M"
-    assert millions in entry.sentence
+    assert millions in entry.description
 
 
 def test_squeezenet_has_its_1_2_million_with_the_classifier() -> None:
