@@ -52,7 +52,7 @@ class Tail:
             with torch.autocast(self._device.type, torch.bfloat16, enabled=self.half):
                 loss = functional.cross_entropy(self._net(x), labels)
             self._optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             self._optimizer.step()
         synchronise(self._device)
         return (time.perf_counter() - start) / n

@@ -14,7 +14,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def block(kind: str, holds: str = "") -> str:
     """The first piece of code of a kind that holds a text."""
-    return next(text for text in re.findall(rf"```{kind}\n(.*?)```", README, re.DOTALL) if holds in text)
+    found: list[str] = re.findall(rf"```{kind}\n(.*?)```", README, re.DOTALL)
+    return next(text for text in found if holds in text)
 
 
 def test_its_plugin_is_found_and_passes_its_check(tmp_path: Path) -> None:
