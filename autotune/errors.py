@@ -3,7 +3,7 @@
 AutotuneError
 ├── DataError      the pictures: no such folder, one class, a class too small
 ├── ConfigError    study.toml or a flag: an unknown key, a value out of range
-├── PluginError    a backbone: unknown, does not load, breaks the contract
+├── PluginError    a backbone: unknown, does not load, fails its check
 ├── WeightsError   pretrained weights: not at hand, do not fit
 ├── StudyError     a study: no such one, made from other data, in use, nothing finished
 └── BundleError    an exported model: not proven, a part missing or changed, its runtime not installed

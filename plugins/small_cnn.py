@@ -1,4 +1,4 @@
-"""Small CNN: four convolutions and a dense layer, trained from scratch on tiny pictures (Keras's CIFAR-10 example)."""
+"""Small CNN: four convolutions and a dense layer, trained from scratch on small pictures (Keras's CIFAR-10 example)."""
 
 from torch import nn
 

@@ -1,4 +1,4 @@
-"""SqueezeNet 1.1: 0.7 M parameters without its classifier, 1.2 M with it (Iandola et al. 2016); of torchvision."""
+"""SqueezeNet 1.1: 0.7 M parameters without its classifier, 1.2 M with it (Iandola et al. 2016); from torchvision."""
 
 from torch import nn
 from torchvision.models import squeezenet1_1 as tv

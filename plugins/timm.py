@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from autotune import backbone
 
 FILE = "model.safetensors"
-SECONDS = 10  # for the first answer of the Hub; without a network its library would try again for a minute
-CONTAINERS = ("blocks", "features", "layers", "stages")  # what timm calls a chain of parts within a network
+SECONDS = 10  # to wait for the Hub's first answer; without a network its library would retry for a minute
+CONTAINERS = ("blocks", "features", "layers", "stages")  # timm's names for a chain of parts within a network
 
 
 @backbone(pixels=224)
@@ -27,7 +27,7 @@ def timm(pretrained: bool, variant: str) -> nn.Sequential:
 
 
 def traits(variant: str) -> dict[str, Any]:
-    """What timm says of a model. Raises ValueError where it has none of that name."""
+    """A model's traits, as timm states them. Raises ValueError where it has no model of that name."""
     try:
         told = get_pretrained_cfg(variant) if is_model(variant) else None
     except RuntimeError:  # an unknown tag, what follows the dot
@@ -40,7 +40,7 @@ def traits(variant: str) -> dict[str, Any]:
     channels, height, width = told.input_size
     if (channels, height) != (3, width):
         raise ValueError(f"timm:{variant} takes {told.input_size} pixels.", "Name one for a square of three colours.")
-    with torch.device("meta"):  # to be counted, not held in memory
+    with torch.device("meta"):  # to be counted, without memory
         n_numbers = sum(p.numel() for p in create_model(variant).parameters())
     return {
         "pixels": height,
@@ -55,7 +55,7 @@ def traits(variant: str) -> dict[str, Any]:
 
 
 def _weights(variant: str) -> dict[str, Any]:
-    """What create_model needs to load a model's weights: a file from the Hub's cache, fetched into it if need be."""
+    """create_model's arguments for a model's weights: a file in the Hub's cache, downloaded where it is not there."""
     repository = get_pretrained_cfg(variant).hf_hub_id
     if not repository:
         return {"pretrained": True}
@@ -68,7 +68,7 @@ def _weights(variant: str) -> dict[str, Any]:
 
 @torch.no_grad()
 def _same(stages: nn.Sequential, net: nn.Module, pixels: int) -> bool:
-    """Whether a chain holds all of a network's parameters and answers as it does."""
+    """Whether a chain has all of a network's parameters and computes the same."""
     if {id(p) for p in stages.parameters()} != {id(p) for p in net.parameters()}:
         return False
     x = torch.randn(1, 3, pixels, pixels, generator=torch.Generator().manual_seed(0))
@@ -79,8 +79,8 @@ def _same(stages: nn.Sequential, net: nn.Module, pixels: int) -> bool:
 
 
 def _stages(net: nn.Module) -> nn.Sequential:
-    """A network's parts in order. Each stage begins with a part that has kernels or matrices; norms, activations
-    and pooling belong to the one before. A stage keeps timm's names of its tensors.
+    """A network's parts in order, as stages. A stage begins with a part that has kernels or matrices; norms,
+    activations and pooling belong to the stage before. A stage keeps timm's names of its tensors.
     """
     if hasattr(net, "_pos_embed") and hasattr(net, "blocks"):
         return _transformer(net)
@@ -108,7 +108,7 @@ def _weighs(part: nn.Module) -> bool:
 
 
 def _named(parts: list[tuple[str, nn.Module]]) -> nn.Sequential:
-    """Parts one after the other, under the names that they had in their network."""
+    """Parts in order, under the names that they had in their network."""
     stage = nn.Sequential()
     for path, part in parts:
         outer, _, name = path.rpartition(".")
@@ -119,7 +119,9 @@ def _named(parts: list[tuple[str, nn.Module]]) -> nn.Sequential:
 
 
 def _transformer(net: nn.Module) -> nn.Sequential:
-    """A vision transformer, whose tokens are no part of its own: itself without blocks, its blocks, its head."""
+    """The stages of a vision transformer: itself without blocks, because no module of its own makes the tokens; its
+    blocks; its head.
+    """
     *middle, end = net.blocks.named_children()
     before = dict(net.named_children())
     after = {name: before.pop(name) for name in [*before][[*before].index("blocks") :]}
@@ -134,7 +136,7 @@ def _transformer(net: nn.Module) -> nn.Sequential:
 
 
 def _only(net: nn.Module, children: dict[str, nn.Module], parameters: dict[str, nn.Parameter]) -> nn.Module:
-    """A network of the same kind that shares some of its parts."""
+    """A copy of a network with only these of its parts, which it shares."""
     one = copy.copy(net)
     one._modules, one._parameters = children, parameters
     return one

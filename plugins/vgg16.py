@@ -1,4 +1,4 @@
-"""VGG16: 14.7 M parameters without its top, pooled to 512 features (Simonyan & Zisserman 2014); of torchvision."""
+"""VGG16: 14.7 M parameters without its top, pooled to 512 features (Simonyan & Zisserman 2014); from torchvision."""
 
 from torch import nn
 from torchvision.models import vgg16 as tv

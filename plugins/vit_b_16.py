@@ -23,7 +23,7 @@ def vit_b_16(pretrained: bool) -> nn.Sequential:
 
 
 class Tokens(nn.Module):
-    """Pixels (N, 3, 224, 224) -> a class token and 196 of patches, each with its position, (N, 197, 768)."""
+    """Pixels (N, 3, 224, 224) to the class token and 196 patch tokens with position embeddings, (N, 197, 768)."""
 
     def __init__(self, net: VisionTransformer) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Tokens(nn.Module):
 
 
 class Position(nn.Module):
-    """A module of its own, so that the tensors are in the order of torchvision's file."""
+    """Adds the position embedding. A module of its own, so that tensors are in the order of torchvision's file."""
 
     def __init__(self, embedding: nn.Parameter) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Position(nn.Module):
 
 
 class First(nn.Module):
-    """The class token of (N, T, F), (N, F)."""
+    """The class token (N, F) of tokens (N, T, F)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x[:, 0]

@@ -12,9 +12,8 @@ from typer.main import get_command
 
 from autotune.backbones import registry
 from autotune.backbones.registry import discover
-from autotune.backbones.weights import find_weights
 from autotune.cli.app import app
-from autotune.training.check import check_backbone
+from autotune.testing import check_backbone
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -54,13 +53,12 @@ def _commands(command: Any, name: str) -> Iterator[tuple[str, Any]]:
         yield from _commands(other, f"{name} {inner}")
 
 
-def test_the_pages_backbone_keeps_the_contract(tmp_path: Path) -> None:
+def test_the_pages_backbone_passes_its_check(tmp_path: Path) -> None:
     page = (DOCS / "backbones.md").read_text(encoding="utf-8")
     (code,) = [text for text in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if text.startswith('"""')]
     (tmp_path / "quarter.py").write_text(code)
-    entry = discover([tmp_path]).find("quarter:16")
-    assert [one for one in check_backbone(entry, find_weights(entry)) if one.problem] == []
-    assert entry.traits.pixels == 64
+    check_backbone("quarter:16", plugins=[tmp_path])
+    assert discover([tmp_path]).find("quarter:16").traits.pixels == 64
     with pytest.raises(registry.PluginError, match="no backbone 'quarter:x'"):
         discover([tmp_path]).find("quarter:x")
 

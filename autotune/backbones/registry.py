@@ -1,29 +1,29 @@
-"""Backbones: what marks one, where they are looked for, and how one becomes a chain of stages."""
+"""Where backbones are found, and how one becomes a chain of stages. Discovery reads files and runs none of them."""
 
 from __future__ import annotations
 
 import ast
 import importlib.metadata
 import importlib.util
+import inspect
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autotune.backbones.spec import Backbone, Traits, checked_traits
 from autotune.errors import PluginError, did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn
-
-from autotune.backbones.spec import Backbone, Traits, checked_traits
 
 ENTRY_POINTS = "autotune.backbones"
 
 
 @dataclass(frozen=True)
 class BrokenPlugin:
-    """A plugin file that is left out, and why."""
+    """A plugin file that is skipped. reason: why."""
 
     file: str
     reason: str
@@ -31,22 +31,24 @@ class BrokenPlugin:
 
 @dataclass(frozen=True)
 class Registry:
+    """The backbones that were found, and the files that could not be read."""
+
     backbones: tuple[Backbone, ...]
     broken: tuple[BrokenPlugin, ...]
 
     def find(self, name: str) -> Backbone:
-        """The backbone of that name; `timm:resnet26` finds the plugin `timm` and asks its file of `resnet26`.
+        """The backbone of that name. `timm:resnet26` finds the plugin `timm` and asks its file for the traits.
 
         Raises PluginError where there is none.
         """
         head, _, variant = name.partition(":")
         for entry in self.backbones:
-            if entry.name == head and bool(variant) == entry.takes_variant:
-                return replace(entry, name=name, traits=_varied(entry, name, variant) if variant else entry.traits)
-        for entry in self.backbones:
-            if entry.name == head:
+            if entry.name != head:
+                continue
+            if bool(variant) != entry.takes_variant:
                 wanted = f"{head}:VARIANT" if entry.takes_variant else head
                 raise PluginError(f"There is no backbone {name!r}.", f"This one is written {wanted!r}.")
+            return replace(entry, name=name, traits=_variant_traits(entry, name, variant)) if variant else entry
         for broken in self.broken:
             if Path(broken.file).stem == head:
                 raise PluginError(f"Backbone {name!r} does not load: {broken.reason}", f"Mend {broken.file}.")
@@ -54,15 +56,15 @@ class Registry:
 
 
 def discover(folders: Sequence[Path] = ()) -> Registry:
-    """Every backbone there is: bundled, of installed packages, and of the folders named by the user.
+    """All backbones: bundled, of installed packages, and in the given folders.
 
-    Raises PluginError where two share a name.
+    Raises PluginError where two share a name or a folder does not exist.
     """
     found: dict[str, Backbone] = {}
     broken: list[BrokenPlugin] = []
     for file in (*_bundled(), *_installed(), *_in_folders(folders)):
         try:
-            entries = _read(file)
+            entries = _backbones_in(file)
         except (SyntaxError, ValueError, PluginError) as error:
             reason = error.problem if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
             broken.append(BrokenPlugin(str(file), reason))
@@ -77,21 +79,43 @@ def discover(folders: Sequence[Path] = ()) -> Registry:
     return Registry(tuple(found.values()), tuple(broken))
 
 
+def backbone_of(function: Callable[..., Any]) -> Backbone:
+    """The backbone that a function marked `@backbone(...)` defines, read from its file as `discover` reads it.
+
+    Raises PluginError where the function is not marked, or not at the top level of a file.
+    """
+    name = function.__name__
+    if not hasattr(function, "__autotune__"):
+        raise PluginError(f"Function {name!r} is not marked @backbone(...).", "See docs/backbones.md.")
+    file = inspect.getsourcefile(function)
+    if function.__qualname__ != name or not file or not Path(file).is_file():
+        raise PluginError(
+            f"Backbone {name!r} is not at the top level of a file.", "Move it there: it is imported by file and name."
+        )
+    return Registry(tuple(_backbones_in(Path(file))), ()).find(name)
+
+
 def build_stages(entry: Backbone, pretrained: bool) -> nn.Sequential:
     """Import the backbone's file and run its function.
 
     Raises PluginError where that fails, or where what it returns is no chain of stages with parameters.
     """
-    from torch import nn
-
     variant = entry.name.partition(":")[2]
     try:
-        function = getattr(_imported(entry.file), entry.function)
+        function = getattr(_import_plugin(entry.file), entry.function)
         chain = function(pretrained, variant) if entry.takes_variant else function(pretrained)
-    except Exception as error:
-        raise PluginError(
-            f"Backbone {entry.name!r} does not load: {type(error).__name__}: {error}", f"Mend {entry.file}."
-        ) from error
+    except Exception as error:  # whatever the plugin's code raises
+        raise _load_error(entry.name, entry.file, error) from error
+    return _checked_chain(entry, chain)
+
+
+def _load_error(name: str, file: str, error: Exception) -> PluginError:
+    return PluginError(f"Backbone {name!r} does not load: {type(error).__name__}: {error}", f"Mend {file}.")
+
+
+def _checked_chain(entry: Backbone, chain: Any) -> nn.Sequential:
+    from torch import nn
+
     if not isinstance(chain, nn.Sequential) or not len(chain):
         raise PluginError(
             f"Backbone {entry.name!r} returns {type(chain).__name__}, not an nn.Sequential of stages.",
@@ -113,7 +137,7 @@ def _bundled() -> Iterable[Path]:
 
 
 def _installed() -> Iterable[Path]:
-    """The files that the entry points name, found without importing the packages they are in."""
+    """The files that entry points name, found without importing their packages."""
     for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
         top, *inner = point.module.split(".")
         spec = importlib.util.find_spec(top)
@@ -140,22 +164,25 @@ def _files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.glob("*.py") if not file.name.startswith("_"))
 
 
-def _read(file: Path) -> list[Backbone]:
+def _backbones_in(file: Path) -> list[Backbone]:
     """The backbones in one file, from its text alone."""
     tree = ast.parse(file.read_text(encoding="utf-8"), str(file))
-    sentence = (ast.get_docstring(tree) or "").partition("\n")[0].strip()
     entries = []
     for node in tree.body:
-        if isinstance(node, ast.FunctionDef) and (call := _marked(node)):
-            traits = checked_traits({keyword.arg or "**": _literal(keyword, file) for keyword in call.keywords})
-            own = (ast.get_docstring(node) or "").partition("\n")[0].strip()  # one of a family says what it is
-            entries.append(Backbone(node.name, own or sentence, str(file), node.name, len(node.args.args) > 1, traits))
+        if isinstance(node, ast.FunctionDef) and (call := _decorator(node)):
+            traits = checked_traits({keyword.arg or "**": _literal_value(keyword, file) for keyword in call.keywords})
+            description = _docstring_line(node) or _docstring_line(tree)  # a file may hold a family
+            entries.append(Backbone(node.name, description, str(file), node.name, len(node.args.args) > 1, traits))
     if not entries:
         raise PluginError(f"No function in {file.name} is marked @backbone(...).", "")
     return entries
 
 
-def _marked(node: ast.FunctionDef) -> ast.Call | None:
+def _docstring_line(node: ast.Module | ast.FunctionDef) -> str:
+    return (ast.get_docstring(node) or "").partition("\n")[0].strip()
+
+
+def _decorator(node: ast.FunctionDef) -> ast.Call | None:
     for decorator in node.decorator_list:
         if isinstance(decorator, ast.Call):
             name = decorator.func
@@ -164,33 +191,36 @@ def _marked(node: ast.FunctionDef) -> ast.Call | None:
     return None
 
 
-def _literal(keyword: ast.keyword, file: Path) -> Any:
+def _literal_value(keyword: ast.keyword, file: Path) -> Any:
     try:
         return ast.literal_eval(keyword.value)
     except ValueError as error:
         raise PluginError(f"{keyword.arg}= in {file.name} is not a literal value.", "") from error
 
 
-def _varied(entry: Backbone, name: str, variant: str) -> Traits:
-    """A variant's traits: where its file has a function `traits`, that says what differs; its ValueError refuses."""
+def _variant_traits(entry: Backbone, name: str, variant: str) -> Traits:
+    """The backbone's traits with those that the file's function `traits`, if there is one, states for the variant.
+
+    That function raises ValueError(problem, fix) where there is no such variant.
+    """
     try:
-        ask = getattr(_imported(entry.file), "traits", None)
+        traits_of = getattr(_import_plugin(entry.file), "traits", None)
     except Exception as error:  # whatever the plugin's code raises
-        raise PluginError(f"Backbone {name!r} does not load: {error!r}", f"Mend {entry.file}.") from error
-    if ask is None:
+        raise _load_error(name, entry.file, error) from error
+    if traits_of is None:
         return entry.traits
     try:
-        told = dict(ask(variant))
+        stated = dict(traits_of(variant))
     except ValueError as error:
         problem, fix = error.args if len(error.args) == 2 else (str(error), "Look at what follows the colon.")
         raise PluginError(f"There is no backbone {name!r}: {problem}", fix) from error
     except Exception as error:  # whatever the plugin's code raises
-        raise PluginError(f"Backbone {name!r} does not load: {error!r}", f"Mend {entry.file}.") from error
-    return checked_traits({**asdict(entry.traits), **told})
+        raise _load_error(name, entry.file, error) from error
+    return checked_traits({**asdict(entry.traits), **stated})
 
 
-def _imported(file: str) -> Any:
-    """A plugin's module, imported once a process under a name of its own."""
+def _import_plugin(file: str) -> Any:
+    """A plugin's module, imported once per process under a name derived from its path."""
     name = f"autotune_plugin_{Path(file).stem}_{abs(hash(file)):x}"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, file)

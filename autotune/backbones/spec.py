@@ -1,15 +1,12 @@
-"""What a backbone is: the decorator that marks one, and what it says."""
+"""What a backbone is: the decorator that marks one, and the traits it states."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from autotune.errors import PluginError, did_you_mean
-
-if TYPE_CHECKING:
-    pass
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -20,13 +17,12 @@ Build = TypeVar("Build", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Traits:
-    """What the decorator says of a backbone. Every value is written as a literal, because listing reads, not runs.
+    """What the decorator states of a backbone, as literals, because discovery reads the file and does not run it.
 
-    pixels: side of the square it takes. features: F of its output (N, F); None where a variant decides.
-    mean, std: per channel, for pixels scaled to [0, 1]. weights: "package:PATH/IN/SITE-PACKAGES", "hub:REPO/FILE" of
-    the Hugging Face hub, or a URL.
-    megabytes: what a download would fetch. fixed_pixels: no other size works. from_scratch: there are no
-    pretrained weights, everything trains.
+    pixels: side of the square it takes. features: F of its output (N, F); None: measured. mean, std: per channel, for
+    pixels scaled to [0, 1]. fixed_pixels: no other size works. weights: "package:PATH/IN/SITE-PACKAGES",
+    "hub:REPO/FILE" on the Hugging Face Hub, or a URL. megabytes: size of the download. licence: of the weights.
+    from_scratch: there are no pretrained weights; everything trains.
     """
 
     pixels: int
@@ -43,10 +39,14 @@ class Traits:
 
 @dataclass(frozen=True)
 class Backbone:
-    """One backbone as it was read from its file; nothing of it has run yet."""
+    """One backbone as read from its file, of which nothing has run.
+
+    description: the first line of its docstring, "LABEL: what it is". file: path of the plugin. function: the name of
+    its function there. takes_variant: it is named NAME:VARIANT.
+    """
 
     name: str
-    sentence: str
+    description: str
     file: str
     function: str
     takes_variant: bool
@@ -54,10 +54,10 @@ class Backbone:
 
     @property
     def label(self) -> str:
-        """The name people write: what stands before the colon of the file's first sentence."""
+        """Its name in text: what stands before the colon of the description, and the variant."""
         head, _, variant = self.name.partition(":")
-        spoken = self.sentence.partition(":")[0] if ":" in self.sentence else head
-        return f"{spoken} {variant}".strip()
+        label = self.description.partition(":")[0] if ":" in self.description else head
+        return f"{label} {variant}".strip()
 
 
 def backbone(**traits: Any) -> Callable[[Build], Build]:
@@ -76,6 +76,7 @@ def backbone(**traits: Any) -> Callable[[Build], Build]:
 
 
 def checked_traits(given: dict[str, Any]) -> Traits:
+    """Traits from the decorator's keywords. Raises PluginError where one is unknown, missing or impossible."""
     known = [field.name for field in fields(Traits)]
     for key in given:
         if key not in known:

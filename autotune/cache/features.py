@@ -63,7 +63,7 @@ class FeatureCache:
 
     joints: the stages whose outputs are rounded to half precision on their way to the next, kept or not; so a deeper
     cut comes out the same whether it is computed from pixels or from one of these on disk. Rounding early stages would
-    cost a digit of the features; rounding late ones (`Anatomy.joints`) costs no more than keeping them.
+    cost a digit of the features; rounding late ones (`half_precision_cuts`) costs no more than keeping them.
     """
 
     def __init__(self, name: str, chain: nn.Sequential, traits: Traits, pixels: int, invariances: Invariances,

@@ -13,6 +13,7 @@ from autotune.errors import PluginError
 
 if TYPE_CHECKING:
     from autotune.backbones.spec import Backbone
+    from autotune.training.check import CheckResult
 
 TEMPLATE = '''"""{title}: MobileNetV3-Small, say what it is and who made it; torchvision's ImageNet-1k weights."""
 
@@ -72,17 +73,12 @@ def check(
     weights: WeightsDir = None,
 ) -> None:
     """Try a backbone: shapes, what each depth freezes and trains, train and evaluation mode, gradients."""
-    from autotune.backbones.registry import discover
-    from autotune.backbones.weights import find_weights
     from autotune.training.check import check_backbone
 
-    entry = discover(tuple(folders or ())).find(name)
-    results = check_backbone(entry, find_weights(entry, weights))
-    for result in results:
-        typer.echo(f"{'no ' if result.problem else 'yes'} {result.tried}")
-    problems = [result.problem for result in results if result.problem]
-    if problems:
-        raise PluginError(f"Backbone {name!r} breaks the contract: {' '.join(problems)}", f"Mend {entry.file}.")
+    def show(result: CheckResult) -> None:
+        typer.echo(f"{'yes' if result.passed else 'no '} {result.requirement}")
+
+    check_backbone(name, plugins=folders or (), weights=weights, callback=show)
 
 
 def list_backbones(folders: tuple[Path, ...], weights_folder: Path | None, full: bool) -> dict[str, Any]:
@@ -96,7 +92,7 @@ def list_backbones(folders: tuple[Path, ...], weights_folder: Path | None, full:
         at_hand = find_weights(entry, weights_folder)
         row = {
             "name": entry.name,
-            "sentence": entry.sentence,
+            "description": entry.description,
             "pixels": entry.traits.pixels,
             "features": entry.traits.features,
             "weights": {"at_hand": at_hand.at_hand, "reason": at_hand.reason},

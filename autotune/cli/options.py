@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from autotune.errors import ConfigError
+from autotune.training.metrics import METRICS
 
 
 def study_names(incomplete: str) -> list[str]:
@@ -31,9 +32,11 @@ def backbone_names(incomplete: str) -> list[str]:
 
 def metric_names(incomplete: str) -> list[str]:
     """The metrics, for completion."""
-    from autotune.search.settings import METRICS
-
     return [name for name in METRICS if name.startswith(incomplete)]
+
+
+def _either(names: list[str]) -> str:
+    return " or ".join([", ".join(names[:-1]), names[-1]])
 
 
 Data = Annotated[
@@ -61,9 +64,7 @@ Backbones = Annotated[
 BackboneName = Annotated[
     str, typer.Option(help="The backbone to test, by name.", show_default=False, autocompletion=backbone_names)
 ]
-MetricName = Annotated[
-    str | None, typer.Option(help="accuracy, balanced_accuracy or macro_f1.", autocompletion=metric_names)
-]
+MetricName = Annotated[str | None, typer.Option(help=f"{_either(list(METRICS))}.", autocompletion=metric_names)]
 
 
 def print_json(found: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from autotune.cli.memory_use import MemoryUse
 from autotune.study.listener import Outline
 from autotune.study.rows import COMPLETE, STATES, TrialRow
 from autotune.text import duration, percent
+from autotune.training.metrics import find_metric
 
 if TYPE_CHECKING:
     from autotune.training.outcome import Epoch
@@ -203,7 +204,7 @@ def _board(view: PanelState, width: int, room: int) -> list[Text]:
         return []
     counts = ", ".join(f"{sum(row.state == state for row, _ in view.ended)} {state}" for state in STATES)
     lines = [Text(f"{len(view.ended)} finished: {counts}", "bold")]
-    metric = view.outline.metric.replace("_", " ")
+    metric = find_metric(view.outline.metric).label
     best = [(row, words) for row, words in view.ended if row.state == COMPLETE][: min(LEADERS, room - 1)]
     labels = {words.partition(", ")[0] for _, words in best}
     for place, (row, words) in enumerate(best):

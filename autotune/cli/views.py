@@ -15,6 +15,7 @@ from autotune.study.rows import FAILED, TrialRow
 from autotune.study.studies import StudyRow
 from autotune.study.summary import STUDIES, Summary
 from autotune.text import ago, duration, file_size, percent
+from autotune.training.metrics import METRICS, find_metric
 
 N_LEADERS = 10
 N_LISTED = 20  # pictures of each kind
@@ -56,11 +57,11 @@ def show_export(facts: dict[str, Any], console: PlainConsole) -> None:
 
 
 def show_backbones(found: dict[str, Any]) -> None:
-    """The list for a person: a name and its sentence, then the facts."""
+    """The list for a person: a name and its description, then the facts."""
     for row in found["backbones"]:
         features = row["features"] or "measured"
         at_hand = "at hand" if row["weights"]["at_hand"] else "not at hand"
-        typer.echo(f"{row['name']}\n    {row['sentence']}")
+        typer.echo(f"{row['name']}\n    {row['description']}")
         typer.echo(f"    {row['pixels']} pixels, {features} features; weights {at_hand}: {row['weights']['reason']}")
         if "stages" in row:
             typer.echo(f"    {row['parameters']:,} parameters in {len(row['stages'])} stages: {_stages(row['stages'])}")
@@ -145,7 +146,7 @@ def show_study(summary: Summary, console: PlainConsole) -> None:
 
 def _leaderboard(summary: Summary) -> Table:
     table = Table(box=None, pad_edge=False)
-    for name in ("trial", summary.metric.replace("_", " "), "epochs", "ended", "seconds"):
+    for name in ("trial", find_metric(summary.metric).label, "epochs", "ended", "seconds"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("choices")
     for row in summary.leaderboard[:N_LEADERS]:
@@ -157,7 +158,8 @@ def _leaderboard(summary: Summary) -> Table:
 
 
 def _scores(summary: Summary, best: TrialRow) -> list[str]:
-    test, name = summary.test, summary.metric.replace("_", " ").capitalize()
+    test, label = summary.test, find_metric(summary.metric).label
+    name = label[0].upper() + label[1:]
     if test is None:
         return [f"{name}: validation {percent(best.value)}; the test pictures have not been looked at."]
     low, high = test.value_interval
@@ -182,7 +184,7 @@ def show_studies(rows: Sequence[StudyRow], console: PlainConsole) -> None:
     for head in heads:
         table.add_column(head, justify="left" if head in ("study", "metric") else "right", no_wrap=True)
     for row in rows:
-        metric = row.problem or row.metric.replace("_", " ")
+        metric = row.problem or (METRICS[row.metric].label if row.metric in METRICS else row.metric)
         scores, size = (percent(row.validation), percent(row.test)), file_size(row.bytes)
         table.add_row(escape(row.name), str(row.trials), escape(metric), *scores, size, ago(row.used))
     console.rich.print(table)

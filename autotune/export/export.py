@@ -37,6 +37,7 @@ from autotune.study.rows import Evaluation
 from autotune.study.summary import find_study
 from autotune.text import percent
 from autotune.training import calibration
+from autotune.training.metrics import find_metric
 from autotune.training.restore import TrainedNetwork, picture_logits
 
 SECONDS_OF_A_DAY = 86_400
@@ -63,7 +64,7 @@ class FittedAnswers:
 
     temperature: float
     threshold: float
-    answered: dict[str, dict[str, Any]]
+    answered: dict[str, calibration.AnsweredCount]
 
 
 def export_trial(name: str, request: ExportRequest, resources: Resources, listener: StudyListener) -> dict[str, Any]:
@@ -176,7 +177,7 @@ def _checked(one: FinishedTrial, logits: Tensor) -> Evaluation:
         raise StudyError(f"Trial {one.trial.number} answers with no numbers.", "Export another one: --trial N")
     temperature = calibration.fit_temperature(logits, class_numbers(pictures, one.parts.classes))
     scores = score_logits(metric, logits, pictures, one.parts.classes, temperature)
-    allowed = _one_picture(metric, [row.n for row in scores.per_class.values()])
+    allowed = find_metric(metric).change_by_one([row.n for row in scores.per_class.values()])
     if abs(scores.value - (one.trial.value or 0.0)) > allowed + 1e-9:
         raise StudyError(
             f"Trial {one.trial.number} put together again scores {percent(scores.value)} on validation; "
@@ -184,17 +185,6 @@ def _checked(one: FinishedTrial, logits: Tensor) -> Evaluation:
             "Name the same --weights and --plugins as before; if they are the same, this is a bug: please report it.",
         )
     return scores
-
-
-def _one_picture(metric: str, counts: Sequence[int]) -> float:
-    """The most that one picture's answer can change a metric, where classes have so many pictures."""
-    if metric == "accuracy":
-        return 1 / sum(counts)
-    rarest = min(n for n in counts if n)
-    if metric == "balanced_accuracy":
-        return 1 / (len(counts) * rarest)
-    # F1 = 2 tp / (n + named): the true class's falls by at most 2 / (n + 1), that of the wrong answer by 1 / (2n + 1).
-    return (2 / (rarest + 1) + 1 / (2 * rarest + 1)) / len(counts)
 
 
 def _fitted(one: FinishedTrial, logits: Tensor, scores: Evaluation, request: ExportRequest) -> FittedAnswers:

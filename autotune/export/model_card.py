@@ -20,6 +20,7 @@ from autotune.study.reopen import FinishedTrial
 from autotune.study.reproduce import reproduction
 from autotune.study.rows import ClassScore, Evaluation
 from autotune.text import percent
+from autotune.training.metrics import find_metric
 
 WEAKEST = 3
 
@@ -57,7 +58,7 @@ def _told(finished: FinishedTrial, validation: Evaluation, facts: Mapping[str, A
         ],
         "measured_on": "test" if test else "validation",
         "data": {"origin": _origin(finished), "split": known.split, **known.pictures},
-        "metric": known.settings["metric"].replace("_", " "),
+        "metric": find_metric(known.settings["metric"]).label,
         "test": test,
         "validation": validation,
         "n_evaluations": len(record.evaluations()),
@@ -106,7 +107,7 @@ def _metadata(finished: FinishedTrial, test: Evaluation | None, validation: Eval
         dataset_type="imagefolder",
         dataset_name=datasets.default_study_name(Path(source) if (source := source_of(finished.record)) else None),
         dataset_split=part,
-        metric_type={"macro_f1": "f1"}.get(metric, metric),
+        metric_type=find_metric(metric).hub_name,
         metric_value=round(scores.value, 4),
     )
     traits = finished.trained.backbone.traits

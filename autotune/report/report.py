@@ -29,6 +29,7 @@ from autotune.study.reproduce import Reproduction, reproduction
 from autotune.study.rows import COMPLETE, PRUNED, Evaluation, ExportRow, TrialRow
 from autotune.study.summary import Summary, find_study, study_status
 from autotune.text import duration, percent
+from autotune.training.metrics import find_metric
 
 FILE = "report.html"
 TEMPLATE = Path(__file__).with_name(FILE)
@@ -183,7 +184,7 @@ def _rendered(page: ReportPage) -> str:
 
 def _page(record: Record, folder: Path, summary: Summary, best: TrialRow) -> ReportPage:
     facts = record.facts()
-    root, metric, rows = Path(facts.root), summary.metric.replace("_", " ").replace("f1", "F1"), summary.leaderboard
+    root, metric, rows = Path(facts.root), find_metric(summary.metric).label, summary.leaderboard
     labels = {name: one.label for name, one in summary.backbones.items()}
     room = charts.axis_range([row.value for row in rows if row.value is not None])
     weighed = importance.weigh_choices(folder / "trials.db", rows, labels)

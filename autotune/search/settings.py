@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 from autotune.search.ranges import Choice, Fixed, Range, Ranged
-from autotune.training.optimizers import LEARNING_RATE_FACTORS
+from autotune.training.metrics import METRICS
+from autotune.training.optimizers import OPTIMIZERS
 
-METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
 SAMPLERS = ("tpe", "random", "gp", "qmc")
 PRUNERS = ("hyperband", "successive_halving", "median", "none")
 CYCLES = ("triangular", "triangular2", "one-cycle")
@@ -39,7 +39,7 @@ class SearchSpace:
     class_weight: Ranged | None = None
     cycle: Ranged = Choice(CYCLES)
     augment: Ranged = Range(0.0, 1.0, step=0.25)
-    optimizer: Ranged = Choice(tuple(LEARNING_RATE_FACTORS))
+    optimizer: Ranged = Choice(tuple(OPTIMIZERS))
     batch_size: Ranged = Choice((32, 64))
     weight_decay: Ranged = Range(1e-6, 1e-1, log=True)
     dropout: Ranged = Range(0.0, 0.5)
@@ -135,9 +135,9 @@ def _toml(file: Path | None) -> dict[str, Any]:
         raise ConfigError(f"{file} is not TOML: {error}", "See https://toml.io for how it is written.") from error
 
 
-def _one_of(names: tuple[str, ...]) -> Callable[[Any], str | None]:
+def _one_of(names: Collection[str]) -> Callable[[Any], str | None]:
     def check(value: Any) -> str | None:
-        return None if value in names else did_you_mean(str(value), names)
+        return None if isinstance(value, str) and value in names else did_you_mean(str(value), names)
 
     return check
 
@@ -183,7 +183,7 @@ _NAMES: dict[str, Callable[[Any], str | None]] = {
     "cycle": _one_of(CYCLES),
     "augment": _number(0, 1),
     "class_weight": _number(0, 1),
-    "optimizer": _one_of(tuple(LEARNING_RATE_FACTORS)),
+    "optimizer": _one_of(OPTIMIZERS),
     "batch_size": _number(1, MANY, whole=True),
     "weight_decay": _number(0, MANY),
     "dropout": _number(0, 0.95),

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 from autotune.search.ranges import Choice, Fixed, Range, Ranged
 from autotune.search.settings import SearchSpace
-from autotune.training.optimizers import LEARNING_RATE_FACTORS
+from autotune.training.optimizers import find_optimizer
 from autotune.training.params import Params, Value
 
 
@@ -29,7 +29,7 @@ def suggest(trial: Trial, space: SearchSpace, arms: tuple[BackboneOptions, ...])
     backbone = str(_draw(trial, "backbone", _of(names)))
     arm = arms[names.index(backbone)]
     optimizer = str(_draw(trial, "optimizer", space.optimizer))
-    rate = LEARNING_RATE_FACTORS[optimizer]
+    rate = find_optimizer(optimizer).learning_rate_factor
     high = float(_draw(trial, "lr_high", space.lr_high or Range(1e-4, 1e-2, log=True)))
     low = float(_draw(trial, "lr_low", space.lr_low or Range(1e-6, 1e-4, log=True)))
     high, low = high * (1 if space.lr_high else rate), low * (1 if space.lr_low else rate)

@@ -36,7 +36,7 @@ from autotune.study.listener import StudyListener
 from autotune.study.request import SearchRequest
 from autotune.study.run import decode_pictures, read_pictures, study_config, study_folder
 from autotune.training.context import LoadedBackbones, open_sources
-from autotune.training.optimizers import LEARNING_RATE_FACTORS
+from autotune.training.optimizers import find_optimizer
 from autotune.training.outcome import Epoch
 from autotune.training.params import Params, describe
 from autotune.training.trainer import build_trainer, quiet_lightning
@@ -201,7 +201,7 @@ def _params(settings: Settings, arm: BackboneOptions) -> Params:
     ranges = {f.name: fixed(f.name, getattr(settings.space, f.name)) for f in fields(SearchSpace)}
     optimizer = ranges["optimizer"]
     assert isinstance(optimizer, Fixed)
-    rate = LEARNING_RATE_FACTORS[str(optimizer.value)]
+    rate = find_optimizer(str(optimizer.value)).learning_rate_factor
     ranges |= {"lr_low": Fixed(LEAST * rate), "lr_high": Fixed(MOST * rate)}
     return suggest(FixedTrial({}), SearchSpace(**ranges), (arm,))  # type: ignore[arg-type]  # all is fixed: none is asked
 

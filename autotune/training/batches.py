@@ -1,4 +1,4 @@
-"""Batches: what a training step is fed, from a bank or afresh from pixels."""
+"""The batches that a network is trained and evaluated on: cached features, or pixels that are augmented anew."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Positions = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class LabelledPictures:
-    """Pictures as workers know them: by digest and class number, without a path."""
+    """Pictures as workers know them: by digest and class number, without their paths."""
 
     digests: tuple[str, ...]
     labels: tuple[int, ...]
@@ -33,7 +33,7 @@ class LabelledPictures:
 
 
 class BatchSource(Protocol):
-    """Where a batch's inputs come from, for positions in a fixed list of pictures."""
+    """The inputs of a batch, as `FrozenPrefix` takes them, for positions (N,) in a fixed list of pictures."""
 
     def clean(self, positions: Positions) -> tuple[Tensor, ...]: ...
 
@@ -41,17 +41,17 @@ class BatchSource(Protocol):
 
 
 class FeatureSource:
-    """Rows of a bank at one cut. Strength s draws evenly from the clean view and the views of magnitude up to s.
+    """Cached features at one cut. Strength s draws evenly from the clean view and the views of magnitude up to s.
 
-    views: the clean one, then those. flips: along which sides feature maps are mirrored besides, anew every epoch;
-    that is nearly what the frozen part says of a mirrored picture, and costs nothing.
+    views: the clean one, then those of rising magnitude. flips: how feature maps are mirrored at random as well: that
+    is nearly what the frozen prefix computes for a mirrored picture, and costs nothing.
     """
 
     def __init__(self, views: Sequence[ResidentRows], flips: str = "none") -> None:
         self._views = views
         shape = views[0].shape
-        is_map = len(shape) == 3 and shape[1] == shape[2]  # else tokens, vectors or channels last
-        self._mirrored = [is_map and flips in sides for sides in (("horizontal", "both"), ("vertical", "both"))]
+        is_map = len(shape) == 3 and shape[1] == shape[2]  # otherwise tokens, vectors or channels last
+        self._is_mirrored = [is_map and flips in sides for sides in (("horizontal", "both"), ("vertical", "both"))]
 
     def clean(self, positions: Positions) -> tuple[Tensor, ...]:
         return (self._views[0].take(positions),)
@@ -61,15 +61,15 @@ class FeatureSource:
         device = self._views[0].device
         out = torch.empty((len(positions), *self._views[0].shape), dtype=torch.float16, device=device)
         for view in np.unique(drawn):
-            mine = np.flatnonzero(drawn == view)
-            out[torch.from_numpy(mine).to(device)] = self._views[view].take(positions[mine]).to(device)
-        if not strength or not any(self._mirrored):
+            places = np.flatnonzero(drawn == view)
+            out[torch.from_numpy(places).to(device)] = self._views[view].take(positions[places]).to(device)
+        if not strength or not any(self._is_mirrored):
             return (out,)
-        return out, torch.from_numpy((rng.random((len(positions), 2)) < 0.5) & self._mirrored)
+        return out, torch.from_numpy((rng.random((len(positions), 2)) < 0.5) & self._is_mirrored)
 
 
 class PixelSource:
-    """Decoded pixels, augmented anew each time: for nets from scratch, and where no bank pays."""
+    """Decoded pixels, augmented anew each time: for networks from scratch, and where caching features does not pay."""
 
     def __init__(self, pixels: ResidentRows, digests: tuple[str, ...], seed: int) -> None:
         self._pixels = pixels
@@ -87,15 +87,15 @@ class PixelSource:
 
 
 def views_up_to(strength: float) -> range:
-    """The bank's views that a strength draws from: 0 is clean, view v has magnitude v / N_VIEWS."""
+    """The cached views that a strength draws from: view 0 is clean, view v has magnitude v / N_VIEWS."""
     return range(int(strength * N_VIEWS + 1e-9) + 1)
 
 
 class TrainBatches:
-    """An epoch of shuffled, augmented batches, each time it is iterated. Order and views depend on (seed, epoch) alone.
+    """An epoch of shuffled, augmented batches each time it is iterated. Order and views depend on (seed, epoch) alone.
 
-    It tells Lightning where it stands, so that a checkpoint taken in the middle of an epoch goes on from there.
-    ahead: batches to make ready in a thread of their own, in pinned memory.
+    Lightning saves its state, so that a checkpoint taken within an epoch resumes there. ahead: batches to prepare in a
+    background thread, in pinned memory.
     """
 
     def __init__(self, source: BatchSource, labels: tuple[int, ...], batch_size: int, strength: float, seed: int,
@@ -135,7 +135,7 @@ class TrainBatches:
 
 
 class EvaluationBatches:
-    """Every picture once, unaugmented and in order: for measuring."""
+    """Every picture once, unaugmented and in order."""
 
     def __init__(self, source: BatchSource, labels: tuple[int, ...], ahead: int = 0) -> None:
         self._source = source

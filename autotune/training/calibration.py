@@ -1,8 +1,8 @@
-"""Calibration: how far a network's probabilities can be believed, and below which of them it had better not answer."""
+"""Calibration: the temperature, the expected calibration error, and the threshold below which not to answer."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,43 +12,51 @@ from torch import Tensor
 from autotune.errors import ConfigError
 
 N_BINS = 15
-MARGIN = 1e-3  # what an exported model's probabilities may be off by
-MOST = 20.0  # the highest temperature tried; the lowest is its inverse
+MARGIN = 1e-3  # how far an exported model's probabilities may differ
+MAX_TEMPERATURE = 20.0  # the lowest is its inverse
+
+
+@dataclass(frozen=True)
+class AnsweredCount:
+    """Of n pictures, those answered at a threshold, and those of them answered rightly."""
+
+    n: int
+    answered: int
+    right: int
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """What logits (N, C) are to be divided by so that their softmax is best calibrated (Guo et al. 2017).
+    """What to divide logits (N, C) by, so that their softmax is calibrated best (Guo et al. 2017).
 
-    The true class's target is (N + 1) / (N + 2), not 1, and the rest is shared by the others, so that pictures all
-    answered rightly do not ask for endless certainty (Platt 1999).
+    The target of the true class is (N + 1) / (N + 2), not 1, and the others share the rest, so that the temperature
+    does not go to 0 where all answers are right (Platt 1999).
     """
     from scipy.optimize import minimize_scalar
 
     n, classes = logits.shape
     targets = torch.full((n, classes), 1 / (n + 2) / (classes - 1), dtype=torch.float64)
     targets[torch.arange(n), labels] = (n + 1) / (n + 2)
-    wide = logits.double()
+    logits = logits.double()
 
     def loss(log_temperature: float) -> float:
-        return -float((targets * (wide / np.exp(log_temperature)).log_softmax(1)).sum())
+        return -float((targets * (logits / np.exp(log_temperature)).log_softmax(1)).sum())
 
-    found = minimize_scalar(loss, bounds=(-np.log(MOST), np.log(MOST)), method="bounded")
-    return float(np.exp(found.x))
+    best = minimize_scalar(loss, bounds=(-np.log(MAX_TEMPERATURE), np.log(MAX_TEMPERATURE)), method="bounded")
+    return float(np.exp(best.x))
 
 
 def expected_calibration_error(probabilities: Tensor, labels: Tensor) -> float:
-    """The expected calibration error of probabilities (N, C), in [0, 1], over 15 bins of equal width (Guo et al.)."""
+    """The expected calibration error of probabilities (N, C), in [0, 1], over bins of equal width (Guo et al. 2017)."""
     from torchmetrics.functional.classification import multiclass_calibration_error
 
-    found = multiclass_calibration_error(probabilities.float(), labels, probabilities.shape[1], N_BINS, "l1")
-    return float(found)
+    return float(multiclass_calibration_error(probabilities.float(), labels, probabilities.shape[1], N_BINS, "l1"))
 
 
 def find_threshold(confidence: NDArray[np.float64], right: NDArray[np.bool_], precision: float) -> float:
-    """The lowest probability at which answers (N,) of that confidence and above are right with this precision.
+    """The lowest threshold at which the answers (N,) of that confidence and above are right with this precision.
 
-    It lies halfway to the next answer below; where all reach it, just under the least sure of them, because nothing is
-    known of doubts that validation never showed. Raises ConfigError where no threshold reaches it.
+    It lies halfway to the next lower confidence; where all answers reach the precision, just below the lowest, because
+    nothing is known of lower ones. Raises ConfigError where no threshold reaches it.
     """
     order = np.argsort(-confidence, kind="stable")
     sorted_ = confidence[order]
@@ -67,7 +75,7 @@ def find_threshold(confidence: NDArray[np.float64], right: NDArray[np.bool_], pr
     return float((sorted_[last] + sorted_[last + 1]) / 2)
 
 
-def count_answered(confidence: NDArray[np.float64], right: NDArray[np.bool_], at: float) -> dict[str, Any]:
-    """How many of N pictures stay answered at a threshold, and how many of those rightly."""
-    kept = confidence >= at
-    return {"n": len(confidence), "answered": int(kept.sum()), "right": int((kept & right).sum())}
+def count_answered(confidence: NDArray[np.float64], right: NDArray[np.bool_], threshold: float) -> AnsweredCount:
+    """Count the answers (N,) at a threshold."""
+    kept = confidence >= threshold
+    return AnsweredCount(len(confidence), int(kept.sum()), int((kept & right).sum()))

@@ -1,97 +1,134 @@
-"""The contract of a backbone: what every plugin is tried on, the bundled ones and a newcomer's alike."""
+"""The checks that every backbone has to pass, bundled or not."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from autotune.backbones.profile import profile_stages
-from autotune.backbones.registry import build_stages
+from autotune.backbones.registry import backbone_of, build_stages, discover
 from autotune.backbones.spec import Backbone
-from autotune.backbones.weights import WeightsSource, load_stages
+from autotune.backbones.weights import WeightsSource, find_weights, load_stages
 from autotune.cache.features import FrozenPrefix
 from autotune.data.augment import Invariances
-from autotune.errors import AutotuneError
+from autotune.errors import AutotuneError, PluginError
 from autotune.training.network import Schedule, TrialNetwork, assemble_network
 from autotune.training.params import Params
 
-CLASSES = 3
+N_CLASSES = 3
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One thing that was tried. problem: None where it holds."""
+    """One check of a backbone. requirement: what must hold. problem: why it does not; None where it does."""
 
-    tried: str
+    requirement: str
     problem: str | None
 
-
-def check_backbone(entry: Backbone, found: WeightsSource) -> list[CheckResult]:
-    """Try a backbone: shapes, what each depth trains, train against evaluation mode, gradients; weights if at hand."""
-    findings: list[CheckResult] = []
-
-    def attempt(tried: str, test: Callable[[], str | None]) -> bool:
-        try:
-            problem = test()
-        except AutotuneError as error:
-            problem = f"{error.problem} {error.fix}"
-        except Exception as error:  # whatever the plugin's code raises
-            problem = f"{type(error).__name__}: {error}"
-        findings.append(CheckResult(tried, problem))
-        return problem is None
-
-    if not attempt("it loads: a chain of stages, each with parameters", lambda: _loads(entry)):
-        return findings
-    chain = build_stages(entry, pretrained=False)
-    if not attempt("it gives a feature vector (N, F)", lambda: _gives_features(entry, chain)):
-        return findings
-    attempt("a picture's features do not depend on its neighbours", lambda: _is_per_picture(entry, chain))
-    attempt("every depth freezes and trains what it should", lambda: _depths(entry, chain))
-    attempt("train and evaluation mode differ by dropout alone", lambda: _modes(entry, chain))
-    attempt("gradients reach every stage", lambda: _gradients(entry, chain))
-    if found.at_hand and not entry.traits.from_scratch:
-        attempt(f"its weights ({found.reason}) fit", lambda: _weights(entry, found))
-    return findings
+    @property
+    def passed(self) -> bool:
+        return self.problem is None
 
 
-def _loads(entry: Backbone) -> str | None:
-    build_stages(entry, pretrained=False)
-    return None
+def check_backbone(
+    plugin: str | Callable[..., Any],
+    *,
+    plugins: Sequence[Path | str] = (),
+    weights: Path | str | None = None,
+    callback: Callable[[CheckResult], None] | None = None,
+) -> list[CheckResult]:
+    """Check a backbone, as `autotune plugins check` does.
+
+    plugin: its name as on the command line, or the function marked `@backbone(...)`, which is read from its file.
+    plugins: folders to look for the name in, besides the bundled and installed backbones. weights: a folder of
+    NAME.safetensors or NAME.pth. callback: is given each result as soon as it is known.
+
+    Raises PluginError with all the problems where a check fails or where there is no such backbone.
+    """
+    if isinstance(plugin, str):
+        entry = discover([Path(folder) for folder in plugins]).find(plugin)
+    else:
+        entry = backbone_of(plugin)
+    results = []
+    for result in run_checks(entry, find_weights(entry, Path(weights) if weights else None)):
+        results.append(result)
+        if callback:
+            callback(result)
+    problems = [result.problem for result in results if result.problem]
+    if problems:
+        raise PluginError(f"Backbone {entry.name!r} fails its check: {' '.join(problems)}", f"Mend {entry.file}.")
+    return results
 
 
-def _gives_features(entry: Backbone, chain: nn.Sequential) -> str | None:
+def run_checks(entry: Backbone, weights: WeightsSource) -> Iterator[CheckResult]:
+    """Run the checks in order. Where the stages do not load or give no features, nothing else can be checked."""
+    loads = "it loads: a chain of stages, each with parameters"
+    try:
+        chain = build_stages(entry, pretrained=False)
+    except PluginError as error:
+        yield CheckResult(loads, f"{error.problem} {error.fix}")
+        return
+    yield CheckResult(loads, None)
+    features = _attempt("it gives a feature vector (N, F)", lambda: _check_features(entry, chain))
+    yield features
+    if not features.passed:
+        return
+    for requirement, check in (
+        ("a picture's features do not depend on its neighbours", _check_independence),
+        ("every depth freezes and trains what it should", _check_depths),
+        ("train and evaluation mode differ by dropout alone", _check_modes),
+        ("gradients reach every stage", _check_gradients),
+    ):
+        yield _attempt(requirement, partial(check, entry, chain))
+    if weights.at_hand and not entry.traits.from_scratch:
+        yield _attempt(f"its weights ({weights.reason}) fit", lambda: _check_weights(entry, weights))
+
+
+def _attempt(requirement: str, check: Callable[[], str | None]) -> CheckResult:
+    try:
+        problem = check()
+    except AutotuneError as error:
+        problem = f"{error.problem} {error.fix}"
+    except Exception as error:  # whatever the plugin's code raises
+        problem = f"{type(error).__name__}: {error}"
+    return CheckResult(requirement, problem)
+
+
+def _check_features(entry: Backbone, chain: nn.Sequential) -> str | None:
     profile_stages(entry, chain, entry.traits.pixels)
     return None
 
 
 @torch.no_grad()
-def _is_per_picture(entry: Backbone, chain: nn.Sequential) -> str | None:
+def _check_independence(entry: Backbone, chain: nn.Sequential) -> str | None:
+    """The feature cache keeps a picture's features whatever batch they were computed in."""
     chain.eval()
-    x = _pictures(entry)
+    x = _random_pixels(entry)
     if torch.allclose(chain(x)[:1], chain(x[:1]), rtol=1e-3, atol=1e-4):
         return None
     return "In evaluation mode, a picture alone gives other features than in a batch."
 
 
-def _depths(entry: Backbone, chain: nn.Sequential) -> str | None:
-    bare = copy.deepcopy(chain).to("meta")  # its tensors without their values: copied for each depth at no cost
+def _check_depths(entry: Backbone, chain: nn.Sequential) -> str | None:
+    bare = copy.deepcopy(chain).to("meta")  # tensors without values: copied for each depth at no cost
     features = _n_features(entry, chain)
     for depth in range(len(chain) + 1):
         net = _network(entry, bare, depth, features)
-        frozen = [p for p in net.entry.parameters() if p.requires_grad]
-        still = [p for p in net.trained() if not p.requires_grad]
-        if frozen or still:
-            return (
-                f"At depth {depth}, {len(frozen)} frozen parameters would train and {len(still)} would not that should."
-            )
+        moving = sum(p.requires_grad for p in net.entry.parameters())
+        still = sum(not p.requires_grad for p in net.trained())
+        if moving or still:
+            return f"At depth {depth}, {moving} frozen parameters would train and {still} would not that should."
     return None
 
 
-def _modes(entry: Backbone, chain: nn.Sequential) -> str | None:
+def _check_modes(entry: Backbone, chain: nn.Sequential) -> str | None:
     """With BatchNorm's statistics frozen, only random layers may make a difference."""
     net = _network(entry, chain, len(chain), _n_features(entry, chain))
     for module in net.modules():
@@ -99,7 +136,7 @@ def _modes(entry: Backbone, chain: nn.Sequential) -> str | None:
             module.p = 0.0  # type: ignore[assignment]
             if hasattr(module, "drop_prob"):
                 module.drop_prob = 0.0  # type: ignore[assignment]
-    x = [torch.rand(2, 3, entry.traits.pixels, entry.traits.pixels)]
+    x = [_random_pixels(entry)]
     with torch.no_grad():
         trained, evaluated = net.train()(x), net.eval()(x)
     if torch.allclose(trained, evaluated, rtol=1e-3, atol=1e-4):
@@ -107,17 +144,17 @@ def _modes(entry: Backbone, chain: nn.Sequential) -> str | None:
     return "Its stages compute something else in train mode, beside BatchNorm and dropout."
 
 
-def _gradients(entry: Backbone, chain: nn.Sequential) -> str | None:
+def _check_gradients(entry: Backbone, chain: nn.Sequential) -> str | None:
     net = _network(entry, chain, len(chain), _n_features(entry, chain)).eval()
-    net([torch.rand(2, 3, entry.traits.pixels, entry.traits.pixels)]).square().sum().backward()  # type: ignore[no-untyped-call]
+    net([_random_pixels(entry)]).square().sum().backward()  # type: ignore[no-untyped-call]
     for number, stage in enumerate(net.tail):
         if all(p.grad is None or not p.grad.any() for p in stage.parameters()):
             return f"No gradient reaches stage {number}."
     return None
 
 
-def _weights(entry: Backbone, found: WeightsSource) -> str | None:
-    load_stages(entry, found)
+def _check_weights(entry: Backbone, weights: WeightsSource) -> str | None:
+    load_stages(entry, weights)
     return None
 
 
@@ -129,15 +166,13 @@ def _network(entry: Backbone, chain: nn.Sequential, depth: int, features: int) -
     params = Params(
         entry.name, depth, entry.traits.pixels, 1e-4, 1e-3, "one-cycle", 0.0, 0.0, "adamw", 2, 0.0, 0.0, 0.0
     )
-    front = FrozenPrefix(
-        copy.deepcopy(chain[: len(chain) - depth]), entry.traits, Invariances()
-    )  # the tail is copied anyway
-    return assemble_network(chain, front, params, CLASSES, features, Schedule(1, 1, 1), [0, 1, 2], 0, False)
+    prefix = FrozenPrefix(chain[: len(chain) - depth], entry.traits, Invariances())
+    return assemble_network(chain, prefix, params, N_CLASSES, features, Schedule(1, 1, 1), [0, 1, 2], 0, False)
 
 
-def _pictures(entry: Backbone) -> torch.Tensor:
-    torch.manual_seed(0)
-    return torch.randn(2, 3, entry.traits.pixels, entry.traits.pixels)
+def _random_pixels(entry: Backbone) -> torch.Tensor:
+    """Two pictures (2, 3, P, P), as if normalised."""
+    return torch.randn(2, 3, entry.traits.pixels, entry.traits.pixels, generator=torch.Generator().manual_seed(0))
 
 
 def _is_random(module: nn.Module) -> bool:

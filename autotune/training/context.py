@@ -88,7 +88,7 @@ class LoadedBackbones:
             entry, chain = self.context.backbones[name][0], self.chain(name)
             self._banks[name, size] = FeatureCache(
                 name, chain, entry.traits, size, self.context.invariances, self.context.seed, self.device,
-                self.context.cuts[name, size], self.profile(name, size).joints,
+                self.context.cuts[name, size], self.profile(name, size).half_precision_cuts,
             )  # fmt: skip
         return self._banks[name, size]
 

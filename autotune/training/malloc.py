@@ -1,4 +1,4 @@
-"""Memory: what large arrays leave behind is kept for the next ones."""
+"""Settings of malloc: memory freed by large arrays is kept for the next ones."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ PAD = 64 * 2**20
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep freed memory. By itself it hands back every array over 32 MB, and the kernel clears each page
-    again when the next layer asks for as much: a forward pass on a CPU then takes several times as long
-    (benchmarks/memory.py). Elsewhere than on Linux with glibc, nothing is done.
+    """Make glibc keep freed memory; without glibc, do nothing.
+
+    By default it returns every array over 32 MB to the kernel, which clears each page again when the next layer needs
+    it: a forward pass on a CPU then takes several times as long (benchmarks/memory.py).
     """
     if not sys.platform.startswith("linux"):
         return

@@ -16,13 +16,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import lr_scheduler
 
 from autotune.cache.features import FrozenPrefix
-from autotune.training.optimizers import OPTIMIZERS
+from autotune.training.optimizers import build_optimizer
 from autotune.training.params import Params
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long training lasts. steps: batches an epoch."""
+    """How long training lasts. steps: batches per epoch."""
 
     epochs: int
     cycle_epochs: int
@@ -30,8 +30,10 @@ class Schedule:
 
 
 class TrialNetwork(lightning.LightningModule):
-    """Trains a tail and a head behind a frozen entry. In the tail BatchNorm's scale and shift train, its statistics
-    stay as they were (`frozen_statistics`), because a few pictures a batch would spoil them.
+    """Trains a tail and a head on the output of a frozen prefix, `entry`.
+
+    frozen_statistics: in the tail, BatchNorm's scale and shift train while its running statistics stay as they are,
+    because small batches would spoil them.
     """
 
     def __init__(self, entry: FrozenPrefix, tail: nn.Sequential, head: nn.Linear, params: Params, schedule: Schedule,
@@ -57,7 +59,7 @@ class TrialNetwork(lightning.LightningModule):
         return self
 
     def forward(self, batch: Sequence[Tensor]) -> Tensor:
-        """Logits (N, C) of a batch as `Entry` takes it."""
+        """Logits (N, C) of a batch as `FrozenPrefix` takes it."""
         logits: Tensor = self.head(self.tail(self.entry(batch)))
         return logits
 
@@ -68,7 +70,7 @@ class TrialNetwork(lightning.LightningModule):
         x = self.entry(inputs)
         if not self.params.mixup:
             return self._loss(self.head(self.tail(x)), labels)
-        # Mixup of hidden states (Zhang et al. 2018; Verma et al. 2019), because a bank's pixels are not at hand.
+        # Mixup of hidden states (Zhang et al. 2018; Verma et al. 2019), because cached features have no pixels to mix.
         share = float(torch.distributions.Beta(self.params.mixup, self.params.mixup).sample())
         other = torch.randperm(len(labels), device=self.device)
         logits = self.head(self.tail(share * x + (1 - share) * x[other]))
@@ -80,18 +82,19 @@ class TrialNetwork(lightning.LightningModule):
         return (loss * self.class_weights[labels]).mean()
 
     def validation_step(self, batch: Sequence[Tensor], _: int, dataloader_idx: int = 0) -> Any:
-        """Hands (which loader, logits, labels) to the callback that measures."""
+        """Returns (which loader, logits, labels) for `EpochRecorder`."""
         *inputs, labels = batch
-        # Measured in float32 whatever training runs in, because so it will answer once it is exported.
+        # In float32 whatever the precision of training, because the exported model will answer in it.
         with torch.autocast(self.device.type, enabled=False):
             return dataloader_idx, self(inputs), labels
 
     def configure_optimizers(self) -> Any:
-        kind, extra = OPTIMIZERS[self.params.optimizer]
-        optimizer = kind(self.trained(), lr=self.params.lr_high, weight_decay=self.params.weight_decay, **extra)
+        params = self.params
+        optimizer = build_optimizer(params.optimizer, self.trained(), params.lr_high, params.weight_decay)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._schedule(optimizer), "interval": "step"}}
 
     def trained(self) -> list[nn.Parameter]:
+        """The parameters of tail and head."""
         return [*self.tail.parameters(), *self.head.parameters()]
 
     def state(self) -> dict[str, Tensor]:
@@ -103,7 +106,7 @@ class TrialNetwork(lightning.LightningModule):
         }
 
     def _schedule(self, optimizer: torch.optim.Optimizer) -> Any:
-        """Rates between the trial's two bounds: triangles (Smith 2017), or one cycle (Smith & Topin 2018)."""
+        """Learning rates between the trial's bounds: triangular cycles (Smith 2017) or one (Smith & Topin 2018)."""
         low, high = self.params.lr_low, self.params.lr_high
         if self.params.cycle == "one-cycle":
             total = max(self.schedule.epochs * self.schedule.steps, 2)
@@ -125,7 +128,7 @@ class TrialNetwork(lightning.LightningModule):
 def assemble_network(chain: nn.Sequential, entry: FrozenPrefix, params: Params, n_classes: int, features: int,
                      schedule: Schedule, labels: Sequence[int], seed: int,
                      from_scratch: bool) -> TrialNetwork:  # fmt: skip
-    """A trial's network. Its tail is a copy of the chain's last `depth` stages; the chain itself is left as it was."""
+    """A trial's network. Its tail is a copy of the chain's last `depth` stages; the chain itself is not changed."""
     seed_device(seed, torch.device("cpu"))  # for the head
     tail = copy.deepcopy(chain[len(chain) - params.depth :]).requires_grad_(True)  # also where the plugin froze it
     weights = class_weights(labels, n_classes, params.class_weight)
@@ -134,7 +137,7 @@ def assemble_network(chain: nn.Sequential, entry: FrozenPrefix, params: Params, 
 
 
 def seed_device(seed: int, device: torch.device) -> None:
-    """Seed the generators in use. torch.manual_seed would queue a call with a stack trace for each absent device."""
+    """Seed the CPU's generator and the device's. torch.manual_seed would queue a call for each absent device too."""
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.manual_seed(seed)

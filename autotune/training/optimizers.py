@@ -1,24 +1,56 @@
-"""The optimizers."""
+"""The optimizers a trial can use. Importing this imports no torch."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import torch
+from autotune.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
-    pass
+    import torch
+    from torch import nn
 
 
-OPTIMIZERS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "adamw": (torch.optim.AdamW, {"fused": True}),
-    "adam": (torch.optim.Adam, {"fused": True}),
-    "sgd": (torch.optim.SGD, {"momentum": 0.9, "fused": True}),
-    "rmsprop": (torch.optim.RMSprop, {}),
-    "adagrad": (torch.optim.Adagrad, {}),
-    "adadelta": (torch.optim.Adadelta, {}),
+@dataclass(frozen=True)
+class Optimizer:
+    """class_name: of a class in torch.optim. arguments: its keyword arguments besides learning rate and weight decay.
+
+    learning_rate_factor: what multiplies AdamW's default bounds to suit this optimizer, the ratio of the learning rates
+    they are commonly used at.
+    """
+
+    class_name: str
+    learning_rate_factor: float = 1.0
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+# Their order is that of the default choices: a sampler's draws depend on it.
+OPTIMIZERS: dict[str, Optimizer] = {
+    "adamw": Optimizer("AdamW", arguments={"fused": True}),
+    "adam": Optimizer("Adam", arguments={"fused": True}),
+    "rmsprop": Optimizer("RMSprop"),
+    "sgd": Optimizer("SGD", learning_rate_factor=10.0, arguments={"momentum": 0.9, "fused": True}),
+    "adagrad": Optimizer("Adagrad", learning_rate_factor=10.0),
+    "adadelta": Optimizer("Adadelta", learning_rate_factor=1000.0),
 }
 
 
-# What multiplies AdamW's default bounds to suit another optimizer: the ratios of the rates they are commonly used at.
-LEARNING_RATE_FACTORS = {"adamw": 1.0, "adam": 1.0, "rmsprop": 1.0, "sgd": 10.0, "adagrad": 10.0, "adadelta": 1000.0}
+def find_optimizer(name: str) -> Optimizer:
+    """Raises ConfigError where there is no optimizer of that name."""
+    if name not in OPTIMIZERS:
+        raise ConfigError(f"There is no optimizer {name!r}.", did_you_mean(name, OPTIMIZERS))
+    return OPTIMIZERS[name]
+
+
+def build_optimizer(
+    name: str, parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """The torch optimizer of that name. Raises ConfigError where there is none."""
+    import torch
+
+    found = find_optimizer(name)
+    build = getattr(torch.optim, found.class_name)
+    optimizer: torch.optim.Optimizer = build(parameters, lr=learning_rate, weight_decay=weight_decay, **found.arguments)
+    return optimizer

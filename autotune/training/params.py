@@ -11,8 +11,8 @@ Value = float | int | str
 class Params:
     """One trial's choices. depth: last stages that train. lr_low, lr_high: the bounds of the cycle.
 
-    class_weight: c of w = (1 / frequency)^c. batch_size: pictures a step. mixup: alpha of the Beta distribution that
-    two pictures of a batch are mixed by, at the tail's entrance; 0: not mixed.
+    class_weight: c of w = (1 / frequency)^c. batch_size: pictures per step. mixup: alpha of the Beta distribution that
+    two pictures of a batch are mixed by, at the input of the tail; 0: not mixed.
     """
 
     backbone: str
@@ -31,7 +31,7 @@ class Params:
     mixup: float = 0.0
 
     def recorded(self) -> dict[str, Value]:
-        """As the record keeps and shows them: mixup only where pictures are mixed."""
+        """As the record keeps them: mixup only where pictures are mixed."""
         return {name: value for name, value in asdict(self).items() if name != "mixup" or value}
 
 

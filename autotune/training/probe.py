@@ -1,4 +1,4 @@
-"""The probe: a linear head on frozen features, which ranks backbones and is where deeper trials start."""
+"""The linear probe: a head on frozen features. It ranks backbones, and deeper trials start from it."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from torch import nn
 
 from autotune.training.metrics import score
 
-# Inverse strengths of the L2 penalty, on standardised features.
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
+INVERSE_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)  # scikit-learn's C, on standardised features
 
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """A fitted head. weight: (C, F), bias: (C,), for features as they come. value: its validation score."""
+    """A fitted head. weight: (C, F), bias: (C,), for features that are not standardised. value: on validation."""
 
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
     value: float
 
     def head(self) -> nn.Linear:
+        """As a layer that can be trained further."""
         layer = nn.Linear(self.weight.shape[1], self.weight.shape[0])
         with torch.no_grad():
             layer.weight.copy_(torch.from_numpy(self.weight))
@@ -31,20 +31,26 @@ class LinearProbe:
         return layer
 
 
-def fit_probe(metric: str, n_classes: int, train: NDArray[np.float32], train_labels: NDArray[np.int64],
-        validation: NDArray[np.float32], validation_labels: NDArray[np.int64]) -> LinearProbe:  # fmt: skip
+def fit_probe(
+    metric: str,
+    n_classes: int,
+    train: NDArray[np.float32],
+    train_labels: NDArray[np.int64],
+    validation: NDArray[np.float32],
+    validation_labels: NDArray[np.int64],
+) -> LinearProbe:
     """Logistic regression on features (N, F), its penalty chosen on validation; ties go to the stronger one.
 
-    Fine-tuning from such a head keeps pretrained features from being torn by a random one (LP-FT: Kumar et al. 2022).
+    Fine-tuning from such a head distorts pretrained features less than from a random one (LP-FT: Kumar et al. 2022).
     """
     from sklearn.linear_model import LogisticRegression
 
     mean, scale = train.mean(0), train.std(0) + 1e-6
     best: LinearProbe | None = None
-    for strength in STRENGTHS:
-        model = LogisticRegression(C=strength, max_iter=300).fit((train - mean) / scale, train_labels)
+    for inverse_penalty in INVERSE_PENALTIES:
+        model = LogisticRegression(C=inverse_penalty, max_iter=300).fit((train - mean) / scale, train_labels)
         weight, bias = model.coef_, model.intercept_
-        if n_classes == 2:  # one row stands for both: logits of -z / 2 and z / 2
+        if n_classes == 2:  # one row z for both classes: logits -z / 2 and z / 2
             weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
         weight = weight / scale
         bias = bias - weight @ mean

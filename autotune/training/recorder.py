@@ -1,4 +1,4 @@
-"""The callback that measures every epoch, keeps the best and stops a trial on the gap."""
+"""The Lightning callback that measures every epoch, keeps the best one and stops a trial on the gap."""
 
 from __future__ import annotations
 
@@ -12,14 +12,19 @@ import torch
 from torch import Tensor
 
 from autotune.training.context import TrialContext
-from autotune.training.metrics import WORST, log_loss, predicted_classes, score, smooth
+from autotune.training.metrics import WORST_LOG_LOSS, log_loss, predicted_classes, score, smooth
 from autotune.training.network import TrialNetwork
 from autotune.training.outcome import DIVERGED, DONE, GAP, Epoch, Reporter
 from autotune.training.params import Params
 
+VALIDATION, GAP_SAMPLE = 0, 1  # the loaders' places, as `run_trial` gives them to Lightning
+
 
 class EpochRecorder(lightning.Callback):
-    """Measures every epoch, keeps the best, asks the driver, and stops on the gap."""
+    """Measures every epoch, keeps the best one's tensors, reports to the driver, and stops when told to or on the gap.
+
+    rows: the epochs so far. best: the place of the best one in them.
+    """
 
     def __init__(self, context: TrialContext, params: Params, reporter: Reporter) -> None:
         self.rows: list[Epoch] = []
@@ -43,7 +48,7 @@ class EpochRecorder(lightning.Callback):
         self._outputs.append(outputs)
 
     def on_validation_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        row = self._measured(trainer)
+        row = self._measure(trainer)
         self.rows.append(row)
         refit = self._context.refit_epochs
         if not self.best_state or refit or is_better(row, self.rows[self.best]):
@@ -51,18 +56,9 @@ class EpochRecorder(lightning.Callback):
             assert isinstance(module, TrialNetwork)
             self.best_state = module.state()
         answer = self._reporter.epoch(row)
-        last = len(self.rows) >= (refit or self._context.epochs)
-        if answer:
-            self.ended = answer
-        elif row.log_loss >= WORST:
-            self.ended = DIVERGED
-        elif (
-            not last
-            and not refit
-            and stops_on_gap(self.rows, self._context.patience, self._context.cycle_epochs, self._context.gap)
-        ):
-            self.ended = GAP
-        trainer.should_stop = last or self.ended != DONE
+        is_last = len(self.rows) >= (refit or self._context.epochs)
+        self.ended = answer or self._reason_to_end(row, is_last)
+        trainer.should_stop = is_last or self.ended != DONE
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": [asdict(row) for row in self.rows], "best": self.best, "best_state": self.best_state}
@@ -71,27 +67,38 @@ class EpochRecorder(lightning.Callback):
         self.rows = [Epoch(**row) for row in state["rows"]]
         self.best, self.best_state = state["best"], state["best_state"]
 
-    def _measured(self, trainer: lightning.Trainer) -> Epoch:
-        context, number = self._context, len(self.rows) + 1
-        values, losses = [], []
-        for which in (0, 1):
-            logits = torch.cat([out[1] for out in self._outputs if out[0] == which])
-            labels = torch.cat([out[2] for out in self._outputs if out[0] == which])
-            values.append(score(context.metric, labels.cpu().numpy(), predicted_classes(logits), context.classes))
-            losses.append(log_loss(logits, labels))
+    def _reason_to_end(self, row: Epoch, is_last: bool) -> str:
+        context = self._context
+        if row.log_loss >= WORST_LOG_LOSS:
+            return DIVERGED
+        if is_last or context.refit_epochs:
+            return DONE
+        return GAP if stops_on_gap(self.rows, context.patience, context.cycle_epochs, context.gap) else DONE
+
+    def _measure(self, trainer: lightning.Trainer) -> Epoch:
+        number = len(self.rows) + 1
+        (validation, log_loss_), (train, _) = (self._score(which) for which in (VALIDATION, GAP_SAMPLE))
         loss = float(torch.stack(self._losses).mean()) if self._losses else float("nan")
         self._outputs, self._losses = [], []
         return Epoch(
             number=number,
             rate=float(trainer.optimizers[0].param_groups[0]["lr"]),
             loss=loss,
-            train=values[1],
-            validation=values[0],
-            log_loss=losses[0],
-            gap=smoothed_gap([*((row.train, row.validation) for row in self.rows), (values[1], values[0])])[-1],
+            train=train,
+            validation=validation,
+            log_loss=log_loss_,
+            gap=smoothed_gap([*((row.train, row.validation) for row in self.rows), (train, validation)])[-1],
             cycle_end=self._ends_cycle(number),
             seconds=time.monotonic() - self._start,
         )
+
+    def _score(self, which: int) -> tuple[float, float]:
+        """The metric and the cross-entropy of one loader's pictures."""
+        logits = torch.cat([out[1] for out in self._outputs if out[0] == which])
+        labels = torch.cat([out[2] for out in self._outputs if out[0] == which])
+        answers = predicted_classes(logits)
+        value = score(self._context.metric, labels.cpu().numpy(), answers, self._context.classes)
+        return value, log_loss(logits, labels)
 
     def _ends_cycle(self, number: int) -> bool:
         one_cycle = self._params.cycle == "one-cycle"
@@ -110,12 +117,12 @@ def smoothed_gap(pairs: Sequence[tuple[float, float]]) -> list[float]:
 
 
 def stops_on_gap(rows: Sequence[Epoch], patience: int, cycle_epochs: int, most: float) -> bool:
-    """Whether a trial has begun to memorise: no better validation for `patience` epochs (a cycle at least), while
-    the smoothed gap is over `most` or has grown over those epochs.
+    """Whether a trial has begun to overfit: validation has not improved for `patience` epochs (a cycle at least), and
+    the smoothed gap is over `most` or has grown in that time.
     """
-    waited = max(patience, cycle_epochs)
-    if len(rows) <= waited:
+    window = max(patience, cycle_epochs)
+    if len(rows) <= window:
         return False
-    best_before = max(row.validation for row in rows[:-waited])
-    stalled = max(row.validation for row in rows[-waited:]) <= best_before
-    return stalled and (rows[-1].gap > most or rows[-1].gap > max(rows[-1 - waited].gap, 0.0))
+    best_before = max(row.validation for row in rows[:-window])
+    is_stalled = max(row.validation for row in rows[-window:]) <= best_before
+    return is_stalled and (rows[-1].gap > most or rows[-1].gap > max(rows[-1 - window].gap, 0.0))

@@ -1,4 +1,4 @@
-"""Trained: a finished trial's network, put together again, and what it says of picture files."""
+"""A finished trial's network, restored from its checkpoint, and its logits of picture files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from autotune.training.trial import build_network
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """Prefix, tail and head in float32 and evaluation mode, on a device."""
+    """A trial's whole network in float32 and evaluation mode, on a device."""
 
     net: TrialNetwork
     backbone: Backbone
@@ -43,9 +43,9 @@ class TrainedNetwork:
         return self.backbone.traits.interpolation
 
     @torch.no_grad()
-    def logits(self, squares: NDArray[np.uint8]) -> Tensor:
+    def logits(self, pictures: NDArray[np.uint8]) -> Tensor:
         """Logits (N, C), on the CPU, of pixels (N, 3, P, P)."""
-        found: Tensor = self.net([torch.from_numpy(squares).to(self.device)])
+        found: Tensor = self.net([torch.from_numpy(pictures).to(self.device)])
         return found.float().cpu()
 
 
@@ -75,14 +75,14 @@ def picture_logits(trained: TrainedNetwork, root: Path, pictures: Sequence[Pictu
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for first in range(0, len(pictures), CLEAN_BATCH):
             chunk = pictures[first : first + CLEAN_BATCH]
-            squares = list(pool.map(lambda p: _square(root, p, trained.pixels, trained.interpolation), chunk))
-            found.append(trained.logits(np.stack(squares)))
+            pixels = list(pool.map(lambda p: _picture_pixels(root, p, trained.pixels, trained.interpolation), chunk))
+            found.append(trained.logits(np.stack(pixels)))
             progress(first + len(chunk), len(pictures))
     return torch.cat(found)
 
 
-def _square(root: Path, picture: Picture, pixels: int, interpolation: str) -> NDArray[np.uint8]:
-    """One picture's pixels (3, P, P), after a look whether it still is the one of the manifest."""
+def _picture_pixels(root: Path, picture: Picture, pixels: int, interpolation: str) -> NDArray[np.uint8]:
+    """One picture's pixels (3, P, P). Raises DataError where its file is not that of the manifest any more."""
     path = root / picture.path
     try:
         image = read_picture(path)

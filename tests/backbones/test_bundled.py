@@ -98,7 +98,7 @@ def test_parameters_and_weights_are_as_stated(name: str) -> None:
     chain = build_stages(entry, pretrained=False)
     assert sum(p.numel() for p in chain.parameters()) == parameters
     millions = f"{math.floor(parameters / 1e5 + 0.5) / 10} M"
-    assert millions in entry.sentence
+    assert millions in entry.description
 
 
 def test_squeezenet_has_its_1_2_million_with_the_classifier() -> None:
@@ -163,7 +163,7 @@ def test_a_timm_model_that_does_not_exist_is_answered_with_the_nearest() -> None
 def test_weights_of_ones_own_fit_a_timm_model(tmp_path: Path) -> None:
     import timm
 
-    net = timm.create_model("test_vit").eval()  # with its classifier, as timm saves it
+    net: Any = timm.create_model("test_vit").eval()  # with its classifier, as timm saves it
     torch.save(net.state_dict(), tmp_path / "timm-test_vit.pth")
     entry = FOUND.find("timm:test_vit")
     chain = load_stages(entry, find_weights(entry, tmp_path)).eval()
@@ -211,7 +211,7 @@ def test_a_timm_models_own_safetensors_fit_by_name(tmp_path: Path) -> None:
     import timm
     from safetensors.torch import save_file
 
-    net = timm.create_model("resnet18").eval()
+    net: Any = timm.create_model("resnet18").eval()
     save_file(net.state_dict(), tmp_path / "timm-resnet18.safetensors")
     entry = FOUND.find("timm:resnet18")
     chain = load_stages(entry, find_weights(entry, tmp_path)).eval()

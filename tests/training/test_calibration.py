@@ -43,7 +43,7 @@ def test_a_threshold_is_the_lowest_that_reaches_the_precision() -> None:
     right = np.array([True, True, True, False, True, True])
     at = calibration.find_threshold(confidence, right, 0.95)
     assert 0.8 < at < 0.9
-    assert calibration.count_answered(confidence, right, at) == {"n": 6, "answered": 3, "right": 3}
+    assert calibration.count_answered(confidence, right, at) == calibration.AnsweredCount(n=6, answered=3, right=3)
     assert calibration.find_threshold(confidence, right, 0.8) == pytest.approx(0.599)
 
 

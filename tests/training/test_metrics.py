@@ -3,7 +3,7 @@ import pytest
 import torch
 from sklearn import metrics
 
-from autotune.training.metrics import WORST, log_loss, score, score_interval, smooth, wilson_interval
+from autotune.training.metrics import WORST_LOG_LOSS, log_loss, score, score_interval, smooth, wilson_interval
 
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 4, 200)
@@ -58,7 +58,7 @@ def test_smoothing_starts_without_bias() -> None:
 
 def test_a_diverged_network_has_the_worst_log_loss() -> None:
     logits = torch.tensor([[float("nan"), 0.0], [0.0, 1.0]])
-    assert log_loss(logits, torch.tensor([0, 1])) == WORST
+    assert log_loss(logits, torch.tensor([0, 1])) == WORST_LOG_LOSS
 
 
 def test_no_class_goes_missing_in_the_bootstrap() -> None:

@@ -41,7 +41,7 @@ def test_a_depth_trains_just_its_stages_whatever_was_built_before(chain: nn.Sequ
     x = [torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)]
     before = {name: value.clone() for name, value in net.state_dict().items()}
     optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.1)
-    net.training_step((*x, torch.tensor([0, 1, 2, 0])), 0).backward()
+    net.training_step((*x, torch.tensor([0, 1, 2, 0])), 0).backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     after = net.state_dict()
     moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
@@ -115,7 +115,7 @@ def test_every_optimizer_goes_with_every_cycle(chain: nn.Sequential, name: str, 
 
 def test_one_seed_makes_one_network(chain: nn.Sequential) -> None:
     def head(seed: int) -> torch.Tensor:
-        return build(chain, params(), seed=seed).head[1].weight
+        return build(chain, params(), seed=seed).get_parameter("head.1.weight")
 
     assert torch.equal(head(1), head(1))
     assert not torch.equal(head(1), head(2))
@@ -134,6 +134,6 @@ def test_mixup_mixes_pairs_and_their_labels_and_draws_the_same_again(chain: nn.S
     assert len({losses(0.4, step) for step in range(4)}) == 4
     # One class alone: mixing its pictures changes what is seen, not what is wanted.
     net = build(chain, params(depth=0, mixup=1.0))
-    net.head[1].weight.data.zero_()
+    net.get_parameter("head.1.weight").data.zero_()
     same = float(net.training_step((batch[0], torch.zeros(6, dtype=torch.long)), 0).detach())
-    assert same == pytest.approx(float(-net.head[1].bias.log_softmax(0)[0].detach()), rel=1e-5)
+    assert same == pytest.approx(float(-net.get_parameter("head.1.bias").log_softmax(0)[0].detach()), rel=1e-5)
