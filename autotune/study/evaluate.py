@@ -18,19 +18,22 @@ from autotune.study.record import Record
 from autotune.training.calibration import expected_calibration_error, fit_temperature
 from autotune.training.context import LoadedBackbones
 from autotune.training.metrics import log_loss, predicted_classes, score, score_interval, wilson_interval
+from autotune.training.params import Params
 from autotune.training.restore import picture_logits, restore_network
 
 MISTAKES = 50
 
 
-def evaluate_trial(backbones: LoadedBackbones, record: Record, root: Path, parts: Split, trial: dict[str, Any],
-         progress: Progress) -> None:  # fmt: skip
+def evaluate_trial(backbones: LoadedBackbones, record: Record, folder: Path, root: Path, parts: Split,
+                   trial: dict[str, Any], progress: Progress) -> None:  # fmt: skip
     """Measure one trial on the test pictures and write the look into the record.
 
-    Raises DataError where a picture is gone or has changed, StudyError where the checkpoint is missing.
+    folder: the study's; root: the pictures'. Raises DataError where a picture is gone or has changed, StudyError where
+    the checkpoint is missing.
     """
     start = time.monotonic()
-    net = restore_network(backbones, trial)
+    number, params = trial["number"], Params(**trial["params"])
+    net = restore_network(backbones, number, params, folder / str(trial["checkpoint"]))
     known, held_out = parts.part(VALIDATION), parts.part(TEST)
     temperature = fit_temperature(picture_logits(net, root, known, progress), class_numbers(known, parts.classes))
     scores = score_logits(

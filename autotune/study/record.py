@@ -88,7 +88,14 @@ class Record:
 
     def keep_probe(self, backbone: str, pixels: int, outcome: ProbeOutcome) -> None:
         self._db.table("probes").upsert(
-            {"backbone": backbone, "pixels": pixels, **asdict(outcome)}, pk=("backbone", "pixels")
+            {
+                "backbone": backbone,
+                "pixels": pixels,
+                "value": outcome.value,
+                "seconds": outcome.seconds,
+                "bank_seconds": outcome.cache_seconds,
+            },
+            pk=("backbone", "pixels"),
         )
 
     def probes(self) -> list[dict[str, Any]]:
@@ -101,9 +108,12 @@ class Record:
     def curve(self, trial: int) -> list[dict[str, Any]]:
         return list(self._db.query("select * from epochs where trial = ? order by number", [trial]))
 
-    def keep_outcome(self, number: int, params: Params, outcome: TrialOutcome) -> None:
+    def keep_outcome(self, number: int, params: Params, outcome: TrialOutcome, checkpoint: str | None) -> None:
+        """checkpoint: its file in the study's folder."""
         state = PRUNED if outcome.ended == "pruned" else COMPLETE
-        self._keep_trial(number, params, {**asdict(outcome), "state": state})
+        values = asdict(outcome)
+        values["bank_seconds"] = values.pop("cache_seconds")
+        self._keep_trial(number, params, {**values, "checkpoint": checkpoint, "state": state})
 
     def keep_failure(self, number: int, params: Params, error: str, trace: str) -> None:
         self._keep_trial(number, params, {"state": FAILED, "ended": error, "error": error, "trace": trace})

@@ -23,6 +23,7 @@ from autotune.study.record import COMPLETE, Record, lock_study, open_record
 from autotune.study.request import Resources
 from autotune.study.summary import find_study, study_status
 from autotune.training.context import LoadedBackbones, TrialContext
+from autotune.training.params import Params
 from autotune.training.restore import TrainedNetwork, restore_network
 
 
@@ -44,7 +45,8 @@ class FinishedTrial:
 
     @cached_property
     def trained(self) -> TrainedNetwork:
-        return restore_network(self.backbones, self.trial)
+        number, params = self.trial["number"], Params(**self.trial["params"])
+        return restore_network(self.backbones, number, params, self.folder / str(self.trial["checkpoint"]))
 
 
 def reopen_trial(
@@ -65,7 +67,7 @@ def reopen_trial(
     refuse_other_weights(record, chosen)
     settings = resolve_settings(settings, parts)
     cuts = recorded_cuts(record) or choose_cuts(chosen, settings, parts)
-    context = build_context(settings, parts, chosen, 1, folder, cuts)
+    context = build_context(settings, parts, chosen, 1, cuts)
     return FinishedTrial(folder, record, trial, _root(record), parts, settings, context)
 
 
@@ -74,7 +76,7 @@ def evaluate_again(name: str, resources: Resources, listener: StudyListener) -> 
     folder = find_study(name)
     with lock_study(folder), open_record(folder) as record:
         one = reopen_trial(folder, record, resources, listener)
-        evaluate_trial(one.backbones, record, one.root, one.parts, one.trial, listener.progress("Test"))
+        evaluate_trial(one.backbones, record, folder, one.root, one.parts, one.trial, listener.progress("Test"))
     listener.close()
     return study_status(str(folder))
 

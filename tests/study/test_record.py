@@ -12,14 +12,14 @@ PARAMS = Params("net", 1, 64, 1e-5, 1e-3, "triangular", 0.5, 0.0, "adamw", 32, 0
 
 
 def outcome(value: float, log_loss: float = 1.0, parameters: int = 10, ended: str = "done") -> TrialOutcome:
-    return TrialOutcome(value, log_loss, 1, 2, ended, parameters, "checkpoints/x", 1.0, 0.5)
+    return TrialOutcome(value, log_loss, 1, 2, ended, parameters, b"weights", 1.0, 0.5)
 
 
 def test_ties_go_to_the_surer_then_the_smaller_then_the_earlier(tmp_path: Path) -> None:
     record = Record(tmp_path / "record.db")
     rows = [(0.9, 0.1, 1), (1.0, 0.3, 10), (1.0, 0.2, 99), (1.0, 0.2, 10), (1.0, 0.2, 10), (0.5, 0.0, 1)]
     for number, (value, loss, parameters) in enumerate(rows):
-        record.keep_outcome(number, PARAMS, outcome(value, loss, parameters))
+        record.keep_outcome(number, PARAMS, outcome(value, loss, parameters), "checkpoints/x")
     assert [row["number"] for row in record.trials()] == [3, 4, 2, 1, 0, 5]
     best = record.best()
     assert best
@@ -29,9 +29,9 @@ def test_ties_go_to_the_surer_then_the_smaller_then_the_earlier(tmp_path: Path) 
 def test_only_complete_trials_can_win(tmp_path: Path) -> None:
     record = Record(tmp_path / "record.db")
     record.keep_failure(0, PARAMS, "ValueError: x", "Traceback ...")
-    record.keep_outcome(1, PARAMS, outcome(1.0, ended="pruned"))
+    record.keep_outcome(1, PARAMS, outcome(1.0, ended="pruned"), None)
     assert record.best() is None
-    record.keep_outcome(2, PARAMS, outcome(0.2, ended="gap"))
+    record.keep_outcome(2, PARAMS, outcome(0.2, ended="gap"), "checkpoints/x")
     best = record.best()
     assert best
     assert (best["number"], best["ended"]) == (2, "gap")
@@ -41,8 +41,8 @@ def test_only_complete_trials_can_win(tmp_path: Path) -> None:
 
 def test_a_trial_written_twice_is_there_once(tmp_path: Path) -> None:
     record = Record(tmp_path / "record.db")
-    record.keep_outcome(0, PARAMS, outcome(0.5))
-    record.keep_outcome(0, PARAMS, outcome(0.5))
+    record.keep_outcome(0, PARAMS, outcome(0.5), "checkpoints/x")
+    record.keep_outcome(0, PARAMS, outcome(0.5), "checkpoints/x")
     record.keep_epoch(0, Epoch(1, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, True, 0.7))
     record.keep_epoch(0, Epoch(1, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, True, 0.7))
     assert len(record.trials()) == len(record.curve(0)) == 1
