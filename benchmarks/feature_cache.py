@@ -38,9 +38,9 @@ from autotune.training.context import LoadedBackbones, TrialContext
 from autotune.training.malloc import keep_freed_memory
 from autotune.training.metrics import predicted_classes
 from autotune.training.params import Params
-from autotune.training.restore import restore_network
+from autotune.training.restore import network_from_checkpoint
 from autotune.training.trainer import quiet_lightning
-from autotune.training.trial import run_probe, run_trial
+from autotune.training.trial import probe_file_name, run_probe, run_trial
 
 NAME, SIZE, EPOCHS, STRENGTH = "efficientnet_lite0", 128, 8, 1.0
 SEEDS, DEPTHS = range(5), (0, 2, 4)
@@ -57,7 +57,7 @@ class Nobody:
     """A driver that only listens."""
 
     def epoch(self, _: object) -> None: ...
-    def banking(self, *_: int) -> None: ...
+    def cache_progress(self, *_: int) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def drawn(photos: Photos, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray
     return tuple(np.split(by_turn, [n_train, n_train + N_VALIDATION]))  # type: ignore[return-value]
 
 
-def context(photos: Photos, parts: tuple[np.ndarray, ...], seed: int, folder: Path, kind: str) -> TrialContext:
+def context(photos: Photos, parts: tuple[np.ndarray, ...], seed: int, kind: str) -> TrialContext:
     def labelled(positions: np.ndarray) -> LabelledPictures:
         return LabelledPictures(tuple(photos.digests[i] for i in positions), tuple(photos.labels[i] for i in positions))
 
@@ -116,8 +116,8 @@ def context(photos: Photos, parts: tuple[np.ndarray, ...], seed: int, folder: Pa
     return TrialContext(
         classes=max(photos.labels) + 1, train=labelled(parts[0]), validation=labelled(parts[1]),
         gap_sample=labelled(parts[0][:N_VALIDATION]), backbones={NAME: (ENTRY, WEIGHTS)}, cuts={(NAME, SIZE): cuts},
-        room=0, invariances=Invariances(photos.flips), metric="accuracy", epochs=EPOCHS, cycle_epochs=EPOCHS,
-        patience=EPOCHS, gap=1.0, seed=seed, device="cpu", threads=torch.get_num_threads(), folder=folder,
+        resident_bytes=0, invariances=Invariances(photos.flips), metric="accuracy", epochs=EPOCHS, cycle_epochs=EPOCHS,
+        patience=EPOCHS, gap=1.0, seed=seed, device="cpu", threads=torch.get_num_threads(),
     )  # fmt: skip
 
 
@@ -145,14 +145,14 @@ def trained(photos: Photos, seed: int, depth: int, kind: str, n_views: int) -> d
         trial.assemble_network = lambda *given: assemble(*given[:-1], True)  # the last: whether it trains from scratch
     try:
         with tempfile.TemporaryDirectory() as place, quiet_lightning():
-            told = context(photos, parts, seed, Path(place), kind)
+            told = context(photos, parts, seed, kind)
+            files = {}
             if depth:
-                run_probe(LoadedBackbones(replace(told, cuts={(NAME, SIZE): (STAGES,)})), NAME, SIZE, Nobody())
+                last_stage = LoadedBackbones(replace(told, cuts={(NAME, SIZE): (STAGES,)}))
+                files = {probe_file_name(NAME, SIZE): run_probe(last_stage, NAME, SIZE, Nobody()).head}
             backbones = LoadedBackbones(told)
-            one = run_trial(backbones, 0, params(depth), Nobody())
-            net = restore_network(
-                backbones, {"number": 0, "checkpoint": one.checkpoint, "params": vars(params(depth))}
-            ).net
+            one = run_trial(backbones, 0, params(depth), files, Path(place), Nobody())
+            net = network_from_checkpoint(backbones, params(depth), one.checkpoint or b"", Path(place)).net
     finally:
         trial.assemble_network = assemble
     hits, changed = right(photos, net, depth, parts[2])

@@ -41,7 +41,7 @@ from autotune.training.outcome import Epoch
 from autotune.training.params import Params
 from autotune.training.recorder import EpochRecorder, is_better, stops_on_gap
 from autotune.training.trainer import quiet_lightning
-from autotune.training.trial import run_probe, run_trial
+from autotune.training.trial import probe_file_name, run_probe, run_trial
 
 SEEDS, TRIALS, EPOCHS, SIZE = range(5), 12, 20, 128  # 20 epochs: as many as the write-up had that the rule comes from
 VALIDATION_SHARE, TEST_SHARE = 0.1, 0.3  # a larger test than a study's, to see small differences
@@ -79,7 +79,7 @@ class Listener:
     def epoch(self, row: Epoch) -> None:
         self.rows.append(row)
 
-    def banking(self, *_: int) -> None: ...
+    def cache_progress(self, *_: int) -> None: ...
 
 
 class Watched(EpochRecorder):
@@ -111,10 +111,10 @@ class Draw:
             how, size = one.backbone.traits.interpolation, one.profiles[0].pixels
             fill_pixels(pixel_rows(size, how), folder, parts.pictures, how, lambda *_: None)
 
-    def context(self, folder: Path, patience: int, parts: Split) -> TrialContext:
+    def context(self, patience: int, parts: Split) -> TrialContext:
         settings = replace(self.settings, patience=patience)
         cuts = {(one.backbone.name, one.profiles[0].pixels): one.cuts for one in self.chosen.candidates}
-        return build_context(settings, parts, self.chosen, 1, folder, cuts)
+        return build_context(settings, parts, self.chosen, 1, cuts)
 
     def params(self) -> list[Params]:
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=self.settings.seed))
@@ -131,17 +131,19 @@ def trained(draw: Draw, params: list[Params], only: int | None, patience: int) -
     """The curves of trials (or of one) under the gap rule with a patience, and the test's accuracy after each epoch."""
     found = []
     with tempfile.TemporaryDirectory() as place, quiet_lightning():
-        told = draw.context(Path(place), patience, draw.beside())
+        told = draw.context(patience, draw.beside())
         # The gap's sample is the study's own, as large as validation alone.
-        told = replace(told, gap_sample=draw.context(Path(place), patience, draw.parts).gap_sample)
+        told = replace(told, gap_sample=draw.context(patience, draw.parts).gap_sample)
         backbones = LoadedBackbones(told)
+        files: dict[str, bytes] = {}
         for one in draw.chosen.candidates:
             if not one.backbone.traits.from_scratch:
-                run_probe(backbones, one.backbone.name, one.profiles[0].pixels, Listener())
+                name, pixels = one.backbone.name, one.profiles[0].pixels
+                files[probe_file_name(name, pixels)] = run_probe(backbones, name, pixels, Listener()).head
         for number, each in enumerate(params):
             if only in (None, number):
                 listener, Watched.tests, Watched.n_validation = Listener(), [], draw.n_validation
-                run_trial(backbones, number, each, listener)
+                run_trial(backbones, number, each, files, Path(place), listener)
                 found.append((listener.rows, Watched.tests))
     return found
 

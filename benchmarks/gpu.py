@@ -2,7 +2,7 @@
 
     python benchmarks/gpu.py [--pictures 4096] [--cifar 50000] [--trials 10]
 
-Pictures a second of autotune's own training (Lightning; from a bank, or afresh from pixels where all stages train),
+Pictures a second of autotune's own training (Lightning; from the feature cache, or from pixels where all stages train),
 without the first epoch, over those of the same network stepping on random data in the GPU's memory with nothing else.
 Networks have random weights. Then a whole `autotune search` on made-up pictures of 32 pixels, a colour a class, wall
 time, with an empty cache. Where there is no GPU, the same path runs once with tiny sizes, and what it prints is no
@@ -32,7 +32,7 @@ from autotune.study.record import open_record
 from autotune.training.context import LoadedBackbones
 from autotune.training.params import Params
 from autotune.training.trainer import quiet_lightning
-from autotune.training.trial import run_probe, run_trial
+from autotune.training.trial import probe_file_name, run_probe, run_trial
 
 BACKBONES = ("efficientnet_lite0", "resnet18")
 BATCH_SIZE = 64
@@ -71,17 +71,15 @@ def rates(sizes: Sizes, folder: Path, device: torch.device) -> Iterator[Row]:
             flags = {"backbone": name, "pixels": sizes.pixels, "epochs": sizes.epochs, "patience": sizes.epochs}
             if depth is not None:
                 flags["depth"] = depth
-            place = folder / f"{name}-{depth}"
-            place.mkdir()
-            context = made_up.context(parts, place, device.type, flags, weights)
+            context = made_up.context(parts, device.type, flags, weights)
             traits = context.backbones[name][0].traits
             store = pixel_rows(sizes.pixels, traits.interpolation)
             if store.missing(context.train.digests):
                 made_up.write_random(store, [picture.digest for picture in parts.pictures])
-            yield rate(LoadedBackbones(context), name, depth, sizes)
+            yield rate(LoadedBackbones(context), name, depth, sizes, folder)
 
 
-def rate(backbones: LoadedBackbones, name: str, asked: int | None, sizes: Sizes) -> Row:
+def rate(backbones: LoadedBackbones, name: str, asked: int | None, sizes: Sizes, scratch: Path) -> Row:
     chain = backbones.chain(name)
     depth = len(chain) if asked is None else asked
     alone = bare_rate(backbones, name, depth, sizes)  # first: Lightning then chooses deterministic kernels
@@ -91,12 +89,13 @@ def rate(backbones: LoadedBackbones, name: str, asked: int | None, sizes: Sizes)
     )  # fmt: skip
     reporter = made_up.Quiet()
     with quiet_lightning():
-        run_probe(backbones, name, sizes.pixels, reporter)
-        run_trial(backbones, 0, params, reporter)
+        probe = run_probe(backbones, name, sizes.pixels, reporter)
+        files = {probe_file_name(name, sizes.pixels): probe.head}
+        run_trial(backbones, 0, params, files, scratch, reporter)
     later = [row.seconds for row in reporter.rows[1:]]
     cut = len(chain) - depth
-    banked = cut > 0 and cut in backbones.context.cuts[name, sizes.pixels]
-    return Row(name, depth, "bank" if banked else "fresh", sizes.pictures * len(later) / sum(later), alone)
+    is_cached = cut > 0 and cut in backbones.context.cuts[name, sizes.pixels]
+    return Row(name, depth, "cache" if is_cached else "pixels", sizes.pictures * len(later) / sum(later), alone)
 
 
 def bare_rate(backbones: LoadedBackbones, name: str, depth: int, sizes: Sizes) -> float:
@@ -135,12 +134,13 @@ def whole_study(sizes: Sizes, folder: Path, device: torch.device) -> str:
     )  # fmt: skip
     with open_record(folder / "studies" / "cifar") as record:
         parts = record.facts().seconds
-        banks = sum(row.cache_seconds for row in (*record.probes(), *record.trials()))
+        caching = sum(row.cache_seconds for row in (*record.probes(), *record.trials()))
         trials = sum(row.seconds - row.cache_seconds for row in record.trials())
         epochs = sum(row.epochs or 0 for row in record.trials())
     return (
         f"whole study, {sizes.cifar:,} pictures of 32 pixels, {sizes.trials} trials, {epochs} epochs: {seconds:.0f} s "
-        f"(reading and decoding {parts['read']:.0f}, banks {banks:.0f}, trials {trials:.0f}, test {parts['test']:.0f})"
+        f"(reading and decoding {parts['read']:.0f}, feature cache {caching:.0f}, trials {trials:.0f}, "
+        f"test {parts['test']:.0f})"
     )
 
 

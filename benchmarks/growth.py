@@ -3,7 +3,7 @@
     python benchmarks/growth.py [--pictures 1000,10000,100000]
 
 The pictures are made up: real keys, and blank rows in sparse files (15 GB of pixels by their length). Each size runs in
-a process of its own: the split of so many pictures, opening the store, one real trial of a head on banked features, and
+a process of its own: the split of so many pictures, opening the store, one real trial of a head on cached features, and
 one epoch of shuffled batches, augmented afresh, from the store of pixels. Resident memory counts pages of mapped files,
 which the system takes back when it needs them; what is the process's own is shown beside it. The first pass reads from
 disk, at whatever pace this machine fills its file cache, which is not autotune's; so passes after it are judged. So are
@@ -67,21 +67,21 @@ def measured(n: int, folder: Path) -> dict[str, float]:
     parts = split_catalog(catalog, seed=0)
     split = time.perf_counter() - begun
     flags = {"backbone": BACKBONE, "pixels": PIXELS, "depth": 0, "epochs": EPOCHS}
-    context = made_up.context(parts, folder, "cpu", flags)
+    context = made_up.context(parts, "cpu", flags)
     torch.set_num_threads(context.threads)
     how = context.backbones[BACKBONE][0].traits.interpolation
     keys = [picture.digest for picture in catalog.pictures]
     made_up.write_blank(pixel_rows(PIXELS, how), keys)
     backbones = LoadedBackbones(context)
-    bank = backbones.bank(BACKBONE, PIXELS)
+    cache = backbones.feature_cache(BACKBONE, PIXELS)
     for view in range(VIEWS):
-        made_up.write_blank(bank.rows(bank.cuts[-1], view), keys)
+        made_up.write_blank(cache.rows(cache.cuts[-1], view), keys)
     begun = time.perf_counter()
     store = pixel_rows(PIXELS, how)
     opened = time.perf_counter() - begun
-    trained = trial_seconds(backbones)
+    trained = trial_seconds(backbones, folder)
     batches = TrainBatches(
-        PixelSource(backbones.room.held(store, context.train.digests), context.train.digests, context.seed),
+        PixelSource(backbones.resident.held(store, context.train.digests), context.train.digests, context.seed),
         context.train.labels,
         64,
         0.5,
@@ -107,14 +107,14 @@ def measured(n: int, folder: Path) -> dict[str, float]:
     }
 
 
-def trial_seconds(backbones: LoadedBackbones) -> float:
-    """One real trial of a head, its first one in this process."""
+def trial_seconds(backbones: LoadedBackbones, scratch: Path) -> float:
+    """One real trial of a head, the first one in this process."""
     params = Params(
         backbone=BACKBONE, depth=0, pixels=PIXELS, lr_low=1e-5, lr_high=1e-3, cycle="triangular", augment=1.0,
         class_weight=0.0, optimizer="adamw", batch_size=64, weight_decay=0.01, dropout=0.2, label_smoothing=0.0,
     )  # fmt: skip
     with quiet_lightning():
-        return run_trial(backbones, 0, params, made_up.Quiet()).seconds
+        return run_trial(backbones, 0, params, {}, scratch, made_up.Quiet()).seconds
 
 
 def in_a_process(n: int) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Made-up pictures, stores and lessons, for benchmarks of more pictures than anyone wants to download."""
+"""Made-up pictures, row stores and trial contexts, for benchmarks of more pictures than anyone wants to download."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CLASSES = tuple(f"class{number}" for number in range(10))
 
 
 class Quiet:
-    """A worker's line to nobody: every epoch goes on. rows: what was reported."""
+    """A reporter that lets every epoch go on. rows: what was reported."""
 
     def __init__(self) -> None:
         self.rows: list[Epoch] = []
@@ -34,7 +34,7 @@ class Quiet:
     def epoch(self, row: Epoch) -> None:
         self.rows.append(row)
 
-    def banking(self, done: int, total: int) -> None:
+    def cache_progress(self, done: int, total: int) -> None:
         pass
 
 
@@ -54,7 +54,7 @@ def parted(n_train: int, n_rest: int, root: Path) -> Split:
 
 
 def write_blank(rows: RowStore, keys: Sequence[str]) -> None:
-    """Rows of zeros under these keys, in a sparse file: real keys, and no room taken on the disk."""
+    """Rows of zeros under these keys, in a sparse file that takes no disk space."""
     rows.append(keys[:1], np.zeros((1, *rows.shape), rows.dtype))
     with (rows.folder / "rows.bin").open("r+b") as out:
         out.truncate(len(keys) * rows.row_bytes)
@@ -71,7 +71,7 @@ def write_random(rows: RowStore, keys: Sequence[str], chunk: int = 256) -> None:
 
 
 def random_weights(names: Sequence[str], folder: Path) -> Path:
-    """A folder of weights for these backbones as their networks begin, so that nothing is downloaded."""
+    """A folder of random weights for these backbones, so that nothing is downloaded."""
     folder.mkdir()
     for name in names:
         chain = build_stages(discover().find(name), pretrained=False)
@@ -81,15 +81,13 @@ def random_weights(names: Sequence[str], folder: Path) -> Path:
     return folder
 
 
-def context(
-    parts: Split, folder: Path, device: str, flags: dict[str, Any], weights: Path | None = None
-) -> TrialContext:
-    """What a study with these flags tells its worker."""
+def context(parts: Split, device: str, flags: dict[str, Any], weights: Path | None = None) -> TrialContext:
+    """The context of the trials of a study with these flags."""
     settings = read_settings(None, flags)
     say: Callable[[str], None] = lambda _: None  # noqa: E731
     chosen = select_backbones(settings, discover(), weights, device, parts.side, say)
     settings = resolve_settings(settings, parts)
-    return build_context(settings, parts, chosen, 1, folder, choose_cuts(chosen, settings, parts))
+    return build_context(settings, parts, chosen, 1, choose_cuts(chosen, settings, parts))
 
 
 def _digest(number: int) -> str:

@@ -23,7 +23,8 @@ import sys
 import tempfile
 import time
 import warnings
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ from autotune.backbones.profile import profile_stages
 from autotune.backbones.weights import load_stages
 from autotune.cli.console import PlainConsole
 from autotune.data.split import TRAIN, VALIDATION
-from autotune.engines.base import CacheProgress, ProbeTask, TrialTask
+from autotune.engines.base import CacheProgress, Engine, ProbeTask, TrialTask
 from autotune.engines.local import LocalEngine
 from autotune.study.record import open_record
 from autotune.study.reopen import FinishedTrial, reopen_trial
@@ -52,6 +53,7 @@ from autotune.training.network import class_weights
 from autotune.training.optimizers import build_optimizer
 from autotune.training.outcome import Epoch, ProbeOutcome, TrialOutcome
 from autotune.training.params import Params
+from autotune.training.trial import probe_file_name
 
 BACKBONE = "efficientnet_lite0"
 STUDY_TRIALS = 50
@@ -230,17 +232,19 @@ def links(one: FinishedTrial, folder: Path) -> Path:
     return folder
 
 
-def answered(workers: LocalEngine, task: ProbeTask | TrialTask) -> Any:
-    """What comes of a task, all of whose epochs go on."""
-    workers.idle[0].give(task)
+def outcome(engine: Engine, task: ProbeTask | TrialTask, files: Mapping[str, bytes]) -> Any:
+    """The outcome of a task, all of whose epochs go on."""
+    while not engine.idle:
+        list(engine.events())
+    engine.idle[0].give(task, files)
     while True:
-        for worker, _, news in workers.events():
-            if isinstance(news, Epoch):
-                worker.answer(None)
-            elif isinstance(news, (TrialOutcome, ProbeOutcome)):
-                return news
-            elif not isinstance(news, CacheProgress):
-                sys.exit(f"A replayed trial failed: {news}")
+        for place, _, message in engine.events():
+            if isinstance(message, Epoch):
+                place.answer(None)
+            elif isinstance(message, (TrialOutcome, ProbeOutcome)):
+                return message
+            elif not isinstance(message, CacheProgress):
+                sys.exit(f"A replayed trial failed: {message}")
 
 
 def compare(folder: Path, photos: Path, depth: int, options: argparse.Namespace, share: float) -> list[float]:
@@ -252,18 +256,19 @@ def compare(folder: Path, photos: Path, depth: int, options: argparse.Namespace,
         trials = sorted((row for row in record.trials() if row.state == COMPLETE), key=lambda r: r.number)
     again = folder / "again" / place.name
     again.mkdir(parents=True)
-    context, log = replace(one.context, folder=again), str(again / "log")
+    context = one.context
     chain = load_stages(*context.backbones[BACKBONE]).eval()
     folders = links(one, folder / "links" / place.name)
     plain, own, half = [], [], False
-    with LocalEngine(1) as workers:
-        workers.teach(context)
-        answered(workers, ProbeTask(BACKBONE, options.pixels, log))
+    with LocalEngine(1, again) as engine:
+        engine.configure(context)
+        probe = outcome(engine, ProbeTask(BACKBONE, options.pixels), {})
+        files = {probe_file_name(BACKBONE, options.pixels): probe.head}
         for row in trials:
             job = Job(row.params, row.epochs, chain, context, folders)
             half = half_pays(job)
             plain.append(plain_seconds(job, half))
-            own.append(answered(workers, TrialTask(row.number, job.params, log)).seconds)
+            own.append(outcome(engine, TrialTask(row.number, job.params), files).seconds)
     bound = counted(context, depth, options.pixels, chain)
     found = [float(np.mean(plain)), float(np.mean(own)) + share, bound]
     ratio = found[0] / found[1]

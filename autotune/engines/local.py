@@ -1,4 +1,4 @@
-"""Where trials run: child processes that report every epoch and can be stopped, killed and replaced."""
+"""The local engine: places are child processes on this machine."""
 
 from __future__ import annotations
 
@@ -10,145 +10,182 @@ import sys
 import threading
 import traceback
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from autotune.engines.base import CacheProgress, Died, Failed, ProbeTask, Refused, Task
+from autotune.engines.base import (
+    Answer,
+    Assignment,
+    ChannelClosedError,
+    Died,
+    Engine,
+    Failed,
+    Message,
+    PixelSet,
+    Place,
+    Ready,
+    Refused,
+    Report,
+    Task,
+    serve,
+)
 from autotune.errors import StudyError
-from autotune.training.outcome import Epoch, ProbeOutcome, TrialOutcome
+from autotune.training.outcome import ProbeOutcome, TrialOutcome
 
 if TYPE_CHECKING:
     from autotune.training.context import TrialContext
 
 SECONDS_TO_LEAVE = 5.0
+MOST_FAILED_STARTS = 3  # in a row
+
+_START_LOG = "worker"  # written only where a worker fails before its first task
 
 
-class LocalPlace:
-    """One child process. It is started with spawn, so that Linux, macOS and Windows do the same."""
+class LocalEngine(Engine):
+    """Child processes of the driver, each with at most one task.
 
-    def __init__(self) -> None:
-        spawn = multiprocessing.get_context("spawn")
-        self.pipe, theirs = spawn.Pipe()
-        # The lesson goes by the pipe: as an argument, a large one hangs this process where the child dies early;
-        # and the child can load torch while the lesson is still being made.
-        self.process = spawn.Process(target=_work, args=(theirs,), daemon=True)
-        with _deaf_to_ctrl_c(), _no_main():
-            self.process.start()
-        theirs.close()
-        self.task: Task | None = None
+    folder: the study's. Unfinished trials leave a checkpoint in its `checkpoints/`; `logs/` holds the tasks' output.
+    """
 
-    def teach(self, context: TrialContext) -> None:
-        """Once, before its first task."""
-        self._send(context)
-
-    def give(self, task: Task) -> None:
-        self.task = task
-        self._send(task)
-
-    def answer(self, stop: str | None) -> None:
-        """Answer an Epoch: None to go on, or why to stop."""
-        self._send(stop)
-
-    def _send(self, message: object) -> None:
-        with contextlib.suppress(OSError):  # a worker that has died is heard of in `Workers.events`
-            self.pipe.send(message)
-
-    def close(self, at_once: bool) -> None:
-        if not at_once:
-            self.pipe.close()
-            self.process.join(SECONDS_TO_LEAVE)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join()
-        self.pipe.close()
-
-
-class LocalEngine:
-    """Some workers, each with at most one task. Leaving the `with` block leaves no process behind."""
-
-    def __init__(self, n: int) -> None:
-        self._workers = [LocalPlace() for _ in range(n)]
+    def __init__(self, n_places: int, folder: Path) -> None:
+        self._n_places = n_places
+        self._folder = folder.resolve()
+        self._places: list[LocalPlace] = []
         self._context: TrialContext | None = None
+        self._failed_starts = 0
 
-    def __enter__(self) -> LocalEngine:
+    def __enter__(self) -> Self:
+        self._places = [LocalPlace(self._folder) for _ in range(self._n_places)]
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        for worker in self._workers:
-            worker.close(at_once=kind is not None)
+        for place in self._places:
+            place.close()
+        for place in self._places:
+            place.wait_or_kill(0.0 if kind else SECONDS_TO_LEAVE)
 
-    def teach(self, context: TrialContext) -> None:
-        """Tell all what their tasks share, before the first of them."""
+    def configure(self, context: TrialContext) -> None:
         self._context = context
-        for worker in self._workers:
-            worker.teach(context)
+        for place in self._places:
+            place.configure(context)
 
-    def log(self, name: str) -> Path:
-        """Where a task's output is kept."""
-        assert self._context
-        return self._context.folder / "logs" / f"{name}.log"
+    def preload(self, pixels: Sequence[PixelSet]) -> None:
+        """Nothing to do: the workers read the driver's own cache folder."""
 
     @property
-    def idle(self) -> list[LocalPlace]:
-        return [worker for worker in self._workers if worker.task is None]
+    def idle(self) -> Sequence[LocalPlace]:
+        return [place for place in self._places if place.is_ready and not place.task]
+
+    @property
+    def starting(self) -> Sequence[LocalPlace]:
+        return [place for place in self._places if not place.is_ready]
 
     @property
     def busy(self) -> bool:
-        return any(worker.task for worker in self._workers)
+        return any(place.task for place in self._places)
 
-    def events(
-        self,
-    ) -> Iterator[tuple[LocalPlace, Task, Epoch | CacheProgress | TrialOutcome | ProbeOutcome | Failed | Died]]:
-        """Wait for news of the running tasks and hand it out. An Epoch waits for its answer; the rest end or inform.
-
-        Raises StudyError where a worker was refused what the whole study needs.
-        """
-        pipes = {worker.pipe: worker for worker in self._workers if worker.task}
-        for pipe in connection.wait(list(pipes)):
-            worker = pipes[pipe]  # type: ignore[index]
-            task = worker.task
-            assert task
-            try:
-                news = worker.pipe.recv()
-            except (EOFError, OSError):
-                yield self._replaced(worker), task, Died(worker.process.exitcode)
+    def events(self) -> Iterator[tuple[Place, Task, Message]]:
+        heard = {place.pipe: place for place in self._places if place.task or not place.is_ready}
+        for pipe in connection.wait(list(heard)):
+            place = heard[pipe]  # type: ignore[index]
+            task = place.task
+            message = place.read()
+            if isinstance(message, Died):
+                self._replace(place, message)
+            elif isinstance(message, Ready):
+                self._failed_starts = 0
                 continue
-            if isinstance(news, Refused):
-                raise StudyError(news.problem, news.fix)
-            if isinstance(news, (TrialOutcome, ProbeOutcome, Failed)):
-                worker.task = None
-            yield worker, task, news
+            if task:
+                yield place, task, message
 
-    def _replaced(self, worker: LocalPlace) -> LocalPlace:
-        worker.close(at_once=True)
-        place = self._workers.index(worker)
-        self._workers[place] = LocalPlace()
+    def log(self, name: str) -> Path:
+        return _log_file(self._folder, name)
+
+    def _replace(self, place: LocalPlace, death: Died) -> None:
+        if not place.is_ready:
+            self._failed_starts += 1
+        if self._failed_starts == MOST_FAILED_STARTS:
+            raise StudyError(
+                f"{MOST_FAILED_STARTS} workers in a row have died while they started, the last so: {death.reason}.",
+                f"Run the same command again. If that does not help: {self.log(_START_LOG)} says why, if it is there.",
+            )
+        new = LocalPlace(self._folder)
+        self._places[self._places.index(place)] = new
         assert self._context
-        self._workers[place].teach(self._context)
-        return self._workers[place]
+        new.configure(self._context)
 
 
-class PipeReporter:
-    """The worker's end of the pipe, as training knows it."""
+class LocalPlace(Place):
+    """One child process. It is started with spawn, so that Linux, macOS and Windows do the same."""
 
-    def __init__(self, pipe: Connection[Any, Any]) -> None:
-        self._pipe = pipe
+    def __init__(self, folder: Path) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        self.pipe, theirs = spawn.Pipe()
+        self.task: Task | None = None
+        self.is_ready = False
+        # The context goes by the pipe: as an argument, a large one blocks this process for ever where the child dies
+        # early; and the child can load torch while the context is still being made.
+        self._process = spawn.Process(target=_work, args=(theirs, folder), daemon=True)
+        with _ignored_ctrl_c(), _hidden_main():
+            self._process.start()
+        theirs.close()
 
-    def epoch(self, row: Epoch) -> str | None:
-        self._pipe.send(row)
-        answer: str | None = self._pipe.recv()
-        return answer
+    def configure(self, context: TrialContext) -> None:
+        """Once, before its first task."""
+        self._send(context)
 
-    def banking(self, done: int, total: int) -> None:
-        self._pipe.send(CacheProgress(done, total))
+    def give(self, task: Task, files: Mapping[str, bytes]) -> None:
+        self.task = task
+        self._send(Assignment(task, files))
+
+    def answer(self, stop: str | None) -> None:
+        self._send(Answer(stop))
+
+    def read(self) -> Ready | Message:
+        """The next message; Died where the process is gone."""
+        try:
+            message: Ready | Message = self.pipe.recv()
+        except (EOFError, OSError):
+            self.close()
+            self.wait_or_kill(0.0)
+            return Died(_reason(self._process.exitcode))
+        self.is_ready = True
+        if isinstance(message, (TrialOutcome, ProbeOutcome, Failed, Refused)):
+            self.task = None
+        return message
+
+    def close(self) -> None:
+        """Close the pipe: the child leaves when it next reads from it."""
+        self.pipe.close()
+
+    def wait_or_kill(self, seconds: float) -> None:
+        """Wait so long for the child to leave, then kill it."""
+        if seconds:
+            self._process.join(seconds)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+    def _send(self, message: object) -> None:
+        with contextlib.suppress(OSError):  # the next `read` says that the child has died
+            self.pipe.send(message)
+
+
+def _reason(exit_code: int | None) -> str:
+    killed = ", killed as by a machine out of memory" if exit_code == -signal.SIGKILL else ""
+    return f"its process ended (exit code {exit_code}{killed})"
+
+
+def _log_file(folder: Path, name: str) -> Path:
+    return folder / "logs" / f"{name}.log"
 
 
 @contextlib.contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    """What is started in here never hears Ctrl-C, which a terminal sends to children too: it is the driver's."""
+def _ignored_ctrl_c() -> Iterator[None]:
+    """Children started in here ignore Ctrl-C, which a terminal sends to them, too: the driver handles it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -160,8 +197,8 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _no_main() -> Iterator[None]:
-    """What is started in here does not run the user's script again, as spawn does with a script that has no
+def _hidden_main() -> Iterator[None]:
+    """Children started in here do not run the user's script again, as spawn does with a script that has no
     `if __name__ == "__main__"`: workers need nothing of it.
     """
     main = sys.modules["__main__"]
@@ -172,54 +209,60 @@ def _no_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _work(pipe: Connection[Any, Any]) -> None:
-    """A worker's life: tasks one after another until the pipe closes."""
+# In the child process.
+
+
+def _work(pipe: Connection[Any, Any], folder: Path) -> None:
+    """Load torch, wait for the context, then serve."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it is not inherited
-    threading.Thread(target=_leave_with_the_driver, daemon=True).start()
-    _log_to(Path(os.devnull))  # until there is a task
-    line = PipeReporter(pipe)
-    kept: Any = None
+    threading.Thread(target=_exit_with_the_driver, daemon=True).start()
+    _redirect_output(Path(os.devnull))  # until there is a task
+    channel, scratch = _Channel(pipe, folder), folder / "checkpoints"
     try:
         from autotune.training.trial import run_trial  # noqa: F401  # seconds, which the driver needs for the plan
 
-        context = pipe.recv()
-        while True:
-            task = pipe.recv()
-            _log_to(Path(task.log))
-            try:
-                kept = kept or _opened(context)
-                pipe.send(_done(task, kept, line))
-            except (EOFError, BrokenPipeError, ConnectionResetError):
-                raise
-            except StudyError as error:
-                pipe.send(Refused(error.problem, error.fix))
-            except Exception as error:  # whatever a plugin or a trial raises is this trial's failure, not the study's
-                trace = traceback.format_exc()
-                print(trace, file=sys.stderr, flush=True)
-                pipe.send(Failed(f"{type(error).__name__}: {error}", trace))
-    except (EOFError, OSError):
+        context = channel.receive_context()
+        scratch.mkdir(parents=True, exist_ok=True)
+    except ChannelClosedError:
         return
+    except Exception:
+        _redirect_output(_log_file(folder, _START_LOG))
+        traceback.print_exc()
+        raise SystemExit(1) from None
+    serve(context, channel.receive, channel.send, scratch)
 
 
-def _opened(context: TrialContext) -> Any:
-    import torch
+class _Channel:
+    """The child's end of the pipe. Output goes to the log of the task received last."""
 
-    from autotune.training.context import LoadedBackbones
+    def __init__(self, pipe: Connection[Any, Any], folder: Path) -> None:
+        self._pipe = pipe
+        self._folder = folder
 
-    torch.set_num_threads(context.threads)
-    torch.set_flush_denormal(True)  # a trial whose weights die away would take three times as long
-    return LoadedBackbones(context)
+    def receive_context(self) -> TrialContext:
+        context: TrialContext = self._receive()
+        return context
+
+    def receive(self) -> Assignment | Answer:
+        message: Assignment | Answer = self._receive()
+        if isinstance(message, Assignment):
+            _redirect_output(_log_file(self._folder, message.task.name))
+        return message
+
+    def send(self, message: Ready | Report) -> None:
+        try:
+            self._pipe.send(message)
+        except OSError as error:
+            raise ChannelClosedError from error
+
+    def _receive(self) -> Any:
+        try:
+            return self._pipe.recv()
+        except (EOFError, OSError) as error:
+            raise ChannelClosedError from error
 
 
-def _done(task: Task, kept: Any, line: PipeReporter) -> Any:
-    from autotune.training.trial import run_probe, run_trial
-
-    if isinstance(task, ProbeTask):
-        return run_probe(kept, task.backbone, task.pixels, line)
-    return run_trial(kept, task.number, task.params, line)
-
-
-def _leave_with_the_driver() -> None:
+def _exit_with_the_driver() -> None:
     """End this process when the driver's ends, even in the middle of an epoch."""
     parent = multiprocessing.parent_process()
     assert parent
@@ -227,8 +270,8 @@ def _leave_with_the_driver() -> None:
     os._exit(1)
 
 
-def _log_to(file: Path) -> None:
-    """Send all that this process prints, from Python and from libraries below it, to the task's log."""
+def _redirect_output(file: Path) -> None:
+    """Append all that this process prints, from Python and from libraries below it, to a file."""
     file.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()

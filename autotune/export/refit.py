@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 
 from autotune.cache import eviction
 from autotune.cache.pixels import fill_pixels, pixel_rows
 from autotune.data.split import TRAIN, VALIDATION
-from autotune.errors import StudyError
+from autotune.study.checkpoints import Checkpoints
 from autotune.study.listener import StudyListener
 from autotune.study.reopen import FinishedTrial
 from autotune.text import percent
-from autotune.training.context import LoadedBackbones, probe_file
+from autotune.training.context import LoadedBackbones
 from autotune.training.outcome import Epoch
-from autotune.training.restore import TrainedNetwork, restore_network
+from autotune.training.restore import TrainedNetwork, network_from_checkpoint
 from autotune.training.trainer import quiet_lightning
 from autotune.training.trial import run_trial
 
@@ -31,21 +30,18 @@ def refit_trial(one: FinishedTrial, device: str, listener: StudyListener) -> Tra
         digests=(*old.train.digests, *old.validation.digests),
         labels=(*old.train.labels, *old.validation.labels),
     )
-    folder = old.folder / "refit"
-    context = replace(old, train=both, folder=folder, device=device, refit_epochs=one.trial.best_epoch)
+    context = replace(old, train=both, device=device, refit_epochs=one.trial.best_epoch)
     params = one.trained.net.params
-    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    head = probe_file(old.folder, params.backbone, params.pixels)
-    if params.depth and not one.trained.backbone.traits.from_scratch:
-        if not head.is_file():
-            raise StudyError(f"{head}, which trial {number} started from, is gone.", "Put it back, or search anew.")
-        shutil.copy(head, probe_file(folder, params.backbone, params.pixels))
+    files = Checkpoints(one.folder, old).needed_by(number, params)
+    scratch = one.folder / "refit"
+    scratch.mkdir(exist_ok=True)
     how, pictures = one.trained.interpolation, (*one.parts.part(TRAIN), *one.parts.part(VALIDATION))
     with eviction.in_use(), quiet_lightning():
         fill_pixels(pixel_rows(params.pixels, how), one.root, pictures, how, listener.progress("Decoding"))
-        outcome = run_trial(LoadedBackbones(context), number, params, RefitReporter(listener))
+        outcome = run_trial(LoadedBackbones(context), number, params, files, scratch, RefitReporter(listener))
     here = LoadedBackbones(replace(context, device=one.context.device))
-    return restore_network(here, number, params, outcome.checkpoint)
+    assert outcome.checkpoint is not None  # nothing prunes it
+    return network_from_checkpoint(here, params, outcome.checkpoint, scratch)
 
 
 class RefitReporter:
@@ -58,5 +54,5 @@ class RefitReporter:
         self._listener.say(f"Refit: epoch {row.number}, training {percent(row.train)}")
         return None
 
-    def banking(self, done: int, total: int) -> None:
-        self._listener.progress("Bank")(done, total)
+    def cache_progress(self, done: int, total: int) -> None:
+        self._listener.progress("Feature cache")(done, total)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,13 +67,12 @@ def _features(chosen: Selection, parts: Split, root: Path, pictures: Sequence[Pi
     decode_pictures(parts, root, chosen, listener)
     settings = resolve_settings(Settings(), parts)
     name, size, stages = _look(one)
-    with tempfile.TemporaryDirectory() as place:
-        context = build_context(settings, parts, chosen, 1, Path(place), {(name, size): (stages,)})
-        bank = LoadedBackbones(context).bank(name, size)
-        digests = [picture.digest for picture in pictures]
-        bank.fill(digests, [0], listener.progress(f"Bank of {name}"))
-        rows = bank.rows(stages, 0)
-        return rows.take(rows.places(digests)).astype(np.float32)
+    context = build_context(settings, parts, chosen, 1, {(name, size): (stages,)})
+    cache = LoadedBackbones(context).feature_cache(name, size)
+    digests = [picture.digest for picture in pictures]
+    cache.fill(digests, [0], listener.progress(f"Feature cache of {name}"))
+    rows = cache.rows(stages, 0)
+    return rows.take(rows.places(digests)).astype(np.float32)
 
 
 def _look(one: Candidate) -> tuple[str, int, int]:

@@ -6,7 +6,6 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
@@ -97,9 +96,7 @@ def choose_cuts(chosen: Selection, settings: Settings, parts: Split, trials: int
     }
 
 
-def build_context(
-    settings: Settings, parts: Split, chosen: Selection, n_workers: int, folder: Path, cuts: Cuts
-) -> TrialContext:
+def build_context(settings: Settings, parts: Split, chosen: Selection, n_workers: int, cuts: Cuts) -> TrialContext:
     """What workers are told. The test part stays here."""
     return TrialContext(
         classes=len(parts.classes),
@@ -108,7 +105,7 @@ def build_context(
         gap_sample=_labelled(parts.gap_sample, parts.classes),
         backbones={one.backbone.name: (one.backbone, one.weights) for one in chosen.candidates},
         cuts=dict(cuts),
-        room=_room(chosen.device) // n_workers,
+        resident_bytes=_room(chosen.device) // n_workers,
         invariances=Invariances(settings.flips, settings.angle),
         metric=settings.metric,
         epochs=settings.n_epochs,
@@ -118,7 +115,6 @@ def build_context(
         seed=settings.seed,
         device=chosen.device,
         threads=max(1, (os.cpu_count() or 1) // n_workers),
-        folder=folder.resolve(),
     )
 
 

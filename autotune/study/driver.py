@@ -1,4 +1,4 @@
-"""The driver: gives workers probes and trials, hears what they say, and writes it down."""
+"""The driver: gives probes and trials to an engine's places, answers what they report, and writes it down."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 
 from optuna.trial import Trial, TrialState
 
-from autotune.engines.base import CacheProgress, Died, Failed, ProbeTask, TrialTask
-from autotune.engines.local import LocalEngine, LocalPlace
+from autotune.engines.base import CacheProgress, Died, Engine, Failed, Message, Place, ProbeTask, Refused, TrialTask
 from autotune.errors import StudyError
 from autotune.search.sampler import OptunaStudy
+from autotune.study.checkpoints import Checkpoints
 from autotune.study.listener import TRIALS, StudyListener
 from autotune.study.record import Record
 from autotune.study.rows import COMPLETE, FAILED, PRUNED, BackboneFacts, TrialRow
@@ -26,86 +26,95 @@ STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: Tria
 class Driver:
     """One run of a study's trials. deadline: on time.monotonic's clock, after which no trial goes on."""
 
-    def __init__(self, search: OptunaStudy, workers: LocalEngine, record: Record, listener: StudyListener,
-                 deadline: float | None) -> None:  # fmt: skip
+    def __init__(self, search: OptunaStudy, engine: Engine, checkpoints: Checkpoints, record: Record,
+                 listener: StudyListener, deadline: float | None) -> None:  # fmt: skip
         self._search = search
-        self._workers = workers
+        self._engine = engine
+        self._checkpoints = checkpoints
         self._record = record
         self._listener = listener
         self._deadline = deadline
-        self._queue = search.unfinished()
+        self._interrupted = search.unfinished()  # to be run again before a new one is asked for
         self._running: dict[int, tuple[Trial, Params]] = {}
-        self._starts: Counter[int] = Counter()
+        self._n_starts: Counter[int] = Counter()
 
     def run(self, n_trials: int) -> None:
-        """Give every idle worker a trial and hear what they say, until n_trials are finished or time is up.
+        """Give every idle place a trial and handle what is reported, until n_trials are finished or time is up.
 
-        Raises StudyError where five trials in a row have failed.
+        Raises StudyError where five trials in a row have failed, or where the study cannot go on.
         """
-        self._catch_up()
+        self._tell_finished()
         self._listener.earlier(self._record.trials(), self._record.facts().backbones or {})
-        trials = self._listener.progress(TRIALS)
-        trials(self._search.n_finished(), n_trials)
+        progress = self._listener.progress(TRIALS)
+        progress(self._search.n_finished(), n_trials)
         while True:
-            for worker in self._workers.idle:
-                if trial := self._next(n_trials):
-                    self._start(worker, trial)
-            if not self._workers.busy:
+            self._give_trials(n_trials)
+            if not self._engine.busy and not self._has_next(n_trials):
                 return
-            for worker, task, news in self._workers.events():
+            for place, task, message in self._engine.events():
                 assert isinstance(task, TrialTask)
-                if isinstance(news, Epoch):
-                    worker.answer(self._verdict(task.number, news))
-                elif isinstance(news, CacheProgress):
-                    self._listener.progress("Bank")(news.done, news.total)
-                elif isinstance(news, Died) and self._starts[task.number] < MOST_STARTS:
-                    self._put_back(task.number, news)
-                else:
-                    self._finish(task.number, news)
-                    trials(self._search.n_finished(), n_trials)
+                self._handle(place, task.number, message)
+                if task.number not in self._running:
+                    progress(self._search.n_finished(), n_trials)
 
     @property
     def _is_late(self) -> bool:
         return self._deadline is not None and time.monotonic() > self._deadline
 
-    def _next(self, n_trials: int) -> Trial | None:
-        if self._is_late:
-            return None
-        if self._queue:
-            return self._queue.pop(0)
-        if self._search.n_finished() + len(self._running) >= n_trials:
-            return None
-        return self._search.ask()
+    def _give_trials(self, n_trials: int) -> None:
+        for place in self._engine.idle:
+            if self._has_next(n_trials):
+                self._start(place, self._interrupted.pop(0) if self._interrupted else self._search.ask())
 
-    def _start(self, worker: LocalPlace, trial: Trial) -> None:
+    def _has_next(self, n_trials: int) -> bool:
+        """Whether another trial is to be started."""
+        if self._is_late:
+            return False
+        return bool(self._interrupted) or self._search.n_finished() + len(self._running) < n_trials
+
+    def _start(self, place: Place, trial: Trial) -> None:
         params = self._search.params(trial)
         self._running[trial.number] = trial, params
-        self._starts[trial.number] += 1
+        self._n_starts[trial.number] += 1
         self._listener.started(trial.number, self._backbone(params).describe(params))
-        worker.give(TrialTask(trial.number, params, str(self._workers.log(f"trial-{trial.number:04d}"))))
+        place.give(TrialTask(trial.number, params), self._checkpoints.needed_by(trial.number, params))
 
-    def _verdict(self, number: int, row: Epoch) -> str | None:
-        """Keep an epoch's row and say whether the trial goes on: None, or why it stops."""
+    def _handle(self, place: Place, number: int, message: Message) -> None:
+        if isinstance(message, Epoch):
+            place.answer(self._stop_reason(number, message))
+        elif isinstance(message, CacheProgress):
+            self._listener.progress("Feature cache")(message.done, message.total)
+        elif isinstance(message, Refused):
+            raise StudyError(message.problem, message.fix)
+        elif isinstance(message, Died) and self._n_starts[number] < MOST_STARTS:
+            self._start_again(number, message)
+        else:
+            self._finish(number, message)
+
+    def _stop_reason(self, number: int, row: Epoch) -> str | None:
+        """Record an epoch and say whether its trial goes on: None, or why it stops."""
         self._record.keep_epoch(number, row)
         self._listener.epoch(number, row)
         if self._is_late:
             return TIMEOUT
         return PRUNED if self._search.should_prune(self._running[number][0], row) else None
 
-    def _put_back(self, number: int, news: Died) -> None:
-        """A killed trial is queued again, under the same number and with the same seed."""
+    def _start_again(self, number: int, death: Died) -> None:
+        """A trial whose worker died is started again, under the same number and with the same seed."""
         trial, _ = self._running.pop(number)
-        self._listener.say(f"trial {number:3d}  its process ended (exit code {news.exit_code}); it starts again")
-        self._queue.insert(0, trial)
+        self._listener.say(f"trial {number:3d}  {death.reason}; it starts again")
+        self._interrupted.insert(0, trial)
 
-    def _finish(self, number: int, news: TrialOutcome | ProbeOutcome | Failed | Died) -> None:
-        """The record is written first: `_catch_up` tells Optuna what this process, killed here, would not."""
+    def _finish(self, number: int, message: TrialOutcome | ProbeOutcome | Failed | Died) -> None:
+        """The record is written first: `_tell_finished` tells Optuna what this process, killed here, would not."""
         trial, params = self._running.pop(number)
-        if isinstance(news, TrialOutcome):
-            self._record.keep_outcome(number, params, news, news.checkpoint)
+        if isinstance(message, TrialOutcome):
+            content = message.checkpoint
+            file = None if content is None else self._checkpoints.keep_trial(number, content)
+            self._record.keep_outcome(number, params, message, file)
         else:
-            error, trace = _failure(news)
-            self._record.keep_failure(number, params, error, trace)
+            assert isinstance(message, (Failed, Died))
+            self._record.keep_failure(number, params, *_error_and_trace(message))
         row = self._record.trial(number)
         assert row
         self._tell(trial, row)
@@ -114,46 +123,45 @@ class Driver:
         if self._record.last_states(MOST_FAILURES) == [FAILED] * MOST_FAILURES:
             raise StudyError(
                 f"{MOST_FAILURES} trials in a row have failed, the last by {row.error}.",
-                f"Read {self._workers.log(f'trial-{number:04d}')}; the same command goes on.",
+                f"Read {self._engine.log(f'trial-{number:04d}')}; the same command goes on.",
             )
 
     def _backbone(self, params: Params) -> BackboneFacts:
         return self._record.facts().backbone(params.backbone)
 
-    def _catch_up(self) -> None:
+    def _tell_finished(self) -> None:
         """Tell Optuna of trials that the record has as finished and a killed driver did not get to tell."""
-        for trial in list(self._queue):
+        for trial in list(self._interrupted):
             if row := self._record.trial(trial.number):
                 self._tell(trial, row)
-                self._queue.remove(trial)
+                self._interrupted.remove(trial)
 
     def _tell(self, trial: Trial, row: TrialRow) -> None:
         self._search.tell(trial, row.value, STATES[row.state])
 
 
 def run_probes(
-    workers: LocalEngine, todo: Sequence[ProbeTask], listener: StudyListener
+    engine: Engine, todo: Sequence[ProbeTask], checkpoints: Checkpoints, listener: StudyListener
 ) -> Iterator[tuple[ProbeTask, ProbeOutcome | Failed]]:
-    """Run probes on all workers and hand out what comes of each. One whose worker dies has failed."""
+    """Run probes on all places, keep their heads, and yield the outcome of each. One whose worker dies has failed."""
     waiting = list(todo)
-    while waiting or workers.busy:
-        for worker in workers.idle[: len(waiting)]:
-            worker.give(waiting.pop(0))
-        for _, task, news in workers.events():
+    while waiting or engine.busy:
+        for place in engine.idle[: len(waiting)]:
+            place.give(waiting.pop(0), {})
+        for _, task, message in engine.events():
             assert isinstance(task, ProbeTask)
-            if isinstance(news, CacheProgress):
-                listener.progress(f"Bank of {task.backbone}")(news.done, news.total)
-            elif isinstance(news, Died):
-                yield task, Failed(*_failure(news))
-            elif isinstance(news, (ProbeOutcome, Failed)):
-                yield task, news
+            if isinstance(message, CacheProgress):
+                listener.progress(f"Feature cache of {task.backbone}")(message.done, message.total)
+            elif isinstance(message, Refused):
+                raise StudyError(message.problem, message.fix)
+            elif isinstance(message, ProbeOutcome):
+                checkpoints.keep_probe(task.backbone, task.pixels, message.head)
+                yield task, message
+            elif isinstance(message, (Failed, Died)):
+                yield task, Failed(*_error_and_trace(message))
 
 
-def _failure(news: object) -> tuple[str, str]:
-    """What failed in a line, and all that is known of it."""
-    if isinstance(news, Failed):
-        return news.error, news.trace
-    assert isinstance(news, Died)
-    killed = ", killed as by a machine out of memory" if news.exit_code == -9 else ""
-    error = f"its process ended (exit code {news.exit_code}{killed})"
-    return error, error
+def _error_and_trace(message: Failed | Died) -> tuple[str, str]:
+    if isinstance(message, Failed):
+        return message.error, message.trace
+    return message.reason, message.reason

@@ -81,7 +81,7 @@ def _refuse_other_weights(folder: Path, chosen: Selection) -> None:
 def _told(request: SearchRequest, folder: Path, settings: Settings, parts: Split, chosen: Selection, cuts: Cuts,
           known: EarlierRun) -> dict[str, Any]:  # fmt: skip
     left = max(request.trials - known.finished, 0)
-    context = build_context(settings, parts, chosen, request.workers, folder, cuts)
+    context = build_context(settings, parts, chosen, request.workers, cuts)
     dealt = expected_shares(chosen, settings, parts, left)
     banks = [
         _bank(context, one, profile, dealt[one.backbone.name, profile.pixels])
@@ -136,7 +136,7 @@ def _bank(context: TrialContext, one: Candidate, profile: StageProfile, share: E
     name, size = one.backbone.name, profile.pixels
     cuts = context.cuts[name, size]
     views = N_VIEWS * share.augmented
-    bank = LoadedBackbones(context).bank(name, size) if one.weights.at_hand else None
+    bank = LoadedBackbones(context).feature_cache(name, size) if one.weights.at_hand else None
     missing, there = 0, 0
     for view, digests in _views(context, views):
         gone = {cut: len(set(digests)) if bank is None else _n_missing(bank, cut, view, digests) for cut in cuts}

@@ -23,14 +23,15 @@ from autotune.training.restore import picture_logits, restore_network
 MISTAKES = 50
 
 
-def evaluate_trial(backbones: LoadedBackbones, record: Record, root: Path, parts: Split, trial: TrialRow,
-                   progress: Progress) -> None:  # fmt: skip
+def evaluate_trial(backbones: LoadedBackbones, record: Record, folder: Path, root: Path, parts: Split,
+                   trial: TrialRow, progress: Progress) -> None:  # fmt: skip
     """Measure one trial on the test set and keep the evaluation in the record.
 
-    Raises DataError where a picture is gone or has changed, StudyError where the checkpoint is missing.
+    folder: the study's; root: the pictures'. Raises DataError where a picture is gone or has changed, StudyError where
+    the checkpoint is missing.
     """
     start = time.monotonic()
-    net = restore_network(backbones, trial.number, trial.params, trial.checkpoint)
+    net = restore_network(backbones, trial.number, trial.params, folder / str(trial.checkpoint))
     known, held_out = parts.part(VALIDATION), parts.part(TEST)
     temperature = fit_temperature(picture_logits(net, root, known, progress), class_numbers(known, parts.classes))
     logits = picture_logits(net, root, held_out, progress)

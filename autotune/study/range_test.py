@@ -40,7 +40,7 @@ from autotune.training.optimizers import find_optimizer
 from autotune.training.outcome import Epoch
 from autotune.training.params import Params, describe
 from autotune.training.trainer import build_trainer, quiet_lightning
-from autotune.training.trial import prepare_training, run_probe
+from autotune.training.trial import prepare_training, probe_file_name, run_probe
 
 LEAST, MOST = 1e-7, 10.0  # the rates tried with AdamW; `RATES` moves them for another optimizer
 STEPS = 100  # with more of them the loss falls before the rate that would make it fall has come
@@ -109,7 +109,7 @@ def run_range_test(request: SearchRequest, write: bool, listener: StudyListener)
     if write:
         _refuse_to_write(request, folder)
     with eviction.in_use(), tempfile.TemporaryDirectory() as place:
-        backbones, tested = _prepared(request, folder, Path(place), listener)
+        backbones, tested = _prepared(request, folder, listener)
         curve = _ridden(backbones, tested.params, Path(place), listener)
     if not math.isfinite(curve.level):
         raise StudyError("The training loss is no number, even at the lowest rate.", "Test another --backbone.")
@@ -163,10 +163,8 @@ def _refuse_to_write(request: SearchRequest, folder: Path) -> None:
         )
 
 
-def _prepared(
-    request: SearchRequest, folder: Path, place: Path, listener: StudyListener
-) -> tuple[LoadedBackbones, TestedTrial]:
-    """All that a trial of the study would train on; what it leaves on disk goes to `place`, being no trial's."""
+def _prepared(request: SearchRequest, folder: Path, listener: StudyListener) -> tuple[LoadedBackbones, TestedTrial]:
+    """All that a trial of the study would train on."""
     given = request.flags or {}
     settings = read_settings(study_config(request, folder), given, is_writing=datasets.is_writing(request.data))
     registry = discover(request.plugins)
@@ -185,7 +183,7 @@ def _prepared(
     params = _params(settings, one.arm)
     words = describe(params, one.backbone.label, stages, scratch)
     words = f"{words.partition(f', {params.optimizer} ')[0]}, {params.optimizer}, batch {params.batch_size}"
-    context = build_context(settings, parts, chosen, 1, place, choose_cuts(chosen, settings, parts))
+    context = build_context(settings, parts, chosen, 1, choose_cuts(chosen, settings, parts))
     return LoadedBackbones(context), TestedTrial(one, params, words)
 
 
@@ -215,17 +213,19 @@ class _Reporter:
     def epoch(self, row: Epoch) -> str | None:
         return None
 
-    def banking(self, done: int, total: int) -> None:
-        self._listener.progress("Bank")(done, total)
+    def cache_progress(self, done: int, total: int) -> None:
+        self._listener.progress("Feature cache")(done, total)
 
 
 def _ridden(backbones: LoadedBackbones, params: Params, place: Path, listener: StudyListener) -> LossCurve:
     """Train as trial 0 would, at rates that rise from params.lr_low to lr_high, until the loss has run away."""
     reporter = _Reporter(listener)
-    if params.depth and not backbones.context.backbones[params.backbone][0].traits.from_scratch:
-        run_probe(backbones, params.backbone, params.pixels, reporter)
-    source, *_ = open_sources(backbones, params, reporter.banking)
-    net, batches = prepare_training(backbones, params, source, 0)
+    files = {}
+    if backbones.context.starts_from_probe(params):
+        probe = run_probe(backbones, params.backbone, params.pixels, reporter)
+        files = {probe_file_name(params.backbone, params.pixels): probe.head}
+    sources = open_sources(backbones, params, reporter.cache_progress)
+    net, batches = prepare_training(backbones, params, sources.train, 0, files)
     losses: list[float] = []
     step = net.training_step
 

@@ -44,7 +44,8 @@ class FinishedTrial:
 
     @cached_property
     def trained(self) -> TrainedNetwork:
-        return restore_network(self.backbones, self.trial.number, self.trial.params, self.trial.checkpoint)
+        file = self.folder / str(self.trial.checkpoint)
+        return restore_network(self.backbones, self.trial.number, self.trial.params, file)
 
 
 def reopen_trial(
@@ -66,7 +67,7 @@ def reopen_trial(
     refuse_other_weights(record, chosen)
     settings = resolve_settings(settings, parts)
     cuts = recorded_cuts(record) or choose_cuts(chosen, settings, parts)
-    context = build_context(settings, parts, chosen, 1, folder, cuts)
+    context = build_context(settings, parts, chosen, 1, cuts)
     return FinishedTrial(folder, record, trial, _root(record), parts, settings, context)
 
 
@@ -75,7 +76,7 @@ def evaluate_again(name: str, resources: Resources, listener: StudyListener) -> 
     folder = find_study(name)
     with lock_study(folder), open_record(folder) as record:
         one = reopen_trial(folder, record, resources, listener)
-        evaluate_trial(one.backbones, record, one.root, one.parts, one.trial, listener.progress("Test"))
+        evaluate_trial(one.backbones, record, folder, one.root, one.parts, one.trial, listener.progress("Test"))
     listener.close()
     return study_status(str(folder))
 

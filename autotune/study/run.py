@@ -23,7 +23,7 @@ from autotune.data.split import (
     split_catalog,
     write_manifest,
 )
-from autotune.engines.base import ProbeTask
+from autotune.engines.base import Engine, PixelSet, ProbeTask
 from autotune.engines.local import LocalEngine
 from autotune.errors import StudyError
 from autotune.files import cache_folder
@@ -35,6 +35,7 @@ from autotune.search.sampler import OptunaStudy
 from autotune.search.settings import Settings, definition, read_settings
 from autotune.search.space import BackboneOptions
 from autotune.search.speed import estimate_seconds
+from autotune.study.checkpoints import Checkpoints
 from autotune.study.checks import (
     has_begun,
     recorded_backbones,
@@ -81,26 +82,28 @@ def _searched(request: SearchRequest, listener: StudyListener) -> Summary:
         listener.opened(folder, settings.metric, record)
         if len(record.trials()) < request.trials or not record.is_tested():
             asked, settings = settings, resolve_settings(settings, parts)
-            with LocalEngine(request.workers) as workers:
+            with LocalEngine(request.workers, folder) as engine:
                 chosen = select_backbones(
                     settings, registry, request.weights, device, parts.side, listener.say, recorded_backbones(record)
                 )
                 cuts = recorded_cuts(record) or choose_cuts(chosen, settings, parts, request.trials)
-                context = build_context(settings, parts, chosen, request.workers, folder, cuts)
+                context = build_context(settings, parts, chosen, request.workers, cuts)
                 refuse_other_weights(record, chosen)
-                workers.teach(context)
+                engine.configure(context)
                 listener.planned(_outline(folder.name, request.trials, settings, parts, chosen))
                 announce(listener, request.trials, len(record.trials()), settings, parts, chosen)
                 decode_pictures(parts, root, chosen, listener)
+                engine.preload(_pixel_sets(chosen, context))
                 _begin(record, folder, asked, parts, device, cuts)
                 record.add_seconds(read=time.monotonic() - start)
-                arms = _probe(workers, chosen, record, listener)
+                checkpoints = Checkpoints(folder, context)
+                arms = _probe(engine, checkpoints, chosen, record, listener)
                 left = max(request.trials - len(record.trials()), 0)  # the workers wait, so rates can be measured
                 listener.estimated(estimate_seconds(chosen, settings, left, parts, cuts))
                 trials = _queued(OptunaStudy(folder / "trials.db", settings, arms), arms, record)
                 deadline = start + request.timeout if request.timeout is not None else None
-                Driver(trials, workers, record, listener, deadline).run(request.trials)
-            _test(context, record, root, parts, listener)
+                Driver(trials, engine, checkpoints, record, listener, deadline).run(request.trials)
+            _test(context, record, folder, root, parts, listener)
     listener.close()
     return study_status(folder.name)
 
@@ -236,19 +239,29 @@ def decode_pictures(parts: Split, root: Path, chosen: Selection, listener: Study
             fill_pixels(pixel_rows(size, how), root, pictures, how, listener.progress(f"Decoding to {size} pixels"))
 
 
+def _pixel_sets(chosen: Selection, context: TrialContext) -> list[PixelSet]:
+    """What `decode_pictures` has decoded."""
+    digests = (*context.train.digests, *context.validation.digests)
+    return [
+        PixelSet(size, one.backbone.traits.interpolation, digests)
+        for one in chosen.candidates
+        for size in one.arm.pixels
+    ]
+
+
 def _probe(
-    workers: LocalEngine, chosen: Selection, record: Record, listener: StudyListener
+    engine: Engine, checkpoints: Checkpoints, chosen: Selection, record: Record, listener: StudyListener
 ) -> tuple[BackboneOptions, ...]:
     """A linear probe for each pretrained backbone and size; the best come first. One that raises is left out."""
     done = {(row.backbone, row.pixels) for row in record.probes()}
     left_out = dict(chosen.left_out)
     todo = [
-        ProbeTask(arm.backbone, size, str(workers.log(f"probe-{arm.backbone.replace(':', '-')}-{size}")))
+        ProbeTask(arm.backbone, size)
         for arm in (one.arm for one in chosen.candidates if not one.backbone.traits.from_scratch)
         for size in arm.pixels
         if (arm.backbone, size) not in done
     ]
-    for task, news in run_probes(workers, todo, listener):
+    for task, news in run_probes(engine, todo, checkpoints, listener):
         if isinstance(news, ProbeOutcome):
             record.keep_probe(task.backbone, task.pixels, news)
             listener.say(f"Probe: a linear head on {task.backbone} at {task.pixels} pixels: {percent(news.value)}")
@@ -257,7 +270,7 @@ def _probe(
             listener.say(f"Left out: {task.backbone}: {news.error}")
     kept = [one for one in chosen.candidates if one.backbone.name not in left_out]
     if not kept:
-        raise StudyError("Every backbone has failed its probe.", f"Read {workers.log('probe-*')}; then try again.")
+        raise StudyError("Every backbone has failed its probe.", f"Read {engine.log('probe-*')}; then try again.")
     order = [row.backbone for row in record.probes()]
     kept.sort(key=lambda one: order.index(one.backbone.name) if one.backbone.name in order else len(order))
     if not record.facts().has_begun:
@@ -286,14 +299,16 @@ def _queued(search: OptunaStudy, arms: tuple[BackboneOptions, ...], record: Reco
     return search
 
 
-def _test(context: TrialContext, record: Record, root: Path, parts: Split, listener: StudyListener) -> None:
+def _test(
+    context: TrialContext, record: Record, folder: Path, root: Path, parts: Split, listener: StudyListener
+) -> None:
     """Look at the test pictures with the winner, unless it has been looked at."""
     best = record.best()
     if best is None or record.is_tested():
         return
     start = time.monotonic()
     backbones = LoadedBackbones(context)
-    evaluate_trial(backbones, record, root, parts, best, listener.progress("Test"))
+    evaluate_trial(backbones, record, folder, root, parts, best, listener.progress("Test"))
     record.add_seconds(test=time.monotonic() - start)
 
 

@@ -1,9 +1,8 @@
-"""Lesson: what every trial of a study shares, and what a process opens for it: backbones, banks, batches' sources."""
+"""What all trials of a study share, and what a process loads once for them: backbones, feature caches, sources."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -24,11 +23,11 @@ from autotune.training.params import Params
 
 @dataclass(frozen=True)
 class TrialContext:
-    """What every trial of a study shares, as workers are told it: no path of a picture, nothing of the test part.
+    """What all trials of a study share, as workers get it: no path of a picture, no folder, nothing of the test part.
 
-    cuts: for each backbone and size, the cuts its bank keeps (one pass computes them all); trials at others run their
-    frozen part every epoch. room: bytes of the device for rows. folder: the study's, for checkpoints. refit_epochs:
-    train for so many and keep the last, whatever validation says, because it is trained on.
+    cuts: for each backbone and size, the cuts that the feature cache keeps (one pass computes them all); trials at
+    other cuts run their frozen part every epoch. resident_bytes: how much of the device's memory rows may fill.
+    refit_epochs: train for so many and keep the last, because validation pictures are trained on, too.
     """
 
     classes: int
@@ -37,7 +36,7 @@ class TrialContext:
     gap_sample: LabelledPictures
     backbones: dict[str, tuple[Backbone, WeightsSource]]
     cuts: dict[tuple[str, int], tuple[int, ...]]
-    room: int
+    resident_bytes: int
     invariances: Invariances
     metric: str
     epochs: int
@@ -47,30 +46,38 @@ class TrialContext:
     seed: int
     device: str
     threads: int
-    folder: Path
     refit_epochs: int | None = None
+
+    def is_from_scratch(self, backbone: str) -> bool:
+        """Whether all stages of a backbone train, from random weights."""
+        return self.backbones[backbone][0].traits.from_scratch
+
+    def starts_from_probe(self, params: Params) -> bool:
+        """Whether a trial's head starts as the linear probe of its backbone and size."""
+        return params.depth > 0 and not self.is_from_scratch(params.backbone)
 
 
 @dataclass
 class LoadedBackbones:
-    """The chains and banks that a worker has opened, kept from trial to trial."""
+    """The stages and feature caches that a process has loaded, kept from trial to trial."""
 
     context: TrialContext
+    resident: ResidentPool = field(init=False)
     _profiles: dict[tuple[str, int], StageProfile] = field(default_factory=dict)
     _chains: dict[str, nn.Sequential] = field(default_factory=dict)
-    _banks: dict[tuple[str, int], FeatureCache] = field(default_factory=dict)
-    room: ResidentPool = field(init=False)
+    _feature_caches: dict[tuple[str, int], FeatureCache] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.room = ResidentPool(self.device, self.context.room)
-        keep_freed_memory()  # here, because whatever computes with a backbone opens it here first
+        self.resident = ResidentPool(self.device, self.context.resident_bytes)
+        keep_freed_memory()  # here, because whatever computes with a backbone loads it here first
 
     @property
     def device(self) -> torch.device:
         return torch.device(self.context.device)
 
     @property
-    def ahead(self) -> int:
+    def n_prefetch(self) -> int:
+        """How many batches to make ready ahead of training."""
         return prefetch_count(self.device)
 
     def chain(self, name: str) -> nn.Sequential:
@@ -78,44 +85,57 @@ class LoadedBackbones:
             self._chains[name] = load_stages(*self.context.backbones[name]).eval()
         return self._chains[name]
 
-    def profile(self, name: str, size: int) -> StageProfile:
-        if (name, size) not in self._profiles:
-            self._profiles[name, size] = profile_stages(self.context.backbones[name][0], self.chain(name), size)
-        return self._profiles[name, size]
+    def profile(self, name: str, pixels: int) -> StageProfile:
+        if (name, pixels) not in self._profiles:
+            self._profiles[name, pixels] = profile_stages(self.context.backbones[name][0], self.chain(name), pixels)
+        return self._profiles[name, pixels]
 
-    def bank(self, name: str, size: int) -> FeatureCache:
-        if (name, size) not in self._banks:
-            entry, chain = self.context.backbones[name][0], self.chain(name)
-            self._banks[name, size] = FeatureCache(
-                name, chain, entry.traits, size, self.context.invariances, self.context.seed, self.device,
-                self.context.cuts[name, size], self.profile(name, size).half_precision_cuts,
+    def feature_cache(self, name: str, pixels: int) -> FeatureCache:
+        if (name, pixels) not in self._feature_caches:
+            backbone, chain = self.context.backbones[name][0], self.chain(name)
+            self._feature_caches[name, pixels] = FeatureCache(
+                name, chain, backbone.traits, pixels, self.context.invariances, self.context.seed, self.device,
+                self.context.cuts[name, pixels], self.profile(name, pixels).half_precision_cuts,
             )  # fmt: skip
-        return self._banks[name, size]
+        return self._feature_caches[name, pixels]
 
 
-def open_sources(
-    backbones: LoadedBackbones, params: Params, banking: Progress
-) -> tuple[BatchSource, BatchSource, BatchSource]:
-    """Where training, validation and the gap's sample come from: a bank where one is kept for this cut."""
-    context = backbones.context
-    parts = (context.train.digests, context.validation.digests, context.gap_sample.digests)
+@dataclass(frozen=True)
+class TrialSources:
+    """Where a trial's batches come from."""
+
+    train: BatchSource
+    validation: BatchSource
+    gap_sample: BatchSource
+
+
+def open_sources(backbones: LoadedBackbones, params: Params, progress: Progress) -> TrialSources:
+    """The feature cache where it keeps this trial's cut, filled first; else decoded pixels."""
     cut = len(backbones.chain(params.backbone)) - params.depth
-    traits = context.backbones[params.backbone][0].traits
-    room = backbones.room
-    if cut == 0 or cut not in context.cuts[params.backbone, params.pixels]:
-        rows = pixel_rows(params.pixels, traits.interpolation)
-        fresh = [PixelSource(room.held(rows, part), part, context.seed) for part in parts]
-        return fresh[0], fresh[1], fresh[2]
-    bank = backbones.bank(params.backbone, params.pixels)
+    if cut == 0 or cut not in backbones.context.cuts[params.backbone, params.pixels]:
+        return _pixel_sources(backbones, params)
+    return _feature_sources(backbones, params, cut, progress)
+
+
+def _pixel_sources(backbones: LoadedBackbones, params: Params) -> TrialSources:
+    context = backbones.context
+    rows = pixel_rows(params.pixels, context.backbones[params.backbone][0].traits.interpolation)
+
+    def source(pictures: LabelledPictures) -> PixelSource:
+        return PixelSource(backbones.resident.held(rows, pictures.digests), pictures.digests, context.seed)
+
+    return TrialSources(source(context.train), source(context.validation), source(context.gap_sample))
+
+
+def _feature_sources(backbones: LoadedBackbones, params: Params, cut: int, progress: Progress) -> TrialSources:
+    context, resident = backbones.context, backbones.resident
+    train, validation = context.train.digests, context.validation.digests
+    cache = backbones.feature_cache(params.backbone, params.pixels)
     views = list(views_up_to(params.augment))
-    bank.fill((*parts[0], *parts[1]), [0], banking)
-    bank.fill(parts[0], views[1:], banking)
-    return (
-        FeatureSource([room.held(bank.rows(cut, view), parts[0]) for view in views], context.invariances.flips),
-        FeatureSource([room.held(bank.rows(cut, 0), parts[1])]),
-        FeatureSource([room.held(bank.rows(cut, 0), parts[2])]),
+    cache.fill((*train, *validation), [0], progress)
+    cache.fill(train, views[1:], progress)
+    return TrialSources(
+        FeatureSource([resident.held(cache.rows(cut, view), train) for view in views], context.invariances.flips),
+        FeatureSource([resident.held(cache.rows(cut, 0), validation)]),
+        FeatureSource([resident.held(cache.rows(cut, 0), context.gap_sample.digests)]),
     )
-
-
-def probe_file(folder: Path, name: str, size: int) -> Path:
-    return folder / "checkpoints" / f"probe-{name.replace(':', '-')}-{size}.safetensors"

@@ -49,14 +49,20 @@ class TrainedNetwork:
         return found.float().cpu()
 
 
-def restore_network(backbones: LoadedBackbones, number: int, params: Params, checkpoint: str | None) -> TrainedNetwork:
-    """A finished trial's network with its trained weights. Raises StudyError where they are gone."""
-    file = backbones.context.folder / str(checkpoint)
-    if not checkpoint or not file.is_file():
+def restore_network(backbones: LoadedBackbones, number: int, params: Params, file: Path) -> TrainedNetwork:
+    """The network of trial `number` with its trained weights. file: its checkpoint. Raises StudyError where that is
+    gone, damaged or another backbone's.
+    """
+    if not file.is_file():
         raise StudyError(f"The checkpoint of trial {number}, {file}, is gone.", "Put it back, or search anew.")
+    return network_from_checkpoint(backbones, params, file.read_bytes(), file)
+
+
+def network_from_checkpoint(backbones: LoadedBackbones, params: Params, content: bytes, file: Path) -> TrainedNetwork:
+    """A network with the weights of a checkpoint. file: where it lies, for errors. Raises StudyError."""
     net = build_network(backbones, params, steps=1, seed=0)
     try:
-        state = safetensors.torch.load_file(file)
+        state = safetensors.torch.load(content)
     except safetensors.SafetensorError as error:
         raise StudyError(f"{file} is damaged: {error}.", "Put it back, or search anew.") from error
     try:

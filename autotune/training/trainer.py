@@ -1,4 +1,4 @@
-"""The Lightning Trainer of a trial, and the checkpoint that an interrupted one resumes from."""
+"""The Lightning Trainer of a trial, and the checkpoint from which an interrupted one goes on."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from autotune.training.network import TrialNetwork
 CHECKPOINT_SECONDS = 10
 
 
-def build_trainer(device: torch.device, net: TrialNetwork, **more: Any) -> lightning.Trainer:
-    """A Trainer that shows nothing of its own, in the precision that pays."""
+def build_trainer(device: torch.device, net: TrialNetwork, **options: Any) -> lightning.Trainer:
+    """A Trainer that prints and logs nothing, in the faster precision. options: further ones of Lightning's Trainer."""
     return lightning.Trainer(
         accelerator={"cuda": "gpu"}.get(device.type, device.type),
         devices=[device.index or 0] if device.type == "cuda" else 1,
@@ -32,24 +32,24 @@ def build_trainer(device: torch.device, net: TrialNetwork, **more: Any) -> light
         num_sanity_val_steps=0,
         deterministic="warn" if device.type == "cuda" else None,
         use_distributed_sampler=False,
-        **more,
+        **options,
     )
 
 
 @contextlib.contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Lightning tells what it finds on the machine; in a worker that goes to a log."""
-    speaker = logging.getLogger("pytorch_lightning")
-    before = speaker.level
-    speaker.setLevel(logging.ERROR)
+    """Hide what Lightning prints about the machine. Workers need not: their output goes to a log."""
+    logger = logging.getLogger("pytorch_lightning")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except SystemExit as leave:  # what Lightning makes of Ctrl-C
-        raise KeyboardInterrupt from leave
+    except SystemExit as error:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from error
     finally:
-        speaker.setLevel(before)
+        logger.setLevel(level)
 
 
 def bfloat16_pays(tail: nn.Module, device: torch.device) -> bool:
@@ -58,18 +58,18 @@ def bfloat16_pays(tail: nn.Module, device: torch.device) -> bool:
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    tests = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    has_hardware = device.type == "cpu" and any(getattr(torch.cpu, test, bool)() for test in tests)
+    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    has_hardware = device.type == "cpu" and any(getattr(torch.cpu, check, bool)() for check in checks)
     is_grouped = any(isinstance(m, nn.Conv2d) and m.groups > 1 for m in tail.modules())
     return has_hardware and not is_grouped and any(True for _ in tail.parameters())
 
 
 def is_resumable(file: Path) -> bool:
-    """Whether a checkpoint can be gone on from. One torn, or with code in it, is deleted: the trial starts anew."""
+    """Whether training can go on from a checkpoint. One that cannot be read, or holds code, is deleted."""
     if not file.exists():
         return False
     try:
-        torch.load(file, map_location="cpu", weights_only=True)  # it may have come with a folder from elsewhere
+        torch.load(file, map_location="cpu", weights_only=True)  # the folder may have come from elsewhere
     except Exception:  # whatever such a file makes pickle or zipfile raise
         file.unlink()
         return False
@@ -77,15 +77,15 @@ def is_resumable(file: Path) -> bool:
 
 
 class ResumeCheckpoint(ModelCheckpoint):
-    """Never saves between an epoch's last batch and its validation: resumed there, Lightning would skip the latter."""
+    """Never saves between an epoch's last batch and its validation: resumed there, Lightning would skip validation."""
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, *rest: Any, **more: Any) -> None:
+    def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any, **kwargs: Any) -> None:
         if not trainer.is_last_batch:
-            super().on_train_batch_end(trainer, *rest, **more)
+            super().on_train_batch_end(trainer, *args, **kwargs)
 
 
 def resume_checkpoint(file: Path) -> ResumeCheckpoint:
-    """Saves an unfinished trial at most ten seconds apart, so that little is lost by kill -9."""
+    """A callback that saves an unfinished trial every ten seconds, so that kill -9 loses little."""
     return ResumeCheckpoint(
         dirpath=file.parent,
         filename=file.stem,

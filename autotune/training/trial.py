@@ -1,21 +1,21 @@
-"""Training: one trial's Params become a trained tail, its curve and its validation scores."""
+"""One task: a linear probe is fitted, or a trial's Params become a trained tail and head, a curve and scores."""
 
 from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from autotune.backbones.weights import load_stages
 from autotune.cache.features import FrozenPrefix
-from autotune.files import write_whole
 from autotune.training.batches import BatchSource, EvaluationBatches, FeatureSource, TrainBatches
-from autotune.training.context import LoadedBackbones, TrialContext, open_sources, probe_file
+from autotune.training.context import LoadedBackbones, TrialSources, open_sources
 from autotune.training.network import Schedule, TrialNetwork, assemble_network, seed_device
 from autotune.training.outcome import PRUNED, ProbeOutcome, Reporter, TrialOutcome
 from autotune.training.params import Params
@@ -24,74 +24,48 @@ from autotune.training.recorder import EpochRecorder
 from autotune.training.trainer import build_trainer, is_resumable, resume_checkpoint
 
 
-def run_probe(backbones: LoadedBackbones, name: str, size: int, reporter: Reporter) -> ProbeOutcome:
-    """Fill the bank's clean view, fit a linear head and keep it for the trials that start from it."""
+def run_probe(backbones: LoadedBackbones, name: str, pixels: int, reporter: Reporter) -> ProbeOutcome:
+    """Fill the feature cache with the clean view and fit a linear head on its last cut."""
     context = backbones.context
     start = time.monotonic()
-    bank = backbones.bank(name, size)
-    bank.fill((*context.train.digests, *context.validation.digests), [0], reporter.banking)
-    banked = time.monotonic()
-    rows = bank.rows(len(backbones.chain(name)), 0)
-    parts = [rows.take(rows.places(part.digests)).astype(np.float32) for part in (context.train, context.validation)]
-    labels = [np.array(part.labels) for part in (context.train, context.validation)]
-    fitted = fit_probe(context.metric, context.classes, parts[0], labels[0], parts[1], labels[1])
-    file = probe_file(context.folder, name, size)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    head = {"weight": torch.from_numpy(fitted.weight).contiguous(), "bias": torch.from_numpy(fitted.bias).contiguous()}
-    _save(head, file)
-    return ProbeOutcome(fitted.value, time.monotonic() - banked, banked - start)
+    cache = backbones.feature_cache(name, pixels)
+    cache.fill((*context.train.digests, *context.validation.digests), [0], reporter.cache_progress)
+    cached = time.monotonic()
+    rows = cache.rows(len(backbones.chain(name)), 0)
+    parts = context.train, context.validation
+    train, validation = (rows.take(rows.places(part.digests)).astype(np.float32) for part in parts)
+    train_labels, validation_labels = (np.array(part.labels) for part in parts)
+    fitted = fit_probe(context.metric, context.classes, train, train_labels, validation, validation_labels)
+    return ProbeOutcome(fitted.value, _head_bytes(fitted), time.monotonic() - cached, cached - start)
 
 
-def run_trial(backbones: LoadedBackbones, number: int, params: Params, reporter: Reporter) -> TrialOutcome:
-    """Train one trial to its end. A checkpoint left by a killed run of the same trial is gone on from."""
-    context = backbones.context
+def run_trial(backbones: LoadedBackbones, number: int, params: Params, files: Mapping[str, bytes], scratch: Path,
+              reporter: Reporter) -> TrialOutcome:  # fmt: skip
+    """Train one trial to its end.
+
+    files: what the trial starts from, by file name: the probe's head, where `TrialContext.starts_from_probe`.
+    scratch: a folder for the checkpoint of the unfinished trial, from which a trial that was killed goes on.
+    """
     start = time.monotonic()
-    (context.folder / "checkpoints").mkdir(exist_ok=True)
-    held = open_sources(backbones, params, reporter.banking)
-    banked = time.monotonic()
-    net, batches = prepare_training(backbones, params, held[0], number)
-    progress = EpochRecorder(context, params, reporter)
-    unfinished = context.folder / "checkpoints" / f"trial-{number:04d}.unfinished.ckpt"
-    trainer = build_trainer(
-        backbones.device, net, max_epochs=context.epochs, callbacks=[progress, resume_checkpoint(unfinished)]
-    )
-    held_out = [
-        EvaluationBatches(held[1], context.validation.labels, backbones.ahead),
-        EvaluationBatches(held[2], context.gap_sample.labels, backbones.ahead),
-    ]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="pytorch_lightning")
-        left = str(unfinished) if is_resumable(unfinished) else None
-        trainer.fit(net, batches, held_out, ckpt_path=left, weights_only=True)
-    checkpoint = None
-    if progress.ended != PRUNED:
-        checkpoint = f"checkpoints/trial-{number:04d}.safetensors"
-        _save(progress.best_state, context.folder / checkpoint)
-    unfinished.unlink(missing_ok=True)
-    best = progress.rows[progress.best]
-    return TrialOutcome(
-        value=best.validation,
-        log_loss=best.log_loss,
-        best_epoch=best.number,
-        epochs=len(progress.rows),
-        ended=progress.ended,
-        trained_parameters=sum(p.numel() for p in net.trained()),
-        checkpoint=checkpoint,
-        seconds=time.monotonic() - start,
-        cache_seconds=banked - start,
-    )
+    sources = open_sources(backbones, params, reporter.cache_progress)
+    cache_seconds = time.monotonic() - start
+    net, batches = prepare_training(backbones, params, sources.train, number, files)
+    recorder = EpochRecorder(backbones.context, params, reporter)
+    _train(backbones, net, batches, sources, recorder, scratch / f"trial-{number:04d}.unfinished.ckpt")
+    return _outcome(net, recorder, time.monotonic() - start, cache_seconds)
 
 
-def prepare_training(
-    backbones: LoadedBackbones, params: Params, source: BatchSource, number: int
-) -> tuple[TrialNetwork, TrainBatches]:
-    """What trial `number` begins with: its network, a deep one with the probe's head, and its training batches."""
+def prepare_training(backbones: LoadedBackbones, params: Params, source: BatchSource, number: int,
+                     files: Mapping[str, bytes]) -> tuple[TrialNetwork, TrainBatches]:  # fmt: skip
+    """The network that trial `number` starts with, and its training batches. files: as of `run_trial`."""
     context = backbones.context
     seed = int(np.random.SeedSequence((context.seed, number)).generate_state(1)[0])
-    batches = TrainBatches(source, context.train.labels, params.batch_size, params.augment, seed, backbones.ahead)
+    batches = TrainBatches(
+        source, context.train.labels, params.batch_size, params.augment, seed, backbones.n_prefetch
+    )  # fmt: skip
     net = build_network(backbones, params, len(batches), seed, with_prefix=not isinstance(source, FeatureSource))
-    if params.depth and not _from_scratch(backbones, params):
-        net.head[1] = _probed_head(context, params)
+    if context.starts_from_probe(params):
+        net.head[1] = _load_head(files[probe_file_name(params.backbone, params.pixels)])
     net.train()  # Lightning leaves the modes as it finds them
     return net, batches
 
@@ -99,28 +73,65 @@ def prepare_training(
 def build_network(
     backbones: LoadedBackbones, params: Params, steps: int, seed: int, with_prefix: bool = True
 ) -> TrialNetwork:
-    """The untrained network of a trial; its frozen prefix in front, unless a bank stands for it."""
+    """The untrained network of a trial. with_prefix: its frozen part comes first; else it takes cached features."""
     context = backbones.context
-    entry, found = context.backbones[params.backbone]
+    backbone, weights = context.backbones[params.backbone]
+    from_scratch = backbone.traits.from_scratch
     seed_device(seed, torch.device("cpu"))
-    chain = load_stages(entry, found).eval() if entry.traits.from_scratch else backbones.chain(params.backbone)
-    front = FrozenPrefix(chain[: (len(chain) - params.depth) * with_prefix], entry.traits, context.invariances)
+    chain = load_stages(backbone, weights).eval() if from_scratch else backbones.chain(params.backbone)
+    n_frozen = len(chain) - params.depth if with_prefix else 0
+    prefix = FrozenPrefix(chain[:n_frozen], backbone.traits, context.invariances)
     features = backbones.profile(params.backbone, params.pixels).features
     schedule = Schedule(context.epochs, context.cycle_epochs, steps)
     return assemble_network(
-        chain, front, params, context.classes, features, schedule, context.train.labels, seed, entry.traits.from_scratch
+        chain, prefix, params, context.classes, features, schedule, context.train.labels, seed, from_scratch
     )
 
 
-def _from_scratch(backbones: LoadedBackbones, params: Params) -> bool:
-    return backbones.context.backbones[params.backbone][0].traits.from_scratch
+def probe_file_name(backbone: str, pixels: int) -> str:
+    """The file of a probe's head."""
+    return f"probe-{backbone.replace(':', '-')}-{pixels}.safetensors"
 
 
-def _probed_head(context: TrialContext, params: Params) -> nn.Linear:
-    state = safetensors.torch.load_file(probe_file(context.folder, params.backbone, params.pixels))
+def _train(backbones: LoadedBackbones, net: TrialNetwork, batches: TrainBatches, sources: TrialSources,
+           recorder: EpochRecorder, unfinished: Path) -> None:  # fmt: skip
+    """Train until the recorder ends the trial. unfinished: the checkpoint to go on from, gone when this returns."""
+    context = backbones.context
+    trainer = build_trainer(
+        backbones.device, net, max_epochs=context.epochs, callbacks=[recorder, resume_checkpoint(unfinished)]
+    )
+    held_out = [
+        EvaluationBatches(sources.validation, context.validation.labels, backbones.n_prefetch),
+        EvaluationBatches(sources.gap_sample, context.gap_sample.labels, backbones.n_prefetch),
+    ]
+    resumed = str(unfinished) if is_resumable(unfinished) else None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="pytorch_lightning")
+        trainer.fit(net, batches, held_out, ckpt_path=resumed, weights_only=True)
+    unfinished.unlink(missing_ok=True)
+
+
+def _outcome(net: TrialNetwork, recorder: EpochRecorder, seconds: float, cache_seconds: float) -> TrialOutcome:
+    best = recorder.rows[recorder.best]
+    return TrialOutcome(
+        value=best.validation,
+        log_loss=best.log_loss,
+        best_epoch=best.number,
+        epochs=len(recorder.rows),
+        ended=recorder.ended,
+        trained_parameters=sum(p.numel() for p in net.trained()),
+        checkpoint=None if recorder.ended == PRUNED else safetensors.torch.save(recorder.best_state),
+        seconds=seconds,
+        cache_seconds=cache_seconds,
+    )
+
+
+def _head_bytes(probe: LinearProbe) -> bytes:
+    return safetensors.torch.save(
+        {"weight": torch.from_numpy(probe.weight).contiguous(), "bias": torch.from_numpy(probe.bias).contiguous()}
+    )
+
+
+def _load_head(content: bytes) -> nn.Linear:
+    state = safetensors.torch.load(content)
     return LinearProbe(state["weight"].numpy(), state["bias"].numpy(), 0.0).head()
-
-
-def _save(state: dict[str, Tensor], file: Path) -> None:
-    """On the disk before the record speaks of it."""
-    write_whole(file, safetensors.torch.save(state), durable=True)

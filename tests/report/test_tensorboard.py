@@ -10,12 +10,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from autotune.errors import AutotuneError
 from autotune.report.tensorboard import TensorBoardListener
-from autotune.study.driver import Driver
 from autotune.study.listener import StudyListener
 from autotune.study.record import Record
 from autotune.study.request import SearchRequest
 from autotune.study.run import run_study
 from autotune.study.summary import Summary
+from autotune.training.outcome import Epoch
 
 SHOWN = {
     "accuracy/train": "train",
@@ -27,10 +27,10 @@ SHOWN = {
 }
 
 
-def search(data: Path, trials: int, tensorboard: bool = True) -> Summary:
+def search(data: Path, trials: int, listener: StudyListener | None = None) -> Summary:
     flags = {"epochs": 4, "backbone": ["small_cnn"]}
     request = SearchRequest(data=data, name="s", trials=trials, device="cpu", flags=flags)
-    return run_study(request, TensorBoardListener() if tensorboard else StudyListener())
+    return run_study(request, listener or TensorBoardListener())
 
 
 def run_of(folder: Path, trial: int) -> EventAccumulator:
@@ -80,7 +80,7 @@ def test_tensorboard_shows_every_trial_as_the_record_has_it(here: Path, digits: 
 def test_trials_from_before_are_shown_too_and_none_twice(here: Path, digits: Path) -> None:
     """Two trials without it, one more with it; then a finished study is asked again."""
     folder = here / "studies" / "s"
-    search(digits, 2, tensorboard=False)
+    search(digits, 2, StudyListener())
     assert not (folder / "tensorboard").exists()
     search(digits, 3)
     assert is_the_records_copy(folder)
@@ -93,25 +93,17 @@ def test_trials_from_before_are_shown_too_and_none_twice(here: Path, digits: Pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("told", [2])
-def test_a_trial_that_is_cut_off_and_goes_on_has_each_epoch_once(
-    here: Path, digits: Path, monkeypatch: pytest.MonkeyPatch, told: int
-) -> None:
+def test_a_trial_that_is_cut_off_and_goes_on_has_each_epoch_once(here: Path, digits: Path, told: int) -> None:
     """Cut off after an epoch, or after the last one, before its end is told."""
-    heard = Driver._verdict
-    n = 0
 
-    def dying(self: Driver, number: int, row: Any) -> str | None:
-        nonlocal n
-        n += 1
-        answer = heard(self, number, row)
-        if n == told:
-            raise KeyboardInterrupt
-        return answer
+    class CutOff(TensorBoardListener):
+        def epoch(self, number: int, row: Epoch) -> None:
+            super().epoch(number, row)
+            if row.number == told:
+                raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Driver, "_verdict", dying)
-        with pytest.raises(KeyboardInterrupt):
-            search(digits, 2)
+    with pytest.raises(KeyboardInterrupt):
+        search(digits, 2, CutOff())
     folder = here / "studies" / "s"
     assert [step for step, _ in points(run_of(folder, 0), "loss/loss")] == list(range(1, told + 1))
     search(digits, 2)
@@ -120,8 +112,6 @@ def test_a_trial_that_is_cut_off_and_goes_on_has_each_epoch_once(
 
 def test_an_epoch_heard_again_takes_the_place_of_the_first(tmp_path: Path) -> None:
     """As from a worker that was killed and started again in one run of the driver."""
-    from autotune.training.outcome import Epoch
-
     record = Record(tmp_path / "record.db")
     board = TensorBoardListener()
     board.opened(tmp_path, "accuracy", record)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from conftest import write_digits
 from PIL import Image
+from small_trials import KeptEpochs
 
 from autotune.cli.console import PlainConsole
 from autotune.data.split import MANIFEST, PARTS, read_manifest
@@ -93,15 +94,15 @@ def test_trials_between_the_bounds_beat_those_at_a_tenth_and_at_ten_times(
     request = asked(data, backbone=backbone, epochs=6)
     place = here / "place"
     place.mkdir()
-    backbones, tested = _prepared(request, here / "s", place, PlainConsole(quiet=True))
-    (place / "checkpoints").mkdir()
+    backbones, tested = _prepared(request, here / "s", PlainConsole(quiet=True))
     found = find(request)
 
     def cross_entropy(times: float) -> float:
         low, high = found["lr_low"] * times, found["lr_high"] * times
         params = [replace(tested.params, lr_low=low, lr_high=high, cycle=cycle) for cycle in CYCLES]
-        listener = range_test._Listener(PlainConsole(quiet=True))
-        ends = [run_trial(backbones, number, one, listener).log_loss for number, one in enumerate(params)]
+        ends = [
+            run_trial(backbones, number, one, {}, place, KeptEpochs()).log_loss for number, one in enumerate(params)
+        ]
         return float(np.mean(ends))
 
     inside, under, over = cross_entropy(1), cross_entropy(0.1), cross_entropy(10)

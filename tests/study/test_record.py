@@ -21,7 +21,7 @@ EVALUATION = Evaluation(
 
 
 def outcome(value: float, log_loss: float = 1.0, parameters: int = 10, ended: str = "done") -> TrialOutcome:
-    return TrialOutcome(value, log_loss, 1, 2, ended, parameters, "checkpoints/x", 1.0, 0.5)
+    return TrialOutcome(value, log_loss, 1, 2, ended, parameters, b"weights", 1.0, 0.5)
 
 
 def test_ties_go_to_the_surer_then_the_smaller_then_the_earlier(tmp_path: Path) -> None:

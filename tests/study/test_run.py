@@ -113,7 +113,7 @@ def test_no_worker_is_told_of_a_test_picture_or_stores_one(
     settings = read_settings(None, QUICK)
     parts = Split(("0", "1", "2"), pictures, (), {})
     chosen = select_backbones(settings, discover(), None, "cpu", 8, print)
-    told = pickle.dumps(build_context(settings, parts, chosen, 1, here, choose_cuts(chosen, settings, parts)))
+    told = pickle.dumps(build_context(settings, parts, chosen, 1, choose_cuts(chosen, settings, parts)))
     sealed = parts.part("test")
     assert len(sealed) >= 5
     assert all(p.digest.encode() in told for p in parts.part("train"))

@@ -1,0 +1,258 @@
+"""What every engine does alike. An engine is added to the tests by its line in ENGINES."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from conftest import write_digits
+from small_trials import KeptEpochs, trial_context
+
+from autotune.engines.base import Died, Engine, Failed, Message, Place, ProbeTask, Task, TrialTask
+from autotune.engines.local import LocalEngine
+from autotune.errors import StudyError
+from autotune.training.context import LoadedBackbones, TrialContext
+from autotune.training.outcome import Epoch, ProbeOutcome, TrialOutcome
+from autotune.training.params import Params
+from autotune.training.trial import probe_file_name, run_probe, run_trial
+
+pytestmark = pytest.mark.slow
+
+ENGINES: list[Callable[[int, Path], Engine]] = [LocalEngine]
+
+# A net that prints when it is built, and fails or dies in training where the batch is of a certain size.
+TROUBLED = '''"""Troubled: a net for tests."""
+
+import os
+import signal
+from pathlib import Path
+
+from torch import nn
+
+from autotune import backbone
+
+DIED_ONCE = Path(__file__).with_name("died_once")
+
+
+class Layer(nn.Linear):
+    def forward(self, x):
+        if self.training and len(x) == 17:
+            raise RuntimeError("out of luck")
+        if self.training and len(x) == 19 and not DIED_ONCE.exists():
+            DIED_ONCE.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(x)
+
+
+@backbone(pixels=8, features=8, from_scratch=True)
+def troubled(pretrained):
+    print("said by Python")
+    os.write(2, b"said below Python\\n")
+    return nn.Sequential(nn.Sequential(nn.Flatten(1), Layer(192, 8)))
+'''
+PLAIN, RAISES, DIES_ONCE = 40, 17, 19  # sizes of a batch; none is what another leaves of the training pictures
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory: pytest.TempPathFactory) -> TrialContext:
+    folder = tmp_path_factory.mktemp("contract")
+    (folder / "plugins").mkdir()
+    (folder / "plugins" / "troubled.py").write_text(TROUBLED)
+    data = write_digits(folder / "digits", classes=3, each=20)
+    return trial_context(data, (folder / "plugins",), backbone=["efficientnet_lite0", "troubled"], epochs=3)
+
+
+@pytest.fixture(params=ENGINES, ids=lambda kind: kind.__name__)
+def new_engine(request: pytest.FixtureRequest, tmp_path: Path, here: Path) -> Callable[[int], Engine]:
+    """Makes an engine whose folder is `study`, in an empty working directory."""
+    (tmp_path / "study").mkdir()
+    kind: Callable[[int, Path], Engine] = request.param
+    return lambda n_places: kind(n_places, tmp_path / "study")
+
+
+@pytest.fixture
+def engine(new_engine: Callable[[int], Engine], context: TrialContext) -> Iterator[Engine]:
+    with new_engine(1) as entered:
+        entered.configure(context)
+        entered.preload([])
+        yield entered
+
+
+def pretrained(context: TrialContext) -> tuple[str, int]:
+    """The backbone and size that is probed."""
+    (found,) = [key for key in context.cuts if not context.is_from_scratch(key[0])]
+    return found
+
+
+def trial(number: int, batch_size: int = PLAIN) -> TrialTask:
+    return TrialTask(
+        number,
+        Params("troubled", 1, 8, 1e-5, 1e-3, "triangular", 0.0, 0.0, "adamw", batch_size, 0.0, 0.0, 0.0),
+    )
+
+
+def wait_for(engine: Engine, n_idle: int = 1) -> Place:
+    """Wait until so many places are idle, and return one of them."""
+    while len(engine.idle) < n_idle:
+        assert engine.starting
+        assert not list(engine.events())
+    return engine.idle[0]
+
+
+def ran(engine: Engine, task: Task, files: Mapping[str, bytes] | None = None, stop: str | None = None) -> list[Message]:
+    """All that is reported of a task; its epochs are answered with `stop`."""
+    wait_for(engine).give(task, files or {})
+    found: list[Message] = []
+    while engine.busy:
+        for place, of, message in engine.events():
+            assert of == task
+            found.append(message)
+            if isinstance(message, Epoch):
+                place.answer(stop)
+    return found
+
+
+def children() -> set[int]:
+    """Processes below this one, without Python's helper, which stays until the end."""
+    found = psutil.Process().children(recursive=True)
+    return {one.pid for one in found if "resource_tracker" not in " ".join(one.cmdline())}
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+
+
+@pytest.fixture
+def same_threads(context: TrialContext) -> Iterator[None]:
+    """What is computed here is computed as in a worker."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(context.threads)
+    torch.set_flush_denormal(True)
+    yield
+    torch.set_num_threads(before)
+    torch.set_flush_denormal(False)
+
+
+def test_places_start_are_idle_take_a_task_and_are_idle_again(
+    new_engine: Callable[[int], Engine], context: TrialContext
+) -> None:
+    with new_engine(2) as engine:
+        assert (len(engine.starting), len(engine.idle), engine.busy) == (2, 0, False)
+        engine.configure(context)
+        wait_for(engine, n_idle=2)
+        assert (len(engine.starting), engine.busy) == (0, False)
+        engine.idle[0].give(trial(0), {})
+        assert (len(engine.starting), len(engine.idle), engine.busy) == (0, 1, True)
+        ended = None
+        while ended is None:
+            for place, task, message in engine.events():
+                assert task == trial(0)
+                if isinstance(message, Epoch):
+                    place.answer(None)
+                else:
+                    ended = message
+        assert isinstance(ended, TrialOutcome)
+        assert (len(engine.starting), len(engine.idle), engine.busy) == (0, 2, False)
+
+
+@pytest.mark.usefixtures("same_threads")
+def test_probes_and_trials_bring_back_what_they_trained_and_write_nothing_else(
+    engine: Engine, context: TrialContext, tmp_path: Path, here: Path
+) -> None:
+    name, pixels = pretrained(context)
+    *_, probe = ran(engine, ProbeTask(name, pixels))
+    assert isinstance(probe, ProbeOutcome)
+    files = {probe_file_name(name, pixels): probe.head}
+    deep = TrialTask(1, replace(trial(1).params, backbone=name, depth=1, pixels=pixels))
+    reported = ran(engine, deep, files)
+    ended = reported[-1]
+    assert isinstance(ended, TrialOutcome)
+    assert [row.number for row in reported if isinstance(row, Epoch)] == list(range(1, ended.epochs + 1))
+    assert files_in(tmp_path / "study") == [f"logs/probe-{name}-{pixels}.log", "logs/trial-0001.log"]
+    assert not list(here.iterdir())
+
+    backbones = LoadedBackbones(context)
+    probe_here = run_probe(backbones, name, pixels, KeptEpochs())
+    assert (probe.head, probe.value) == (probe_here.head, probe_here.value)
+    trial_here = run_trial(backbones, 1, deep.params, files, tmp_path, KeptEpochs())
+    assert ended.checkpoint == trial_here.checkpoint
+    assert (ended.value, ended.log_loss) == (trial_here.value, trial_here.log_loss)
+
+
+def test_an_epoch_that_is_answered_with_stop_is_the_last(engine: Engine) -> None:
+    first, ended = ran(engine, trial(0), stop="pruned")
+    assert isinstance(first, Epoch)
+    assert isinstance(ended, TrialOutcome)
+    assert (ended.ended, ended.epochs, ended.checkpoint) == ("pruned", 1, None)
+
+
+def test_a_task_that_raises_has_failed_and_its_place_takes_the_next(engine: Engine) -> None:
+    (failed,) = ran(engine, trial(0, RAISES))
+    assert isinstance(failed, Failed)
+    assert failed.error == "RuntimeError: out of luck"
+    assert "Traceback" in failed.trace
+    log = engine.log(trial(0, RAISES).name).read_text()
+    for said in ("said by Python", "said below Python", failed.trace):
+        assert said in log
+    assert isinstance(ran(engine, trial(1))[-1], TrialOutcome)
+    assert "out of luck" not in engine.log(trial(1).name).read_text()
+
+
+def test_a_worker_that_dies_is_reported_and_a_new_one_takes_its_task(engine: Engine) -> None:
+    *_, died = ran(engine, trial(0, DIES_ONCE))
+    assert isinstance(died, Died)
+    assert "-9" in died.reason
+    assert (len(engine.starting), len(engine.idle), engine.busy) == (1, 0, False)
+    assert isinstance(ran(engine, trial(0, DIES_ONCE))[-1], TrialOutcome)
+
+
+class Poison:
+    """Ends the process that reads it."""
+
+    def __reduce__(self) -> Any:
+        return os._exit, (3,)
+
+
+def test_workers_that_die_again_and_again_while_they_start_end_the_study(
+    new_engine: Callable[[int], Engine], context: TrialContext
+) -> None:
+    before = children()
+
+    def start() -> None:
+        with new_engine(1) as engine:
+            engine.configure(replace(context, metric=Poison()))  # type: ignore[arg-type]
+            wait_for(engine)
+
+    with pytest.raises(StudyError, match=r"died while they started.*exit code 3"):
+        start()
+    assert children() == before
+
+
+def test_leaving_leaves_no_process(new_engine: Callable[[int], Engine], context: TrialContext) -> None:
+    before = children()
+    with new_engine(2) as engine:
+        engine.configure(context)
+        wait_for(engine)
+        assert children() > before
+    assert children() == before
+
+
+def test_leaving_by_an_exception_ends_a_running_task_at_once(
+    new_engine: Callable[[int], Engine], context: TrialContext
+) -> None:
+    before = children()
+
+    def interrupt() -> None:
+        with new_engine(1) as engine:
+            engine.configure(context)
+            wait_for(engine).give(trial(0), {})
+            assert [type(message) for _, _, message in engine.events()] == [Epoch]
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupt()
+    assert children() == before

@@ -1,0 +1,43 @@
+"""What a small real study tells its workers, and a reporter to train under."""
+
+from pathlib import Path
+
+from autotune.backbones.registry import discover
+from autotune.cache.pixels import fill_pixels, pixel_rows
+from autotune.data.catalog import read_catalog
+from autotune.data.split import TRAIN, VALIDATION, split_catalog
+from autotune.search.candidates import select_backbones
+from autotune.search.plan import build_context, choose_cuts, resolve_settings
+from autotune.search.settings import read_settings
+from autotune.training.context import TrialContext
+from autotune.training.outcome import Epoch
+
+
+class KeptEpochs:
+    """A reporter that keeps the rows, and stops the trial where it is told to."""
+
+    def __init__(self, stop_after: int = 0, reason: str = "pruned") -> None:
+        self.rows: list[Epoch] = []
+        self._stop_after = stop_after
+        self._reason = reason
+
+    def epoch(self, row: Epoch) -> str | None:
+        self.rows.append(row)
+        return self._reason if len(self.rows) == self._stop_after else None
+
+    def cache_progress(self, done: int, total: int) -> None:
+        pass
+
+
+def trial_context(root: Path, plugins: tuple[Path, ...] = (), **flags: object) -> TrialContext:
+    """The context of a study of these pictures, whose pixels are then in the cache. flags: its settings."""
+    settings = read_settings(None, flags, is_writing=True)
+    parts = split_catalog(read_catalog(root), settings.seed)
+    settings = resolve_settings(settings, parts)
+    chosen = select_backbones(settings, discover(plugins), None, "cpu", parts.side, print)
+    pictures = (*parts.part(TRAIN), *parts.part(VALIDATION))
+    for one in chosen.candidates:
+        how = one.backbone.traits.interpolation
+        for pixels in one.arm.pixels:
+            fill_pixels(pixel_rows(pixels, how), root, pictures, how, lambda *_: None)
+    return build_context(settings, parts, chosen, 1, choose_cuts(chosen, settings, parts))
