@@ -1,4 +1,4 @@
-"""Refit: a trial's choices trained once more, on training and validation pictures together."""
+"""Refit: a trial's parameters trained once more, on training and validation pictures together."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def refit_trial(one: FinishedTrial, device: str, listener: StudyListener) -> Tra
     how, pictures = one.trained.interpolation, (*one.parts.part(TRAIN), *one.parts.part(VALIDATION))
     with eviction.in_use(), quiet_lightning():
         fill_pixels(pixel_rows(params.pixels, how), one.root, pictures, how, listener.progress("Decoding"))
-        outcome = run_trial(LoadedBackbones(context), number, params, RefitReporter(listener))
+        outcome = run_trial(LoadedBackbones(context), number, params, _RefitReporter(listener))
     here = LoadedBackbones(replace(context, device=one.context.device))
     return restore_network(here, {**one.trial, "checkpoint": outcome.checkpoint})
 
 
-class RefitReporter:
-    """Hears what a trial tells its driver; nothing stops it."""
+class _RefitReporter:
+    """Passes a refit's progress on to a listener; never stops it."""
 
     def __init__(self, listener: StudyListener) -> None:
         self._listener = listener
