@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ VERSION = 1  # of the layout; a reader refuses a newer one
 INDEX = "bundle.json"  # version, which trial it is, and a hash of every other file
 LABELS, PREPROCESSING, CARD, SCRIPT = "labels.txt", "preprocessing.json", "card.md", "predict.py"
 UNKNOWN = "unknown"  # the answer below the threshold
+
+Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # pixels (N, 3, P, P) to probabilities (N, C)
 
 
 @dataclass(frozen=True)

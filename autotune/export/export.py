@@ -17,15 +17,15 @@ from autotune.data import decode
 from autotune.data.split import TRAIN
 from autotune.errors import BundleError, ConfigError
 from autotune.export import bundle, graph
-from autotune.export.formats import ONNX, ExportFormat, ModelFile, TracedModel, find_format
-from autotune.export.inference import InferenceJob
+from autotune.export.formats import ONNX, ExportFormat, find_format
+from autotune.export.graph import TracedModel
+from autotune.export.inference import InferenceJob, ModelFile
 from autotune.export.model_card import write_model_card
 from autotune.export.refit import refit_trial
 from autotune.export.result import ExportResult
 from autotune.export.staging import staged_folder
-from autotune.export.tolerance import Reference
 from autotune.export.validation import build_reference, calibrate, score_restored, validation_logits
-from autotune.export.verify import VerifiedFile, refuse_unverified, verify_file
+from autotune.export.verify import Reference, VerifiedFile, refuse_unverified, verify_file
 from autotune.search.plan import pick_device
 from autotune.study.listener import StudyListener
 from autotune.study.record import lock_study, open_record

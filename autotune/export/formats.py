@@ -6,7 +6,7 @@ bundle is opened without torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -20,34 +20,9 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from autotune.export.graph import InferenceGraph
-
-    Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-
-
-@dataclass(frozen=True)
-class TracedModel:
-    """A trained network, ready to be written in any format.
-
-    plugins: folders where its backbone may be found. calibration_pictures: reads training pictures, each (3, P, P).
-    """
-
-    graph: InferenceGraph
-    program: torch.export.ExportedProgram
-    backbone: str
-    plugins: tuple[Path, ...]
-    pixels: int
-    interpolation: str
-    calibration_pictures: Callable[[], Sequence[NDArray[np.uint8]]]
-
-
-@dataclass(frozen=True)
-class ModelFile:
-    """A written model. backbone, plugins: for formats whose file holds weights alone."""
-
-    path: Path
-    backbone: str
-    plugins: tuple[Path, ...]
+    from autotune.export.bundle import Run
+    from autotune.export.graph import TracedModel
+    from autotune.export.inference import ModelFile
 
 
 @dataclass(frozen=True)

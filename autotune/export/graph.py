@@ -7,7 +7,8 @@ import copy
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,22 @@ class InferenceGraph(nn.Module):
         image = (pixels.float().div(255) - self.mean) / self.std
         logits: Tensor = self.head(self.backbone(image))
         return (logits / self.temperature).softmax(1)
+
+
+@dataclass(frozen=True)
+class TracedModel:
+    """A trained network, ready to be written in any format.
+
+    plugins: folders where its backbone may be found. calibration_pictures: reads training pictures, each (3, P, P).
+    """
+
+    graph: InferenceGraph
+    program: torch.export.ExportedProgram
+    backbone: str
+    plugins: tuple[Path, ...]
+    pixels: int
+    interpolation: str
+    calibration_pictures: Callable[[], Sequence[NDArray[np.uint8]]]
 
 
 def assemble_graph(trained: TrainedNetwork, temperature: float) -> InferenceGraph:

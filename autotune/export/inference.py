@@ -13,7 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.errors import BundleError
-from autotune.export.formats import ExportFormat, ModelFile
+from autotune.export.formats import ExportFormat
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A written model. backbone, plugins: for formats whose file holds weights alone."""
+
+    path: Path
+    backbone: str
+    plugins: tuple[Path, ...]
 
 
 @dataclass(frozen=True)

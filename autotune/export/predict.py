@@ -6,7 +6,7 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +21,11 @@ from autotune.data.decode import crop_square
 from autotune.data.picture import UnreadableError, read_picture
 from autotune.errors import BundleError, DataError, StudyError
 from autotune.export import bundle
-from autotune.export.bundle import UNKNOWN
+from autotune.export.bundle import UNKNOWN, Run
 from autotune.study.request import Resources
 
 BATCH = 32
 BATCHES_AHEAD = 2  # decoded while the network runs
-
-Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,13 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autotune.data.decode import crop_square, decode_image
+from autotune.export.bundle import Run
 from autotune.export.inference import InferenceJob, InferenceResult
-
-if TYPE_CHECKING:
-    from autotune.export.formats import Run
 
 N_TIMED_ON_ONE_THREAD = 100  # pictures
 

@@ -6,7 +6,6 @@ NumPy is not imported at run time: the command line reads the table of formats, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -15,36 +14,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    Probabilities = NDArray[np.float32]
+    from autotune.export.verify import Probabilities, Reference
 
 N_EXAMPLES = 3  # pictures that a refusal names
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What the trained network answers for the validation pictures.
-
-    paths: relative to root. labels: (N,), class numbers. names: of the classes. probabilities: (N, C), calibrated.
-    """
-
-    root: Path
-    paths: tuple[str, ...]
-    labels: NDArray[np.int64]
-    names: tuple[str, ...]
-    probabilities: Probabilities
-
-    @property
-    def answers(self) -> NDArray[np.int64]:
-        """The likeliest class (N,)."""
-        found: NDArray[np.int64] = self.probabilities.argmax(1)
-        return found
-
-    @property
-    def right(self) -> int:
-        return self.count_right(self.answers)
-
-    def count_right(self, answers: NDArray[np.int64]) -> int:
-        return int((answers == self.labels).sum())
 
 
 class Tolerance(Protocol):

@@ -11,7 +11,7 @@ from torch import Tensor
 from autotune.data.split import VALIDATION
 from autotune.errors import StudyError
 from autotune.export.result import AnsweredPictures, FittedCalibration
-from autotune.export.tolerance import Reference
+from autotune.export.verify import Reference
 from autotune.study.evaluate import class_numbers, score_logits
 from autotune.study.listener import StudyListener
 from autotune.study.reopen import FinishedTrial

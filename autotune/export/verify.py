@@ -3,17 +3,45 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autotune.errors import BundleError
 from autotune.export.inference import InferenceJob, run_job
-
-if TYPE_CHECKING:
-    from autotune.export.tolerance import Probabilities, Reference, Tolerance
+from autotune.export.tolerance import Tolerance
 
 VERIFIED = "proven"  # the verdict of a model that is within its format's tolerance, as records keep it
+
+Probabilities = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the trained network answers for the validation pictures.
+
+    paths: relative to root. labels: (N,), class numbers. names: of the classes. probabilities: (N, C), calibrated.
+    """
+
+    root: Path
+    paths: tuple[str, ...]
+    labels: NDArray[np.int64]
+    names: tuple[str, ...]
+    probabilities: Probabilities
+
+    @property
+    def answers(self) -> NDArray[np.int64]:
+        """The likeliest class (N,)."""
+        found: NDArray[np.int64] = self.probabilities.argmax(1)
+        return found
+
+    @property
+    def right(self) -> int:
+        return self.count_right(self.answers)
+
+    def count_right(self, answers: NDArray[np.int64]) -> int:
+        return int((answers == self.labels).sum())
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from autotune.cli.console import PlainConsole
 from autotune.errors import BundleError, ConfigError
 from autotune.export.bundle import open_bundle
 from autotune.export.export import ExportRequest, export_trial
-from autotune.export.formats import FORMATS, ONNX, ExportFormat, Extra, TracedModel, find_format
+from autotune.export.formats import FORMATS, ONNX, ExportFormat, Extra, find_format
+from autotune.export.graph import TracedModel
 from autotune.export.tolerance import SameProbabilities
 from autotune.study.request import Resources
 

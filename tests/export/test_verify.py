@@ -7,8 +7,7 @@ import pytest
 
 from autotune.errors import BundleError
 from autotune.export.formats import FORMATS
-from autotune.export.tolerance import Reference
-from autotune.export.verify import VERIFIED, VerifiedFile, refuse_unverified, verdict
+from autotune.export.verify import VERIFIED, Reference, VerifiedFile, refuse_unverified, verdict
 from autotune.training import calibration
 
 RANDOM = np.random.default_rng(0)
