@@ -31,15 +31,15 @@ class BestTrial:
         """Write a proven bundle and load it, as `autotune export` does. Raises AutotuneError, also where one of the
         formats is not proven.
         """
-        from autotune.export.export import ExportRequest, export_trial, refused_formats
+        from autotune.export.export import ExportRequest, export_trial
         from autotune.study.listener import StudyListener
 
         formats = (formats,) if isinstance(formats, str) else tuple(formats)
         request = ExportRequest(Path(out), formats, self.number, refit, threshold, precision)
-        facts = export_trial(self.study, request, self.resources, StudyListener())
-        if problem := refused_formats(facts):
+        result = export_trial(self.study, request, self.resources, StudyListener())
+        if problem := result.refusal():
             raise problem
-        return load(facts["folder"])
+        return load(result.folder)
 
     def predict(self, pictures: str | Path | Sequence[str | Path], top: int = 1) -> list[Prediction]:
         """Answers for files, folders and patterns, in order; `top` likeliest labels each. A bad picture has `error`."""

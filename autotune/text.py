@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
@@ -32,6 +33,11 @@ def file_size(n_bytes: float) -> str:
     """A number of bytes with three digits and a unit."""
     unit = next(unit for unit in ("TB", "GB", "MB", "KB", "B") if n_bytes >= UNITS[unit] or unit == "B")
     return f"{n_bytes / UNITS[unit]:.3g} {unit}"
+
+
+def either(names: Sequence[str]) -> str:
+    """Names as a choice: "int8, pt2 or safetensors"."""
+    return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def first_line(error: Exception) -> str:

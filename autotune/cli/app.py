@@ -26,6 +26,8 @@ from autotune.cli.options import (
 )
 from autotune.cli.studies import studies_app
 from autotune.errors import AutotuneError
+from autotune.export.formats import optional_formats
+from autotune.text import either
 
 if TYPE_CHECKING:
     from autotune.cli.console import PlainConsole
@@ -169,7 +171,8 @@ def export(
         Path | None, typer.Argument(help="The bundle's folder; by default the study's own, bundle/.")
     ] = None,
     formats: Annotated[
-        list[str] | None, typer.Option("--format", help="int8, pt2 or safetensors, beside onnx; may be given again.")
+        list[str] | None,
+        typer.Option("--format", help=f"{either(optional_formats())}, beside onnx; may be given again."),
     ] = None,
     trial: Annotated[int | None, typer.Option(help="Another trial than the winner.")] = None,
     refit: Annotated[bool, typer.Option("--refit", help="Train on training and validation pictures first.")] = False,
@@ -184,7 +187,7 @@ def export(
     """Write the winner as a bundle that others can use without autotune, proven on the validation pictures."""
     from autotune.cli import views
     from autotune.cli.console import PlainConsole
-    from autotune.export.export import ExportRequest, export_trial, refused_formats
+    from autotune.export.export import ExportRequest, export_trial
     from autotune.study.request import Resources
 
     console = PlainConsole(quiet, program=as_json)
@@ -195,8 +198,8 @@ def export(
         console.close()
     views.show_export(found, console)
     if as_json:
-        print_json(found)
-    if problem := refused_formats(found):
+        print_json(found.to_json())
+    if problem := found.refusal():
         raise problem
 
 

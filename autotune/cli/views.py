@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.markup import escape
@@ -17,43 +17,49 @@ from autotune.study.summary import STUDIES, Summary
 from autotune.text import ago, duration, file_size, percent
 from autotune.training.metrics import METRICS, find_metric
 
+if TYPE_CHECKING:
+    from autotune.export.result import ExportResult
+    from autotune.export.verify import VerifiedFile
+
 N_LEADERS = 10
 N_LISTED = 20  # pictures of each kind
 
 
-def show_export(facts: dict[str, Any], console: PlainConsole) -> None:
-    """The proof for a person."""
-    from autotune.export.verify import PROVEN
+def show_export(result: ExportResult, console: PlainConsole) -> None:
+    """The models that were verified, the calibration, and where the bundle is."""
+    console.rich.print(_verified_files(result.files))
+    console.say(f"Each file, from pictures to probabilities, against the trained network ({result.right} right).")
+    fitted = result.calibration
+    console.say(f"Temperature {fitted.temperature:.3g}, fitted on validation.")
+    for part, one in fitted.answered.items():
+        share = one.right / one.answered if one.answered else None
+        console.say(
+            f"At the threshold {fitted.threshold:.4g}, {one.answered} of {one.n} {part} pictures "
+            f"stay answered, {percent(share)} of them rightly."
+        )
+    if result.refit:
+        console.say(
+            "Trained again on training and validation pictures: test score, temperature and threshold are the earlier "
+            "model's, and what is right above is of pictures it has seen."
+        )
+    console.say(f"Bundle: {result.folder}")
+    console.say(f"Next: autotune predict {result.folder} PICTURE...")
 
+
+def _verified_files(files: Iterable[VerifiedFile]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("file")
     titles = ("MB", "largest difference", "changed", "right", "ms, one thread", "ms, all", "peak MB")
     for title in titles:
         table.add_column(title, justify="right")
     table.add_column("verdict")
-    for row in facts["table"]:
-        peak = f"{row['peak_bytes'] / 1e6:.0f}" if row["peak_bytes"] else "-"
+    for row in files:
         table.add_row(
-            row["file"], f"{row['bytes'] / 1e6:.1f}", f"{row['largest_difference']:.1e}", str(row["changed"]),
-            f"{row['right']} of {row['n']}", f"{row['milliseconds_one_thread']:.1f}",
-            f"{row['milliseconds_all_threads']:.1f}", peak, "proven" if row["verdict"] == PROVEN else "refused",
+            row.file, f"{row.bytes / 1e6:.1f}", f"{row.largest_difference:.1e}", str(row.changed),
+            f"{row.right} of {row.n}", f"{row.milliseconds_one_thread:.1f}", f"{row.milliseconds_all_threads:.1f}",
+            f"{row.peak_bytes / 1e6:.0f}" if row.peak_bytes else "-", "proven" if row.is_verified else "refused",
         )  # fmt: skip
-    console.rich.print(table)
-    console.say(f"Each file, from pictures to probabilities, against the trained network ({facts['right']} right).")
-    console.say(f"Temperature {facts['temperature']:.3g}, fitted on validation.")
-    for part, one in facts["answered"].items():
-        share = one["right"] / one["answered"] if one["answered"] else None
-        console.say(
-            f"At the threshold {facts['threshold']:.4g}, {one['answered']} of {one['n']} {part} pictures "
-            f"stay answered, {percent(share)} of them rightly."
-        )
-    if facts["refit"]:
-        console.say(
-            "Trained again on training and validation pictures: test score, temperature and threshold are the earlier "
-            "model's, and what is right above is of pictures it has seen."
-        )
-    console.say(f"Bundle: {facts['folder']}")
-    console.say(f"Next: autotune predict {facts['folder']} PICTURE...")
+    return table
 
 
 def show_backbones(found: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.errors import BundleError
+from autotune.export.formats import ONNX
+from autotune.text import first_line
 
 VERSION = 1  # of the layout; a reader refuses a newer one
-INDEX = "bundle.json"  # version, where it comes from, and a hash of every other part
-MODELS = {"onnx": "model.onnx", "int8": "model.int8.onnx", "pt2": "model.pt2", "safetensors": "model.safetensors"}
+INDEX = "bundle.json"  # version, which trial it is, and a hash of every other file
 LABELS, PREPROCESSING, CARD, SCRIPT = "labels.txt", "preprocessing.json", "card.md", "predict.py"
 UNKNOWN = "unknown"  # the answer below the threshold
+
+Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # pixels (N, 3, P, P) to probabilities (N, C)
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle, its parts as they were when it was written. threshold: below it the answer is "unknown"."""
+    """An opened bundle, its files unchanged since the export. model: the ONNX file to run. threshold: below it the
+    answer is "unknown".
+    """
 
     folder: Path
     model: Path
@@ -32,24 +37,19 @@ class Bundle:
     interpolation: str
     threshold: float
 
-    def session(self, threads: int = 0) -> OnnxSession:
-        return OnnxSession(self.model, threads)
-
 
 class OnnxSession:
-    """An ONNX model that runs. threads: 0 for as many as there are."""
+    """An ONNX model, loaded by onnxruntime. threads: 0 for all. Raises BundleError where it does not load."""
 
     def __init__(self, file: Path, threads: int = 0) -> None:
-        onnxruntime = require_onnxruntime()
+        onnxruntime = _import_onnxruntime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        options.log_severity_level = 3  # errors only: that a graph could be smaller is no user's business
+        options.log_severity_level = 3  # errors only: warnings are about how the graph could be optimised
         try:
             self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has a dozen kinds, none of them shared
-            raise BundleError(
-                f"{file} does not load: {str(error).partition(chr(10))[0]}", "Export the model again."
-            ) from error
+            raise BundleError(f"{file} does not load: {first_line(error)}", "Export the model again.") from error
 
     def probabilities(self, squares: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Probabilities (N, C) of pixels (N, 3, P, P)."""
@@ -57,8 +57,7 @@ class OnnxSession:
         return found
 
 
-def require_onnxruntime() -> Any:
-    """The module onnxruntime. Raises BundleError where it is not installed."""
+def _import_onnxruntime() -> Any:
     try:
         import onnxruntime
     except ImportError as error:
@@ -69,40 +68,35 @@ def require_onnxruntime() -> Any:
 
 
 def is_bundle(path: Path) -> bool:
+    """Whether a path is a bundle's folder, or a file in one."""
     return (_folder(path) / INDEX).is_file()
 
 
 def open_bundle(path: Path) -> Bundle:
-    """A bundle by its folder, or by the file of one of its ONNX models, with every part checked against its hash.
+    """A bundle by its folder, or by the file of one of its ONNX models, with every file checked against its hash.
 
-    Raises BundleError where a part is missing or changed, or where it is of a newer version.
+    Raises BundleError where a file is missing or changed, or where the bundle is of a newer version.
     """
     folder = _folder(path)
-    index = _index(folder)
-    for name, kept in index["files"].items():
-        if not (folder / name).is_file():
-            raise BundleError(f"Bundle {folder} lacks its {name}.", "Copy the whole folder again, or export it again.")
-        if sha256(folder / name) != kept:
-            raise BundleError(
-                f"{folder / name} is not as it was exported.", "Copy the whole folder again, or export it again."
-            )
-    model = path if path.is_file() else folder / MODELS["onnx"]
-    if model.suffix != ".onnx" or model.name not in index["files"]:
+    hashes = _read_hashes(folder)
+    _refuse_changed(folder, hashes)
+    model = path if path.is_file() else folder / ONNX.file
+    if model.suffix != ".onnx" or model.name not in hashes:
         raise BundleError(f"{model} is no ONNX model of a bundle.", f"Name the folder, {folder}.")
     how = json.loads((folder / PREPROCESSING).read_text(encoding="utf-8"))
     labels = (folder / LABELS).read_text(encoding="utf-8").splitlines()
     return Bundle(folder, model, tuple(labels), how["pixels"], how["interpolation"], how["threshold"])
 
 
-def seal_bundle(folder: Path, facts: dict[str, Any]) -> None:
-    """Write the index of a folder whose parts are all there: facts, and the hash of each part."""
-    files = {file.name: sha256(file) for file in sorted(folder.iterdir()) if file.name != INDEX}
-    text = json.dumps({"version": VERSION, **facts, "files": files}, indent=2)
+def write_index(folder: Path, study: str, trial: int) -> None:
+    """Write bundle.json into a folder whose other files are all there."""
+    hashes = {file.name: sha256(file) for file in sorted(folder.iterdir()) if file.name != INDEX}
+    text = json.dumps({"version": VERSION, "study": study, "trial": trial, "files": hashes}, indent=2)
     (folder / INDEX).write_text(text + "\n", encoding="utf-8")
 
 
 def preprocessing(pixels: int, interpolation: str, threshold: float, labels: Sequence[str]) -> dict[str, Any]:
-    """What has to happen to a picture before the graph, for a program to read and for a person."""
+    """The content of preprocessing.json: what has to happen to a picture before the graph, for programs and people."""
     return {
         "pixels": pixels,
         "interpolation": interpolation,
@@ -129,7 +123,21 @@ def _folder(path: Path) -> Path:
     return path.parent if path.is_file() else path
 
 
-def _index(folder: Path) -> dict[str, Any]:
+def _refuse_changed(folder: Path, hashes: Mapping[str, str]) -> None:
+    for name, expected in hashes.items():
+        if not (folder / name).is_file():
+            raise BundleError(f"Bundle {folder} lacks its {name}.", "Copy the whole folder again, or export it again.")
+        if sha256(folder / name) != expected:
+            raise BundleError(
+                f"{folder / name} is not as it was exported.", "Copy the whole folder again, or export it again."
+            )
+
+
+def _read_hashes(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each of a bundle's files, by name.
+
+    Raises BundleError where bundle.json is missing or damaged, or of a newer version.
+    """
     file = folder / INDEX
     damaged = BundleError(f"{file} is damaged.", "Copy the whole folder again, or export it again.")
     try:
@@ -145,9 +153,9 @@ def _index(folder: Path) -> dict[str, Any]:
             f"Bundle {folder} is of version {index['version']}; this autotune reads up to {VERSION}.",
             "pip install --upgrade autotune-vision",
         )
-    names = index.get("files")
-    if not isinstance(names, dict) or any(Path(name).name != name for name in names):
+    hashes = index.get("files")
+    if not isinstance(hashes, dict) or any(Path(name).name != name for name in hashes):
         raise damaged
-    if index["version"] < 1 or not {MODELS["onnx"], LABELS, PREPROCESSING} <= set(names):
+    if index["version"] < 1 or not {ONNX.file, LABELS, PREPROCESSING} <= set(hashes):
         raise damaged
-    return index
+    return hashes

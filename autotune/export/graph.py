@@ -7,9 +7,9 @@ import copy
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from autotune.backbones.registry import build_stages
 from autotune.backbones.spec import Backbone
 from autotune.errors import BundleError
+from autotune.text import first_line
 from autotune.training.restore import TrainedNetwork
 
 CALIBRATION_BATCH = 16
@@ -50,8 +51,24 @@ class InferenceGraph(nn.Module):
         return (logits / self.temperature).softmax(1)
 
 
+@dataclass(frozen=True)
+class TracedModel:
+    """A trained network, ready to be written in any format.
+
+    plugins: folders where its backbone may be found. calibration_pictures: reads training pictures, each (3, P, P).
+    """
+
+    graph: InferenceGraph
+    program: torch.export.ExportedProgram
+    backbone: str
+    plugins: tuple[Path, ...]
+    pixels: int
+    interpolation: str
+    calibration_pictures: Callable[[], Sequence[NDArray[np.uint8]]]
+
+
 def assemble_graph(trained: TrainedNetwork, temperature: float) -> InferenceGraph:
-    """The graph of a trained network: copies of its prefix, tail and head in a row."""
+    """The graph of a trained network: a copy of its prefix, tail and head."""
     net = copy.deepcopy(trained.net).cpu()
     head = net.head[1]
     assert isinstance(head, nn.Linear)
@@ -73,7 +90,7 @@ def load_graph(file: Path, entry: Backbone) -> InferenceGraph:
 
 
 def trace_graph(graph: InferenceGraph, pixels: int, name: str) -> torch.export.ExportedProgram:
-    """The graph as torch.export traces it, for any number of pictures. Raises BundleError where it cannot."""
+    """The graph as torch.export traces it, for any batch size. Raises BundleError where it cannot be traced."""
     blank = torch.zeros(2, 3, pixels, pixels, dtype=torch.uint8)
     try:
         with _quiet():
@@ -81,7 +98,7 @@ def trace_graph(graph: InferenceGraph, pixels: int, name: str) -> torch.export.E
             program = torch.export.export(graph, (blank,), dynamic_shapes=shapes)
     except Exception as error:  # whatever a plugin's forward makes the tracer raise
         raise BundleError(
-            f"Backbone {name!r} cannot be exported: {type(error).__name__}: {str(error).partition(chr(10))[0]}",
+            f"Backbone {name!r} cannot be exported: {type(error).__name__}: {first_line(error)}",
             "Export a trial of another backbone: --trial N",
         ) from error
     for node in program.graph.nodes:
@@ -90,15 +107,16 @@ def trace_graph(graph: InferenceGraph, pixels: int, name: str) -> torch.export.E
 
 
 def write_onnx(program: torch.export.ExportedProgram, pixels: int, file: Path) -> None:
-    """One ONNX file, float32. Raises BundleError where what writes it is not installed."""
-    onnx = _onnx()
+    """One ONNX file, float32."""
+    import onnx
+
     blank = torch.zeros(2, 3, pixels, pixels, dtype=torch.uint8)
     with _quiet():
         torch.onnx.export(program, (blank,), str(file), dynamo=True, input_names=["pixels"],
                           output_names=["probabilities"], external_data=False, verbose=False)  # fmt: skip
     model = onnx.load(str(file))
     for part in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info, model.graph):
-        del part.metadata_props[:]  # what the exporter notes of the modules it came from
+        del part.metadata_props[:]  # the exporter's notes on the modules that they came from
     onnx.save(model, str(file))
 
 
@@ -106,7 +124,6 @@ def write_int8(source: Path, file: Path, calibration: Sequence[NDArray[np.uint8]
     """A statically quantized copy of an ONNX file: int8 weights a channel, uint8 activations, ranges taken from
     calibration pictures, each (3, P, P) (Jacob et al. 2018; onnxruntime's quantizer).
     """
-    _onnx()
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -128,33 +145,19 @@ def write_int8(source: Path, file: Path, calibration: Sequence[NDArray[np.uint8]
 
 def write_pt2(program: torch.export.ExportedProgram, file: Path) -> None:
     with _quiet():
-        held = io.BytesIO()  # written by Python, which says when a disk is full; torch aborts
-        torch.export.save(program, held)
-        file.write_bytes(held.getvalue())
+        buffer = io.BytesIO()  # written to the file by Python, which raises when the disk is full; torch aborts
+        torch.export.save(program, buffer)
+        file.write_bytes(buffer.getvalue())
 
 
-def write_safetensors(graph: InferenceGraph, facts: dict[str, str], file: Path) -> None:
+def write_safetensors(graph: InferenceGraph, metadata: dict[str, str], file: Path) -> None:
     state = {name: value.contiguous() for name, value in graph.state_dict().items()}
-    file.write_bytes(safetensors.torch.save(state, metadata=facts))
-
-
-def _onnx() -> Any:
-    """The module onnx, with all that writing its files takes. Raises BundleError where something is not installed."""
-    try:
-        import onnx
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise BundleError(
-            f"{error.name} is not installed, and an ONNX model is written with it.",
-            "pip install 'autotune-vision[export]'",
-        ) from error
-    return onnx
+    file.write_bytes(safetensors.torch.save(state, metadata=metadata))
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Exporters talk at length, to stdout, by warnings and by logging; what goes wrong they raise."""
+    """Silence exporters, which print, warn and log at length; their errors are exceptions."""
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

@@ -1,4 +1,4 @@
-"""Card: what a model knows and does not, in the form of Hugging Face's model cards (Mitchell et al. 2019)."""
+"""Model card: the scores and limits of an exported model, as Hugging Face's model cards (Mitchell et al. 2019)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import jinja2
 
 from autotune.data import datasets
 from autotune.data.split import PARTS
+from autotune.export.result import ExportResult
 from autotune.study.checks import source_of
 from autotune.study.reopen import FinishedTrial
 from autotune.study.reproduce import reproduction
@@ -25,31 +26,29 @@ from autotune.training.metrics import find_metric
 WEAKEST = 3
 
 
-def write_model_card(file: Path, finished: FinishedTrial, validation: Evaluation, facts: Mapping[str, Any]) -> None:
-    """Write card.md. validation: scores as `evaluate.measured` tells them. facts: what is told of the export."""
+def write_model_card(file: Path, finished: FinishedTrial, validation: Evaluation, result: ExportResult) -> None:
+    """Write card.md. validation: the scores of the trained network on the validation pictures."""
     source = Path(__file__).with_suffix(".md").read_text(encoding="utf-8")
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     environment.filters["percent"] = percent
     environment.filters["cell"] = lambda text: html.escape(str(text)).replace("|", "\\|")
     environment.filters["quoted"] = shlex.quote
-    told = _told(finished, validation, facts)
-    file.write_text(environment.from_string(source).render(told), encoding="utf-8")
+    values = _values(finished, validation, result)
+    file.write_text(environment.from_string(source).render(values), encoding="utf-8")
 
 
-def _told(finished: FinishedTrial, validation: Evaluation, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """All that the card says."""
+def _values(finished: FinishedTrial, validation: Evaluation, result: ExportResult) -> dict[str, Any]:
+    """The values of the template's variables."""
     record, trial = finished.record, finished.trial
     test, known = record.evaluation(trial.number), record.facts()
     backbone = known.backbone(trial.params.backbone)
     per_class = (test or validation).per_class
-    # By its name alone: where it lies on this machine is nobody's business.
+    # By its name alone: the card is published, and a path on this machine is private.
     source = Path(source_of(record)).name
     again = reproduction(known.settings, source, finished.folder.name, len(record.trials()))
     return {
-        **facts,
+        **result.to_json(),
         "metadata": _metadata(finished, test, validation),
-        "study": finished.folder.name,
-        "trial": trial.number,
         "words": backbone.describe(trial.params),
         "epochs": trial.best_epoch,
         "classes": _classes(finished, per_class),
@@ -97,7 +96,7 @@ def _origin(finished: FinishedTrial) -> str:
 
 
 def _metadata(finished: FinishedTrial, test: Evaluation | None, validation: Evaluation) -> str:
-    """The block of YAML by which the hub, and others, sort cards."""
+    """The block of YAML that the Hugging Face Hub reads."""
     from huggingface_hub import EvalResult, ModelCardData
 
     metric = finished.record.facts().settings["metric"]

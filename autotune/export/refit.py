@@ -1,4 +1,4 @@
-"""Refit: a trial's choices trained once more, on training and validation pictures together."""
+"""Refit: a trial's parameters trained once more, on training and validation pictures together."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def refit_trial(one: FinishedTrial, device: str, listener: StudyListener) -> Tra
     how, pictures = one.trained.interpolation, (*one.parts.part(TRAIN), *one.parts.part(VALIDATION))
     with eviction.in_use(), quiet_lightning():
         fill_pixels(pixel_rows(params.pixels, how), one.root, pictures, how, listener.progress("Decoding"))
-        outcome = run_trial(LoadedBackbones(context), number, params, files, scratch, RefitReporter(listener))
+        outcome = run_trial(LoadedBackbones(context), number, params, files, scratch, _RefitReporter(listener))
     here = LoadedBackbones(replace(context, device=one.context.device))
     assert outcome.checkpoint is not None  # nothing prunes it
     return network_from_checkpoint(here, params, outcome.checkpoint, scratch)
 
 
-class RefitReporter:
-    """Hears what a trial tells its driver; nothing stops it."""
+class _RefitReporter:
+    """Passes a refit's progress on to a listener; never stops it."""
 
     def __init__(self, listener: StudyListener) -> None:
         self._listener = listener

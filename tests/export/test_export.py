@@ -1,4 +1,4 @@
-"""Real studies, exported and proven; what is sabotaged is refused."""
+"""Real studies, exported and verified; models that were tampered with are refused."""
 
 import json
 import shutil
@@ -20,8 +20,10 @@ from torchvision.models import resnet18
 from autotune.cli.console import PlainConsole
 from autotune.errors import AutotuneError, BundleError, ConfigError, StudyError
 from autotune.export import bundle, graph
-from autotune.export.export import ExportRequest, export_trial, refused_formats
+from autotune.export.export import ExportRequest, export_trial
+from autotune.export.formats import FORMATS
 from autotune.export.predict import find_pictures, load
+from autotune.export.result import ExportResult
 from autotune.study.record import Record
 from autotune.study.request import Resources, SearchRequest
 from autotune.study.rows import ExportRow
@@ -31,7 +33,7 @@ pytestmark = pytest.mark.slow
 EVERY = ("int8", "pt2", "safetensors")
 
 
-def exported(name: str = "s", resources: Resources | None = None, **asked: Any) -> dict[str, Any]:
+def exported(name: str = "s", resources: Resources | None = None, **asked: Any) -> ExportResult:
     return export_trial(name, ExportRequest(**asked), resources or Resources("cpu"), PlainConsole(quiet=True))
 
 
@@ -44,26 +46,35 @@ def rows(study: Path) -> list[ExportRow]:
 
 
 def test_every_format_is_proven_and_the_bundle_is_whole(finished: Path) -> None:
-    facts = exported(formats=EVERY, threshold=0.5)
+    result = exported(formats=EVERY, threshold=0.5)
     out = finished / "bundle"
-    assert [row["format"] for row in facts["table"]] == ["onnx", *EVERY]
-    assert {row["verdict"] for row in facts["table"]} == {"proven"}
-    sizes = {row["format"]: row["bytes"] for row in facts["table"]}
+    assert [row.format for row in result.files] == ["onnx", *EVERY]
+    assert {row.verdict for row in result.files} == {"proven"}
+    sizes = {row.format: row.bytes for row in result.files}
     assert sizes["int8"] <= 0.4 * sizes["onnx"]
-    for row in facts["table"]:
-        assert row["n"] == sum(1 for line in (finished / "manifest.csv").open() if ",validation," in line)
-        assert row["milliseconds_one_thread"] > 0
-        assert row["milliseconds_all_threads"] > 0
+    for row in result.files:
+        assert row.n == sum(1 for line in (finished / "manifest.csv").open() if ",validation," in line)
+        assert row.milliseconds_one_thread > 0
+        assert row.milliseconds_all_threads > 0
     assert sorted(file.name for file in out.iterdir()) == sorted(
-        ["bundle.json", "card.md", "labels.txt", "predict.py", "preprocessing.json", *bundle.MODELS.values()]
+        [
+            "bundle.json",
+            "card.md",
+            "labels.txt",
+            "predict.py",
+            "preprocessing.json",
+            *(f.file for f in FORMATS.values()),
+        ]
     )
     opened = bundle.open_bundle(out)
     assert (opened.labels, opened.threshold) == (("0", "1", "2"), 0.5)
-    assert rows(finished)[0].facts == facts
+    assert rows(finished)[0].facts == result.to_json()
     home = str(Path(__file__).parents[2]).encode()
     assert [file.name for file in out.iterdir() if home in file.read_bytes()] == []  # no path of this machine
     onnx.checker.check_model(onnx.load(out / "model.onnx"), full_check=True)
-    assert facts["answered"]["test"]["n"] == sum(1 for line in (finished / "manifest.csv").open() if ",test," in line)
+    assert result.calibration.answered["test"].n == sum(
+        1 for line in (finished / "manifest.csv").open() if ",test," in line
+    )
     assert not list(finished.glob(".bundle*"))
 
 
@@ -155,8 +166,7 @@ def test_an_int8_that_loses_pictures_is_removed_and_the_rest_stands(
         onnx.save(model, file)
 
     monkeypatch.setattr(graph, "write_int8", dulled)
-    facts = exported(formats=("int8",))
-    problem = refused_formats(facts)
+    problem = exported(formats=("int8",)).refusal()
     assert problem
     assert "model.int8.onnx: it loses" in problem.problem
     assert not (finished / "bundle" / "model.int8.onnx").exists()
@@ -180,17 +190,17 @@ def test_another_trial_can_be_exported_and_only_a_complete_one(finished: Path) -
     record = Record(finished / "record.db")
     complete = [row.number for row in record.trials() if row.state == "complete"]
     record.close()
-    assert exported(trial=complete[-1])["trial"] == complete[-1]
+    assert exported(trial=complete[-1]).trial == complete[-1]
     with pytest.raises(StudyError, match="Trial 99 of study s is not there"):
         exported(trial=99, out=finished / "other")
 
 
 def test_a_refit_trains_on_validation_too_and_says_whose_the_test_score_is(finished: Path) -> None:
-    facts = exported(refit=True)
-    assert facts["refit"]
+    refit = exported(refit=True)
+    assert refit.refit
     assert "the scores below are the\nearlier model's" in (finished / "bundle" / "card.md").read_text()
     plain = exported(out=finished / "plain")
-    assert facts["temperature"] == pytest.approx(plain["temperature"])
+    assert refit.calibration.temperature == pytest.approx(plain.calibration.temperature)
     one, other = ((finished / name / "model.onnx").read_bytes() for name in ("bundle", "plain"))
     assert one != other
 
@@ -267,8 +277,8 @@ def test_every_bundled_backbone_passes_in_float32_and_int8_passes_or_is_refused(
     resources = Resources("cpu", weights if backbone == "resnet18" else None)
     request = SearchRequest(data=data, name="b", trials=2, flags=flags, device="cpu", weights=resources.weights)
     run_study(request, PlainConsole(quiet=True))
-    facts = exported("b", resources, formats=EVERY)
-    verdicts = {row["format"]: row["verdict"] for row in facts["table"]}
+    result = exported("b", resources, formats=EVERY)
+    verdicts = {row.format: row.verdict for row in result.files}
     assert {name: said for name, said in verdicts.items() if name != "int8"} == dict.fromkeys(
         ("onnx", "pt2", "safetensors"), "proven"
     )

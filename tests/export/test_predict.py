@@ -43,7 +43,10 @@ def test_folders_patterns_and_files_are_found_in_order(tmp_path: Path) -> None:
     for name in ("b/2.png", "b/1.jpg", "b/deep/3.png", "a.png", "b/.hidden.png"):
         picture(tmp_path / name, 9)
     (tmp_path / "b" / "notes.txt").write_text("x")
-    names = lambda *sources: [str(p.relative_to(tmp_path)) for p in find_pictures(sources)]  # noqa: E731
+
+    def names(*sources: str | Path) -> list[str]:
+        return [str(p.relative_to(tmp_path)) for p in find_pictures(sources)]
+
     assert names(tmp_path / "b", tmp_path / "a.png") == ["b/1.jpg", "b/2.png", "b/deep/3.png", "a.png"]
     assert names(str(tmp_path / "*" / "*.png")) == ["b/.hidden.png", "b/2.png"]
     assert names(str(tmp_path / "gone.png")) == ["gone.png"]

@@ -236,12 +236,12 @@ def test_trials_of_one_epoch_pruned_and_failed_ones_are_drawn(made: Path) -> Non
 @pytest.mark.slow
 def test_the_proof_of_an_export_is_shown(made: Path) -> None:
     assert "autotune export s writes a bundle" in plain(written())
-    facts = export_trial("s", ExportRequest(threshold=0.5, refit=True), Resources("cpu"), PlainConsole(quiet=True))
+    result = export_trial("s", ExportRequest(threshold=0.5, refit=True), Resources("cpu"), PlainConsole(quiet=True))
     told = plain(written())
-    row = facts["table"][0]
-    assert f"model.onnx {row['bytes'] / 1e6:.1f} {row['largest_difference']:.1e} 0 {row['right']} of {row['n']}" in told
+    row = result.files[0]
+    assert f"model.onnx {row.bytes / 1e6:.1f} {row.largest_difference:.1e} 0 {row.right} of {row.n}" in told
     assert "Below a probability of 0.5 the answer is" in told
-    assert f"of {facts['answered']['test']['n']} test pictures" in told
+    assert f"of {result.calibration.answered['test'].n} test pictures" in told
     assert "It was trained again on training and validation pictures" in told
 
 

@@ -1,0 +1,119 @@
+"""The table of formats; and that one more entry, and nothing else, adds a format."""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from typer.testing import CliRunner
+
+from autotune.cli.app import app
+from autotune.cli.console import PlainConsole
+from autotune.errors import BundleError, ConfigError
+from autotune.export.bundle import open_bundle
+from autotune.export.export import ExportRequest, export_trial
+from autotune.export.formats import FORMATS, ONNX, ExportFormat, Extra, find_format
+from autotune.export.graph import TracedModel
+from autotune.export.tolerance import SameProbabilities
+from autotune.study.request import Resources
+
+ROOT = Path(__file__).parents[2]
+
+
+def write_half(model: TracedModel, file: Path) -> None:
+    state = {name: value.half() for name, value in model.graph.state_dict().items()}
+    safetensors.torch.save_file(state, file)
+
+
+HALF = ExportFormat(
+    "half", "model.half.safetensors", write_half, FORMATS["safetensors"].load, SameProbabilities(difference=0.05)
+)
+
+
+@pytest.fixture
+def half(monkeypatch: pytest.MonkeyPatch) -> ExportFormat:
+    """One more format in the table: weights in 16 bits."""
+    monkeypatch.setitem(FORMATS, "half", HALF)
+    # Where the process that runs the model imports this module from.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))
+    return HALF
+
+
+def test_each_entry_has_its_own_name_and_file() -> None:
+    assert [entry.name for entry in FORMATS.values()] == list(FORMATS)
+    assert len({entry.file for entry in FORMATS.values()}) == len(FORMATS)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_extra_of_a_format_is_declared_and_installs_its_modules(name: str) -> None:
+    extra = FORMATS[name].extra
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    if extra is not None:
+        assert set(extra.modules) == {re.split("[<>=]", one)[0] for one in declared[extra.name]}
+    FORMATS[name].require_modules()
+
+
+def test_an_unknown_format_is_answered_with_the_nearest() -> None:
+    assert find_format("int8") is FORMATS["int8"]
+    with pytest.raises(ConfigError, match="no format 'onxx'") as error:
+        find_format("onxx")
+    assert error.value.fix == "Did you mean 'onnx'?"
+
+
+def test_the_table_is_read_without_numpy_torch_or_onnx() -> None:
+    code = (
+        "import sys, autotune.cli.app, autotune.export.formats\n"
+        "print([name for name in ('numpy', 'torch', 'onnx', 'onnxruntime') if name in sys.modules])"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout == "[]\n"
+
+
+def test_the_help_names_every_optional_format() -> None:
+    told = CliRunner().invoke(app, ["export", "--help"], env={"COLUMNS": "200"}).stdout
+    *others, last = (name for name in FORMATS if name != ONNX.name)
+    assert f"{', '.join(others)} or {last}, beside onnx" in told
+
+
+def test_a_module_that_is_missing_names_the_extra_before_anything_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = replace(HALF, extra=Extra("half", ("no_such_module",)))
+    monkeypatch.setitem(FORMATS, "half", entry)
+    with pytest.raises(BundleError, match="no_such_module is not installed") as error:
+        export_trial("no-such-study", ExportRequest(formats=("half",)), Resources("cpu"), PlainConsole(quiet=True))
+    assert error.value.fix == "pip install 'autotune-vision[half]'"
+
+
+@pytest.mark.slow
+def test_a_format_of_the_table_is_written_run_verified_and_told_everywhere(finished: Path, half: ExportFormat) -> None:
+    done = CliRunner().invoke(app, ["export", "s", "--format", "half"], env={"COLUMNS": "200"})
+    assert done.exit_code == 0, done.output
+    row = re.search(r"^model\.half\.safetensors .* proven$", done.stdout, re.MULTILINE)
+    assert row, done.stdout
+    assert " 0.0e+00 " not in row[0]  # it ran, and not the float32 model
+    out = finished / "bundle"
+    state = safetensors.torch.load_file(out / half.file)
+    assert {value.dtype for value in state.values()} == {torch.float16}
+    assert half.file in (out / "bundle.json").read_text()
+    assert f"| {half.file} |" in (out / "card.md").read_text()
+    assert open_bundle(out).model == out / ONNX.file
+    with pytest.raises(BundleError, match="is no ONNX model"):
+        open_bundle(out / half.file)
+
+
+@pytest.mark.slow
+def test_the_tolerance_of_the_entry_decides(
+    finished: Path, half: ExportFormat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(FORMATS, "half", replace(half, tolerance=SameProbabilities(difference=1e-7)))
+    done = CliRunner().invoke(app, ["export", "s", "--format", "half"], env={"COLUMNS": "200"})
+    assert done.exit_code == 1
+    assert re.search(r"^model\.half\.safetensors .* refused$", done.stdout, re.MULTILINE)
+    assert "where 1e-07 is allowed" in str(done.exception)
+    assert (finished / "bundle" / ONNX.file).is_file()
+    assert not (finished / "bundle" / half.file).exists()
