@@ -13,15 +13,17 @@ from conftest import write_digits
 from PIL import Image
 
 from autotune.cli.console import PlainConsole
+from autotune.cli.range_test import find_learning_rates
 from autotune.data.split import MANIFEST, PARTS, read_manifest
 from autotune.errors import ConfigError, StudyError
 from autotune.files import cache_folder
 from autotune.search.ranges import Fixed
 from autotune.search.settings import CYCLES, SearchSpace, Settings, read_settings
 from autotune.study import range_test
-from autotune.study.range_test import BEGUN, SLOWED, STEPS, LossCurve, _prepared, bounds_of, run_range_test
+from autotune.study.range_test import BEGUN, SLOWED, STEPS, LossCurve, bounds_of, prepare_range_test
 from autotune.study.request import SearchRequest
 from autotune.study.run import run_study
+from autotune.training.outcome import Epoch
 from autotune.training.trial import run_trial
 
 RATES = 10 ** np.linspace(-7, 1, 100)
@@ -77,7 +79,17 @@ def asked(data: Path | None, name: str | None = "s", **flags: Any) -> SearchRequ
 
 
 def find(request: SearchRequest, write: bool = False) -> dict[str, Any]:
-    return run_range_test(request, write, PlainConsole(quiet=True))
+    return find_learning_rates(request, write, PlainConsole(quiet=True))
+
+
+class GoOn:
+    """Takes the place of a driver: no trial is stopped."""
+
+    def epoch(self, row: Epoch) -> str | None:
+        return None
+
+    def banking(self, done: int, total: int) -> None:
+        pass
 
 
 @pytest.fixture(scope="module")
@@ -93,15 +105,14 @@ def test_trials_between_the_bounds_beat_those_at_a_tenth_and_at_ten_times(
     request = asked(data, backbone=backbone, epochs=6)
     place = here / "place"
     place.mkdir()
-    backbones, tested = _prepared(request, here / "s", place, PlainConsole(quiet=True))
+    backbones, tested = prepare_range_test(request, place, PlainConsole(quiet=True))
     (place / "checkpoints").mkdir()
     found = find(request)
 
     def cross_entropy(times: float) -> float:
         low, high = found["lr_low"] * times, found["lr_high"] * times
         params = [replace(tested.params, lr_low=low, lr_high=high, cycle=cycle) for cycle in CYCLES]
-        listener = range_test._Listener(PlainConsole(quiet=True))
-        ends = [run_trial(backbones, number, one, listener).log_loss for number, one in enumerate(params)]
+        ends = [run_trial(backbones, number, one, GoOn()).log_loss for number, one in enumerate(params)]
         return float(np.mean(ends))
 
     inside, under, over = cross_entropy(1), cross_entropy(0.1), cross_entropy(10)

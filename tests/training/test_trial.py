@@ -11,7 +11,7 @@ from autotune.cache.pixels import fill_pixels, pixel_rows
 from autotune.data.catalog import read_catalog
 from autotune.data.split import split_catalog
 from autotune.search.candidates import select_backbones
-from autotune.search.plan import build_context, choose_cuts, resolve_settings
+from autotune.search.plan import build_context, make_plan
 from autotune.search.settings import read_settings
 from autotune.training import trainer
 from autotune.training.context import LoadedBackbones, TrialContext
@@ -45,15 +45,14 @@ class Listener:
 def context(root: Path, folder: Path, **flags: object) -> TrialContext:
     settings = read_settings(None, flags, is_writing=True)
     parts = split_catalog(read_catalog(root), settings.seed)
-    settings = resolve_settings(settings, parts)
     chosen = select_backbones(settings, discover(), None, "cpu", parts.side, print)
     for one in chosen.candidates:
         how = one.backbone.traits.interpolation
-        for size in one.arm.pixels:
+        for size in one.options.pixels:
             rest = (*parts.part("train"), *parts.part("validation"))
             fill_pixels(pixel_rows(size, how), root, rest, how, lambda *_: None)
     (folder / "checkpoints").mkdir(exist_ok=True)
-    return build_context(settings, parts, chosen, 1, folder, choose_cuts(chosen, settings, parts))
+    return build_context(make_plan(settings, parts, chosen), 1, folder)
 
 
 def row(number: int, train: float, validation: float, gap: float) -> Epoch:
