@@ -58,8 +58,9 @@ def search(data: str | Path | None = None, trials: int = 50, *, name: str | None
     Raises AutotuneError for what can be mended.
     """
     from autotune.cli.live import open_console
+    from autotune.study.prepare import study_folder
     from autotune.study.request import SearchRequest
-    from autotune.study.run import run_study, study_folder
+    from autotune.study.run import run_study
 
     request = SearchRequest(
         data=_path(data), name=name, trials=trials, timeout=timeout, workers=workers, device=device,

@@ -11,7 +11,7 @@ from autotune.errors import StudyError
 
 
 def cache_folder() -> Path:
-    """Where decoded pixels and banks are kept: AUTOTUNE_CACHE, or the user's cache folder."""
+    """Where decoded pixels and cached features are kept: AUTOTUNE_CACHE, or the user's cache folder."""
     return Path(os.environ.get("AUTOTUNE_CACHE") or platformdirs.user_cache_dir("autotune", appauthor=False))
 
 

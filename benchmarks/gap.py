@@ -29,7 +29,7 @@ from autotune.cache.pixels import fill_pixels, pixel_rows
 from autotune.data.catalog import Catalog, read_catalog
 from autotune.data.split import TEST, TRAIN, VALIDATION, Split, split_catalog
 from autotune.search.candidates import select_backbones
-from autotune.search.plan import build_context, resolve_settings
+from autotune.search.plan import Plan, build_context, resolve_settings
 from autotune.search.ranges import Fixed
 from autotune.search.settings import SearchSpace, Settings
 from autotune.search.space import suggest
@@ -114,11 +114,11 @@ class Draw:
     def context(self, patience: int, parts: Split) -> TrialContext:
         settings = replace(self.settings, patience=patience)
         cuts = {(one.backbone.name, one.profiles[0].pixels): one.cuts for one in self.chosen.candidates}
-        return build_context(settings, parts, self.chosen, 1, cuts)
+        return build_context(Plan(parts, settings, self.chosen, cuts), 1)
 
     def params(self) -> list[Params]:
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=self.settings.seed))
-        return [suggest(study.ask(), self.settings.space, self.chosen.arms) for _ in range(TRIALS)]
+        return [suggest(study.ask(), self.settings.space, self.chosen.options) for _ in range(TRIALS)]
 
     def beside(self) -> Split:
         """The same split with the test pictures behind validation's."""

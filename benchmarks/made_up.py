@@ -17,7 +17,7 @@ from autotune.data.catalog import Catalog
 from autotune.data.picture import Picture
 from autotune.data.split import TEST, TRAIN, VALIDATION, Split
 from autotune.search.candidates import select_backbones
-from autotune.search.plan import build_context, choose_cuts, resolve_settings
+from autotune.search.plan import build_context, make_plan
 from autotune.search.settings import read_settings
 from autotune.training.context import TrialContext
 from autotune.training.outcome import Epoch
@@ -86,8 +86,7 @@ def context(parts: Split, device: str, flags: dict[str, Any], weights: Path | No
     settings = read_settings(None, flags)
     say: Callable[[str], None] = lambda _: None  # noqa: E731
     chosen = select_backbones(settings, discover(), weights, device, parts.side, say)
-    settings = resolve_settings(settings, parts)
-    return build_context(settings, parts, chosen, 1, choose_cuts(chosen, settings, parts))
+    return build_context(make_plan(settings, parts, chosen), 1)
 
 
 def _digest(number: int) -> str:

@@ -7,7 +7,7 @@ from autotune.cache.pixels import fill_pixels, pixel_rows
 from autotune.data.catalog import read_catalog
 from autotune.data.split import TRAIN, VALIDATION, split_catalog
 from autotune.search.candidates import select_backbones
-from autotune.search.plan import build_context, choose_cuts, resolve_settings
+from autotune.search.plan import build_context, make_plan
 from autotune.search.settings import read_settings
 from autotune.training.context import TrialContext
 from autotune.training.outcome import Epoch
@@ -33,11 +33,10 @@ def trial_context(root: Path, plugins: tuple[Path, ...] = (), **flags: object) -
     """The context of a study of these pictures, whose pixels are then in the cache. flags: its settings."""
     settings = read_settings(None, flags, is_writing=True)
     parts = split_catalog(read_catalog(root), settings.seed)
-    settings = resolve_settings(settings, parts)
     chosen = select_backbones(settings, discover(plugins), None, "cpu", parts.side, print)
     pictures = (*parts.part(TRAIN), *parts.part(VALIDATION))
     for one in chosen.candidates:
         how = one.backbone.traits.interpolation
-        for pixels in one.arm.pixels:
+        for pixels in one.options.pixels:
             fill_pixels(pixel_rows(pixels, how), root, pictures, how, lambda *_: None)
-    return build_context(settings, parts, chosen, 1, choose_cuts(chosen, settings, parts))
+    return build_context(make_plan(settings, parts, chosen), 1)

@@ -1,4 +1,4 @@
-"""The cache: what decoded pixels and banks take on disk, and which of them make way when they take too much."""
+"""The size of the cache: what decoded pixels and cached features take on disk, and which of them are deleted."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from autotune.text import UNITS
 
 LIMIT = "AUTOTUNE_CACHE_LIMIT"
 MOST_BYTES = 50 * 10**9  # by default, and never over half of the disk
-KINDS = ("pixels", "banks")
-RUNNING = "running"  # one locked file for each study that runs
+KINDS = ("pixels", "features", "banks")  # banks: features of earlier versions, which nothing reads any more
+RUNNING = "running"  # a folder with a locked file for each running study
 
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """The rows of one cut and view, or of one size: what is deleted as a whole. used: seconds since 1970."""
+    """The rows of one cut and view, or of one size, which are deleted as a whole. used: when, in seconds since 1970."""
 
     folder: Path
     rows: int
@@ -36,13 +36,13 @@ class CacheEntry:
 
     @property
     def name(self) -> str:
-        """pixels/224-bicubic, or banks/efficientnet_lite0-224/cut9."""
+        """pixels/224-bicubic, or features/efficientnet_lite0-224/cut9: without view, version and key."""
         inner = self.folder.relative_to(cache_folder())
-        return "/".join((*inner.parts[:-1], inner.name.partition("-view")[0]))
+        return "/".join((*inner.parts[:-1], re.sub(r"-(view\d+-.*|v\d+)$", "", inner.name)))
 
 
 def entries() -> list[CacheEntry]:
-    """All that can be deleted, least recently used first."""
+    """All rows that can be deleted, the least recently used first."""
     found = []
     for kind in KINDS:
         for keys in (cache_folder() / kind).glob("**/keys.bin"):
@@ -70,7 +70,7 @@ def parse_size(text: str) -> int:
 
 
 def trim(most: int) -> list[CacheEntry]:
-    """Delete what was used longest ago until at most so many bytes are left, but nothing that a running study uses."""
+    """Delete the least recently used rows until at most so many bytes are left, but none that a running study uses."""
     there = entries()
     taken, since = sum(one.n_bytes for one in there), _running_since()
     gone = []
@@ -84,7 +84,7 @@ def trim(most: int) -> list[CacheEntry]:
 
 
 def clear() -> list[CacheEntry]:
-    """Delete all pixels and banks. Raises StudyError while a study runs."""
+    """Delete all pixels and features. Raises StudyError while a study runs."""
     if _running_since() < float("inf"):
         raise StudyError("A study is running, and uses the cache.", "Wait until it ends, or stop it.")
     return trim(-1)
@@ -92,7 +92,7 @@ def clear() -> list[CacheEntry]:
 
 @contextlib.contextmanager
 def in_use() -> Iterator[None]:
-    """What is used from now on is not deleted by another process. A lock, so that kill -9 leaves nothing behind."""
+    """Keep other processes from deleting what is used from now on. It is a lock, so that kill -9 releases it."""
     lock = FileLock(make_folder(cache_folder() / RUNNING) / f"{os.getpid()}-{uuid.uuid4().hex[:8]}.lock")
     try:
         with lock:
@@ -102,7 +102,7 @@ def in_use() -> Iterator[None]:
 
 
 def cache_status() -> dict[str, Any]:
-    """What `autotune cache` shows: a row for each size of pixels and each cut, all its views together."""
+    """What `autotune cache` shows: a row for each size of pixels and each cut, with all its views and versions."""
     groups: dict[str, dict[str, Any]] = {}
     for one in entries():
         group = groups.setdefault(one.name, {"name": one.name, "rows": 0, "bytes": 0, "used": 0.0})
@@ -114,7 +114,7 @@ def cache_status() -> dict[str, Any]:
 
 
 def _running_since() -> float:
-    """When the first of the studies that run now was started, seconds since 1970; infinity where none runs."""
+    """When the first of the running studies was started, in seconds since 1970; infinity where none runs."""
     first = float("inf")
     for file in (cache_folder() / RUNNING).glob("*.lock"):
         if file.name.startswith(f"{os.getpid()}-"):
@@ -132,7 +132,7 @@ def _running_since() -> float:
 
 
 def _deleted(folder: Path) -> bool:
-    """Delete a folder at one stroke: nobody finds half of it. False where the system forbids it."""
+    """Delete a folder, renamed first so that nobody reads half of it. False where the system forbids it."""
     away = folder.with_name(f".gone-{uuid.uuid4().hex[:8]}")
     try:
         folder.rename(away)

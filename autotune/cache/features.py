@@ -1,4 +1,4 @@
-"""The bank: what the frozen part of a backbone computes for a picture, computed once and kept on disk."""
+"""The feature cache: what the frozen part of a backbone computes for a picture, computed once and kept on disk."""
 
 from __future__ import annotations
 
@@ -14,25 +14,27 @@ from torch import Tensor, nn
 
 from autotune.backbones.spec import Traits
 from autotune.backbones.weights import stages_digest
-from autotune.cache.pixels import pixel_rows as pixel_store
+from autotune.cache import pixels as pixel_cache
+from autotune.cache.pixels import pixel_rows
 from autotune.cache.rows import RowStore
-from autotune.data.augment import Invariances, augment, random_draws
+from autotune.data.augment import Invariances, augment, augmentation_key, random_draws
 from autotune.data.catalog import Progress
 from autotune.data.prefetch import prefetch, prefetch_count
 from autotune.files import cache_folder, make_folder
 
+VERSION = 1  # of augmenting, normalising and running the stages; raised with every change of the rows they give
 N_VIEWS = 4  # augmented views a picture, of magnitude 1/4 to 1; view 0 is the picture itself
 CHUNK = 256  # pictures between two writes: what kill -9 costs at most
-BATCH = 32  # every batch is padded to this: a row then never depends on who its neighbours were
+BATCH = 32  # every batch is padded to this, so that a row does not depend on the other pictures of its batch
 
 Halves = np.ndarray[tuple[int, ...], np.dtype[np.float16]]
 
 
 class FrozenPrefix(nn.Module):
-    """From what a batch holds to what the tail takes, on the batch's own device and without gradients.
+    """The frozen part of a trial's network: from a batch to the input of the tail, without gradients.
 
-    A batch is one of: pixels (N, 3, P, P) uint8; pixels with magnitude (N,) and draws (N, 16), to be augmented;
-    rows of a bank (N, ...), half precision; such rows with (N, 2) bool: which are mirrored across, and down.
+    A batch is one of: pixels (N, 3, P, P) uint8; pixels with magnitude (N,) and draws (N, 16), to be augmented; cached
+    features (N, ...), half precision; cached features with (N, 2) bool: which are flipped across, and down.
     """
 
     def __init__(self, prefix: nn.Sequential, traits: Traits, invariances: Invariances) -> None:
@@ -45,7 +47,7 @@ class FrozenPrefix(nn.Module):
         self.register_buffer("std", torch.tensor(traits.std).view(1, 3, 1, 1), persistent=False)
 
     def train(self, mode: bool = True) -> FrozenPrefix:
-        """Stays in evaluation mode: what is frozen computes the same for every trial."""
+        """Stays in evaluation mode, so that it computes the same for every trial."""
         return super().train(False)
 
     @torch.no_grad()
@@ -61,61 +63,72 @@ class FrozenPrefix(nn.Module):
 class FeatureCache:
     """The outputs of a backbone's first stages, at each of some cuts, for every picture and view asked for.
 
-    joints: the stages whose outputs are rounded to half precision on their way to the next, kept or not; so a deeper
-    cut comes out the same whether it is computed from pixels or from one of these on disk. Rounding early stages would
-    cost a digit of the features; rounding late ones (`half_precision_cuts`) costs no more than keeping them.
+    cuts: numbers of stages, counted from the first. joints: the stages whose outputs are rounded to half precision on
+    their way to the next, cached or not, so that a deeper cut comes out the same whether it is computed from pixels or
+    from a joint's rows on disk. Rounding early stages would cost a digit of the features; rounding late ones
+    (`StageProfile.half_precision_cuts`) costs no more than storing them does.
     """
 
     def __init__(self, name: str, chain: nn.Sequential, traits: Traits, pixels: int, invariances: Invariances,
                  seed: int, device: torch.device, cuts: Sequence[int], joints: Sequence[int]) -> None:  # fmt: skip
-        self.pixels = pixel_store(pixels, traits.interpolation)
+        self.pixels = pixel_rows(pixels, traits.interpolation)
+        self.folder = cache_folder() / "features" / f"{name.replace(':', '-')}-{pixels}"
         self.cuts = sorted(cuts)
         self.seed = seed
         self.device = device
-        self._ahead = prefetch_count(device)
         self.invariances = invariances
         self._chain = chain
         self._joints = sorted(joints)
-        self._entry = FrozenPrefix(nn.Sequential(), traits, invariances).to(device)
+        self._prefetch = prefetch_count(device)
+        self._input = FrozenPrefix(nn.Sequential(), traits, invariances).to(device)
         self._stages = copy.deepcopy(chain[: self.cuts[-1]])
         self._stages.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
-        self._folder = cache_folder() / "banks" / f"{name.replace(':', '-')}-{pixels}"
-        self._looks = f"{pixels} {traits.interpolation} {traits.mean} {traits.std} {device.type}"
-        self._view_name = f"{invariances} {seed}"
+        self._input_key = f"{pixels} {traits.interpolation} {traits.mean} {traits.std} {device.type}"
         self._digests: dict[int, str] = {}
         blank = torch.zeros(1, 3, pixels, pixels, dtype=torch.uint8, device=device)
-        self.shapes = {number: tuple(out.shape[1:]) for number, out in self._outputs(self._entry([blank]), 0)}
+        self.shapes = {number: tuple(out.shape[1:]) for number, out in self._outputs(self._input([blank]), 0)}
 
     def rows(self, cut: int, view: int) -> RowStore:
-        """The stored outputs of the first `cut` stages for one view, half precision, keyed by picture digest."""
-        if cut not in self._digests:
-            self._digests[cut] = stages_digest(self._chain[:cut])
-        joints = [joint for joint in self._joints if joint < cut]
-        name = f"{self._digests[cut]} {joints} {self._looks} {view / N_VIEWS} {view} {self._view_name if view else ''}"
-        key = hashlib.blake2b(name.encode(), digest_size=10).hexdigest()
-        return RowStore(self._folder / f"cut{cut}-view{view}-{key}", self.shapes[cut], np.float16)
+        """The outputs of the first `cut` stages for one view, half precision, keyed by picture digest."""
+        return RowStore(self.folder / f"cut{cut}-view{view}-{self._key(cut, view)}", self.shapes[cut], np.float16)
 
     def fill(self, digests: Sequence[str], views: Sequence[int], progress: Progress) -> None:
         """Compute what is missing, all cuts in one pass; safe beside other workers and against kill -9."""
-        with FileLock(make_folder(self._folder) / "lock"):
+        with FileLock(make_folder(self.folder) / "lock"):
             for view in views:
-                stores = {cut: self.rows(cut, view) for cut in self.cuts}
-                missing = {cut: set(rows.missing(digests)) for cut, rows in stores.items()}
-                todo = [key for key in dict.fromkeys(digests) if any(key in keys for keys in missing.values())]
-                done = 0
-                for start, keys in self._starts(todo, missing, view).items():
-                    for first in range(0, len(keys), CHUNK):
-                        chunk = keys[first : first + CHUNK]
-                        self._extend(chunk, view, start, stores, missing)
-                        done += len(chunk)
-                        progress(done, len(todo))
+                self._fill_view(digests, view, progress)
+
+    def _key(self, cut: int, view: int) -> str:
+        """A hash of all that a row depends on besides its picture: weights, input, view and versions of the code.
+
+        Augmentation enters where it takes part: a change of it leaves the rows of the clean view as they are.
+        """
+        if cut not in self._digests:
+            self._digests[cut] = stages_digest(self._chain[:cut])
+        joints = [joint for joint in self._joints if joint < cut]
+        parts = [VERSION, pixel_cache.VERSION, BATCH, self._digests[cut], joints, self._input_key, view]
+        if view:
+            parts += [view / N_VIEWS, self.invariances, self.seed, augmentation_key()]
+        return hashlib.blake2b(repr(parts).encode(), digest_size=10).hexdigest()
+
+    def _fill_view(self, digests: Sequence[str], view: int, progress: Progress) -> None:
+        stores = {cut: self.rows(cut, view) for cut in self.cuts}
+        missing = {cut: set(rows.missing(digests)) for cut, rows in stores.items()}
+        todo = [key for key in dict.fromkeys(digests) if any(key in keys for keys in missing.values())]
+        done = 0
+        for start, keys in self._starts(todo, missing, view).items():
+            for first in range(0, len(keys), CHUNK):
+                chunk = keys[first : first + CHUNK]
+                self._extend(chunk, view, start, stores, missing)
+                done += len(chunk)
+                progress(done, len(todo))
 
     def _starts(self, todo: Sequence[str], missing: Mapping[int, set[str]], view: int) -> dict[int, list[str]]:
-        """What each picture goes on from: the deepest joint on disk below its missing rows, or 0, its pixels."""
+        """Pictures by what they are computed from: the deepest joint on disk below their missing rows, or 0, pixels."""
         left, found = list(todo), {}
         for cut in reversed(self._joints):
             above = [key for key in left if min(c for c in self.cuts if key in missing[c]) > cut]
-            if above and any(self._folder.glob(f"cut{cut}-view{view}-*")):
+            if above and any(self.folder.glob(f"cut{cut}-view{view}-*")):
                 absent = set(self.rows(cut, view).missing(above))
                 found[cut] = [key for key in above if key not in absent]
                 left = [key for key in left if key not in set(found[cut])]
@@ -123,32 +136,32 @@ class FeatureCache:
 
     def _extend(self, keys: list[str], view: int, start: int, stores: Mapping[int, RowStore],
                 missing: Mapping[int, set[str]]) -> None:  # fmt: skip
-        """Compute and append a chunk's missing rows, going on from cut `start`."""
+        """Compute a chunk's missing rows from the outputs of stage `start`, and append them."""
         found: dict[int, list[Halves]] = defaultdict(list)
-        seen = prefetch(
-            lambda n: (self._seen(keys[n : n + BATCH], view, start),), range(0, len(keys), BATCH), self._ahead
+        inputs = prefetch(
+            lambda n: (self._inputs(keys[n : n + BATCH], view, start),), range(0, len(keys), BATCH), self._prefetch
         )
-        for (x,) in seen:
+        for (x,) in inputs:
             for cut, out in self._outputs(x, start):
                 if cut in stores:
                     found[cut].append(out.cpu().contiguous().numpy())
-        for cut, pieces in found.items():
+        for cut, batches in found.items():
             wanted = [i for i, key in enumerate(keys) if key in missing[cut]]
             if wanted:
-                stores[cut].append([keys[i] for i in wanted], np.concatenate(pieces)[wanted])  # without the padding
+                stores[cut].append([keys[i] for i in wanted], np.concatenate(batches)[wanted])  # without the padding
 
-    def _seen(self, keys: list[str], view: int, start: int) -> Tensor:
-        """One padded batch as stage `start` takes it: normalised pixels (32, 3, P, P) of this view, or a cut's rows."""
+    def _inputs(self, keys: list[str], view: int, start: int) -> Tensor:
+        """One padded batch for stage `start`: normalised pixels (32, 3, P, P) of this view, or rows of cut `start`."""
         padded = keys + keys[:1] * (BATCH - len(keys))
         if start:
             rows = self.rows(start, view)
             return channels_last(torch.from_numpy(rows.take(rows.places(padded))).to(self.device).float())
-        pixels = torch.from_numpy(self.pixels.take(self.pixels.places(padded))).to(self.device)
+        squares = torch.from_numpy(self.pixels.take(self.pixels.places(padded))).to(self.device)
         if view == 0:
-            return torch.as_tensor(self._entry([pixels]))
+            return torch.as_tensor(self._input([squares]))
         magnitude = torch.full((BATCH,), view / N_VIEWS, device=self.device)
         drawn = random_draws(padded, [view] * BATCH, self.seed).to(self.device)
-        return torch.as_tensor(self._entry([pixels, magnitude, drawn]))
+        return torch.as_tensor(self._input([squares, magnitude, drawn]))
 
     @torch.no_grad()
     def _outputs(self, x: Tensor, start: int) -> Iterator[tuple[int, Tensor]]:
@@ -174,5 +187,5 @@ def flip_maps(maps: Tensor, which: Tensor) -> Tensor:
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """Channels last, which convolutions run faster on; the numbers stay the same."""
+    """The same numbers in channels-last layout, on which convolutions are faster."""
     return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x

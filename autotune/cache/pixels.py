@@ -1,9 +1,10 @@
-"""Pixels: each picture decoded and resized once, kept as uint8 and shared by all studies."""
+"""Decoded pixels: each picture is decoded and resized once, kept as uint8 and shared by all studies."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,54 +19,56 @@ from autotune.data.picture import Picture, UnreadableError, read_picture
 from autotune.errors import DataError
 from autotune.files import cache_folder
 
-CHUNK = 256
+VERSION = 1  # of decoding and resizing; raised with every change of the pixels they give
+CHUNK = 256  # pictures between two writes
+
+Square = NDArray[np.uint8]  # (3, P, P)
 
 
 def pixel_rows(pixels: int, interpolation: str) -> RowStore:
     """The rows (3, P, P), uint8, of all pictures at this size, keyed by their digest."""
-    return RowStore(cache_folder() / "pixels" / f"{pixels}-{interpolation}", (3, pixels, pixels), np.uint8)
+    folder = cache_folder() / "pixels" / f"{pixels}-{interpolation}-v{VERSION}"
+    return RowStore(folder, (3, pixels, pixels), np.uint8)
 
 
 class PixelWriter:
-    """A shelf for reading: each picture's squares at several (size, interpolation), stored as they come in.
+    """Stores decoded pictures at several sizes, each given with its interpolation. Safe for several threads."""
 
-    is_sealed: whether a picture is the test's; of those nothing is kept.
-    """
+    def __init__(self, sizes: Iterable[tuple[int, str]]) -> None:
+        self._stores = {(pixels, how): pixel_rows(pixels, how) for pixels, how in sizes}
+        self._waiting: dict[str, dict[tuple[int, str], Square]] = {}
+        self._lock = threading.Lock()  # held to change what waits, not to resize or to write
 
-    def __init__(self, looks: Sequence[tuple[int, str]], is_sealed: Callable[[Picture], bool]) -> None:
-        self._stores = {(size, how): pixel_rows(size, how) for size, how in looks}
-        self._is_sealed = is_sealed
-        self._waiting: dict[str, dict[tuple[int, str], NDArray[np.uint8]]] = {}
+    def add(self, digest: str, image: Image.Image) -> None:
+        """Resize a picture to the sizes that are not stored yet. Raises StudyError where the disk is full."""
+        missing = [size for size, rows in self._stores.items() if digest not in rows]
+        squares = {(pixels, how): crop_square(image, pixels, how) for pixels, how in missing}
+        if not squares:
+            return
+        with self._lock:
+            self._waiting[digest] = squares
+            is_full = len(self._waiting) >= CHUNK
+        if is_full:
+            self.flush()
 
-    def cut(self, picture: Picture, image: Image.Image) -> dict[tuple[int, str], NDArray[np.uint8]] | None:
-        """The squares (3, P, P) that are not in the store yet."""
-        if self._is_sealed(picture):
-            return None
-        wanted = (look for look, rows in self._stores.items() if picture.digest not in rows)
-        return {(size, how): crop_square(image, size, how) for size, how in wanted}
-
-    def put(self, digest: str, cut: dict[tuple[int, str], NDArray[np.uint8]]) -> None:
-        self._waiting[digest] = cut
-        if len(self._waiting) >= CHUNK:
-            self.close()
-
-    def close(self) -> None:
+    def flush(self) -> None:
         """Write what waits. Raises StudyError where the disk is full."""
-        for look, rows in self._stores.items():
-            squares = {digest: cut[look] for digest, cut in self._waiting.items() if look in cut}
+        with self._lock:
+            waiting, self._waiting = self._waiting, {}
+        for size, rows in self._stores.items():
+            squares = {digest: found[size] for digest, found in waiting.items() if size in found}
             if not squares:
                 continue
             with rows.lock():
                 keys = rows.missing(squares)
                 if keys:
                     rows.append(keys, np.stack([squares[key] for key in keys]))
-        self._waiting = {}
 
 
 def fill_pixels(
     rows: RowStore, root: Path, pictures: Sequence[Picture], interpolation: str, progress: Progress
 ) -> None:
-    """Decode what reading has not put there, in parallel. Raises DataError where a file has changed meanwhile."""
+    """Decode, in parallel, the pictures that have no row yet. Raises DataError where a file has changed meanwhile."""
     by_digest = {picture.digest: picture for picture in pictures}
     with rows.lock(), ThreadPoolExecutor(os.cpu_count()) as pool:
         missing = rows.missing(by_digest)
@@ -77,7 +80,7 @@ def fill_pixels(
             progress(start + len(keys), len(missing))
 
 
-def read_square(path: Path, pixels: int, interpolation: str) -> NDArray[np.uint8]:
+def read_square(path: Path, pixels: int, interpolation: str) -> Square:
     """One picture as (3, P, P): the largest square in its centre, resized. Raises DataError."""
     try:
         image = read_picture(path)

@@ -1,4 +1,4 @@
-"""Held: the rows that training draws from, on the device where they fit, else read from disk batch by batch."""
+"""Rows that training draws from: on the device where they fit, else read from disk batch by batch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CHUNK = 1024  # rows copied to the device at a time
 
 
 class ResidentRows:
-    """One store's rows of a fixed list of pictures, by their positions in it."""
+    """The rows of a fixed list of pictures, by their positions in it."""
 
     def __init__(self, rows: RowStore, digests: tuple[str, ...], device: torch.device, resident: bool) -> None:
         self.shape = rows.shape
@@ -24,8 +24,13 @@ class ResidentRows:
         self._places = rows.places(digests)
         self._resident = self._copied() if resident else None
 
+    @property
+    def is_resident(self) -> bool:
+        """Whether all of them are in the device's memory."""
+        return self._resident is not None
+
     def take(self, positions: NDArray[np.int64]) -> Tensor:
-        """Rows (N, ...) on `device`, of the store's own type."""
+        """Rows (N, ...) on `device`, in the store's type."""
         if self._resident is None:
             return torch.from_numpy(self._rows.take(self._places[positions]))
         return self._resident[torch.from_numpy(positions).to(self.device)]
@@ -39,7 +44,7 @@ class ResidentRows:
 
 
 class ResidentPool:
-    """So many bytes of a device for rows, kept from trial to trial; what was used longest ago makes way."""
+    """A fixed number of a device's bytes for rows, kept from trial to trial; the least recently used are dropped."""
 
     def __init__(self, device: torch.device, n_bytes: int) -> None:
         self._device = device
@@ -47,7 +52,7 @@ class ResidentPool:
         self._kept: OrderedDict[tuple[object, ...], tuple[ResidentRows, int]] = OrderedDict()
 
     def held(self, rows: RowStore, digests: tuple[str, ...]) -> ResidentRows:
-        """These pictures' rows: resident if all of them fit."""
+        """The rows of these pictures: resident if all of them fit."""
         key = (rows.folder, digests)
         if key not in self._kept:
             needed = rows.row_bytes * len(digests)

@@ -1,10 +1,11 @@
-"""Rows keyed by content: the files behind decoded pixels and banks, in the user's cache folder."""
+"""Rows keyed by content: the files of decoded pixels and cached features."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import numpy as np
 from filelock import FileLock
@@ -14,14 +15,14 @@ from autotune.errors import StudyError
 from autotune.files import make_folder, unwritable
 
 KEY_BYTES = 16
-REMAPPED = 2**30  # bytes read through a map before it is opened anew, so that the pages read do not stay resident
+REMAPPED = 2**30  # bytes read through a map before it is opened again, so that the pages read do not stay resident
 
 
 class RowStore:
     """Arrays of one shape and type, each under a 32-hex-digit key, appended and read back through a memory map.
 
-    A row counts once its key is on disk, and keys are written after rows are, so what kill -9 cuts off is never read:
-    the next writer overwrites it. Writers take turns by a lock; a reader sees what was there when it opened.
+    A row exists once its key is on disk, and keys are written after rows, so what kill -9 leaves unfinished is never
+    read: the next writer overwrites it. Writers hold a lock in turn.
     """
 
     def __init__(self, folder: Path, shape: Sequence[int], dtype: DTypeLike) -> None:
@@ -36,14 +37,14 @@ class RowStore:
         self._taken = 0
         self._refresh()
         if self._index:
-            os.utime(self._keys)  # used now: what is used longest ago makes way first
+            os.utime(self._keys)  # used now: the least recently used rows are deleted first
 
     def lock(self) -> FileLock:
         """Held while rows are computed and appended, so that two workers do not compute the same ones."""
         return FileLock(make_folder(self.folder) / "lock")
 
     def __contains__(self, key: str) -> bool:
-        """Whether a key had a row at the last look at the disk."""
+        """Whether a key had a row when the disk was last read."""
         return key in self._index
 
     def missing(self, keys: Iterable[str]) -> list[str]:
@@ -52,18 +53,18 @@ class RowStore:
         return [key for key in dict.fromkeys(keys) if key not in self._index]
 
     def append(self, keys: Sequence[str], rows: NDArray[np.generic]) -> None:
-        """Add rows (N, *shape) under new keys. Call it with the lock held. Raises StudyError where the disk is full."""
+        """Add rows (N, *shape) under new keys, with the lock held. Raises StudyError where the disk is full."""
         self._refresh()
         start = len(self._index)
         try:
             make_folder(self.folder)
-            with _opened(self._rows) as out:
+            with _open(self._rows) as out:
                 out.truncate(start * self.row_bytes)
                 out.seek(start * self.row_bytes)
                 out.write(np.ascontiguousarray(rows, dtype=self.dtype).tobytes())
                 out.flush()
                 os.fsync(out.fileno())
-            with _opened(self._keys) as out:
+            with _open(self._keys) as out:
                 out.truncate(start * KEY_BYTES)
                 out.seek(start * KEY_BYTES)
                 out.write(bytes.fromhex("".join(keys)))
@@ -71,7 +72,7 @@ class RowStore:
             raise unwritable(self.folder, error) from error
 
     def places(self, keys: Sequence[str]) -> NDArray[np.int64]:
-        """Row numbers (N,) of keys. Raises StudyError where some are gone: the cache was deleted meanwhile."""
+        """Row numbers (N,) of keys. Raises StudyError where some are missing: the cache was deleted meanwhile."""
         self._refresh()
         try:
             return np.array([self._index[key] for key in keys], dtype=np.int64)
@@ -92,10 +93,10 @@ class RowStore:
         return rows
 
     def _refresh(self) -> None:
-        """Read the keys written since the last look, and map the rows they stand for."""
+        """Read the keys written since the last call, and map their rows."""
         n = min(_size(self._keys) // KEY_BYTES, _size(self._rows) // max(self.row_bytes, 1))
         known = len(self._index)
-        if known and (n < known or self._key(known - 1) != self._last):  # deleted, and perhaps begun anew
+        if known and (n < known or self._key(known - 1) != self._last):  # deleted, and perhaps written again
             self._index, self._map, known = {}, None, 0
         if n == known:
             return
@@ -113,8 +114,8 @@ class RowStore:
             return keys.read(KEY_BYTES).hex()
 
 
-def _opened(file: Path):  # type: ignore[no-untyped-def]
-    return file.open("r+b" if file.exists() else "w+b")
+def _open(file: Path) -> BinaryIO:
+    return cast(BinaryIO, file.open("r+b" if file.exists() else "w+b"))
 
 
 def _size(file: Path) -> int:

@@ -76,7 +76,7 @@ def search(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done and what it would cost, and stop.")
     ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say also what is banked, and why.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also show caching decisions.")] = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -98,7 +98,7 @@ def search(
     console = open_console(quiet, program=as_json, verbose=verbose)
     listener = Listeners(console, TensorBoardListener()) if tensorboard else console
     if dry_run:
-        _rehearse(request, console, as_json)
+        _show_dry_run(request, console, as_json)
         return
     try:
         found = run_study(request, listener)
@@ -111,17 +111,17 @@ def search(
         print_json(found.to_json())
 
 
-def _rehearse(request: SearchRequest, console: PlainConsole, as_json: bool) -> None:
+def _show_dry_run(request: SearchRequest, console: PlainConsole, as_json: bool) -> None:
     from autotune.cli import views
-    from autotune.study.dry_run import dry_run as run_dry
+    from autotune.study.dry_run import dry_run
 
     try:
-        found = run_dry(request, console)
+        found = dry_run(request, console)
     finally:
         console.close()
     views.show_dry_run(found, console)
     if as_json:
-        print_json(found)
+        print_json(found.to_json())
 
 
 @app.command(name="status")
@@ -273,7 +273,7 @@ def data(
     finally:
         console.close()
     if as_json:
-        print_json(found)
+        print_json(found.to_json())
     else:
         views.show_data(found, console)
 
@@ -300,7 +300,7 @@ def lr_find(
 ) -> None:
     """Find the learning rates to cycle between: rates rise, and the training loss shows which of them learn."""
     from autotune.cli.console import PlainConsole
-    from autotune.study.range_test import run_range_test
+    from autotune.cli.range_test import find_learning_rates
     from autotune.study.request import SearchRequest
 
     flags = {"backbone": backbone, "depth": depth, "pixels": pixels, "seed": seed}
@@ -310,7 +310,7 @@ def lr_find(
     )  # fmt: skip
     console = PlainConsole(program=as_json)
     try:
-        found = run_range_test(request, write, console)
+        found = find_learning_rates(request, write, console)
     finally:
         console.close()
     if as_json:

@@ -11,12 +11,12 @@ from autotune.cli.options import Json, Yes, confirmed, print_json
 if TYPE_CHECKING:
     from autotune.cache.eviction import CacheEntry
 
-cache_app = typer.Typer(help="Show, trim or clear decoded pixels and banks.", invoke_without_command=True)
+cache_app = typer.Typer(help="Show, trim or clear decoded pixels and cached features.", invoke_without_command=True)
 
 
 @cache_app.callback()
 def cache(context: typer.Context, as_json: Json = False) -> None:
-    """Show what the cache holds, what was used last first."""
+    """Show what the cache holds, the most recently used first."""
     if context.invoked_subcommand:
         return
     from autotune.cache.eviction import cache_status
@@ -34,7 +34,7 @@ def cache(context: typer.Context, as_json: Json = False) -> None:
 def trim(
     to: Annotated[str | None, typer.Option(help="A size, e.g. 5GB; by default the limit.")] = None,
 ) -> None:
-    """Delete what was used longest ago until the cache is no larger than its limit."""
+    """Delete the least recently used until the cache is no larger than its limit."""
     from autotune.cache import eviction
 
     _tell_deleted(eviction.trim(eviction.parse_size(to) if to else eviction.limit()))
@@ -42,11 +42,11 @@ def trim(
 
 @cache_app.command()
 def clear(yes: Yes = False) -> None:
-    """Delete all decoded pixels and banks. Nothing is lost but the time to compute them again."""
+    """Delete all decoded pixels and cached features. Nothing is lost but the time to compute them again."""
     from autotune.cache import eviction
 
     if yes or confirmed(
-        f"Delete all decoded pixels and banks in {eviction.cache_status()['folder']}?", "cache clear --yes"
+        f"Delete all decoded pixels and cached features in {eviction.cache_status()['folder']}?", "cache clear --yes"
     ):
         _tell_deleted(eviction.clear())
 

@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     from autotune.export.result import ExportResult
     from autotune.export.verify import VerifiedFile
 
+if TYPE_CHECKING:
+    from autotune.data.picture import Picture
+    from autotune.report.data_survey import DataSurvey
+    from autotune.report.label_issues import LabelIssue
+    from autotune.study.dry_run import DryRun
+    from autotune.study.range_test import RangeTestResult, RateBounds
+
 N_LEADERS = 10
 N_LISTED = 20  # pictures of each kind
 
@@ -80,39 +87,60 @@ def _stages(parameters: list[int]) -> str:
     return ", ".join(f"{n:,}" for n in parameters)
 
 
-def show_dry_run(found: dict[str, Any], console: PlainConsole) -> None:
-    """The cost of the plan that has been said."""
-    for row in found["banks"]:
-        cuts = ", ".join(str(cut) for cut in row["after_stages"])
-        there = f"; {file_size(row['bytes_there'])} of it is in the cache" if row["bytes_there"] else ""
+def show_dry_run(found: DryRun, console: PlainConsole) -> None:
+    """The cost of the plan that has been announced."""
+    for one in found.features:
+        cuts = ", ".join(str(cut) for cut in one.after_stages)
+        there = f"; {file_size(one.bytes_there)} of it is in the cache" if one.bytes_there else ""
         console.say(
-            f"Bank: {row['backbone']} at {row['pixels']} pixels, after stages {cuts} of {row['stages']}: "
-            f"up to {file_size(row['bytes'])}{there}."
+            f"Feature cache: {one.backbone} at {one.pixels} pixels, after stages {cuts} of {one.stages}: "
+            f"up to {file_size(one.bytes)}{there}."
         )
-    operations, disk, trials = found["operations"], found["disk"], found["trials"]
-    bank = f"{operations['bank'] / 1e12:.3g} T operations for the bank, " if found["banks"] else ""
-    console.say(f"Work: {bank}{operations['trials'] / 1e12:.3g} T operations for the trials.")
-    bank = f"up to {file_size(disk['bank'])} for the bank, " if found["banks"] else ""
-    console.say(f"Disk: {bank}{file_size(disk['pixels'])} for decoded pixels, in {_homely(disk['folder'])}.")
-    if found["begun"]:
-        console.say(f"The study has begun: {trials['finished']} trials are finished, {trials['left']} are left.")
-    if not trials["left"] and found["tested"]:
+    work = f"{found.feature_operations / 1e12:.3g} T operations for the feature cache, " if found.features else ""
+    console.say(f"Work: {work}{found.trial_operations / 1e12:.3g} T operations for the trials.")
+    disk = f"up to {file_size(found.feature_bytes)} for the feature cache, " if found.features else ""
+    console.say(f"Disk: {disk}{file_size(found.pixel_bytes)} for decoded pixels, in {_homely(found.cache_folder)}.")
+    if found.begun:
+        console.say(f"The study has begun: {found.n_finished} trials are finished, {found.n_left} are left.")
+    if not found.n_left and found.tested:
         console.say("Nothing is left to do; the same command only prints.")
         return
-    console.say(f"Time: about {duration(found['seconds'])}.")
+    console.say(f"Time: about {duration(found.seconds)}.")
     console.say("This was a dry run: no study was written. The same command without --dry-run starts it.")
 
 
-def _homely(folder: str) -> str:
+def show_range_test(
+    found: RangeTestResult, bounds: RateBounds, plot: Path, written: Path | None, console: PlainConsole
+) -> None:
+    """The bounds that a range test suggests, and where they are written."""
+    from autotune.study.range_test import fixed_with_bounds
+
+    console.say(f"Tested: {found.tested.words}")
+    console.say(f"Suggested: lr_low {bounds.low:.1e}, lr_high {bounds.high:.1e}")
+    console.say(
+        f"Chosen so: the smoothed training loss falls from {found.curve.level:.3g} to {bounds.least:.3g}; a tenth of "
+        "that is done at lr_low, where the fall begins, four fifths at lr_high, before it slows (Smith 2017)."
+    )
+    console.say(f"Plot: {plot.resolve()}")
+    if written:
+        also = ", ".join(f"{name} = {value}" for name, value in fixed_with_bounds(found.tested).items())
+        console.say(
+            f"Written to {written}, under [space]: lr_low and lr_high, which stand for every trial, and therefore also "
+            f"what they were measured with: {also}."
+        )
+    elif not found.has_begun:
+        console.say(f"With --write they go into {found.folder / 'study.toml'}.")
+
+
+def _homely(folder: Path) -> str:
     """A path as a person writes it."""
-    place = Path(folder)
-    return f"~/{place.relative_to(Path.home()).as_posix()}" if place.is_relative_to(Path.home()) else folder
+    return f"~/{folder.relative_to(Path.home()).as_posix()}" if folder.is_relative_to(Path.home()) else str(folder)
 
 
 def show_cache(found: dict[str, Any], console: PlainConsole) -> None:
     """What the cache holds, and how much it may."""
     table = Table(box=None, pad_edge=False)
-    for name, side in (("pixels or bank", "left"), ("rows", "right"), ("size", "right"), ("last used", "right")):
+    for name, side in (("pixels or features", "left"), ("rows", "right"), ("size", "right"), ("last used", "right")):
         table.add_column(name, justify=side, no_wrap=True)  # type: ignore[arg-type]
     for row in found["entries"]:
         table.add_row(escape(row["name"]), f"{row['rows']:,}", file_size(row["bytes"]), ago(row["used"]))
@@ -196,33 +224,37 @@ def show_studies(rows: Sequence[StudyRow], console: PlainConsole) -> None:
     console.rich.print(table)
 
 
-def show_data(found: dict[str, Any], console: PlainConsole) -> None:
+def show_data(found: DataSurvey, console: PlainConsole) -> None:
     """The survey for a person."""
-    console.say(f"{found['folder']}: {found['pictures']} pictures of {len(found['classes'])} classes")
-    width = max(len(name) for name in found["classes"])
-    for name, n in found["classes"].items():
+    console.say(f"{found.folder}: {found.pictures} pictures of {len(found.classes)} classes")
+    width = max(len(name) for name in found.classes)
+    for name, n in found.classes.items():
         console.say(f"  {name:{width}} {n:7d}")
-    console.say(f"The largest class has {found['uneven']:.1f} times the pictures of the smallest.")
-    console.say(f"The median picture's shorter side is {found['side']} pixels.")
-    if found["parts"]:
-        whose = "as the folders say" if len(found["given_parts"]) > 1 else "by a hash of their content"
-        parts = ", ".join(f"{n} {name}" for name, n in found["parts"].items())
+    console.say(f"The largest class has {found.uneven:.1f} times the pictures of the smallest.")
+    console.say(f"The median picture's shorter side is {found.side} pixels.")
+    if found.parts:
+        whose = "as the folders say" if len(found.given_parts) > 1 else "by a hash of their content"
+        parts = ", ".join(f"{n} {name}" for name, n in found.parts.items())
         console.say(f"Parts, {whose}: {parts}")
-    _list(console, "Set aside", [f"{one['path']}: {one['reason']}" for one in found["set_aside"]])
-    _list(console, "Copies, kept on one side of the split", [" = ".join(group) for group in found["copies"]])
-    _list(console, "Near-copies, kept on one side too", [" = ".join(group) for group in found["near_copies"]])
-    if found["too_much_alike"]:
+    _list(console, "Set aside", [f"{one.path}: {one.reason}" for one in found.set_aside])
+    _list(console, "Copies, kept on one side of the split", [_equal(group) for group in found.copies])
+    _list(console, "Near-copies, kept on one side too", [_equal(group) for group in found.near_copies])
+    if found.too_much_alike:
         console.say("  The pictures are too much alike to tell near-copies from others; exact copies alone count.")
-    told = [" = ".join(f"{one['path']} ({one['label']})" for one in group) for group in found["contradictions"]]
-    _list(console, "Copies whose labels contradict each other", told)
-    if found["suspects"]:
-        _list(console, "Labels to look at, the most doubtful first", [_fitted(one) for one in found["suspects"]])
-    if found["problem"]:
-        console.say(f"No study can start: {found['problem']}")
+    contradictions = [" = ".join(f"{one.path} ({one.label})" for one in group) for group in found.contradictions]
+    _list(console, "Copies whose labels contradict each other", contradictions)
+    if found.suspects:
+        _list(console, "Labels to look at, the most doubtful first", [_doubt(one) for one in found.suspects])
+    if found.problem:
+        console.say(f"No study can start: {found.problem}")
 
 
-def _fitted(one: dict[str, Any]) -> str:
-    return f"{one['path']}: labelled {one['label']}, looks like {one['answer']} ({percent(one['probability'])})"
+def _equal(group: Sequence[Picture]) -> str:
+    return " = ".join(picture.path for picture in group)
+
+
+def _doubt(one: LabelIssue) -> str:
+    return f"{one.path}: labelled {one.label}, looks like {one.answer} ({percent(one.probability)})"
 
 
 def _list(console: PlainConsole, title: str, lines: list[str]) -> None:

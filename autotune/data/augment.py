@@ -1,4 +1,4 @@
-"""Augmentation: one random view per picture, a whole batch at a time, by one geometric resampling."""
+"""Augmentation: one random view per picture, for a whole batch at once, with a single geometric resampling."""
 
 from __future__ import annotations
 
@@ -11,20 +11,40 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-SHIFT, SHEAR, ZOOM, CHANNEL_SHIFT = 0.2, 0.3, 0.1, 0.2  # the hot-dog write-up's ranges, reached at magnitude 1
 N_DRAWS = 16
 
 
 @dataclass(frozen=True)
+class AugmentRanges:
+    """How far each operation goes at magnitude 1, as in Keras's ImageDataGenerator. shift: of the picture's side.
+
+    All of it enters the keys of cached views, so that rows of other ranges are not used again.
+    """
+
+    shift: float = 0.2
+    shear: float = 0.3
+    zoom: float = 0.1
+    channel_shift: float = 0.2
+
+
+RANGES = AugmentRanges()  # those of the hot-dog write-up
+
+
+@dataclass(frozen=True)
 class Invariances:
-    """What may be done to these pictures without changing what they show. angle: largest turn, in degrees."""
+    """What may be done to these pictures without changing what they show. angle: largest rotation, in degrees."""
 
     flips: str = "horizontal"
     angle: float = 15.0
 
 
+def augmentation_key() -> str:
+    """The constants that a view depends on, besides its picture and its study."""
+    return f"{RANGES} {N_DRAWS}"
+
+
 def random_draws(digests: Sequence[str], views: Sequence[int], seed: int) -> Tensor:
-    """Numbers in [0, 1) (N, 16): a function of (seed, content, view number) and of nothing else."""
+    """Random numbers in [0, 1), (N, 16), that depend on (seed, content, view number) alone."""
     raw = b"".join(
         hashlib.blake2b(f"{seed}:{digest}:{view}".encode(), digest_size=4 * N_DRAWS).digest()
         for digest, view in zip(digests, views, strict=True)
@@ -36,8 +56,8 @@ def random_draws(digests: Sequence[str], views: Sequence[int], seed: int) -> Ten
 def augment(pixels: Tensor, magnitude: Tensor, drawn: Tensor, invariances: Invariances) -> Tensor:
     """Views (N, 3, P, P), float in [0, 1], of pictures (N, 3, P, P), uint8.
 
-    magnitude: (N,) in [0, 1]; 0 gives the picture itself. drawn: (N, 16) from `draws`. Pixels from beyond the edge
-    are mirrored in. Ranges as in Keras's ImageDataGenerator.
+    magnitude: (N,) in [0, 1]; 0 gives the picture itself. drawn: (N, 16) from `random_draws`. Pixels beyond the edge
+    are filled by reflection.
     """
     image = pixels.float().div(255)
     magnitude = magnitude.to(image)
@@ -49,20 +69,20 @@ def augment(pixels: Tensor, magnitude: Tensor, drawn: Tensor, invariances: Invar
         padding_mode="reflection",
         align_corners=False,
     )
-    tint = CHANNEL_SHIFT * magnitude[:, None] * _signed(drawn[:, 5:8].to(image))  # (N, 3)
+    tint = RANGES.channel_shift * magnitude[:, None] * _signed(drawn[:, 5:8].to(image))  # (N, 3)
     view = moved.add(tint[:, :, None, None]).clamp(0, 1)
     return torch.where(magnitude[:, None, None, None] > 0, view, image)
 
 
 def _affine(magnitude: Tensor, drawn: Tensor, invariances: Invariances) -> Tensor:
-    """Matrices (N, 2, 3) that turn, shear, zoom, flip and shift, in grid_sample's [-1, 1] coordinates."""
+    """Affine matrices (N, 2, 3) of rotation, shear, zoom, flip and shift, in grid_sample's [-1, 1] coordinates."""
     angle = math.radians(invariances.angle) * magnitude * _signed(drawn[:, 0])
-    shear = SHEAR * magnitude * _signed(drawn[:, 1])
-    zoom = 1 + ZOOM * magnitude * _signed(drawn[:, 2])
+    shear = RANGES.shear * magnitude * _signed(drawn[:, 1])
+    zoom = 1 + RANGES.zoom * magnitude * _signed(drawn[:, 2])
     across = _mirror(drawn[:, 8], invariances.flips in ("horizontal", "both"))
     down = _mirror(drawn[:, 9], invariances.flips in ("vertical", "both"))
     cos, sin = angle.cos(), angle.sin()
-    shift = 2 * SHIFT * magnitude[:, None] * _signed(drawn[:, 3:5])  # the whole width is 2 units
+    shift = 2 * RANGES.shift * magnitude[:, None] * _signed(drawn[:, 3:5])  # the whole width is 2 units
     top = torch.stack([cos * zoom * across, (shear * cos - sin) * zoom * down, shift[:, 0]], 1)
     bottom = torch.stack([sin * zoom * across, (shear * sin + cos) * zoom * down, shift[:, 1]], 1)
     return torch.stack([top, bottom], 1)

@@ -1,15 +1,14 @@
-"""Pictures: a folder or a table of them becomes a catalogue of labelled, readable pictures."""
+"""The catalog: the labelled, readable pictures of a folder or a table."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,24 +20,17 @@ from autotune.data.picture import Picture, UnreadableError, pixel_digest, read_p
 from autotune.data.table import is_table, list_table
 from autotune.errors import DataError
 
-with contextlib.suppress(ImportError):  # the extra `heic`
-    import pillow_heif
-
-    pillow_heif.register_heif_opener()
-
 BAD_SHARE = 0.1
-
-READ_AT_ONCE = 512  # files between two waits, so that what is kept of them stays bounded
-UNOPENED = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what opening a damaged file raises
-GLANCED = 1000  # files whose headers are looked at beforehand
+READ_AT_ONCE = 512  # files handed to the threads at a time, so that few are waited for after Ctrl-C
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Catalog:
-    """Pictures and what was set aside. near: digests of near-copies, pair by pair; None where the pictures are too
-    much alike to tell.
+    """Pictures, and the files that were set aside. root: where relative paths start.
+
+    near: pairs of near-copies, by digest; None where the pictures are too much alike to tell.
     """
 
     root: Path
@@ -49,13 +41,13 @@ class Catalog:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Pictures a class, in the order of classes."""
+        """Pictures per class, in the order of classes."""
         found = Counter(picture.label for picture in self.pictures)
         return {name: found[name] for name in self.classes}
 
     @property
     def copies(self) -> list[list[Picture]]:
-        """Groups of two and more pictures with the same pixels."""
+        """Groups of two or more pictures with the same pixels."""
         groups: dict[str, list[Picture]] = defaultdict(list)
         for picture in self.pictures:
             groups[picture.digest].append(picture)
@@ -67,71 +59,39 @@ class Catalog:
         return int(np.median([picture.side for picture in self.pictures]))
 
 
-class PixelSink(Protocol):
-    """Keeps of each picture what is wanted later, while it is decoded anyway."""
+class PictureSink(Protocol):
+    """Is offered every picture while it is decoded, so that it need not be decoded again for what is wanted of it."""
 
-    def cut(self, picture: Picture, image: Image.Image) -> Any:
-        """What to keep of a picture, None for nothing. Called from several threads."""
+    def begin(self, root: Path, files: Sequence[LabelledFile]) -> None:
+        """These files will be read; their paths start at root. Called once, before the first is read."""
 
-    def put(self, digest: str, cut: Any) -> None:
-        """Keep it. Called from one thread."""
+    def offer(self, picture: Picture, image: Image.Image) -> None:
+        """A decoded picture. Called from several threads."""
 
     def close(self) -> None:
-        """No more will come."""
+        """All files have been read."""
 
 
 def read_catalog(source: Path, known: Mapping[str, Picture] | None = None, progress: Progress | None = None,
-         shelf_for: Callable[[int], PixelSink] | None = None) -> Catalog:  # fmt: skip
-    """Find, decode and hash every picture of a folder or table, in parallel. known: pictures of an earlier run, by
-    path; with them, near-copies are not looked for.
+                 sink: PictureSink | None = None) -> Catalog:  # fmt: skip
+    """Find, decode and hash every picture of a folder or table, in parallel.
 
-    shelf_for: makes a shelf for pictures of about this median shorter side, in pixels, as their headers say.
-    Raises DataError: no such folder, no pictures, one class, too many that cannot be read.
+    known: pictures of an earlier run, by path. Those whose files are unchanged are not decoded again, and near-copies
+    are not searched. Raises DataError: no such folder, no pictures, one class.
     """
-    root, files, set_aside = _found(source)
-    pictures: list[Picture] = []
-    thumbs: dict[str, NDArray[np.uint8]] = {}
-    shelf = shelf_for(_glanced_side(root, files)) if shelf_for else None
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for first in range(0, len(files), READ_AT_ONCE):
-            chunk = files[first : first + READ_AT_ONCE]
-            jobs = pool.map(lambda found: _examined(root, found, known or {}, shelf), chunk)
-            for done, look in enumerate(jobs, first + 1):
-                if isinstance(look.result, Picture):
-                    pictures.append(look.result)
-                    if look.thumb is not None:
-                        thumbs[look.result.digest] = look.thumb
-                    if shelf and look.cut is not None:
-                        shelf.put(look.result.digest, look.cut)
-                else:
-                    set_aside.append(look.result)
-                if progress:
-                    progress(done, len(files))
-    if shelf:
-        shelf.close()
-    _refuse_empty(source, pictures, set_aside)
+    root, files, skipped = _list_files(source)
+    if sink:
+        sink.begin(root, files)
+    results = _read_files(root, files, known or {}, sink, progress or _ignore)
+    if sink:
+        sink.close()
+    pictures = tuple(one.picture for one in results if one.picture)
+    skipped += [one.skipped for one in results if one.skipped]
+    _refuse_empty(source, pictures, skipped)
     classes = tuple(sorted({picture.label for picture in pictures}))
-    if len(classes) < 2:
-        raise DataError(
-            f"{source} holds one class, {classes[0]!r}.", "Give each class a folder of its own; two at least."
-        )
-    aside = tuple(sorted(set_aside, key=lambda one: one.path))
-    return Catalog(root, classes, tuple(pictures), aside, () if known else _near(thumbs))
-
-
-def _found(source: Path) -> tuple[Path, list[LabelledFile], list[SkippedFile]]:
-    """The root that paths start at, the files, and what cannot be one of them."""
-    if is_table(source):
-        return source.parent, *list_table(source)
-    if not source.is_dir():
-        raise DataError(f"There is no folder {source}.", "Name a folder that holds one folder of pictures a class.")
-    return source, *list_folder(source)
-
-
-def _near(thumbs: Mapping[str, NDArray[np.uint8]]) -> tuple[tuple[str, str], ...] | None:
-    digests = list(thumbs)
-    pairs = find_near_duplicates(list(thumbs.values()))
-    return None if pairs is None else tuple((digests[i], digests[j]) for i, j in pairs)
+    _refuse_single_class(source, classes)
+    near = () if known else _near_copies(results)
+    return Catalog(root, classes, pictures, tuple(sorted(skipped, key=lambda one: one.path)), near)
 
 
 def refuse_many_unreadable(catalog: Catalog) -> None:
@@ -145,53 +105,87 @@ def refuse_many_unreadable(catalog: Catalog) -> None:
         )
 
 
-def _glanced_side(root: Path, files: Sequence[LabelledFile]) -> int:
-    """The median shorter side of some files, evenly spread, by their headers; 0 where none can be opened."""
-    sides = []
-    for found in files[:: max(len(files) // GLANCED, 1)]:
-        file = root / found.path
-        if not file.is_file():
-            continue
-        with contextlib.suppress(*UNOPENED), Image.open(file) as image:  # what is wrong with it is said later
-            sides.append(min(image.size))
-    return int(np.median(sides)) if sides else 0
-
-
 @dataclass(frozen=True)
-class _Look:
-    """One file as a picture, its thumb, and what the shelf wants of it."""
+class _ReadFile:
+    """What became of one file: a picture, or the reason why not. thumb: of a decoded picture that has one."""
 
-    result: Picture | SkippedFile
+    picture: Picture | None = None
+    skipped: SkippedFile | None = None
     thumb: NDArray[np.uint8] | None = None
-    cut: Any = None
 
 
-def _examined(root: Path, found: LabelledFile, known: Mapping[str, Picture], shelf: PixelSink | None) -> _Look:
-    path = root / found.path
+def _list_files(source: Path) -> tuple[Path, list[LabelledFile], list[SkippedFile]]:
+    """The root that paths start at, the files that may be pictures, and those that cannot be."""
+    if is_table(source):
+        return source.parent, *list_table(source)
+    if not source.is_dir():
+        raise DataError(f"There is no folder {source}.", "Name a folder that holds one folder of pictures a class.")
+    return source, *list_folder(source)
+
+
+def _read_files(root: Path, files: Sequence[LabelledFile], known: Mapping[str, Picture], sink: PictureSink | None,
+                progress: Progress) -> list[_ReadFile]:  # fmt: skip
+    """Read files in parallel; the results are in the order of files."""
+    results: list[_ReadFile] = []
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        for first in range(0, len(files), READ_AT_ONCE):
+            chunk = files[first : first + READ_AT_ONCE]
+            for result in pool.map(lambda file: _read_file(root, file, known, sink), chunk):
+                results.append(result)
+                progress(len(results), len(files))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return results
+
+
+def _read_file(root: Path, file: LabelledFile, known: Mapping[str, Picture], sink: PictureSink | None) -> _ReadFile:
+    path = root / file.path
     try:
         status = path.stat()
         stamp = f"{status.st_size}-{status.st_mtime_ns}"
-        before = known.get(found.path)
+        before = known.get(file.path)
         if before and before.stamp == stamp:
-            same = Picture(found.path, found.label, found.part, before.digest, before.side, stamp, found.group)
-            return _Look(same)
+            return _ReadFile(replace(before, label=file.label, part=file.part, group=file.group))
         image = read_picture(path)
     except OSError as error:
-        return _Look(SkippedFile(found.path, f"cannot be opened: {error.strerror}", bad=True))
+        return _ReadFile(skipped=SkippedFile(file.path, f"cannot be opened: {error.strerror}", bad=True))
     except UnreadableError as error:
-        return _Look(SkippedFile(found.path, str(error), bad=True))
-    picture = Picture(found.path, found.label, found.part, pixel_digest(image), min(image.size), stamp, found.group)
-    return _Look(picture, thumbnail(image), shelf and shelf.cut(picture, image))
+        return _ReadFile(skipped=SkippedFile(file.path, str(error), bad=True))
+    picture = Picture(file.path, file.label, file.part, pixel_digest(image), min(image.size), stamp, file.group)
+    if sink:
+        sink.offer(picture, image)
+    return _ReadFile(picture, thumb=thumbnail(image))
 
 
-def _refuse_empty(source: Path, pictures: list[Picture], set_aside: list[SkippedFile]) -> None:
+def _near_copies(results: Iterable[_ReadFile]) -> tuple[tuple[str, str], ...] | None:
+    """Pairs of near-copies, by digest."""
+    thumbs = {one.picture.digest: one.thumb for one in results if one.picture and one.thumb is not None}
+    digests = list(thumbs)
+    pairs = find_near_duplicates(list(thumbs.values()))
+    return None if pairs is None else tuple((digests[i], digests[j]) for i, j in pairs)
+
+
+def _refuse_empty(source: Path, pictures: Sequence[Picture], skipped: Sequence[SkippedFile]) -> None:
     if pictures:
         return
-    if set_aside:
-        first = set_aside[0]
+    fix = "Put the pictures of each class into a folder of its own below it."
+    if skipped:
+        first = skipped[0]
         raise DataError(
-            f"{source} has no picture that can be used; {len(set_aside)} files were set aside, "
+            f"{source} has no picture that can be used; {len(skipped)} files were set aside, "
             f"the first, {first.path}: {first.reason}.",
-            "Put the pictures of each class into a folder of its own below it.",
+            fix,
         )
-    raise DataError(f"{source} is empty.", "Put the pictures of each class into a folder of its own below it.")
+    raise DataError(f"{source} is empty.", fix)
+
+
+def _refuse_single_class(source: Path, classes: Sequence[str]) -> None:
+    if len(classes) < 2:
+        raise DataError(
+            f"{source} holds one class, {classes[0]!r}.", "Give each class a folder of its own; two at least."
+        )
+
+
+def _ignore(done: int, total: int) -> None:
+    """Progress that nobody follows."""

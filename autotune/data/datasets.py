@@ -1,4 +1,4 @@
-"""Samples: pictures by name, the built-in digits or a data set that torchvision downloads."""
+"""Data sets by name: the built-in digits, and those that torchvision downloads."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ OFFICIAL = (("train", {"split": "trainval"}), ("test", {"split": "test"}))
 
 @dataclass(frozen=True)
 class TorchvisionDataset:
-    """A data set of torchvision's. parts: what a part is called here and how the class is asked for it.
+    """A data set of torchvision. kind: its class there. parts: the name of each part, and the class's arguments for it.
 
-    has_files: it is a folder of picture files, whose paths its `loader` is given; else it holds arrays. is_writing:
-    its pictures mean something else in a mirror.
+    has_files: it is a folder of picture files, whose paths are passed to its `loader`; else it holds arrays.
+    is_writing: its pictures mean something else when mirrored.
     """
 
     kind: str
@@ -71,21 +71,21 @@ def default_study_name(data: Path | None) -> str:
 
 
 def reference_of(data: Path | None) -> str:
-    """What was named on the command line, so that it can be named again from anywhere; "" for the digits."""
+    """What was given on the command line, in a form that works from any folder; "" for the digits."""
     if data is None:
         return ""
     return str(data.resolve()) if data.exists() else str(data)
 
 
 def is_writing(data: Path | None) -> bool:
-    """Whether these are digits, letters or signs, which may not be mirrored."""
+    """Whether these are digits, letters or signs, which must not be mirrored."""
     return data is None or (not data.exists() and str(data) in DATASETS and DATASETS[str(data)].is_writing)
 
 
 def locate(data: Path | None, cache: Path, say: Callable[[str], None]) -> Path:
-    """The folder or table that `data` stands for; without it, the digits. Raises DataError where there is none.
+    """The folder or table that `data` names; without it, the digits. Raises DataError where there is none.
 
-    What exists under that name goes before a data set of torchvision's.
+    A folder or file of that name comes before a data set of torchvision.
     """
     if data is None:
         say("No folder was named: this is the built-in sample, 1,797 handwritten digits from scikit-learn.")
@@ -120,7 +120,7 @@ def write_digits(cache: Path) -> Path:
 
 
 def _downloaded(which: str, cache: Path, say: Callable[[str], None]) -> Path:
-    """A table of a data set's pictures, their labels and parts; made once."""
+    """The table of a data set's pictures, with labels and parts; downloaded and written once."""
     folder = (cache / "samples" / which).resolve()
     if (folder / TABLE).is_file():
         return folder / TABLE
@@ -148,16 +148,16 @@ def _rows(which: str, part: str, options: dict[str, Any], root: Path, folder: Pa
     classes = getattr(opened, "classes", None)
     for number in range(len(opened)):
         picture, label = opened[number]
-        spoken = classes[label] if classes else str(int(label))
+        name = classes[label] if classes else str(int(label))
         if not isinstance(picture, (str, Path)):
             file = make_folder(folder / "pictures" / (part or "all") / f"{int(label):03d}") / f"{number:06d}.png"
             picture.save(file)
             picture = file.relative_to(folder).as_posix()
-        yield str(picture), spoken[0] if isinstance(spoken, (tuple, list)) else spoken, part
+        yield str(picture), name[0] if isinstance(name, (tuple, list)) else name, part
 
 
 def _opened(which: str, options: dict[str, Any], root: Path) -> Any:
-    """torchvision's own object. Raises DataError where it can neither be found nor downloaded."""
+    """torchvision's data set object. Raises DataError where it is neither on disk nor can be downloaded."""
     from torchvision import datasets
 
     one = DATASETS[which]

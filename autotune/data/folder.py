@@ -1,4 +1,4 @@
-"""A folder of pictures: which files there are, and what their places say of them."""
+"""A folder of pictures: its files, with the class and the part that their folders name."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class LabelledFile:
 
 @dataclass(frozen=True)
 class SkippedFile:
-    """A file that is not used. bad: it claims to be a picture and cannot be read."""
+    """A file that is not used. bad: its name is a picture's, but it cannot be read."""
 
     path: str
     reason: str
@@ -92,7 +92,7 @@ def _walk(root: Path) -> Iterable[Path]:
     seen: set[str] = set()
     for folder, inner, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
-        if real in seen or {"record.db", "manifest.csv"} <= set(names):  # been here, or a study of ours
+        if real in seen or {"record.db", "manifest.csv"} <= set(names):  # a loop of links, or a study of ours
             inner.clear()
             continue
         seen.add(real)
@@ -101,7 +101,7 @@ def _walk(root: Path) -> Iterable[Path]:
 
 
 def _is_text(name: str) -> bool:
-    """Whether a file name is what it should be; undecodable bytes come as lone surrogates."""
+    """Whether a file name is valid Unicode; Python gives undecodable bytes as lone surrogates."""
     try:
         name.encode()
     except UnicodeEncodeError:

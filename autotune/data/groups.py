@@ -1,4 +1,4 @@
-"""Groups of pictures that belong on one side of the split: copies, near-copies, and what the user's table ties."""
+"""Groups of pictures that belong in one part of the split: copies, near-copies, and the groups of the user's table."""
 
 from __future__ import annotations
 
@@ -6,42 +6,38 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from scipy.cluster.hierarchy import DisjointSet
+
 from autotune.data.picture import Picture
 
 
 class Groups:
-    """Which pictures are tied together, directly or through others."""
+    """Which pictures belong together, directly or through others."""
 
     def __init__(self, pictures: Iterable[Picture], near: Iterable[tuple[str, str]]) -> None:
-        self._above: dict[str, str] = {}
+        joined = DisjointSet()
         for picture in pictures:
-            self._top(picture.digest)
+            joined.add(picture.digest)
             if picture.group:
-                self._join(picture.digest, group_key(picture.group))
+                joined.add(group_key(picture.group))
+                joined.merge(picture.digest, group_key(picture.group))
         for one, other in near:
-            self._join(one, other)
+            joined.add(one)
+            joined.add(other)
+            joined.merge(one, other)
+        self._keys = {name: key for names in joined.subsets() for key in [_key_of(names)] for name in names}
 
     def key(self, picture: Picture) -> str:
-        """One name for all that are tied to a picture. The content's or the group's own, so that it decides the side
-        whatever else is in the folder; of several, the first: a group's before a digest.
+        """The key that all pictures of a group share.
+
+        It is a digest or the name of a group, so that it decides the part whatever else is in the folder. Of several
+        names the smallest, of none the smallest digest.
         """
-        return self._top(picture.digest)
-
-    def _top(self, name: str) -> str:
-        top = self._above.setdefault(name, name)
-        while self._above[top] != top:
-            top = self._above[top]
-        while self._above[name] != top:  # shorten the way for the next
-            self._above[name], name = top, self._above[name]
-        return top
-
-    def _join(self, one: str, other: str) -> None:
-        first, last = sorted((self._top(one), self._top(other)), key=lambda name: (not is_group_key(name), name))
-        self._above[last] = first
+        return self._keys[picture.digest]
 
 
 def find_copies(pictures: Sequence[Picture], near: Iterable[tuple[str, str]] | None) -> list[list[Picture]]:
-    """Copies and near-copies: groups of two and more pictures that show the same."""
+    """Groups of two or more pictures that are copies or near-copies of each other."""
     groups = Groups((replace(picture, group="") for picture in pictures), near or ())
     found: dict[str, list[Picture]] = defaultdict(list)
     for picture in pictures:
@@ -60,10 +56,15 @@ def contradictions(groups: Iterable[list[Picture]]) -> list[list[Picture]]:
 
 
 def group_key(group: str) -> str:
-    """The key of a group that the user has named; no digest can be taken for it."""
+    """The key of a group that the user has named; no digest looks like it."""
     return f"group:{group}"
 
 
 def is_group_key(key: str) -> bool:
-    """Whether a key is a group that the user has named, and not content."""
+    """Whether a key is a group that the user has named, and not a digest."""
     return key.startswith("group:")
+
+
+def _key_of(names: Iterable[str]) -> str:
+    """Of one group's digests and group keys: the smallest group key, else the smallest digest."""
+    return min(names, key=lambda name: (not is_group_key(name), name))

@@ -1,4 +1,4 @@
-"""Near-copies: the same picture saved again, resized, cropped a little, brightened or mirrored."""
+"""Near-copies: pictures saved again, resized, slightly cropped, brightened or mirrored."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 SIDE = 32  # of the squares that are compared
-LEAST_SIDE = 30  # of a picture; below it too many look alike, digits above all (benchmarks/near_copies.py)
-COARSE = 8  # of the hash
+LEAST_SIDE = 30  # of a picture; smaller ones look too much alike, digits above all (benchmarks/near_copies.py)
+COARSE = 8  # side of the hash
 PROPOSED, CONFIRMED = 0.9, 0.94  # correlations (benchmarks/near_copies.py)
 CONTRAST = 2.0  # grey levels of 255; below it a square is blank, and all blank ones are alike
 MOST_SHARE = 0.05  # of all pairs; where more are proposed, every picture shows the same scene, and none is a copy
@@ -30,7 +30,7 @@ def thumbnail(image: Image.Image) -> NDArray[np.uint8] | None:
 
 
 def find_near_duplicates(thumbs: Sequence[NDArray[np.uint8]]) -> list[tuple[int, int]] | None:
-    """The places of near-copies, i < j, in different pictures' thumbs; None where the set is too much alike to tell.
+    """Pairs of places i < j whose thumbs are near-copies; None where all are too much alike to tell.
 
     A coarse grey hash proposes (as in Zauner 2010, with its values kept instead of their signs); pixels in colour
     confirm, after the better of a few crops. Both are correlations, so brightness and contrast do not count.

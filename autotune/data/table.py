@@ -1,4 +1,4 @@
-"""A table of pictures: a CSV or TSV file with the columns path and label, and perhaps split and group."""
+"""A table of pictures: a CSV or TSV file with the columns path and label, and optionally split and group."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ def is_table(file: Path) -> bool:
 
 
 def list_table(file: Path) -> tuple[list[LabelledFile], list[SkippedFile]]:
-    """The pictures that a table names, its rows with neither path nor label left out. Raises DataError.
+    """The pictures of a table, and those of a format that cannot be read. Empty rows are ignored. Raises DataError.
 
-    Relative paths start at the table's folder. split: train, val, test or nothing; group: what must stay on one side.
+    Relative paths start at the table's folder. split: train, val, test or nothing; group: pictures of one group stay
+    in one part.
     """
     files: dict[str, LabelledFile] = {}
     aside: list[SkippedFile] = []

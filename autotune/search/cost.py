@@ -1,91 +1,143 @@
-"""Work: what a study costs, counted beforehand in operations and bytes; it decides which cuts have a bank."""
+"""What a study costs, counted in operations and bytes before it starts; it decides which cuts are cached."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from autotune.backbones.profile import StageProfile
 from autotune.cache.features import N_VIEWS
+from autotune.data.split import TRAIN, VALIDATION, Split
+from autotune.search.candidates import Selection
+from autotune.search.ranges import Fixed
+from autotune.search.settings import Settings
 
 EPOCHS_SHARE = 0.6  # of the epochs allowed, what a trial takes on average
-MOST_BYTES = 8 * 2**30  # of one cut's bank; above it, there is none
+MOST_BYTES = 8 * 2**30  # of one cut's features; a cut that takes more is not cached
 # What a byte written or read weighs beside an operation: the ratio of common rates, and never one measured here,
 # because what is decided must not vary from run to run.
 OPERATIONS_A_BYTE = {"cpu": 200, "mps": 1000, "cuda": 5000}
 
+Cuts = Mapping[tuple[str, int], tuple[int, ...]]  # the cuts that are cached, by backbone and size
+
 
 @dataclass(frozen=True)
 class ExpectedShare:
-    """What falls to one backbone at one size. n_rest: validation pictures. trials: expected at each depth."""
+    """What falls to one backbone at one size. trials: expected at each depth. augmented: trials may be."""
 
     n_train: int
-    n_rest: int
+    n_validation: int
     epochs: int
     trials: float
     augmented: bool
 
     @property
-    def seen(self) -> float:
-        """Pictures that one depth's trials take in: each epoch all for training, and two clean samples."""
-        return self.all_epochs * (self.n_train + 2 * self.n_rest)
+    def pictures(self) -> float:
+        """Pictures that one depth's trials take in: in each epoch all for training, and two clean samples."""
+        return self.all_epochs * (self.n_train + 2 * self.n_validation)
 
     @property
     def all_epochs(self) -> float:
         return self.trials * max(self.epochs * EPOCHS_SHARE, 1)
 
     @property
+    def n_views(self) -> int:
+        """Augmented views of each training picture that may be asked for."""
+        return N_VIEWS * self.augmented
+
+    @property
     def n_rows(self) -> int:
-        """Of one cut's bank: every training picture in every view, every validation picture as it is."""
-        return self.n_train * (1 + N_VIEWS * self.augmented) + self.n_rest
+        """Rows of one cached cut: every training picture in every view, every validation picture as it is."""
+        return self.n_train * (1 + self.n_views) + self.n_validation
 
 
 @dataclass(frozen=True)
 class CutCost:
-    """One cut's two costs, in operations. n_bytes: of its bank on disk, half precision."""
+    """Operations with and without caching the output of the first `number` stages. n_bytes: on disk, half precision."""
 
     number: int
-    banked: float
-    fresh: float
+    cached: float
+    uncached: float
     n_bytes: int
 
     @property
     def pays(self) -> bool:
-        return self.n_bytes <= MOST_BYTES and self.banked < self.fresh
+        return self.n_bytes <= MOST_BYTES and self.cached < self.uncached
 
 
 def cut_cost(profile: StageProfile, number: int, share: ExpectedShare, device: str) -> CutCost:
     """Count both ways to serve trials that train what comes after the first `number` stages."""
     forward = sum(profile.operations[:number])
-    row_bytes = bytes_a_row(profile, number)
+    row_bytes = bytes_per_row(profile, number)
     n_rows = share.n_rows
-    a_byte = OPERATIONS_A_BYTE[device.partition(":")[0]]
-    banked = forward * n_rows + a_byte * row_bytes * (n_rows + share.seen)
-    return CutCost(number, banked, forward * share.seen, row_bytes * n_rows)
+    per_byte = OPERATIONS_A_BYTE[device.partition(":")[0]]
+    cached = forward * n_rows + per_byte * row_bytes * (n_rows + share.pictures)
+    return CutCost(number, cached, forward * share.pictures, row_bytes * n_rows)
 
 
-def bytes_a_row(profile: StageProfile, number: int) -> int:
+def bytes_per_row(profile: StageProfile, number: int) -> int:
     """Of the first `number` stages' output for one picture, in half precision."""
     return 2 * math.prod(profile.shapes[number - 1])
 
 
-def trial_operations(profile: StageProfile, depth: int, share: ExpectedShare, is_banked: bool) -> float:
+def trial_operations(profile: StageProfile, depth: int, share: ExpectedShare, is_cached: bool) -> float:
     """Operations of one depth's trials. A training step costs three forward passes of the tail, a measurement one."""
     tail = profile.tail_operations(depth)
-    frozen = 0.0 if is_banked else share.seen * (sum(profile.operations) - tail)
-    return share.all_epochs * tail * (3 * share.n_train + 2 * share.n_rest) + frozen
+    frozen = 0.0 if is_cached else share.pictures * (sum(profile.operations) - tail)
+    return share.all_epochs * tail * (3 * share.n_train + 2 * share.n_validation) + frozen
 
 
-def cuts_to_cache(cuts: Sequence[CutCost], stages: int) -> tuple[int, ...]:
-    """The cuts that have a bank. The features' own always has: the probe needs it."""
-    return tuple(one.number for one in cuts if one.number == stages or one.pays)
+def expected_shares(
+    selection: Selection, settings: Settings, split: Split, n_trials: float
+) -> dict[tuple[str, int], ExpectedShare]:
+    """What falls to each backbone and size if trials are spread evenly."""
+    share = ExpectedShare(
+        n_train=len(split.part(TRAIN)),
+        n_validation=len(split.part(VALIDATION)),
+        epochs=settings.n_epochs,
+        trials=0,
+        augmented=settings.space.augment not in (Fixed(0), Fixed(0.0)),
+    )
+    return {
+        (one.backbone.name, profile.pixels): replace(
+            share, trials=n_trials / len(selection.candidates) / len(one.profiles) / len(one.depths)
+        )
+        for one in selection.candidates
+        for profile in one.profiles
+    }
 
 
-def describe_cut(backbone: str, pixels: int, one: CutCost, stages: int) -> str:
-    """One decision, for those who ask."""
-    verdict = "banked" if one.pays or one.number == stages else "computed every epoch"
+def count_cuts(
+    selection: Selection, settings: Settings, split: Split, n_trials: int
+) -> dict[tuple[str, int], list[CutCost]]:
+    """For each pretrained backbone and size, what caching each of its cuts costs and saves in so many trials."""
+    costs = {}
+    shares = expected_shares(selection, settings, split, n_trials)
+    for one in selection.candidates:
+        for profile in one.profiles if one.cuts else ():
+            key = one.backbone.name, profile.pixels
+            share = replace(shares[key], trials=max(shares[key].trials, 1))
+            costs[key] = [cut_cost(profile, cut, share, selection.device) for cut in one.cuts]
+    return costs
+
+
+def choose_cuts(selection: Selection, settings: Settings, split: Split, n_trials: int) -> Cuts:
+    """The cuts that are cached, by backbone and size."""
+    n_stages = {one.backbone.name: one.n_stages for one in selection.candidates}
+    costs = count_cuts(selection, settings, split, n_trials)
+    return {(name, pixels): cuts_to_cache(cuts, n_stages[name]) for (name, pixels), cuts in costs.items()}
+
+
+def cuts_to_cache(cuts: Sequence[CutCost], n_stages: int) -> tuple[int, ...]:
+    """The cuts whose features are cached. The one after the last stage always is: the probe needs it."""
+    return tuple(one.number for one in cuts if one.number == n_stages or one.pays)
+
+
+def describe_cut(backbone: str, pixels: int, one: CutCost, n_stages: int) -> str:
+    """One caching decision, for `--verbose`."""
+    verdict = "cached" if one.pays or one.number == n_stages else "computed every epoch"
     return (
-        f"{backbone} at {pixels} pixels, after stage {one.number} of {stages}: {verdict}; {one.banked / 1e12:.3g} T "
-        f"operations with a bank of {one.n_bytes / 1e6:.3g} MB, {one.fresh / 1e12:.3g} T without."
+        f"{backbone} at {pixels} pixels, after stage {one.number} of {n_stages}: {verdict}; {one.cached / 1e12:.3g} T "
+        f"operations with {one.n_bytes / 1e6:.3g} MB of cached features, {one.uncached / 1e12:.3g} T without."
     )

@@ -1,11 +1,11 @@
-"""The plan: which backbones take part, at which sizes and depths, on what device, and about how long it will take."""
+"""The plan of a study: its backbones, its resolved settings, what is cached; and what its workers are told."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -14,18 +14,32 @@ from autotune.data.picture import Picture
 from autotune.data.split import TRAIN, VALIDATION, Split
 from autotune.errors import ConfigError
 from autotune.search.candidates import Selection
-from autotune.search.cost import CutCost, ExpectedShare, cut_cost, cuts_to_cache
+from autotune.search.cost import Cuts, choose_cuts
 from autotune.search.ranges import Fixed, Range, Ranged
 from autotune.search.settings import Settings, epochs_for, narrow
 from autotune.training.batches import LabelledPictures
 from autotune.training.context import TrialContext
 
-Cuts = Mapping[tuple[str, int], tuple[int, ...]]
-
-ROOM_SHARE = 0.4  # of a GPU's memory; the rest is for training
-DEVICES = ("auto", "cpu", "cuda", "mps")
-UNEVEN = 1.5  # the largest class over the smallest from which weighing classes is searched
+RESIDENT_SHARE = 0.4  # of a GPU's memory, for rows; the rest is for training
+UNEVEN = 1.5  # the largest class over the smallest from which class weights are searched
 DEFAULT_TRIALS = 50
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study does with its pictures. settings: resolved by them. cuts: those whose features are cached."""
+
+    split: Split
+    settings: Settings
+    selection: Selection
+    cuts: Cuts
+
+
+def make_plan(settings: Settings, split: Split, selection: Selection, n_trials: int = DEFAULT_TRIALS,
+              cuts: Cuts | None = None) -> Plan:  # fmt: skip
+    """Resolve the settings and decide what is cached, unless an earlier run has decided it: cuts."""
+    settings = resolve_settings(settings, split)
+    return Plan(split, settings, selection, cuts or choose_cuts(selection, settings, split, n_trials))
 
 
 def pick_device(name: str) -> str:
@@ -42,70 +56,29 @@ def pick_device(name: str) -> str:
 
 
 def class_weight_range(counts: Mapping[str, int]) -> Ranged:
-    """Rare classes' weight is searched where classes are uneven; else it would change nothing."""
+    """Searched where classes are uneven; else it would change nothing. counts: pictures by class."""
     return Range(0.0, 1.0) if max(counts.values()) > UNEVEN * min(counts.values()) else Fixed(0.0)
 
 
-def resolve_settings(settings: Settings, parts: Split) -> Settings:
-    """Settings with what the training pictures decide filled in: epochs, and whether to weigh rare classes."""
-    train = parts.part(TRAIN)
+def resolve_settings(settings: Settings, split: Split) -> Settings:
+    """Settings with what the training pictures decide filled in: epochs, and whether class weights are searched."""
+    train = split.part(TRAIN)
     ranged = settings.space.class_weight or class_weight_range(Counter(p.label for p in train))
     epochs = settings.epochs or epochs_for(len(train))
     return narrow(replace(settings, epochs=epochs), class_weight=ranged)
 
 
-def expected_shares(
-    chosen: Selection, settings: Settings, parts: Split, trials: int
-) -> dict[tuple[str, int], ExpectedShare]:
-    """What falls to each backbone and size where trials are dealt out evenly."""
-    share = ExpectedShare(
-        n_train=len(parts.part(TRAIN)),
-        n_rest=len(parts.part(VALIDATION)),
-        epochs=settings.n_epochs,
-        trials=0,
-        augmented=settings.space.augment not in (Fixed(0), Fixed(0.0)),
-    )
-    return {
-        (one.backbone.name, profile.pixels): replace(
-            share, trials=trials / len(chosen.candidates) / len(one.profiles) / len(one.depths)
-        )
-        for one in chosen.candidates
-        for profile in one.profiles
-    }
-
-
-def count_cuts(
-    chosen: Selection, settings: Settings, parts: Split, trials: int
-) -> dict[tuple[str, int], list[CutCost]]:
-    """For each pretrained backbone and size, what banking each of its cuts costs and saves in so many trials."""
-    found = {}
-    dealt = expected_shares(chosen, settings, parts, trials)
-    for one in chosen.candidates:
-        for profile in one.profiles if one.cuts else ():
-            key = one.backbone.name, profile.pixels
-            each = replace(dealt[key], trials=max(dealt[key].trials, 1))
-            found[key] = [cut_cost(profile, cut, each, chosen.device) for cut in one.cuts]
-    return found
-
-
-def choose_cuts(chosen: Selection, settings: Settings, parts: Split, trials: int = DEFAULT_TRIALS) -> Cuts:
-    """The cuts that are banked, by backbone and size."""
-    stages = {one.backbone.name: one.profiles[0].stages for one in chosen.candidates}
-    return {
-        key: cuts_to_cache(cuts, stages[key[0]]) for key, cuts in count_cuts(chosen, settings, parts, trials).items()
-    }
-
-
-def build_context(settings: Settings, parts: Split, chosen: Selection, n_workers: int, cuts: Cuts) -> TrialContext:
-    """What workers are told. The test part stays here."""
+def build_context(plan: Plan, n_workers: int) -> TrialContext:
+    """What workers are told: no path of a picture, nothing of the test part."""
+    split, settings, device = plan.split, plan.settings, plan.selection.device
     return TrialContext(
-        classes=len(parts.classes),
-        train=_labelled(parts.part(TRAIN), parts.classes),
-        validation=_labelled(parts.part(VALIDATION), parts.classes),
-        gap_sample=_labelled(parts.gap_sample, parts.classes),
-        backbones={one.backbone.name: (one.backbone, one.weights) for one in chosen.candidates},
-        cuts=dict(cuts),
-        resident_bytes=_room(chosen.device) // n_workers,
+        classes=len(split.classes),
+        train=_labelled(split.part(TRAIN), split.classes),
+        validation=_labelled(split.part(VALIDATION), split.classes),
+        gap_sample=_labelled(split.gap_sample, split.classes),
+        backbones={one.backbone.name: (one.backbone, one.weights) for one in plan.selection.candidates},
+        cuts=dict(plan.cuts),
+        resident_bytes=_resident_bytes(device) // n_workers,
         invariances=Invariances(settings.flips, settings.angle),
         metric=settings.metric,
         epochs=settings.n_epochs,
@@ -113,16 +86,16 @@ def build_context(settings: Settings, parts: Split, chosen: Selection, n_workers
         patience=settings.patience,
         gap=settings.gap,
         seed=settings.seed,
-        device=chosen.device,
+        device=device,
         threads=max(1, (os.cpu_count() or 1) // n_workers),
     )
 
 
-def _room(device: str) -> int:
-    """Bytes of a GPU's memory for rows: by what it has in all, because what is free varies from run to run."""
+def _resident_bytes(device: str) -> int:
+    """Bytes of a GPU's memory for rows: a share of its total, because what is free varies from run to run."""
     if not device.startswith("cuda"):
-        return 0  # a CPU reads the map as fast
-    return int(ROOM_SHARE * torch.cuda.get_device_properties(torch.device(device)).total_memory)
+        return 0  # a CPU reads the memory map as fast
+    return int(RESIDENT_SHARE * torch.cuda.get_device_properties(torch.device(device)).total_memory)
 
 
 def _labelled(pictures: Sequence[Picture], classes: Sequence[str]) -> LabelledPictures:

@@ -1,20 +1,91 @@
-"""What reading stores on the way, because the study will most likely want it."""
+"""Reading ahead: pictures are stored while they are read, as the study will most likely want them."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import numpy as np
+from PIL import Image
 
 from autotune.backbones.registry import Registry
 from autotune.backbones.weights import find_weights
-from autotune.search.candidates import _by_default, fixed_names, sizes_for
+from autotune.cache.pixels import PixelWriter
+from autotune.data.folder import LabelledFile
+from autotune.data.groups import group_key
+from autotune.data.picture import Picture
+from autotune.data.split import TEST, VALIDATION, hash_position
+from autotune.search.candidates import default_backbones, fixed_names, sizes_for
 from autotune.search.settings import Settings
 
+N_HEADERS = 1000  # files whose headers are read beforehand
+UNOPENED = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what opening a damaged file raises
 
-def likely_pixels(settings: Settings, registry: Registry, folder: Path | None, side: int) -> list[tuple[int, str]]:
-    """The sizes and interpolations that `make` will most likely want, told from names and weights' places alone."""
+
+class ReadAhead:
+    """Stores what is read for a new study, so that trials need not decode it again; a `PictureSink`.
+
+    The sizes that will be searched depend on the median side of all pictures, and the test part on all of them, so both
+    are guessed. A wrong guess costs a second decode and nothing else: what is missing is decoded when it is needed, and
+    what is stored without need is not read. weights: a folder, or None. old: pictures whose parts will be kept.
+    """
+
+    def __init__(self, settings: Settings, registry: Registry, weights: Path | None, old: Sequence[Picture]) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._weights = weights
+        self._old = old
+        self._is_test: Callable[[Picture], bool] = lambda picture: False
+        self._writer = PixelWriter(())
+
+    def begin(self, root: Path, files: Sequence[LabelledFile]) -> None:
+        side = likely_side(root, files)
+        self._writer = PixelWriter(likely_sizes(self._settings, self._registry, self._weights, side))
+        is_given = any(file.part == TEST for file in files)
+        self._is_test = likely_test(self._settings.seed, 0.0 if is_given else self._settings.test, self._old)
+
+    def offer(self, picture: Picture, image: Image.Image) -> None:
+        if not self._is_test(picture):
+            self._writer.add(picture.digest, image)
+
+    def close(self) -> None:
+        self._writer.flush()
+
+
+def likely_side(root: Path, files: Sequence[LabelledFile]) -> int:
+    """The median shorter side of the pictures, in pixels, from the headers of some; 0 where none can be opened."""
+    sides = []
+    for found in files[:: max(len(files) // N_HEADERS, 1)]:
+        file = root / found.path
+        if not file.is_file():
+            continue
+        with contextlib.suppress(*UNOPENED), Image.open(file) as image:  # reading reports what is wrong with it
+            sides.append(min(image.size))
+    return int(np.median(sides)) if sides else 0
+
+
+def likely_sizes(settings: Settings, registry: Registry, folder: Path | None, side: int) -> list[tuple[int, str]]:
+    """The sizes, with their interpolations, at which backbones will most likely be searched; none is built for it."""
     asked = fixed_names(settings.space.backbone)
-    wanted = [registry.find(name) for name in asked] if asked else _by_default(registry, side)
-    entries = [entry for entry in wanted if asked or find_weights(entry, folder).at_hand]
+    named = [registry.find(name) for name in asked] if asked else default_backbones(registry, side)
+    backbones = [one for one in named if asked or find_weights(one, folder).at_hand]
     return sorted(
-        {(size, e.traits.interpolation) for e in entries for size in sizes_for(e, settings.space.pixels, side)}
+        {(size, one.traits.interpolation) for one in backbones for size in sizes_for(one, settings.space.pixels, side)}
     )
+
+
+def likely_test(seed: int, share: float, old: Sequence[Picture] = ()) -> Callable[[Picture], bool]:
+    """Tells of a picture just read whether the split will most likely put it into the test part.
+
+    Near-copies, which are not known yet, and classes that would miss a part may lead the split to decide otherwise.
+    """
+    old_parts = {picture.digest: picture.part for picture in old}
+
+    def is_test(picture: Picture) -> bool:
+        part = old_parts.get(picture.digest, picture.part)
+        if part in (VALIDATION, TEST) or picture.digest in old_parts:
+            return part == TEST
+        return hash_position(group_key(picture.group) if picture.group else picture.digest, str(seed)) < share
+
+    return is_test

@@ -1,4 +1,4 @@
-"""TODO"""
+"""About how long a study will take: counted work, at speeds measured on this machine."""
 
 from __future__ import annotations
 
@@ -15,61 +15,22 @@ from torch.nn import functional
 from autotune.backbones.profile import StageProfile
 from autotune.backbones.weights import load_stages
 from autotune.cache.features import BATCH, N_VIEWS, channels_last
-from autotune.data.split import TRAIN, VALIDATION, Split
-from autotune.search.candidates import Selection
+from autotune.data.split import TRAIN, VALIDATION
+from autotune.search.candidates import Candidate
 from autotune.search.cost import EPOCHS_SHARE
-from autotune.search.plan import Cuts
-from autotune.search.settings import Settings
+from autotune.search.plan import Plan
 from autotune.training.malloc import keep_freed_memory
 from autotune.training.trainer import bfloat16_pays
 
-pass
-TRIAL_SECONDS = 0.3  # what a trial takes beside its arithmetic; for the estimate shown, nothing else
+TRIAL_SECONDS = 0.3  # what a trial takes besides its arithmetic
 EPOCH_SECONDS = 0.03  # likewise an epoch
-
-
-def estimate_seconds(plan: Selection, settings: Settings, trials: int, parts: Split, cuts: Cuts,
-             missing: Mapping[tuple[str, int], int] | None = None) -> float:  # fmt: skip
-    """About how many seconds so many trials will take: counted work, at rates measured now.
-
-    missing: pictures that the bank of each backbone and size lacks, counted once a view; without it, all.
-    """
-    keep_freed_memory()
-    n_train, n_rest = len(parts.part(TRAIN)), len(parts.part(VALIDATION))
-    epochs = max(settings.n_epochs * EPOCHS_SHARE, 1)
-    seconds = trials * (TRIAL_SECONDS + EPOCH_SECONDS * epochs)
-    for one in plan.candidates:
-        share = trials / len(plan.candidates) / len(one.profiles)
-        for profile in one.profiles:
-            chain = load_stages(one.backbone, one.weights, pretrained=False)
-            found = measure_speed(chain, profile.pixels, one.depths, torch.device(plan.device))
-            if one.cuts:
-                every = n_train * (1 + N_VIEWS) + n_rest
-                seconds += found.forward * (missing[one.backbone.name, profile.pixels] if missing else every)
-            epoch = [
-                n_train * found.steps[depth]
-                + 2 * n_rest * found.cleans[depth]
-                + _frozen_seconds(found, profile, depth, cuts.get((one.backbone.name, profile.pixels))) * n_train
-                for depth in one.depths
-            ]
-            # The median depth, because the search soon leaves depths that bring nothing.
-            seconds += statistics.median(epoch) * epochs * share
-    return seconds
-
-
-def _frozen_seconds(found: MachineSpeed, profile: StageProfile, depth: int, banked: Sequence[int] | None) -> float:
-    """What an epoch spends on the frozen part of each picture: nothing where it is banked or there is none."""
-    cut = profile.stages - depth
-    return 0.0 if banked is None or cut in banked else found.forward - found.cleans[depth]
-
-
-CLASSES = 10  # of the head that is timed; how many does not matter beside the tail
+CLASSES = 10  # of the head that is timed; the number hardly matters beside the tail
 
 
 @dataclass(frozen=True)
 class MachineSpeed:
-    """Seconds a picture. forward: through all stages. steps, cleans: of one training step and of one measurement,
-    through the last `depth` stages.
+    """Seconds a picture. forward: through all stages. steps, cleans: by depth, of a training step and of a measurement,
+    each through the last `depth` stages.
     """
 
     forward: float
@@ -77,8 +38,29 @@ class MachineSpeed:
     cleans: dict[int, float]
 
 
+def estimate_seconds(plan: Plan, n_trials: int, missing: Mapping[tuple[str, int], int] | None = None) -> float:
+    """About how many seconds so many trials will take. Nothing but what is shown depends on it.
+
+    missing: for each backbone and size, the pictures whose features are not cached yet, counted once a view; without
+    it, all of them.
+    """
+    keep_freed_memory()
+    epochs = max(plan.settings.n_epochs * EPOCHS_SHARE, 1)
+    seconds = n_trials * (TRIAL_SECONDS + EPOCH_SECONDS * epochs)
+    for one in plan.selection.candidates:
+        n_each = n_trials / len(plan.selection.candidates) / len(one.profiles)
+        for profile in one.profiles:
+            chain = load_stages(one.backbone, one.weights, pretrained=False)
+            speed = measure_speed(chain, profile.pixels, one.depths, torch.device(plan.selection.device))
+            if one.cuts:
+                n_missing = missing[one.backbone.name, profile.pixels] if missing else _all_views(plan)
+                seconds += speed.forward * n_missing
+            seconds += _epoch_seconds(plan, one, profile, speed) * epochs * n_each
+    return seconds
+
+
 def measure_speed(chain: nn.Sequential, pixels: int, depths: Sequence[int], device: torch.device) -> MachineSpeed:
-    """Run a chain (of any weights) on blank pictures, twice each way; the second counts."""
+    """Run a chain (of any weights) on blank pictures, twice each way; the second run is timed."""
     chain = chain.eval().to(device).to(memory_format=torch.channels_last)
     x = channels_last(torch.zeros(BATCH, 3, pixels, pixels, device=device))
     inputs: list[Tensor] = [x]
@@ -97,6 +79,29 @@ def measure_speed(chain: nn.Sequential, pixels: int, depths: Sequence[int], devi
     return MachineSpeed(forward, steps, cleans)
 
 
+def _all_views(plan: Plan) -> int:
+    """Pictures of an empty feature cache, counted once a view."""
+    return len(plan.split.part(TRAIN)) * (1 + N_VIEWS) + len(plan.split.part(VALIDATION))
+
+
+def _epoch_seconds(plan: Plan, one: Candidate, profile: StageProfile, speed: MachineSpeed) -> float:
+    """Of an epoch at the median depth, because the search soon leaves depths that bring nothing."""
+    n_train, n_validation = len(plan.split.part(TRAIN)), len(plan.split.part(VALIDATION))
+    cached = plan.cuts.get((one.backbone.name, profile.pixels))
+    return statistics.median(
+        n_train * speed.steps[depth]
+        + 2 * n_validation * speed.cleans[depth]
+        + n_train * _frozen_seconds(speed, profile, depth, cached)
+        for depth in one.depths
+    )
+
+
+def _frozen_seconds(speed: MachineSpeed, profile: StageProfile, depth: int, cached: Sequence[int] | None) -> float:
+    """Of the frozen part, for one picture in one epoch: nothing where its output is cached or there is none."""
+    cut = profile.stages - depth
+    return 0.0 if cached is None or cut in cached else speed.forward - speed.cleans[depth]
+
+
 def _step(net: nn.Module, x: Tensor, half: bool) -> Callable[[], object]:
     optimizer = torch.optim.AdamW(net.parameters(), 1e-6)
     labels = torch.zeros(len(x), dtype=torch.long, device=x.device)
@@ -113,7 +118,7 @@ def _step(net: nn.Module, x: Tensor, half: bool) -> Callable[[], object]:
 
 
 def _seconds(work: Callable[[], object]) -> float:
-    """A picture's share of one batch's time, after one to warm up."""
+    """A picture's share of the time of one batch, after one to warm up."""
     work()
     start = time.perf_counter()
     work()

@@ -1,4 +1,6 @@
-"""The range test: rates rise while a network trains, and its loss says between which of them a trial should cycle."""
+"""The range test: the learning rate rises while a network trains, and the loss shows which rates a trial should cycle
+between.
+"""
 
 from __future__ import annotations
 
@@ -12,29 +14,25 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import plotext
 import tomlkit
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from optuna.trial import FixedTrial
 from pytorch_lightning.tuner.tuning import Tuner
 from scipy.ndimage import gaussian_filter1d
 
-from autotune.backbones.registry import discover
 from autotune.cache import eviction
-from autotune.data import datasets
 from autotune.errors import ConfigError, StudyError
 from autotune.files import write_whole
-from autotune.search.candidates import Candidate, Selection, fixed_names, select_backbones
-from autotune.search.plan import build_context, choose_cuts, pick_device, resolve_settings
+from autotune.search.candidates import Selection, select_backbones
+from autotune.search.plan import build_context, make_plan
 from autotune.search.ranges import Choice, Fixed, Ranged
-from autotune.search.settings import SearchSpace, Settings, read_settings
+from autotune.search.settings import SearchSpace, Settings
 from autotune.search.space import BackboneOptions, suggest
 from autotune.search.warm_start import first_trials
 from autotune.study.checks import has_begun
 from autotune.study.listener import StudyListener
+from autotune.study.prepare import decode_pictures, prepare, study_folder
 from autotune.study.request import SearchRequest
-from autotune.study.run import decode_pictures, read_pictures, study_config, study_folder
 from autotune.training.context import LoadedBackbones, open_sources
 from autotune.training.optimizers import find_optimizer
 from autotune.training.outcome import Epoch
@@ -42,13 +40,12 @@ from autotune.training.params import Params, describe
 from autotune.training.trainer import build_trainer, quiet_lightning
 from autotune.training.trial import prepare_training, probe_file_name, run_probe
 
-LEAST, MOST = 1e-7, 10.0  # the rates tried with AdamW; `RATES` moves them for another optimizer
-STEPS = 100  # with more of them the loss falls before the rate that would make it fall has come
+LEAST, MOST = 1e-7, 10.0  # the rates tried with AdamW; another optimizer's are these times its factor
+STEPS = 100  # with more of them the loss falls before the rate that would make it fall is reached
 STILL = STEPS // 5  # the first steps, whose rates change next to nothing
 SMOOTHING = 3.0  # the standard deviation of a Gaussian, in steps
 BEGUN, SLOWED = 0.1, 0.8  # of the fall
 CLEAR = 5.0  # standard errors: a curve has many low points that the least of them could be
-WIDTH, HEIGHT = 80, 16  # of the plot in the terminal
 
 Numbers = NDArray[np.float64]
 
@@ -67,12 +64,12 @@ class LossCurve:
 
     @property
     def capped(self) -> Numbers:
-        """One burst is no trend."""
+        """Without single bursts, which are no trend."""
         return np.asarray(np.minimum(np.nan_to_num(self.losses, nan=np.inf), 2 * self.level))
 
     @property
     def smoothed(self) -> Numbers:
-        """Centred: a running mean would blame a rate for those before it."""
+        """By a centred filter: a running mean would lag behind the rate."""
         return np.asarray(gaussian_filter1d(self.capped, SMOOTHING))
 
     @property
@@ -92,50 +89,124 @@ class RateBounds:
 
 @dataclass(frozen=True)
 class TestedTrial:
-    """What a range test is of: one backbone, at one size and depth, with one optimizer."""
+    """The trial that a range test trains: one backbone, at one size and depth, with one optimizer. words: these."""
 
-    one: Candidate
     params: Params
+    from_scratch: bool
     words: str
 
 
-def run_range_test(request: SearchRequest, write: bool, listener: StudyListener) -> dict[str, Any]:
-    """Test the one backbone that `request` names; show and save the curve. Returns bounds and curve as plain values.
+@dataclass(frozen=True)
+class RangeTestResult:
+    """A measured curve. folder: the study's, if there is one. bounds: None where the loss does not clearly fall."""
 
-    write: fix the bounds in the study's own study.toml. Raises StudyError where the loss does not clearly fall, or
-    where a study that has begun should be written to.
-    """
+    folder: Path
+    has_begun: bool
+    tested: TestedTrial
+    device: str
+    seed: int
+    curve: LossCurve
+    bounds: RateBounds | None
+
+    @property
+    def plot_name(self) -> str:
+        return f"lr-find-{self.tested.params.backbone.replace(':', '-')}.png"
+
+    def clear_bounds(self, plot: Path) -> RateBounds:
+        """The bounds. Raises StudyError where there are none; plot: the file that shows why."""
+        if self.bounds is None:
+            raise _no_fall(self.curve, self.tested, plot)
+        return self.bounds
+
+    def to_json(self, plot: Path, written: Path | None) -> dict[str, Any]:
+        """What `lr-find --json` prints. plot: the file of the curve; written: the study.toml with the bounds."""
+        bounds = self.clear_bounds(plot)
+        chosen = ("backbone", "depth", "pixels", "optimizer", "batch_size")
+        return {
+            "study": self.folder.name,
+            **{name: getattr(self.tested.params, name) for name in chosen},
+            "device": self.device,
+            "seed": self.seed,
+            "lr_low": bounds.low,
+            "lr_high": bounds.high,
+            "rates": self.curve.rates.tolist(),
+            "losses": self.curve.losses.tolist(),
+            "smoothed": self.curve.smoothed.tolist(),
+            "plot": str(plot.resolve()),
+            "written": str(written.resolve()) if written else None,
+        }
+
+
+def run_range_test(request: SearchRequest, listener: StudyListener) -> RangeTestResult:
+    """Test the one backbone that `request` names. Raises StudyError where the loss is no number from the start."""
     folder = study_folder(request)
-    if write:
-        _refuse_to_write(request, folder)
     with eviction.in_use(), tempfile.TemporaryDirectory() as place:
-        backbones, tested = _prepared(request, folder, listener)
-        curve = _ridden(backbones, tested.params, Path(place), listener)
+        backbones, tested = prepare_range_test(request, listener)
+        curve = _measure(backbones, tested.params, Path(place), listener)
     if not math.isfinite(curve.level):
         raise StudyError("The training loss is no number, even at the lowest rate.", "Test another --backbone.")
-    bounds = bounds_of(curve)
-    home = folder if write or folder.is_dir() else Path()
-    home.mkdir(parents=True, exist_ok=True)
-    image = home / f"lr-find-{tested.params.backbone.replace(':', '-')}.png"
-    _save(curve, bounds, tested.words, image)
-    listener.say(_drawn(curve, bounds))
-    if bounds is None:
-        raise _no_fall(curve, tested, image)
-    _say(curve, bounds, tested, image, listener)
-    written = _write(folder, tested, bounds) if write else None
-    if written:
-        listener.say(_words_of_writing(written, tested))
-    elif not has_begun(folder):
-        listener.say(f"With --write they go into {folder / 'study.toml'}.")
-    return _plain(folder, backbones, tested, curve, bounds, image, written)
+    device, seed = str(backbones.device), backbones.context.seed
+    return RangeTestResult(folder, has_begun(folder), tested, device, seed, curve, bounds_of(curve))
+
+
+def prepare_range_test(request: SearchRequest, listener: StudyListener) -> tuple[LoadedBackbones, TestedTrial]:
+    """All that a trial of the study would train on, and the trial."""
+    ready = prepare(request, listener)
+    selection = select_backbones(
+        ready.settings, ready.registry, request.weights, ready.device, ready.split.side, listener.say
+    )
+    first = selection.candidates[0]
+    one = replace(first, profiles=first.profiles[:1], depths=first.depths[:1])
+    scratch, asked = one.backbone.traits.from_scratch, (request.flags or {}).get("depth")
+    if scratch and asked not in (None, one.n_stages):
+        raise ConfigError(
+            f"{one.backbone.name} trains from scratch, all {one.n_stages} stages of it.", "Leave out --depth."
+        )
+    plan = make_plan(ready.settings, ready.split, Selection((one,), {}, ready.device))
+    decode_pictures(ready.split, ready.root, plan.selection, listener)
+    params = _params(plan.settings, one.options)
+    words = describe(params, one.backbone.label, one.n_stages, scratch)
+    words = f"{words.partition(f', {params.optimizer} ')[0]}, {params.optimizer}, batch {params.batch_size}"
+    return LoadedBackbones(build_context(plan, 1)), TestedTrial(params, scratch, words)
+
+
+def refuse_to_write(request: SearchRequest) -> None:
+    """Raise an error where the bounds could not be written, or where no search would read them."""
+    folder = study_folder(request)
+    if has_begun(folder):
+        raise StudyError(
+            f"Study {folder.name} has begun, so its definition cannot change.", "Write for another: --study NAME"
+        )
+    if request.config:
+        raise ConfigError(
+            f"--write changes {folder / 'study.toml'}, which a search with --config does not read.",
+            "Leave out --config or --write.",
+        )
+
+
+def write_bounds(folder: Path, tested: TestedTrial, bounds: RateBounds) -> Path:
+    """Fix the bounds in the study's own study.toml, and what they were measured with; the rest of it is kept."""
+    file = folder / "study.toml"
+    document = tomlkit.parse(file.read_bytes().decode()) if file.is_file() else tomlkit.document()
+    ranges = cast(MutableMapping[str, Any], document.setdefault("space", tomlkit.table()))
+    ranges.update(fixed_with_bounds(tested), lr_low=bounds.low, lr_high=bounds.high)
+    write_whole(file, tomlkit.dumps(document))
+    return file
+
+
+def fixed_with_bounds(tested: TestedTrial) -> dict[str, Any]:
+    """What bounds depend on most. It is fixed with them: they do not fit another backbone, depth or optimizer."""
+    params = tested.params
+    depth = {} if tested.from_scratch else {"depth": params.depth}
+    return {"backbone": params.backbone, **depth, "optimizer": params.optimizer}
 
 
 def bounds_of(curve: LossCurve) -> RateBounds | None:
     """The bounds that a curve suggests; None where it does not fall by more than chance would have it.
 
     After Smith (2017, section 3.3): from where training begins to gain to where the gain slows, which is here a tenth
-    and four fifths of the way down. The least loss itself lies where training is about to run away or, on few
-    pictures, has learnt them by heart; a tenth of its rate (fastai's `minimum`) is one or the other at random.
+    and four fifths of the way down. The least loss itself lies where training is about to diverge or, on few
+    pictures, has memorised them; a tenth of its rate (fastai's `minimum`) is one or the other at random.
     """
     smoothed, level = curve.smoothed, curve.level
     end = int(smoothed.argmin())
@@ -151,45 +222,9 @@ def bounds_of(curve: LossCurve) -> RateBounds | None:
     return RateBounds(rate_below(level - BEGUN * fall), rate_below(level - SLOWED * fall), level - fall)
 
 
-def _refuse_to_write(request: SearchRequest, folder: Path) -> None:
-    if has_begun(folder):
-        raise StudyError(
-            f"Study {folder.name} has begun, so its definition cannot change.", "Write for another: --study NAME"
-        )
-    if request.config:
-        raise ConfigError(
-            f"--write changes {folder / 'study.toml'}, which a search with --config does not read.",
-            "Leave out --config or --write.",
-        )
-
-
-def _prepared(request: SearchRequest, folder: Path, listener: StudyListener) -> tuple[LoadedBackbones, TestedTrial]:
-    """All that a trial of the study would train on."""
-    given = request.flags or {}
-    settings = read_settings(study_config(request, folder), given, is_writing=datasets.is_writing(request.data))
-    registry = discover(request.plugins)
-    for name in fixed_names(settings.space.backbone):
-        registry.find(name)
-    device = pick_device(request.device)
-    parts, root = read_pictures(request, folder, settings, registry, listener)
-    settings = resolve_settings(settings, parts)
-    made = select_backbones(settings, registry, request.weights, device, parts.side, listener.say)
-    one = replace(made.candidates[0], profiles=made.candidates[0].profiles[:1], depths=made.candidates[0].depths[:1])
-    scratch, stages = one.backbone.traits.from_scratch, one.profiles[0].stages
-    if scratch and given.get("depth") not in (None, stages):
-        raise ConfigError(f"{one.backbone.name} trains from scratch, all {stages} stages of it.", "Leave out --depth.")
-    chosen = Selection((one,), {}, device)
-    decode_pictures(parts, root, chosen, listener)
-    params = _params(settings, one.arm)
-    words = describe(params, one.backbone.label, stages, scratch)
-    words = f"{words.partition(f', {params.optimizer} ')[0]}, {params.optimizer}, batch {params.batch_size}"
-    context = build_context(settings, parts, chosen, 1, choose_cuts(chosen, settings, parts))
-    return LoadedBackbones(context), TestedTrial(one, params, words)
-
-
-def _params(settings: Settings, arm: BackboneOptions) -> Params:
-    """The choices of an old hand's first trial, as far as study.toml allows them, and the whole span of rates."""
-    recipe = first_trials(settings.space, (arm,))[0]
+def _params(settings: Settings, backbone: BackboneOptions) -> Params:
+    """The choices of the first trial of a search, as far as study.toml allows them, and the whole span of rates."""
+    recipe = first_trials(settings.space, (backbone,))[0]
 
     def fixed(name: str, ranged: Ranged) -> Ranged:
         if name in recipe:
@@ -201,11 +236,12 @@ def _params(settings: Settings, arm: BackboneOptions) -> Params:
     assert isinstance(optimizer, Fixed)
     rate = find_optimizer(str(optimizer.value)).learning_rate_factor
     ranges |= {"lr_low": Fixed(LEAST * rate), "lr_high": Fixed(MOST * rate)}
-    return suggest(FixedTrial({}), SearchSpace(**ranges), (arm,))  # type: ignore[arg-type]  # all is fixed: none is asked
+    # All ranges are fixed, so that the trial is asked for nothing.
+    return suggest(FixedTrial({}), SearchSpace(**ranges), (backbone,))  # type: ignore[arg-type]
 
 
 class _Reporter:
-    """Hears what a trial tells its driver."""
+    """Takes the place of a driver: lets the probe run to its end."""
 
     def __init__(self, listener: StudyListener) -> None:
         self._listener = listener
@@ -214,11 +250,11 @@ class _Reporter:
         return None
 
     def cache_progress(self, done: int, total: int) -> None:
-        self._listener.progress("Feature cache")(done, total)
+        self._listener.progress("Caching features")(done, total)
 
 
-def _ridden(backbones: LoadedBackbones, params: Params, place: Path, listener: StudyListener) -> LossCurve:
-    """Train as trial 0 would, at rates that rise from params.lr_low to lr_high, until the loss has run away."""
+def _measure(backbones: LoadedBackbones, params: Params, place: Path, listener: StudyListener) -> LossCurve:
+    """Train as trial 0 would, at rates that rise from params.lr_low to lr_high, until the loss diverges."""
     reporter = _Reporter(listener)
     files = {}
     if backbones.context.starts_from_probe(params):
@@ -229,15 +265,15 @@ def _ridden(backbones: LoadedBackbones, params: Params, place: Path, listener: S
     losses: list[float] = []
     step = net.training_step
 
-    # Lightning hands out a running mean alone, which lags by a decade, and whose first values are far too small.
-    def watched(*batch: Any) -> Any:
+    # Lightning gives a running mean only, which lags by a decade, and whose first values are far too small.
+    def recorded_step(*batch: Any) -> Any:
         loss = step(*batch)
         losses.append(float(loss))
         listener.progress("Range test")(len(losses), STEPS)
-        net.trainer.should_stop = _has_run_away(losses)
+        net.trainer.should_stop = _has_diverged(losses)
         return loss
 
-    net.training_step = watched  # type: ignore[assignment, method-assign]
+    net.training_step = recorded_step  # type: ignore[assignment, method-assign]
     with quiet_lightning(), contextlib.redirect_stderr(io.StringIO()):  # which has a bar of its own
         trainer = build_trainer(
             backbones.device, net, max_epochs=STEPS, enable_checkpointing=False, default_root_dir=place
@@ -255,101 +291,19 @@ def _ridden(backbones: LoadedBackbones, params: Params, place: Path, listener: S
     return LossCurve(np.array(finder.results["lr"][: len(losses)]), np.array(losses))
 
 
-def _has_run_away(losses: list[float]) -> bool:
-    """Whether the loss, other than in bursts, is twice what it was, or no number."""
+def _has_diverged(losses: list[float]) -> bool:
+    """Whether the loss, apart from single bursts, is twice what it was at first, or no number."""
     return len(losses) > STILL and not np.median(losses[-7:]) <= 2 * np.median(losses[:STILL])
 
 
-def _no_fall(curve: LossCurve, tested: TestedTrial, image: Path) -> StudyError:
+def _no_fall(curve: LossCurve, tested: TestedTrial, plot: Path) -> StudyError:
     least, most = curve.rates[0], curve.rates[-1]
-    if _has_run_away(list(curve.losses)):
+    if _has_diverged(list(curve.losses)):
         problem = f"The loss, {curve.level:.2g}, never clearly fell before it ran away, by a rate of {most:.1e}"
     else:
         problem = f"The loss stayed about {curve.level:.2g} at all rates from {least:.1e} to {most:.1e}"
-    if tested.params.depth and not tested.one.backbone.traits.from_scratch:
+    if tested.params.depth and not tested.from_scratch:
         fix = "The head it starts with fits already: leave lr_low and lr_high to the search, or test another --depth."
     else:
         fix = "Look whether the labels are right (autotune data), or test another --backbone or --depth."
-    return StudyError(f"{problem} (see {image}).", fix)
-
-
-def _say(curve: LossCurve, bounds: RateBounds, tested: TestedTrial, image: Path, listener: StudyListener) -> None:
-    listener.say(f"Tested: {tested.words}")
-    listener.say(f"Suggested: lr_low {bounds.low:.1e}, lr_high {bounds.high:.1e}")
-    listener.say(
-        f"Chosen so: the smoothed training loss falls from {curve.level:.3g} to {bounds.least:.3g}; a tenth of that "
-        "is done at lr_low, where the fall begins, four fifths at lr_high, before it slows (Smith 2017)."
-    )
-    listener.say(f"Plot: {image.resolve()}")
-
-
-def _write(folder: Path, tested: TestedTrial, bounds: RateBounds) -> Path:
-    """Fix the bounds in study.toml, and what they were measured with; all else in it stays as it is."""
-    file = folder / "study.toml"
-    document = tomlkit.parse(file.read_bytes().decode()) if file.is_file() else tomlkit.document()
-    ranges = cast(MutableMapping[str, Any], document.setdefault("space", tomlkit.table()))
-    ranges.update(_fixed(tested), lr_low=bounds.low, lr_high=bounds.high)
-    write_whole(file, tomlkit.dumps(document))
-    return file
-
-
-def _fixed(tested: TestedTrial) -> dict[str, Any]:
-    """What bounds depend on most, and which study.toml would else search at rates measured for another."""
-    params = tested.params
-    depth = {} if tested.one.backbone.traits.from_scratch else {"depth": params.depth}
-    return {"backbone": params.backbone, **depth, "optimizer": params.optimizer}
-
-
-def _words_of_writing(file: Path, tested: TestedTrial) -> str:
-    also = ", ".join(f"{name} = {value}" for name, value in _fixed(tested).items())
-    return (
-        f"Written to {file}, under [space]: lr_low and lr_high, which stand for every trial, and therefore also what "
-        f"they were measured with: {also}."
-    )
-
-
-def _plain(folder: Path, backbones: LoadedBackbones, tested: TestedTrial, curve: LossCurve, bounds: RateBounds,
-           image: Path, written: Path | None) -> dict[str, Any]:  # fmt: skip
-    chosen = ("backbone", "depth", "pixels", "optimizer", "batch_size")
-    return {
-        "study": folder.name,
-        **{name: getattr(tested.params, name) for name in chosen},
-        "device": str(backbones.device),
-        "seed": backbones.context.seed,
-        "lr_low": bounds.low,
-        "lr_high": bounds.high,
-        "rates": curve.rates.tolist(),
-        "losses": curve.losses.tolist(),
-        "smoothed": curve.smoothed.tolist(),
-        "plot": str(image.resolve()),
-        "written": str(written.resolve()) if written else None,
-    }
-
-
-def _drawn(curve: LossCurve, bounds: RateBounds | None) -> str:
-    """The curve in characters."""
-    figure, rates = plotext.figure, np.log10(curve.rates)
-    figure.clear()
-    figure.plot_size(WIDTH, HEIGHT)
-    figure.draw(figure.signal(rates.tolist(), curve.smoothed.tolist()).lines())
-    for rate in (bounds.low, bounds.high) if bounds else ():
-        figure.line(math.log10(rate), "vertical")
-    decades = list(range(math.ceil(rates[0] - 1e-9), math.floor(rates[-1] + 1e-9) + 1))
-    figure.ruler("x").ticks(decades, [f"1e{decade}" for decade in decades])
-    figure.title("training loss, smoothed, by learning rate")
-    return str(plotext.uncolorize(figure.build()))
-
-
-def _save(curve: LossCurve, bounds: RateBounds | None, words: str, image: Path) -> None:
-    figure = Figure((9, 5), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(curve.rates, curve.losses, ".", color="0.7", label="each step")
-    axes.plot(curve.rates, curve.smoothed, color="C0", label="smoothed")
-    if bounds:
-        axes.axvspan(bounds.low, bounds.high, color="C2", alpha=0.15)
-        for name, rate in (("lr_low", bounds.low), ("lr_high", bounds.high)):
-            axes.axvline(rate, color="C2", label=f"{name} {rate:.1e}")
-    axes.set(xscale="log", xlabel="learning rate", ylabel="training loss", ylim=(0, 2 * curve.level))
-    axes.set_title(words)
-    axes.legend()
-    figure.savefig(image, dpi=120)
+    return StudyError(f"{problem} (see {plot}).", fix)

@@ -13,7 +13,7 @@ from autotune.data.split import MANIFEST, Split, read_manifest
 from autotune.errors import StudyError
 from autotune.files import cache_folder
 from autotune.search.candidates import select_backbones
-from autotune.search.plan import build_context, choose_cuts, pick_device, resolve_settings
+from autotune.search.plan import build_context, make_plan, pick_device
 from autotune.search.settings import Settings, settings_from_record
 from autotune.study.checks import recorded_backbones, recorded_cuts, refuse_another_split, refuse_other_weights
 from autotune.study.evaluate import evaluate_trial
@@ -65,10 +65,9 @@ def reopen_trial(
     registry, device = discover(resources.plugins), pick_device(resources.device)
     chosen = select_backbones(settings, registry, resources.weights, device, parts.side, listener.say, only)
     refuse_other_weights(record, chosen)
-    settings = resolve_settings(settings, parts)
-    cuts = recorded_cuts(record) or choose_cuts(chosen, settings, parts)
-    context = build_context(settings, parts, chosen, 1, cuts)
-    return FinishedTrial(folder, record, trial, _root(record), parts, settings, context)
+    plan = make_plan(settings, parts, chosen, cuts=recorded_cuts(record))
+    context = build_context(plan, 1)
+    return FinishedTrial(folder, record, trial, _root(record), parts, plan.settings, context)
 
 
 def evaluate_again(name: str, resources: Resources, listener: StudyListener) -> Summary:

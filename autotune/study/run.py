@@ -1,56 +1,34 @@
-"""A study: data, probe, search with workers until the trials are done, test. Resuming is the same call again."""
+"""A study from pictures to tested winner: plan, probe, search, test. Resuming is the same call again."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-from autotune.backbones.registry import Registry, discover
 from autotune.cache import eviction
-from autotune.cache.pixels import PixelWriter, fill_pixels, pixel_rows
 from autotune.data import datasets
-from autotune.data.catalog import read_catalog, refuse_many_unreadable
-from autotune.data.split import (
-    MANIFEST,
-    TEST,
-    TRAIN,
-    VALIDATION,
-    Split,
-    likely_test,
-    read_manifest,
-    split_catalog,
-    write_manifest,
-)
+from autotune.data.split import MANIFEST, write_manifest
 from autotune.engines.base import Engine, PixelSet, ProbeTask
 from autotune.engines.local import LocalEngine
 from autotune.errors import StudyError
-from autotune.files import cache_folder
-from autotune.search.candidates import Candidate, Selection, fixed_names, select_backbones
-from autotune.search.cost import describe_cut
-from autotune.search.plan import Cuts, build_context, choose_cuts, count_cuts, pick_device, resolve_settings
-from autotune.search.read_ahead import likely_pixels
+from autotune.search.candidates import Candidate, Selection, select_backbones
+from autotune.search.plan import Plan, build_context, make_plan
 from autotune.search.sampler import OptunaStudy
-from autotune.search.settings import Settings, definition, read_settings
+from autotune.search.settings import definition
 from autotune.search.space import BackboneOptions
 from autotune.search.speed import estimate_seconds
+from autotune.study.announce import announce, outline
 from autotune.study.checkpoints import Checkpoints
-from autotune.study.checks import (
-    has_begun,
-    recorded_backbones,
-    recorded_cuts,
-    refuse_another,
-    refuse_changed,
-    refuse_other_weights,
-)
+from autotune.study.checks import recorded_backbones, recorded_cuts, refuse_another, refuse_other_weights
 from autotune.study.driver import Driver, run_probes
 from autotune.study.evaluate import evaluate_trial
-from autotune.study.listener import Outline, StudyListener
+from autotune.study.listener import StudyListener
+from autotune.study.prepare import Prepared, decode_pictures, prepare
 from autotune.study.record import Record, lock_study, open_record
 from autotune.study.request import SearchRequest
 from autotune.study.rows import BackboneFacts
-from autotune.study.summary import STUDIES, Summary, study_status
+from autotune.study.summary import Summary, study_status
 from autotune.text import percent
 from autotune.training.context import LoadedBackbones, TrialContext
 from autotune.training.outcome import ProbeOutcome
@@ -63,203 +41,97 @@ def run_study(request: SearchRequest, listener: StudyListener) -> Summary:
     """
     with eviction.in_use():
         eviction.trim(eviction.limit())
-        return _searched(request, listener)
+        return _search(request, listener)
 
 
-def _searched(request: SearchRequest, listener: StudyListener) -> Summary:
+def _search(request: SearchRequest, listener: StudyListener) -> Summary:
     start = time.monotonic()
-    folder = study_folder(request)
-    settings = read_settings(
-        study_config(request, folder), request.flags or {}, is_writing=datasets.is_writing(request.data)
-    )
-    registry = discover(request.plugins)
-    refuse_unknown(settings, registry)
-    device = pick_device(request.device)
-    parts, root = read_pictures(request, folder, settings, registry, listener)
-    with lock_study(folder), open_record(folder) as record, _timed(record, start):
-        refuse_another(record, folder, settings, parts)
-        record.keep_facts(root=str(root), source=datasets.reference_of(request.data))  # which may have moved
-        listener.opened(folder, settings.metric, record)
+    ready = prepare(request, listener)
+    with lock_study(ready.folder), open_record(ready.folder) as record, _timed(record, start):
+        refuse_another(record, ready.folder, ready.settings, ready.split)
+        record.keep_facts(root=str(ready.root), source=datasets.reference_of(request.data))  # which may have moved
+        listener.opened(ready.folder, ready.settings.metric, record)
         if len(record.trials()) < request.trials or not record.is_tested():
-            asked, settings = settings, resolve_settings(settings, parts)
-            with LocalEngine(request.workers, folder) as engine:
-                chosen = select_backbones(
-                    settings, registry, request.weights, device, parts.side, listener.say, recorded_backbones(record)
-                )
-                cuts = recorded_cuts(record) or choose_cuts(chosen, settings, parts, request.trials)
-                context = build_context(settings, parts, chosen, request.workers, cuts)
-                refuse_other_weights(record, chosen)
-                engine.configure(context)
-                listener.planned(_outline(folder.name, request.trials, settings, parts, chosen))
-                announce(listener, request.trials, len(record.trials()), settings, parts, chosen)
-                decode_pictures(parts, root, chosen, listener)
-                engine.preload(_pixel_sets(chosen, context))
-                _begin(record, folder, asked, parts, device, cuts)
-                record.add_seconds(read=time.monotonic() - start)
-                checkpoints = Checkpoints(folder, context)
-                arms = _probe(engine, checkpoints, chosen, record, listener)
-                left = max(request.trials - len(record.trials()), 0)  # the workers wait, so rates can be measured
-                listener.estimated(estimate_seconds(chosen, settings, left, parts, cuts))
-                trials = _queued(OptunaStudy(folder / "trials.db", settings, arms), arms, record)
-                deadline = start + request.timeout if request.timeout is not None else None
-                Driver(trials, engine, checkpoints, record, listener, deadline).run(request.trials)
-            _test(context, record, folder, root, parts, listener)
+            context = _run_trials(request, ready, record, listener, start)
+            _test(context, record, ready, listener)
     listener.close()
-    return study_status(folder.name)
+    return study_status(ready.folder.name)
 
 
-def study_folder(request: SearchRequest) -> Path:
-    """Where the study lives: studies/NAME; the name is the data folder's unless given. Raises StudyError."""
-    name = request.name or datasets.default_study_name(request.data)
-    if not name or name.startswith(".") or set(name) & set("/\\?"):  # "?" would end the path of a database's URL
-        raise StudyError(f"A study cannot be named {name!r}.", "Give it a plain name: --study NAME")
-    return STUDIES / name
+def _run_trials(
+    request: SearchRequest, ready: Prepared, record: Record, listener: StudyListener, start: float
+) -> TrialContext:
+    """Plan, probe and search. start: of this run, on time.monotonic's clock. Returns what the trials shared."""
+    folder = ready.folder
+    with LocalEngine(request.workers, folder) as engine:
+        plan = _plan(request, ready, record, listener)
+        context = build_context(plan, request.workers)
+        engine.configure(context)
+        listener.planned(outline(folder.name, plan, request.trials))
+        announce(listener, plan, request.trials, len(record.trials()))
+        decode_pictures(ready.split, ready.root, plan.selection, listener)
+        engine.preload(_pixel_sets(plan.selection, context))
+        _begin(record, ready, plan)
+        record.add_seconds(read=time.monotonic() - start)
+        checkpoints = Checkpoints(folder, context)
+        backbones = _probe(engine, checkpoints, plan.selection, record, listener)
+        n_left = max(request.trials - len(record.trials()), 0)
+        listener.estimated(estimate_seconds(plan, n_left))  # here, because the workers wait while speed is measured
+        trials = _queued(OptunaStudy(folder / "trials.db", plan.settings, backbones), backbones, record)
+        deadline = start + request.timeout if request.timeout is not None else None
+        Driver(trials, engine, checkpoints, record, listener, deadline).run(request.trials)
+    return context
 
 
-def study_config(request: SearchRequest, folder: Path) -> Path | None:
-    """The study.toml that counts: the one named, or the study's own if it is there."""
-    own = folder / "study.toml"
-    return request.config or (own if own.is_file() else None)
+def _plan(request: SearchRequest, ready: Prepared, record: Record, listener: StudyListener) -> Plan:
+    """The plan of a new study, or of the earlier run. Raises AutotuneError where a backbone cannot take part."""
+    selection = select_backbones(
+        ready.settings, ready.registry, request.weights, ready.device, ready.split.side, listener.say,
+        recorded_backbones(record),
+    )  # fmt: skip
+    refuse_other_weights(record, selection)
+    return make_plan(ready.settings, ready.split, selection, request.trials, recorded_cuts(record))
 
 
-def refuse_unknown(settings: Settings, registry: Registry) -> None:
-    for name in fixed_names(settings.space.backbone):
-        registry.find(name)
-
-
-def read_pictures(request: SearchRequest, folder: Path, settings: Settings, registry: Registry,
-                  listener: StudyListener, keep: bool = True) -> tuple[Split, Path]:  # fmt: skip
-    """The pictures and their parts: a study's own manifest if there is one and the folder still is as it says.
-
-    keep: what is decoded for this is also resized and stored, so that it need not be decoded again.
-    """
-    source = datasets.locate(request.data, cache_folder(), listener.say)
-    manifest = folder / MANIFEST
-    own = read_manifest(manifest) if manifest.is_file() and has_begun(folder) else ()
-    old = read_manifest(request.manifest) if request.manifest else ()
-
-    def shelf(side: int) -> PixelWriter:
-        sealed = likely_test(settings.seed, settings.test, old)
-        return PixelWriter(likely_pixels(settings, registry, request.weights, side), sealed)
-
-    catalog = read_catalog(
-        source, {p.path: p for p in own}, listener.progress("Reading"), shelf if keep and not own else None
-    )
-    if not request.skip_unreadable:
-        refuse_many_unreadable(catalog)
-    listener.close()
-    if own:
-        refuse_changed(folder, own, catalog.pictures)
-        return Split(catalog.classes, own, catalog.set_aside, {}), catalog.root
-    return split_catalog(catalog, settings.seed, settings.validation, settings.test, old), catalog.root
-
-
-def _begin(record: Record, folder: Path, settings: Settings, parts: Split, device: str, cuts: Cuts) -> None:
+def _begin(record: Record, ready: Prepared, plan: Plan) -> None:
     """Write down what this study is, before its first trial."""
     if record.facts().has_begun:
         return
+    folder, split = ready.folder, ready.split
     (folder / ".gitignore").write_text("*\n!study.toml\n", encoding="utf-8")
     for left in folder.glob("checkpoints/*.unfinished.ckpt"):  # of a study whose record was deleted
         left.unlink()
-    write_manifest(parts, folder / MANIFEST)
+    write_manifest(split, folder / MANIFEST)
     record.keep_facts(
-        classes=parts.classes, pictures=parts.counts, skipped=parts.set_aside, split=parts.identity, device=device,
-        definition=definition(settings), cuts=cuts,
+        classes=split.classes, pictures=split.counts, skipped=split.set_aside, split=split.identity,
+        device=ready.device, definition=definition(ready.settings), cuts=plan.cuts,
     )  # fmt: skip
 
 
-def announce(
-    listener: StudyListener, n_trials: int, n_done: int, settings: Settings, parts: Split, chosen: Selection
-) -> None:
-    """Say what takes part, and what is planned with it."""
-    counts, left = parts.counts, max(n_trials - n_done, 0)
-    listener.say(
-        f"{counts[TRAIN]} training, {counts[VALIDATION]} validation, {counts[TEST]} test pictures of "
-        f"{len(parts.classes)} classes; {counts['set_aside']} set aside."
-    )
-    if chosen.absent:
-        names = ", ".join(chosen.absent)
-        listener.say(f"Left out, their weights not being here: {names}. `autotune plugins` says how to have them.")
-    for name, reason in chosen.left_out.items():
-        if name in chosen.absent:
-            continue
-        listener.say(f"Left out: {name}: {reason}")
-    for one in chosen.candidates:
-        sizes = ", ".join(str(size) for size in one.arm.pixels)
-        listener.say(f"Backbone: {one.backbone.name} at {sizes} pixels, {_depths(one)}{_whence(one)}.")
-    for (name, size), found in count_cuts(chosen, settings, parts, n_trials).items():
-        for cut in found:
-            listener.detail(describe_cut(name, size, cut, stages=found[-1].number))
-    listener.say(
-        f"Plan: {left} trials of up to {settings.n_epochs} epochs, {settings.sampler} and {settings.pruner}, "
-        f"on {chosen.device}."
-    )
-
-
-def _outline(name: str, n_trials: int, settings: Settings, parts: Split, chosen: Selection) -> Outline:
-    """The plan in a few words, for a live listener."""
-    counts = parts.counts
-    pictures = " + ".join(str(counts[part]) for part in (TRAIN, VALIDATION, TEST))
-    backbones = [
-        f"{one.backbone.label}, {' or '.join(map(str, one.arm.pixels))} pixels, {_depths(one)}"
-        for one in chosen.candidates
-    ]
-    facts = (
-        f"{pictures} pictures of {len(parts.classes)} classes", *backbones,
-        f"{n_trials} trials of up to {settings.n_epochs} epochs", f"on {chosen.device}",
-    )  # fmt: skip
-    return Outline(name, facts, settings.metric, settings.n_epochs, settings.gap, chosen.device)
-
-
-def _whence(one: Candidate) -> str:
-    source = one.backbone.traits.weights or ""
-    if one.backbone.traits.from_scratch:
-        return ""
-    if one.weights.at_hand or source.startswith("package:"):
-        return f", weights {one.weights.reason}"
-    return f", weights by download, {one.backbone.traits.megabytes or '?'} MB"
-
-
-def _depths(one: Candidate) -> str:
-    if one.backbone.traits.from_scratch:
-        return "from scratch"
-    return f"last {_span(one.depths)} of {one.profiles[0].stages} stages"
-
-
-def _span(depths: Sequence[int]) -> str:
-    return f"{min(depths)} to {max(depths)}" if len(depths) > 1 else str(depths[0])
-
-
-def decode_pictures(parts: Split, root: Path, chosen: Selection, listener: StudyListener) -> None:
-    """Decode what trials see, training and validation pictures, at every size that is searched."""
-    pictures = (*parts.part(TRAIN), *parts.part(VALIDATION))
-    for one in chosen.candidates:
-        how = one.backbone.traits.interpolation
-        for size in one.arm.pixels:
-            fill_pixels(pixel_rows(size, how), root, pictures, how, listener.progress(f"Decoding to {size} pixels"))
-
-
-def _pixel_sets(chosen: Selection, context: TrialContext) -> list[PixelSet]:
+def _pixel_sets(selection: Selection, context: TrialContext) -> list[PixelSet]:
     """What `decode_pictures` has decoded."""
     digests = (*context.train.digests, *context.validation.digests)
     return [
         PixelSet(size, one.backbone.traits.interpolation, digests)
-        for one in chosen.candidates
-        for size in one.arm.pixels
+        for one in selection.candidates
+        for size in one.options.pixels
     ]
 
 
 def _probe(
-    engine: Engine, checkpoints: Checkpoints, chosen: Selection, record: Record, listener: StudyListener
+    engine: Engine, checkpoints: Checkpoints, selection: Selection, record: Record, listener: StudyListener
 ) -> tuple[BackboneOptions, ...]:
-    """A linear probe for each pretrained backbone and size; the best come first. One that raises is left out."""
+    """Fit a linear probe for each pretrained backbone and size. Returns the backbones, the best first.
+
+    A backbone whose probe raises is left out.
+    """
     done = {(row.backbone, row.pixels) for row in record.probes()}
-    left_out = dict(chosen.left_out)
+    left_out = dict(selection.left_out)
     todo = [
-        ProbeTask(arm.backbone, size)
-        for arm in (one.arm for one in chosen.candidates if not one.backbone.traits.from_scratch)
-        for size in arm.pixels
-        if (arm.backbone, size) not in done
+        ProbeTask(one.backbone, size)
+        for one in (one.options for one in selection.candidates if not one.backbone.traits.from_scratch)
+        for size in one.pixels
+        if (one.backbone, size) not in done
     ]
     for task, news in run_probes(engine, todo, checkpoints, listener):
         if isinstance(news, ProbeOutcome):
@@ -268,14 +140,14 @@ def _probe(
         else:
             left_out[task.backbone] = news.error
             listener.say(f"Left out: {task.backbone}: {news.error}")
-    kept = [one for one in chosen.candidates if one.backbone.name not in left_out]
+    kept = [one for one in selection.candidates if one.backbone.name not in left_out]
     if not kept:
         raise StudyError("Every backbone has failed its probe.", f"Read {engine.log('probe-*')}; then try again.")
     order = [row.backbone for row in record.probes()]
     kept.sort(key=lambda one: order.index(one.backbone.name) if one.backbone.name in order else len(order))
     if not record.facts().has_begun:
         record.keep_facts(backbones={one.backbone.name: _facts(one) for one in kept}, left_out=left_out)
-    return tuple(one.arm for one in kept)
+    return tuple(one.options for one in kept)
 
 
 def _facts(one: Candidate) -> BackboneFacts:
@@ -283,38 +155,36 @@ def _facts(one: Candidate) -> BackboneFacts:
     return BackboneFacts(
         name=one.backbone.name,
         label=one.backbone.label,
-        stages=one.profiles[0].stages,
+        stages=one.n_stages,
         from_scratch=one.backbone.traits.from_scratch,
-        pixels=one.arm.pixels,
+        pixels=one.options.pixels,
         depths=one.depths,
         digest=one.digest,
     )
 
 
-def _queued(search: OptunaStudy, arms: tuple[BackboneOptions, ...], record: Record) -> OptunaStudy:
-    """A new search starts with the recipes of old hands."""
+def _queued(search: OptunaStudy, backbones: tuple[BackboneOptions, ...], record: Record) -> OptunaStudy:
+    """A new search with its first trials, those of an experienced practitioner, in the queue."""
     if not record.facts().first_trials_queued:
-        search.enqueue(arms)
+        search.enqueue(backbones)
         record.keep_facts(first_trials_queued=True)
     return search
 
 
-def _test(
-    context: TrialContext, record: Record, folder: Path, root: Path, parts: Split, listener: StudyListener
-) -> None:
-    """Look at the test pictures with the winner, unless it has been looked at."""
+def _test(context: TrialContext, record: Record, ready: Prepared, listener: StudyListener) -> None:
+    """Evaluate the winner on the test part, unless it has been."""
     best = record.best()
     if best is None or record.is_tested():
         return
     start = time.monotonic()
     backbones = LoadedBackbones(context)
-    evaluate_trial(backbones, record, folder, root, parts, best, listener.progress("Test"))
+    evaluate_trial(backbones, record, ready.folder, ready.root, ready.split, best, listener.progress("Test"))
     record.add_seconds(test=time.monotonic() - start)
 
 
 @contextmanager
 def _timed(record: Record, start: float) -> Iterator[None]:
-    """Add a run's time to the study's, also where it is cut off."""
+    """Add a run's time to the study's, also if it is interrupted."""
     try:
         yield
     finally:

@@ -187,7 +187,7 @@ def test_a_backbone_that_cannot_follow_pixels_says_so(tmp_path: Path) -> None:
     said: list[str] = []
     chosen = select_backbones(settings, FOUND, tmp_path, "cpu", 224, said.append)
     assert said == ["vit_b_16 keeps its 224 pixels: no other size works."]
-    assert [one.arm.pixels for one in chosen.candidates] == [(224,), (96,)]
+    assert [one.options.pixels for one in chosen.candidates] == [(224,), (96,)]
 
 
 @pytest.mark.network
@@ -233,6 +233,6 @@ def test_weights_that_pip_brings_are_named_where_they_are_missing() -> None:
 def test_what_has_no_weights_here_is_left_out_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))  # where nothing was downloaded
     chosen = select_backbones(read_settings(None, {}), FOUND, None, "cpu", 224, lambda _: None)
-    assert {"resnet50", "vgg16", "vit_b_16"} <= set(chosen.absent)
-    assert set(chosen.absent) <= set(chosen.left_out)
+    assert {"resnet50", "vgg16", "vit_b_16"} <= set(chosen.without_weights)
+    assert set(chosen.without_weights) <= set(chosen.left_out)
     assert "efficientnet_lite0" not in chosen.absent

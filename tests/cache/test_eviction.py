@@ -47,17 +47,25 @@ def command(*words: str) -> subprocess.CompletedProcess[str]:
 def test_what_was_used_longest_ago_makes_way_first(folder: Path) -> None:
     for name, minutes in (
         ("pixels/32-bilinear", 5),
-        ("banks/net-32/cut9-view0-a", 60),
-        ("banks/net-32/cut8-view0-b", 10),
+        ("features/net-32/cut9-view0-a", 60),
+        ("features/net-32/cut8-view0-b", 10),
     ):
         stored(folder, name, minutes)
     each = eviction.entries()[0].n_bytes
     assert each == 10 * (1000 + 16)
     assert names(eviction.trim(3 * each)) == []
-    assert names(eviction.trim(3 * each - 1)) == ["banks/net-32/cut9"]
-    assert names(eviction.trim(each)) == ["banks/net-32/cut8"]
+    assert names(eviction.trim(3 * each - 1)) == ["features/net-32/cut9"]
+    assert names(eviction.trim(each)) == ["features/net-32/cut8"]
     assert names(eviction.entries()) == ["pixels/32-bilinear"]
     assert not list(folder.rglob(".gone*"))
+
+
+def test_what_earlier_versions_have_left_is_named_and_makes_way(folder: Path) -> None:
+    for name, minutes in (("banks/net-32/cut9-view0-a", 90), ("pixels/32-bilinear", 60), ("pixels/32-bilinear-v7", 5)):
+        stored(folder, name, minutes)
+    each = eviction.entries()[0].n_bytes
+    assert names(eviction.trim(each)) == ["banks/net-32/cut9", "pixels/32-bilinear"]
+    assert names(eviction.entries()) == ["pixels/32-bilinear"]
 
 
 def test_opening_rows_is_using_them(folder: Path) -> None:
@@ -112,11 +120,13 @@ def test_the_limit_is_told_by_the_environment(folder: Path, monkeypatch: pytest.
 def test_the_command_shows_trims_and_clears(folder: Path) -> None:
     assert json.loads(command("--json").stdout)["entries"] == []
     for view in (0, 1):
-        stored(folder, f"banks/net-32/cut9-view{view}-a", 5)
+        stored(folder, f"features/net-32/cut9-view{view}-a", 5)
     found = json.loads(command("--json").stdout)
-    assert [(row["name"], row["rows"], row["bytes"]) for row in found["entries"]] == [("banks/net-32/cut9", 20, 20_320)]
+    assert [(row["name"], row["rows"], row["bytes"]) for row in found["entries"]] == [
+        ("features/net-32/cut9", 20, 20_320)
+    ]
     shown = command().stdout
-    assert "banks/net-32/cut9" in shown
+    assert "features/net-32/cut9" in shown
     assert "20.3 KB of at most" in shown
     assert command("trim", "--to", "15KB").stdout == "Deleted 10.2 KB.\n"
     refused = command("clear")
@@ -140,7 +150,7 @@ def test_a_deleted_cache_changes_no_trial(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1.9 MB: room for the pixels of this study, 1.7 MB, and for no bank."""
+    """A file system of 1.9 MB: room for the pixels of this study, 1.7 MB, and for no features."""
     place = tmp_path / "disk"
     place.mkdir()
     words = ["mount", "-t", "tmpfs", "-o", "size=1900k", "none", str(place)]

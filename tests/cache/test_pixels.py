@@ -1,17 +1,15 @@
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from autotune.cache.pixels import PixelWriter, pixel_rows, read_square
-from autotune.cache.rows import RowStore
+from autotune.cache import pixels
+from autotune.cache.pixels import PixelWriter, fill_pixels, pixel_rows, read_square
 from autotune.data.catalog import read_catalog
-from autotune.data.picture import Picture
-from autotune.data.split import likely_test, split_catalog
-from autotune.errors import StudyError
+from autotune.data.picture import read_picture
 
-LOOKS = [(32, "bilinear"), (48, "bicubic")]
+SIZES = [(32, "bilinear"), (48, "bicubic")]
 
 
 @pytest.fixture
@@ -20,13 +18,13 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def none_sealed(_: Picture) -> bool:
-    return False
-
-
-def test_what_reading_keeps_is_what_decoding_anew_gives(digits: Path, empty: Path) -> None:
-    catalog = read_catalog(digits, shelf_for=lambda _: PixelWriter(LOOKS, none_sealed))
-    for size, how in LOOKS:
+def test_what_is_written_is_what_decoding_gives(digits: Path, empty: Path) -> None:
+    catalog = read_catalog(digits)
+    writer = PixelWriter(SIZES)
+    for picture in catalog.pictures:
+        writer.add(picture.digest, read_picture(digits / picture.path))
+    writer.flush()
+    for size, how in SIZES:
         rows = pixel_rows(size, how)
         assert rows.missing(p.digest for p in catalog.pictures) == []
         for picture in catalog.pictures[::20]:
@@ -34,40 +32,38 @@ def test_what_reading_keeps_is_what_decoding_anew_gives(digits: Path, empty: Pat
             assert np.array_equal(kept, read_square(digits / picture.path, size, how))
 
 
-def test_nothing_of_a_test_picture_is_kept(digits: Path, empty: Path) -> None:
-    sealed = likely_test(0, 0.1)
-    catalog = read_catalog(digits, shelf_for=lambda _: PixelWriter(LOOKS, sealed))
-    parts = split_catalog(catalog, 0)
-    absent = set(pixel_rows(*LOOKS[0]).missing(p.digest for p in catalog.pictures))
-    assert absent == {p.digest for p in parts.part("test")}
-    assert len(absent) > 5
-
-
-def test_an_older_manifests_test_pictures_stay_sealed(digits: Path) -> None:
+def test_writing_again_adds_no_row(digits: Path, empty: Path) -> None:
     picture = read_catalog(digits).pictures[0]
-    for part in ("train", "validation", "test"):
-        assert likely_test(0, 1.0, [replace(picture, part=part)])(picture) == (part == "test")
-    assert likely_test(0, 0.0)(replace(picture, part="test"))
-    assert not likely_test(0, 1.0)(replace(picture, part="validation"))
+    image = read_picture(digits / picture.path)
+    for _ in range(2):
+        writer = PixelWriter(SIZES)
+        writer.add(picture.digest, image)
+        writer.add(picture.digest, image)
+        writer.flush()
+    assert [file.stat().st_size for file in empty.rglob("keys.bin")] == [16, 16]
 
 
-def test_the_shelf_is_made_for_the_pictures_size(digits: Path, empty: Path) -> None:
-    sides: list[int] = []
-
-    def shelf(side: int) -> PixelWriter:
-        sides.append(side)
-        return PixelWriter(LOOKS, none_sealed)
-
-    assert read_catalog(digits, shelf_for=shelf).side == 8
-    assert sides == [8]
-
-
-def test_a_disk_that_fills_while_reading_is_an_error(
+def test_pixels_of_another_version_of_the_code_are_decoded_again(
     digits: Path, empty: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
-        raise StudyError("The disk is full.", "Free some.")
+    pictures = read_catalog(digits).pictures[:5]
+    digests = [picture.digest for picture in pictures]
+    fill_pixels(pixel_rows(32, "bilinear"), digits, pictures, "bilinear", lambda *_: None)
+    assert pixel_rows(32, "bilinear").missing(digests) == []
+    monkeypatch.setattr(pixels, "VERSION", pixels.VERSION + 1)
+    assert pixel_rows(32, "bilinear").missing(digests) == digests
 
-    monkeypatch.setattr(RowStore, "append", full)
-    with pytest.raises(StudyError):
-        read_catalog(digits, shelf_for=lambda _: PixelWriter(LOOKS, none_sealed))
+
+def test_a_picture_is_its_centre_square_resized(tmp_path: Path) -> None:
+    wide = Image.new("RGB", (300, 100), "red")
+    wide.paste("blue", (100, 0, 200, 100))
+    wide.save(tmp_path / "x.png")
+    square = read_square(tmp_path / "x.png", 50, "bilinear")
+    assert square.shape == (3, 50, 50)
+    assert square[2, :, 2:-2].min() > 250
+    assert square[0, :, 2:-2].max() < 5
+
+
+def test_a_very_long_picture_takes_no_more_memory_than_its_centre(tmp_path: Path) -> None:
+    Image.new("RGB", (1, 60_000), "red").save(tmp_path / "x.png")
+    assert read_square(tmp_path / "x.png", 224, "bilinear").shape == (3, 224, 224)

@@ -4,14 +4,14 @@ from autotune.backbones.profile import StageProfile
 from autotune.search.cost import MOST_BYTES, ExpectedShare, cut_cost, cuts_to_cache
 
 NET = StageProfile(64, (10, 10, 10), (10_000_000, 100_000_000, 1_000_000), ((32, 32, 32), (64, 8, 8), (100,)))
-STUDY = ExpectedShare(n_train=1000, n_rest=100, epochs=6, trials=12, augmented=True)
+STUDY = ExpectedShare(n_train=1000, n_validation=100, epochs=6, trials=12, augmented=True)
 
 
-def test_a_bank_that_many_trials_share_pays() -> None:
+def test_features_that_many_trials_share_are_worth_caching() -> None:
     assert cut_cost(NET, 2, STUDY, "cpu").pays
 
 
-def test_one_short_trial_pays_for_no_bank() -> None:
+def test_for_one_short_trial_only_the_last_stage_is_cached() -> None:
     short = replace(STUDY, epochs=1, trials=1)
     assert not cut_cost(NET, 2, short, "cpu").pays
     assert cuts_to_cache([cut_cost(NET, number, short, "cpu") for number in (1, 2, 3)], 3) == (3,)
@@ -22,15 +22,15 @@ def test_rows_that_cost_more_than_computing_them_are_not_kept() -> None:
     assert cut_cost(NET, 3, STUDY, "cuda:0").pays
 
 
-def test_a_bank_over_8_gib_is_not_made() -> None:
+def test_features_over_8_gib_are_not_cached() -> None:
     large = cut_cost(NET, 2, replace(STUDY, n_train=1_000_000), "cpu")
     assert large.n_bytes > MOST_BYTES
-    assert large.banked < large.fresh
+    assert large.cached < large.uncached
     assert not large.pays
 
 
 def test_the_two_costs_are_counted() -> None:
-    one = cut_cost(NET, 3, ExpectedShare(n_train=10, n_rest=2, epochs=5, trials=2, augmented=False), "cpu")
-    assert one.fresh == 111_000_000 * 2 * 3 * (10 + 2 * 2)
+    one = cut_cost(NET, 3, ExpectedShare(n_train=10, n_validation=2, epochs=5, trials=2, augmented=False), "cpu")
+    assert one.uncached == 111_000_000 * 2 * 3 * (10 + 2 * 2)
     assert one.n_bytes == 200 * 12
-    assert one.banked == 111_000_000 * 12 + 200 * 200 * (12 + 84)
+    assert one.cached == 111_000_000 * 12 + 200 * 200 * (12 + 84)

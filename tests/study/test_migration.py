@@ -48,5 +48,5 @@ def test_it_is_resumed_reported_and_exported(old: Path, here: Path) -> None:
     assert len(found.leaderboard) == 7
     assert {row.number: row for row in before}.items() <= {row.number: row for row in found.leaderboard}.items()
     assert "before" in Path(write_report("before")["file"]).read_text()
-    facts = export_trial("before", ExportRequest(), Resources("cpu"), StudyListener())
-    assert [row["verdict"] for row in facts["table"]] == ["proven"]
+    result = export_trial("before", ExportRequest(), Resources("cpu"), StudyListener())
+    assert [file.is_verified for file in result.files] == [True]

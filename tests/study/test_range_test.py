@@ -14,13 +14,14 @@ from PIL import Image
 from small_trials import KeptEpochs
 
 from autotune.cli.console import PlainConsole
+from autotune.cli.range_test import find_learning_rates
 from autotune.data.split import MANIFEST, PARTS, read_manifest
 from autotune.errors import ConfigError, StudyError
 from autotune.files import cache_folder
 from autotune.search.ranges import Fixed
 from autotune.search.settings import CYCLES, SearchSpace, Settings, read_settings
 from autotune.study import range_test
-from autotune.study.range_test import BEGUN, SLOWED, STEPS, LossCurve, _prepared, bounds_of, run_range_test
+from autotune.study.range_test import BEGUN, SLOWED, STEPS, LossCurve, bounds_of, prepare_range_test
 from autotune.study.request import SearchRequest
 from autotune.study.run import run_study
 from autotune.training.trial import run_trial
@@ -78,7 +79,7 @@ def asked(data: Path | None, name: str | None = "s", **flags: Any) -> SearchRequ
 
 
 def find(request: SearchRequest, write: bool = False) -> dict[str, Any]:
-    return run_range_test(request, write, PlainConsole(quiet=True))
+    return find_learning_rates(request, write, PlainConsole(quiet=True))
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +95,7 @@ def test_trials_between_the_bounds_beat_those_at_a_tenth_and_at_ten_times(
     request = asked(data, backbone=backbone, epochs=6)
     place = here / "place"
     place.mkdir()
-    backbones, tested = _prepared(request, here / "s", PlainConsole(quiet=True))
+    backbones, tested = prepare_range_test(request, PlainConsole(quiet=True))
     found = find(request)
 
     def cross_entropy(times: float) -> float:

@@ -18,13 +18,13 @@ from small_studies import QUICK, search, without_time
 
 from autotune.backbones.registry import discover
 from autotune.cli.console import PlainConsole
-from autotune.data import catalog as catalogs
 from autotune.data import picture as pictures
 from autotune.data.split import Split, read_manifest
 from autotune.errors import AutotuneError, ConfigError, DataError, PluginError, StudyError
 from autotune.files import cache_folder
+from autotune.search import read_ahead
 from autotune.search.candidates import select_backbones
-from autotune.search.plan import build_context, choose_cuts
+from autotune.search.plan import build_context, make_plan
 from autotune.search.settings import read_settings
 from autotune.study.driver import Driver
 from autotune.study.listener import StudyListener
@@ -113,7 +113,7 @@ def test_no_worker_is_told_of_a_test_picture_or_stores_one(
     settings = read_settings(None, QUICK)
     parts = Split(("0", "1", "2"), pictures, (), {})
     chosen = select_backbones(settings, discover(), None, "cpu", 8, print)
-    told = pickle.dumps(build_context(settings, parts, chosen, 1, choose_cuts(chosen, settings, parts)))
+    told = pickle.dumps(build_context(make_plan(settings, parts, chosen), 1))
     sealed = parts.part("test")
     assert len(sealed) >= 5
     assert all(p.digest.encode() in told for p in parts.part("train"))
@@ -140,7 +140,7 @@ def test_each_picture_is_decoded_once_and_a_test_picture_again_for_the_test(
 
     monkeypatch.setattr(pictures, "decode_image", decode)
     if guess:
-        monkeypatch.setattr(catalogs, "_glanced_side", lambda *_: guess)
+        monkeypatch.setattr(read_ahead, "likely_side", lambda *_: guess)
     search(digits, 1, flags={"backbone": ["efficientnet_lite0"]})
     times = Counter(seen)
     for picture in read_manifest(here / "studies" / "s" / "manifest.csv"):

@@ -1,0 +1,96 @@
+"""What every command on pictures begins with: settings, backbones, device, pictures and their split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from autotune.backbones.registry import Registry, discover
+from autotune.cache.pixels import fill_pixels, pixel_rows
+from autotune.data import datasets
+from autotune.data.catalog import read_catalog, refuse_many_unreadable
+from autotune.data.picture import Picture
+from autotune.data.split import MANIFEST, TRAIN, VALIDATION, Split, read_manifest, split_catalog
+from autotune.errors import StudyError
+from autotune.files import cache_folder
+from autotune.search.candidates import Selection, fixed_names
+from autotune.search.plan import pick_device
+from autotune.search.read_ahead import ReadAhead
+from autotune.search.settings import Settings, read_settings
+from autotune.study.checks import has_begun, refuse_changed
+from autotune.study.listener import StudyListener
+from autotune.study.request import SearchRequest
+from autotune.study.summary import STUDIES
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request whose pictures are read and split. settings: as asked, not yet resolved. root: where paths start."""
+
+    folder: Path
+    settings: Settings
+    registry: Registry
+    device: str
+    split: Split
+    root: Path
+
+
+def prepare(request: SearchRequest, listener: StudyListener, store_pixels: bool = True) -> Prepared:
+    """Check a request, then read and split its pictures. Nothing is written to the study's folder.
+
+    store_pixels: what is decoded is also resized and stored, so that a search need not decode it again. Raises
+    AutotuneError for what the user can mend.
+    """
+    folder = study_folder(request)
+    settings = read_settings(_config(request, folder), request.flags or {}, datasets.is_writing(request.data))
+    registry = discover(request.plugins)
+    for name in fixed_names(settings.space.backbone):
+        registry.find(name)
+    device = pick_device(request.device)
+    old = read_manifest(request.manifest) if request.manifest else ()
+    ahead = ReadAhead(settings, registry, request.weights, old) if store_pixels else None
+    split, root = _read_split(request, folder, settings, old, ahead, listener)
+    return Prepared(folder, settings, registry, device, split, root)
+
+
+def study_folder(request: SearchRequest) -> Path:
+    """Where the study lives: studies/NAME; the name is the data folder's unless given. Raises StudyError."""
+    name = request.name or datasets.default_study_name(request.data)
+    if not name or name.startswith(".") or set(name) & set("/\\?"):  # "?" would end the path of a database's URL
+        raise StudyError(f"A study cannot be named {name!r}.", "Give it a plain name: --study NAME")
+    return STUDIES / name
+
+
+def decode_pictures(split: Split, root: Path, selection: Selection, listener: StudyListener) -> None:
+    """Decode what trials see, training and validation pictures, at every size that is searched."""
+    pictures = (*split.part(TRAIN), *split.part(VALIDATION))
+    for one in selection.candidates:
+        how = one.backbone.traits.interpolation
+        for size in one.options.pixels:
+            fill_pixels(pixel_rows(size, how), root, pictures, how, listener.progress(f"Decoding to {size} pixels"))
+
+
+def _config(request: SearchRequest, folder: Path) -> Path | None:
+    """The study.toml that counts: the one named, or the study's own if there is one."""
+    own = folder / "study.toml"
+    return request.config or (own if own.is_file() else None)
+
+
+def _read_split(request: SearchRequest, folder: Path, settings: Settings, old: tuple[Picture, ...],
+                ahead: ReadAhead | None, listener: StudyListener) -> tuple[Split, Path]:  # fmt: skip
+    """The pictures with their parts, and where their paths start. A study that has begun keeps its own manifest.
+
+    Raises StudyError where such a study's pictures have changed.
+    """
+    source = datasets.locate(request.data, cache_folder(), listener.say)
+    manifest = folder / MANIFEST
+    own = read_manifest(manifest) if manifest.is_file() and has_begun(folder) else ()
+    known = {picture.path: picture for picture in own}
+    catalog = read_catalog(source, known, listener.progress("Reading"), None if own else ahead)
+    if not request.skip_unreadable:
+        refuse_many_unreadable(catalog)
+    listener.close()
+    if own:
+        refuse_changed(folder, own, catalog.pictures)
+        return Split(catalog.classes, own, catalog.set_aside, {}), catalog.root
+    return split_catalog(catalog, settings.seed, settings.validation, settings.test, old), catalog.root
