@@ -11,7 +11,7 @@ from autotune.backbones.registry import Registry
 from autotune.backbones.spec import Backbone
 from autotune.backbones.weights import WeightsSource, find_weights, load_stages, stages_digest, weights_file_name
 from autotune.errors import AutotuneError, ConfigError, PluginError, WeightsError
-from autotune.search.ranges import Choice, Fixed, Ranged
+from autotune.search.ranges import Choice, Domain, Fixed
 from autotune.search.settings import SMALL_PIXELS, Settings
 from autotune.search.space import BackboneOptions
 
@@ -113,11 +113,11 @@ def _bring(entry: Backbone) -> str:
     return f"{install} {name}.safetensors or {name}.pth into a folder and name it: --weights DIR"
 
 
-def fixed_names(ranged: Ranged | None) -> list[str]:
+def fixed_names(ranged: Domain | None) -> list[str]:
     return [str(value) for value in _values(ranged)]
 
 
-def _values(ranged: Ranged | None) -> list[float | int | str]:
+def _values(ranged: Domain | None) -> list[float | int | str]:
     if isinstance(ranged, Fixed):
         return [ranged.value]
     if isinstance(ranged, Choice):
@@ -146,7 +146,7 @@ def _opened(entry: Backbone, found: WeightsSource, settings: Settings, device: s
     return Candidate(entry, found, profiles, depths, stages_digest(chain) if has_digest else "")
 
 
-def sizes_for(entry: Backbone, asked: Ranged | None, side: int) -> tuple[int, ...]:
+def sizes_for(entry: Backbone, asked: Domain | None, side: int) -> tuple[int, ...]:
     """The sizes asked for, if it can follow; else its own, or four times the pictures' where that is less."""
     own = entry.traits.pixels
     if entry.traits.fixed_pixels or (entry.traits.from_scratch and not asked):
@@ -157,7 +157,7 @@ def sizes_for(entry: Backbone, asked: Ranged | None, side: int) -> tuple[int, ..
     return (min(own, enlarged),)
 
 
-def _depths(entry: Backbone, profile: StageProfile, asked: Ranged | None, device: str) -> tuple[int, ...]:
+def _depths(entry: Backbone, profile: StageProfile, asked: Domain | None, device: str) -> tuple[int, ...]:
     if asked is None:
         return profile.depths(on_cpu=device == "cpu")
     depths = tuple(depth for depth in (int(value) for value in _values(asked)) if depth <= profile.stages)

@@ -16,7 +16,7 @@ from autotune.data.split import TRAIN, VALIDATION, Split
 from autotune.errors import ConfigError
 from autotune.search.candidates import Selection
 from autotune.search.cost import CutCost, ExpectedShare, cut_cost, cuts_to_cache
-from autotune.search.ranges import Fixed, Range, Ranged
+from autotune.search.ranges import Domain, Fixed, Range
 from autotune.search.settings import Settings, epochs_for, narrow
 from autotune.training.batches import LabelledPictures
 from autotune.training.context import TrialContext
@@ -42,7 +42,7 @@ def pick_device(name: str) -> str:
     return name
 
 
-def class_weight_range(counts: Mapping[str, int]) -> Ranged:
+def class_weight_range(counts: Mapping[str, int]) -> Domain:
     """Rare classes' weight is searched where classes are uneven; else it would change nothing."""
     return Range(0.0, 1.0) if max(counts.values()) > UNEVEN * min(counts.values()) else Fixed(0.0)
 
@@ -52,7 +52,7 @@ def resolve_settings(settings: Settings, parts: Split) -> Settings:
     train = parts.part(TRAIN)
     ranged = settings.space.class_weight or class_weight_range(Counter(p.label for p in train))
     epochs = settings.epochs or epochs_for(len(train))
-    return narrow(replace(settings, epochs=epochs), class_weight=ranged)
+    return narrow(settings.model_copy(update={"epochs": epochs}), class_weight=ranged)
 
 
 def expected_shares(

@@ -12,7 +12,7 @@ from optuna.trial import Trial, TrialState
 from autotune.engines.base import CacheProgress, Died, Failed, ProbeTask, TrialTask
 from autotune.engines.local import LocalEngine, LocalPlace
 from autotune.errors import StudyError
-from autotune.search.sampler import OptunaStudy
+from autotune.search.optuna_study import OptunaStudy
 from autotune.study.listener import TRIALS, StudyListener
 from autotune.study.record import COMPLETE, FAILED, PRUNED, Record
 from autotune.training.outcome import TIMEOUT, Epoch, ProbeOutcome, TrialOutcome

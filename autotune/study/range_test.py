@@ -7,7 +7,7 @@ import io
 import math
 import tempfile
 from collections.abc import MutableMapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,7 +27,7 @@ from autotune.errors import ConfigError, StudyError
 from autotune.files import write_whole
 from autotune.search.candidates import Candidate, Selection, fixed_names, select_backbones
 from autotune.search.plan import build_context, choose_cuts, pick_device, resolve_settings
-from autotune.search.ranges import Choice, Fixed, Ranged
+from autotune.search.ranges import Choice, Domain, Fixed
 from autotune.search.settings import SearchSpace, Settings, read_settings
 from autotune.search.space import BackboneOptions, suggest
 from autotune.search.warm_start import first_trials
@@ -193,12 +193,12 @@ def _params(settings: Settings, arm: BackboneOptions) -> Params:
     """The choices of an old hand's first trial, as far as study.toml allows them, and the whole span of rates."""
     recipe = first_trials(settings.space, (arm,))[0]
 
-    def fixed(name: str, ranged: Ranged) -> Ranged:
+    def fixed(name: str, ranged: Domain) -> Domain:
         if name in recipe:
             return Fixed(recipe[name])
         return Fixed(ranged.values[0]) if isinstance(ranged, Choice) else ranged
 
-    ranges = {f.name: fixed(f.name, getattr(settings.space, f.name)) for f in fields(SearchSpace)}
+    ranges = {name: fixed(name, getattr(settings.space, name)) for name in SearchSpace.model_fields}
     optimizer = ranges["optimizer"]
     assert isinstance(optimizer, Fixed)
     rate = LEARNING_RATE_FACTORS[str(optimizer.value)]

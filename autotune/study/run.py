@@ -31,9 +31,9 @@ from autotune.errors import StudyError
 from autotune.files import cache_folder
 from autotune.search.candidates import Candidate, Selection, fixed_names, select_backbones
 from autotune.search.cost import describe_cut
+from autotune.search.optuna_study import OptunaStudy
 from autotune.search.plan import Cuts, build_context, choose_cuts, count_cuts, pick_device, resolve_settings
 from autotune.search.read_ahead import likely_pixels
-from autotune.search.sampler import OptunaStudy
 from autotune.search.settings import Settings, definition, read_settings
 from autotune.search.space import BackboneOptions
 from autotune.search.speed import estimate_seconds

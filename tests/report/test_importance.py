@@ -6,7 +6,7 @@ import optuna
 import pytest
 
 from autotune.report import charts, importance
-from autotune.search.sampler import STUDY_NAME
+from autotune.search.optuna_study import STUDY_NAME
 from autotune.study.record import COMPLETE
 
 
