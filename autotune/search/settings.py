@@ -24,7 +24,7 @@ CYCLES = ("triangular", "triangular2", "one-cycle")
 FLIPS = ("none", "horizontal", "vertical", "both")
 SMALL_PIXELS = 64  # below this, pictures are enlarged fourfold for a pretrained net, and the from-scratch CNN joins
 # The string below a field is its description, which docs/study-toml.md is generated from.
-DEFINITION = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
+DEFINITION = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class SearchSpace(BaseModel, frozen=True):
