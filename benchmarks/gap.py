@@ -112,7 +112,7 @@ class Draw:
             fill_pixels(pixel_rows(size, how), folder, parts.pictures, how, lambda *_: None)
 
     def context(self, patience: int, parts: Split) -> TrialContext:
-        settings = replace(self.settings, patience=patience)
+        settings = self.settings.model_copy(update={"patience": patience})
         cuts = {(one.backbone.name, one.profiles[0].pixels): one.cuts for one in self.chosen.candidates}
         return build_context(Plan(parts, settings, self.chosen, cuts), 1)
 
@@ -151,9 +151,9 @@ def trained(draw: Draw, params: list[Params], only: int | None, patience: int) -
 def measured(name: str, draw: Draw, seed: int) -> list[dict[str, Any]]:
     params = draw.params()
     curves = trained(draw, params, None, EPOCHS)
-    again = trained(draw, params, 0, Settings.patience)[0][0]
+    again = trained(draw, params, 0, Settings().patience)[0][0]
     cycle = draw.settings.cycle_length
-    assert len(again) == cut(curves[0][0], gap(Settings.gap, Settings.patience), cycle), (
+    assert len(again) == cut(curves[0][0], gap(Settings().gap, Settings().patience), cycle), (
         "the curve's end is not the trial's"
     )
     counts = Counter(str(picture.part) for picture in draw.parts.pictures)

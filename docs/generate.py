@@ -1,44 +1,20 @@
-"""Writes cli.md and study-toml.md from the code: python docs/generate.py. Tests hold them to it."""
+"""Writes cli.md and study-toml.md from the code: python docs/generate.py. Tests compare them with it."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from autotune.search.settings import _NAMES, _SETTINGS, Settings, definition
+from pydantic.fields import FieldInfo
+
+from autotune.search.fields import choices, limits
+from autotune.search.settings import SearchSpace, Settings, definition
 
 HERE = Path(__file__).parent
-MEANT = {
-    "metric": "What the search maximises, and what is told of the test.",
-    "epochs": "The most a trial may have. By default about 6,000 pictures' worth, between 4 and 12.",
-    "cycle_epochs": "Epochs of one learning-rate cycle; the pruner looks at the ends of cycles. Give `epochs` too.",
-    "patience": "Epochs (a cycle at least) without a better validation before the gap can end a trial.",
-    "gap": "How far training may run ahead of validation, smoothed, as a difference of the metric.",
-    "seed": "Decides the split, the trials and their randomness.",
-    "sampler": "What chooses the next trial: Optuna's samplers.",
-    "pruner": "What ends a trial that falls behind: Optuna's pruners.",
-    "validation": "The share of the pictures that trials are compared on.",
-    "test": "The share of the pictures that is sealed until the winner is tested.",
-    "flips": "Which mirrorings leave the meaning of a picture as it is.",
-    "angle": "The largest turn that leaves it, in degrees; augmentation turns by up to that.",
-    "backbone": "The networks, by name. By default those whose weights are on this machine.",
-    "depth": "The last stages that train; 0: the head alone. By default all; on a CPU, tails of at most 40 % of work.",
-    "pixels": "Side of the square that pictures are resized to. By default the backbone's, less for small pictures.",
-    "lr_low": "The lower bound of the learning-rate cycle. By default 1e-6 to 1e-4, log, times the optimizer's factor.",
-    "lr_high": "The upper bound. By default 1e-4 to 1e-2, log, times the optimizer's factor.",
-    "class_weight": "c of (1 / frequency)^c. By default searched, from 0 to 1, where classes are uneven; else 0.",
-    "cycle": "How the learning rate moves between its bounds.",
-    "augment": "Strength; 1 is shift 20 %, shear 30 %, zoom 10 %, channel shift 20 %, and the whole `angle`.",
-    "optimizer": "The factor of the default rates: 1, for sgd and adagrad 10, for adadelta 1000.",
-    "batch_size": "Pictures a step.",
-    "weight_decay": "Of the optimizer; decoupled for adamw.",
-    "dropout": "Before the head.",
-    "label_smoothing": "Of the cross-entropy.",
-    "mixup": "Alpha of the Beta distribution that two pictures are mixed by, where the tail begins; 0 mixes none.",
-}
-NOBODY = object()  # what no setting can be, so that each says what it can
+DECIDED = (None, "by default")  # what `definition` holds for what the pictures and the machine decide
 
 
 def cli() -> str:
@@ -48,28 +24,43 @@ def cli() -> str:
 
 
 def study_toml() -> str:
+    """The reference of study.toml, from the fields of the models."""
     defaults = definition(Settings())
+    ranges = defaults.pop("space")
     lines = [
         "# study.toml\n",
-        "All of a study's definition; every line may be left out. It is read from `studies/NAME/study.toml`, or from",
-        "where `--config` says. A flag goes before it. What is unknown or out of range is told, all of it at once.\n",
+        "A study's whole definition; every line may be left out. It is read from `studies/NAME/study.toml`, or from",
+        "the file that `--config` names. Flags override it. All that is unknown or out of range is reported at once.\n",
         "| setting | default | may be | meaning |\n|---|---|---|---|",
-        *(_row(name, _literal(defaults[name]), _SETTINGS[name]) for name in _SETTINGS),
+        *(_row(name, default, Settings.model_fields[name]) for name, default in defaults.items()),
         "\n## [space]\n",
-        "What is searched. A value fixes, a list offers, a table `{ low, high, log, step }` ranges.\n",
+        "What is searched. A value is fixed, a list is a choice, a table `{ low, high, log, step }` is a range.\n",
         "| name | default | may be | meaning |\n|---|---|---|---|",
-        *(_row(name, _literal(defaults["space"][name]), _NAMES[name]) for name in _NAMES),
+        *(_row(name, default, SearchSpace.model_fields[name]) for name, default in ranges.items()),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _row(name: str, default: str, check: Any) -> str:
-    said = check(NOBODY).removeprefix("Give a ").removeprefix("Choose from: ").rstrip(".")
-    return f"| `{name}` | {default} | {said} | {MEANT[name]} |"
+def _row(name: str, default: Any, field: FieldInfo) -> str:
+    names = choices(field)
+    allowed = limits(field) if names is None else _listed(names)
+    assert field.description, f"{name} has no description"
+    return f"| `{name}` | {_literal(default)} | {allowed} | {' '.join(field.description.split())} |"
+
+
+def _listed(names: Collection[str]) -> str:
+    """Names, with what is in brackets behind them where they are the keys of a table: a label, or a factor."""
+    entries = names if isinstance(names, Mapping) else dict.fromkeys(names)
+    return ", ".join(name + _bracketed(entries[name]) for name in sorted(names))
+
+
+def _bracketed(entry: Any) -> str:
+    label = f"factor {entry:g}" if isinstance(entry, float) else getattr(entry, "label", "")
+    return f" ({label})" if label else ""
 
 
 def _literal(value: Any) -> str:
-    if value is None or value == "by default":
+    if value in DECIDED:
         return "decided"
     if isinstance(value, dict):
         told = {key: str(edge).lower() for key, edge in value.items() if key in ("low", "high") or edge}

@@ -13,6 +13,7 @@ from typer.main import get_command
 from autotune.backbones import registry
 from autotune.backbones.registry import discover
 from autotune.cli.app import app
+from autotune.search.sampler import PRUNERS, SAMPLERS, Pruner, Sampler
 from autotune.testing import check_backbone
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,6 +33,16 @@ def generate() -> Any:
 def test_the_page_of_study_toml_is_as_the_code_is(generate: Any) -> None:
     written = (DOCS / "study-toml.md").read_text(encoding="utf-8")
     assert written == generate.study_toml(), "run: python docs/generate.py"
+
+
+def test_a_sampler_and_a_pruner_are_on_the_page_by_their_entries(
+    generate: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SAMPLERS, "mine", Sampler("my own", SAMPLERS["random"].build))
+    monkeypatch.setitem(PRUNERS, "none_of_it", Pruner("as mine is", PRUNERS["none"].build))
+    page = generate.study_toml()
+    assert re.search(r"^\| `sampler` .*, mine \(my own\), ", page, re.MULTILINE)
+    assert re.search(r"^\| `pruner` .*, none_of_it \(as mine is\), ", page, re.MULTILINE)
 
 
 def test_the_page_of_the_command_line_has_every_option_as_it_is_and_no_other() -> None:

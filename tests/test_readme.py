@@ -1,7 +1,6 @@
 """What the README says is so."""
 
 import re
-from dataclasses import fields
 from pathlib import Path
 
 from autotune.backbones.registry import discover
@@ -28,7 +27,7 @@ def test_its_study_toml_is_accepted_and_names_every_setting(tmp_path: Path) -> N
     (tmp_path / "study.toml").write_text(block("toml"))
     settings = read_settings(tmp_path / "study.toml", {})
     assert settings.epochs == 12
-    for name in {field.name for field in (*fields(Settings), *fields(SearchSpace))} - {"space"}:
+    for name in {*Settings.model_fields, *SearchSpace.model_fields} - {"space"}:
         assert re.search(rf"^{name} = ", block("toml"), re.MULTILINE), name
 
 

@@ -82,7 +82,7 @@ def _opened(file: Path) -> Study:
     import optuna
     from sqlalchemy.exc import SQLAlchemyError
 
-    from autotune.search.sampler import STUDY_NAME
+    from autotune.search.optuna_study import STUDY_NAME
 
     if not file.is_file():
         raise _NoneError(f"{file.name}, which holds what was chosen, is not there.")

@@ -11,7 +11,7 @@ from autotune.backbones.registry import Registry
 from autotune.backbones.spec import Backbone
 from autotune.backbones.weights import WeightsSource, find_weights, load_stages, stages_digest, weights_file_name
 from autotune.errors import AutotuneError, ConfigError, PluginError, WeightsError
-from autotune.search.ranges import Choice, Fixed, Ranged
+from autotune.search.ranges import Choice, Domain, Fixed
 from autotune.search.settings import SMALL_PIXELS, Settings
 from autotune.search.space import BackboneOptions
 
@@ -102,12 +102,12 @@ def default_backbones(registry: Registry, side: int) -> list[Backbone]:
     return [b for b in registry.backbones if not b.takes_variant and (side < SMALL_PIXELS or not b.traits.from_scratch)]
 
 
-def fixed_names(ranged: Ranged | None) -> list[str]:
+def fixed_names(ranged: Domain | None) -> list[str]:
     """The values of a range as text, e.g. the names of the backbones asked for."""
     return [str(value) for value in _values(ranged)]
 
 
-def sizes_for(backbone: Backbone, asked: Ranged | None, side: int) -> tuple[int, ...]:
+def sizes_for(backbone: Backbone, asked: Domain | None, side: int) -> tuple[int, ...]:
     """The sizes asked for where the backbone allows them; else its own, or four times the pictures' if that is less."""
     own = backbone.traits.pixels
     if backbone.traits.fixed_pixels or (backbone.traits.from_scratch and not asked):
@@ -193,7 +193,7 @@ def _how_to_get(backbone: Backbone) -> str:
     return f"{install} {name}.safetensors or {name}.pth into a folder and name it: --weights DIR"
 
 
-def _values(ranged: Ranged | None) -> list[float | int | str]:
+def _values(ranged: Domain | None) -> list[float | int | str]:
     if isinstance(ranged, Fixed):
         return [ranged.value]
     if isinstance(ranged, Choice):

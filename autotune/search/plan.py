@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -15,7 +15,7 @@ from autotune.data.split import TRAIN, VALIDATION, Split
 from autotune.errors import ConfigError
 from autotune.search.candidates import Selection
 from autotune.search.cost import Cuts, choose_cuts
-from autotune.search.ranges import Fixed, Range, Ranged
+from autotune.search.ranges import Domain, Fixed, Range
 from autotune.search.settings import Settings, epochs_for, narrow
 from autotune.training.batches import LabelledPictures
 from autotune.training.context import TrialContext
@@ -55,7 +55,7 @@ def pick_device(name: str) -> str:
     return name
 
 
-def class_weight_range(counts: Mapping[str, int]) -> Ranged:
+def class_weight_range(counts: Mapping[str, int]) -> Domain:
     """Searched where classes are uneven; else it would change nothing. counts: pictures by class."""
     return Range(0.0, 1.0) if max(counts.values()) > UNEVEN * min(counts.values()) else Fixed(0.0)
 
@@ -65,7 +65,7 @@ def resolve_settings(settings: Settings, split: Split) -> Settings:
     train = split.part(TRAIN)
     ranged = settings.space.class_weight or class_weight_range(Counter(p.label for p in train))
     epochs = settings.epochs or epochs_for(len(train))
-    return narrow(replace(settings, epochs=epochs), class_weight=ranged)
+    return narrow(settings.model_copy(update={"epochs": epochs}), class_weight=ranged)
 
 
 def build_context(plan: Plan, n_workers: int) -> TrialContext:

@@ -1,12 +1,8 @@
-"""Ranges: a fixed value, a choice, or an interval."""
+"""What a hyperparameter may be: a fixed value, a choice, or an interval."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 from autotune.training.params import Value
 
@@ -23,10 +19,12 @@ class Choice:
 
 @dataclass(frozen=True)
 class Range:
+    """From low to high, both included. log: sampled uniformly in the logarithm. step: the grid's, from low on."""
+
     low: float
     high: float
     log: bool = False
     step: float | None = None
 
 
-Ranged = Fixed | Choice | Range
+Domain = Fixed | Choice | Range

@@ -1,75 +1,137 @@
-"""What is searched: study.toml and flags become settings and ranges, and a trial's draw becomes Params."""
+"""A study's definition: the settings and the search space that study.toml and flags give."""
 
 from __future__ import annotations
 
-import math
 import tomllib
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from autotune.errors import ConfigError, did_you_mean
-
-if TYPE_CHECKING:
-    pass
-
-
-from autotune.search.ranges import Choice, Fixed, Range, Ranged
+from autotune.search.fields import FieldError, OneOf, Values, fix
+from autotune.search.ranges import Choice, Domain, Fixed, Range
+from autotune.search.sampler import ETA, PRUNERS, SAMPLERS
 from autotune.training.metrics import METRICS
 from autotune.training.optimizers import OPTIMIZERS
 
-SAMPLERS = ("tpe", "random", "gp", "qmc")
-PRUNERS = ("hyperband", "successive_halving", "median", "none")
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
 CYCLES = ("triangular", "triangular2", "one-cycle")
 FLIPS = ("none", "horizontal", "vertical", "both")
-ETA = 3  # Hyperband's reduction factor
 SMALL_PIXELS = 64  # below this, pictures are enlarged fourfold for a pretrained net, and the from-scratch CNN joins
+# The string below a field is its description, which docs/study-toml.md is generated from.
+DEFINITION = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
-@dataclass(frozen=True)
-class SearchSpace:
-    """The range of each of Params' fields. None: decided from the pictures, the backbone and the device."""
+class SearchSpace(BaseModel, frozen=True):
+    """The domain of each of Params' fields. None: decided from the pictures, the backbone and the device."""
 
-    backbone: Ranged | None = None
-    depth: Ranged | None = None
-    pixels: Ranged | None = None
-    lr_low: Ranged | None = None
-    lr_high: Ranged | None = None
-    class_weight: Ranged | None = None
-    cycle: Ranged = Choice(CYCLES)
-    augment: Ranged = Range(0.0, 1.0, step=0.25)
-    optimizer: Ranged = Choice(tuple(OPTIMIZERS))
-    batch_size: Ranged = Choice((32, 64))
-    weight_decay: Ranged = Range(1e-6, 1e-1, log=True)
-    dropout: Ranged = Range(0.0, 0.5)
-    label_smoothing: Ranged = Range(0.0, 0.2)
-    mixup: Ranged = Fixed(0.0)
+    model_config = DEFINITION
+
+    backbone: Annotated[Domain | None, Values(str)] = None
+    """The networks, by name. By default those whose weights are on this machine."""
+
+    depth: Annotated[Domain | None, Values(int, ge=0)] = None
+    """The number of last stages that train; 0: the head alone. By default any; on a CPU, at most 40 % of the work."""
+
+    pixels: Annotated[Domain | None, Values(int, ge=8, le=2048)] = None
+    """Side of the square that pictures are resized to. By default the backbone's, less for small pictures."""
+
+    lr_low: Annotated[Domain | None, Values(float, gt=0)] = None
+    """The lower bound of the learning-rate cycle. By default 1e-6 to 1e-4, log, times the optimizer's factor."""
+
+    lr_high: Annotated[Domain | None, Values(float, gt=0)] = None
+    """The upper bound. By default 1e-4 to 1e-2, log, times the optimizer's factor."""
+
+    class_weight: Annotated[Domain | None, Values(float, ge=0, le=1)] = None
+    """c of (1 / frequency)^c. By default searched, from 0 to 1, where classes are uneven; else 0."""
+
+    cycle: Annotated[Domain, Values(str, OneOf(CYCLES))] = Choice(CYCLES)
+    """How the learning rate moves between its bounds."""
+
+    augment: Annotated[Domain, Values(float, ge=0, le=1)] = Range(0.0, 1.0, step=0.25)
+    """Strength; 1 is shift 20 %, shear 30 %, zoom 10 %, channel shift 20 %, and the whole `angle`."""
+
+    optimizer: Annotated[Domain, Values(str, OneOf(OPTIMIZERS))] = Choice(tuple(OPTIMIZERS))
+    """Its factor multiplies the default bounds of the learning rate."""
+
+    batch_size: Annotated[Domain, Values(int, ge=1)] = Choice((32, 64))
+    """Pictures a step."""
+
+    weight_decay: Annotated[Domain, Values(float, ge=0)] = Range(1e-6, 1e-1, log=True)
+    """Of the optimizer; decoupled for adamw."""
+
+    dropout: Annotated[Domain, Values(float, ge=0, le=0.95)] = Range(0.0, 0.5)
+    """Before the head."""
+
+    label_smoothing: Annotated[Domain, Values(float, ge=0, le=0.95)] = Range(0.0, 0.2)
+    """Of the cross-entropy."""
+
+    mixup: Annotated[Domain, Values(float, ge=0, le=4)] = Fixed(0.0)
+    """Alpha of the Beta distribution that two pictures are mixed by, where the tail begins; 0 mixes none."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """A study's definition. epochs: the most a trial may have, by default what `epochs_for` says; cycle_epochs: of one
-    learning-rate cycle.
+class Settings(BaseModel, frozen=True):
+    """A study's definition. epochs: None until `resolve_settings` has seen how many pictures there are."""
 
-    gap: how far training may run ahead of validation, as a difference of the metric; patience: epochs without a
-    better validation before the gap can end a trial. validation, test: shares of the pictures. flips, angle
-    (degrees): what may be done to the pictures without changing what they show.
-    """
+    model_config = DEFINITION
 
-    metric: str = "accuracy"
-    epochs: int | None = None
-    cycle_epochs: int | None = None
-    patience: int = 5  # benchmarks/gap.py
-    gap: float = 0.05
-    seed: int = 0
-    sampler: str = "tpe"
-    pruner: str = "hyperband"
-    validation: float = 0.1
-    test: float = 0.1
-    flips: str = "horizontal"
-    angle: float = 15.0
-    space: SearchSpace = field(default_factory=SearchSpace)
+    metric: Annotated[str, OneOf(METRICS)] = "accuracy"
+    """What the search maximises, and the score reported for the test set."""
+
+    epochs: Annotated[int | None, Field(ge=1)] = None
+    """The most a trial may have. By default about 6,000 pictures' worth, between 4 and 12."""
+
+    cycle_epochs: Annotated[int | None, Field(ge=1)] = None
+    """Epochs of one learning-rate cycle; trials are pruned at the ends of cycles alone. Give `epochs` too."""
+
+    patience: Annotated[int, Field(ge=1)] = 5  # benchmarks/gap.py
+    """Epochs (a cycle at least) without a better validation score before the gap can end a trial."""
+
+    gap: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """How far training may run ahead of validation, smoothed, as a difference of the metric."""
+
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    """Decides the split, the trials and their randomness."""
+
+    sampler: Annotated[str, OneOf(SAMPLERS)] = "tpe"
+    """How the next trial is chosen, by one of Optuna's samplers."""
+
+    pruner: Annotated[str, OneOf(PRUNERS)] = "hyperband"
+    """Which trials are ended early because they fall behind, by one of Optuna's pruners."""
+
+    validation: Annotated[float, Field(gt=0, le=0.5)] = 0.1
+    """The share of the pictures that trials are compared on."""
+
+    test: Annotated[float, Field(gt=0, le=0.5)] = 0.1
+    """The share of the pictures that no trial sees; the winner is tested on it."""
+
+    flips: Annotated[str, OneOf(FLIPS)] = "horizontal"
+    """Which mirrorings do not change what a picture shows."""
+
+    angle: Annotated[float, Field(ge=0, le=180)] = 15.0
+    """The largest rotation, in degrees, that does not change what a picture shows; augmentation uses up to that."""
+
+    space: SearchSpace = Field(default_factory=SearchSpace, strict=False)
+
+    @field_validator("cycle_epochs")
+    @classmethod
+    def _whole_cycles(cls, cycle_epochs: int | None, info: ValidationInfo) -> int | None:
+        epochs = info.data.get("epochs")
+        if cycle_epochs is None:
+            return None
+        if epochs is None:
+            raise FieldError("cycle_epochs is given without epochs.", "Give epochs too, a multiple of it.")
+        if epochs % cycle_epochs:
+            raise FieldError(
+                f"{epochs} epochs are no whole number of cycles of {cycle_epochs}.",
+                "Make epochs a multiple of cycle_epochs.",
+            )
+        return cycle_epochs
 
     @property
     def n_epochs(self) -> int:
@@ -88,7 +150,7 @@ class Settings:
 def read_settings(file: Path | None, flags: Mapping[str, Any], is_writing: bool = False) -> Settings:
     """Settings from study.toml (if there is one) and flags, which win. Raises ConfigError with all that is wrong.
 
-    flags: names of Settings' or Space's fields; None means not given. is_writing: what may not be mirrored.
+    flags: names of Settings' or SearchSpace's fields; None means not given. is_writing: what may not be mirrored.
     """
     table = _toml(file)
     space = table.pop("space", {})
@@ -96,30 +158,50 @@ def read_settings(file: Path | None, flags: Mapping[str, Any], is_writing: bool 
         raise ConfigError(f"`space` in {file} is not a table.", "Write [space], and the ranges below it.")
     for name, value in flags.items():
         if value is not None:
-            (space if name in _NAMES else table)[name] = value
+            (space if name in SearchSpace.model_fields else table)[name] = value
     if is_writing:
         table = {"flips": "none", "angle": 10.0, **table}
-    wrong: list[tuple[str, str]] = []
+    try:
+        return Settings.model_validate({**table, "space": space})
+    except ValidationError as error:
+        raise _config_error(error, [*space], [*table], file) from None
+
+
+def definition(settings: Settings) -> dict[str, Any]:
+    """Settings as plain values that survive JSON, for the record and for `differences`."""
+    space = {name: _plain(getattr(settings.space, name)) for name in SearchSpace.model_fields}
+    return {**settings.model_dump(exclude={"space"}), "space": space}
+
+
+def settings_from_record(plain: Mapping[str, Any]) -> Settings:
+    """Settings from what `definition` made of them."""
+    space = {name: value for name, value in plain["space"].items() if value != "by default"}
     ranges = {
-        name: parsed for name, value in space.items() if (parsed := _checked_range(name, value, wrong)) is not None
+        name: {key: edge for key, edge in value.items() if edge is not None} if isinstance(value, dict) else value
+        for name, value in space.items()
     }
-    plain = {name: value for name, value in table.items() if _is_right(name, value, wrong)}
-    settings = Settings(space=SearchSpace(**ranges), **plain)
-    _check_together(settings, wrong)
-    if wrong:
-        where = f" ({file})" if file else ""
-        raise ConfigError(" ".join(problem for problem, _ in wrong) + where, " ".join(fix for _, fix in wrong))
-    return settings
+    settings = {name: value for name, value in plain.items() if name != "space" and value is not None}
+    return read_settings(None, {**settings, **ranges})
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What differs between two studies' definitions, as `asdict` gives them, in words."""
+    """What differs between two studies' definitions, in words."""
     flat_old, flat_new = _flat(old), _flat(new)
     return [
         f"{name} was {flat_old.get(name)}, is {flat_new.get(name)}"
         for name in sorted({*flat_old, *flat_new})
         if flat_old.get(name) != flat_new.get(name)
     ]
+
+
+def narrow(settings: Settings, **domains: Domain) -> Settings:
+    """The same settings with some ranges replaced."""
+    return settings.model_copy(update={"space": settings.space.model_copy(update=domains)})
+
+
+def epochs_for(n_train: int) -> int:
+    """Epochs that show a trial about 6,000 pictures, between 4 and 12: small sets need more, large ones fewer."""
+    return min(max(round(6000 / n_train), 4), 12)
 
 
 def _toml(file: Path | None) -> dict[str, Any]:
@@ -135,130 +217,38 @@ def _toml(file: Path | None) -> dict[str, Any]:
         raise ConfigError(f"{file} is not TOML: {error}", "See https://toml.io for how it is written.") from error
 
 
-def _one_of(names: Collection[str]) -> Callable[[Any], str | None]:
-    def check(value: Any) -> str | None:
-        return None if isinstance(value, str) and value in names else did_you_mean(str(value), names)
+def _config_error(error: ValidationError, ranges: list[str], settings: list[str], file: Path | None) -> ConfigError:
+    """All findings in one: on ranges, then on settings, as they were given; then on how settings go together."""
 
-    return check
+    def place(found: ErrorDetails) -> tuple[int, int]:
+        if found["loc"][0] == "space":
+            return 0, ranges.index(str(found["loc"][1]))
+        return 2 if _refusal(found) else 1, settings.index(str(found["loc"][0]))
 
-
-def _number(low: float, high: float, whole: bool = False, above: bool = False) -> Callable[[Any], str | None]:
-    def check(value: Any) -> str | None:
-        kinds = int if whole else (int, float)
-        right = isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
-        if right and (low < value if above else low <= value) and value <= high:
-            return None
-        least = "more than" if above else "at least"
-        most = f" and at most {high:g}" if high < float("inf") else ""
-        return f"Give a {'whole ' if whole else ''}number, {least} {low:g}{most}."
-
-    return check
+    found = [_problem_and_fix(one) for one in sorted(error.errors(), key=place)]
+    where = f" ({file})" if file else ""
+    return ConfigError(" ".join(problem for problem, _ in found) + where, " ".join(fix for _, fix in found))
 
 
-def _anything(value: Any) -> str | None:
-    return None if isinstance(value, str) else "Give a name, in quotes."
+def _problem_and_fix(found: ErrorDetails) -> tuple[str, str]:
+    """One of pydantic's findings in autotune's words."""
+    if refused := _refusal(found):
+        return refused.problem, refused.fix
+    is_range, name = found["loc"][0] == "space", str(found["loc"][found["loc"][0] == "space"])
+    settings, ranges = Settings.model_fields, SearchSpace.model_fields
+    if found["type"] != "extra_forbidden":
+        field = (ranges if is_range else settings)[name]
+        return f"{name} cannot be {found['input']!r}.", fix(field, found["input"])
+    if is_range:
+        known = "It belongs above [space]." if name in settings else did_you_mean(name, ranges)
+        return f"There is nothing called {name!r} to search.", known
+    known = "It belongs under [space]." if name in ranges else did_you_mean(name, settings)
+    return f"There is no setting {name!r}.", known
 
 
-MANY = float("inf")
-_SETTINGS: dict[str, Callable[[Any], str | None]] = {
-    "metric": _one_of(METRICS),
-    "epochs": _number(1, MANY, whole=True),
-    "cycle_epochs": _number(1, MANY, whole=True),
-    "patience": _number(1, MANY, whole=True),
-    "gap": _number(0, 1),
-    "seed": _number(0, 2**32 - 1, whole=True),
-    "sampler": _one_of(SAMPLERS),
-    "pruner": _one_of(PRUNERS),
-    "validation": _number(0, 0.5, above=True),
-    "test": _number(0, 0.5, above=True),
-    "flips": _one_of(FLIPS),
-    "angle": _number(0, 180),
-}
-_NAMES: dict[str, Callable[[Any], str | None]] = {
-    "backbone": _anything,
-    "depth": _number(0, MANY, whole=True),
-    "pixels": _number(8, 2048, whole=True),
-    "lr_low": _number(0, MANY, above=True),
-    "lr_high": _number(0, MANY, above=True),
-    "cycle": _one_of(CYCLES),
-    "augment": _number(0, 1),
-    "class_weight": _number(0, 1),
-    "optimizer": _one_of(OPTIMIZERS),
-    "batch_size": _number(1, MANY, whole=True),
-    "weight_decay": _number(0, MANY),
-    "dropout": _number(0, 0.95),
-    "label_smoothing": _number(0, 0.95),
-    "mixup": _number(0, 4),
-}
-_WHOLE = {"depth", "pixels", "batch_size"}
-_WORDS = {"backbone", "cycle", "optimizer"}
-
-
-def _is_right(name: str, value: Any, wrong: list[tuple[str, str]]) -> bool:
-    if name not in _SETTINGS:
-        elsewhere = "It belongs under [space]." if name in _NAMES else did_you_mean(name, [*_SETTINGS, "space"])
-        wrong.append((f"There is no setting {name!r}.", elsewhere))
-        return False
-    fix = _SETTINGS[name](value)
-    if fix:
-        wrong.append((f"{name} cannot be {value!r}.", fix))
-    return fix is None
-
-
-def _checked_range(name: str, value: Any, wrong: list[tuple[str, str]]) -> Ranged | None:
-    """A scalar fixes, a list offers, a table {low, high, log, step} ranges."""
-    if name not in _NAMES:
-        elsewhere = "It belongs above [space]." if name in _SETTINGS else did_you_mean(name, _NAMES)
-        wrong.append((f"There is nothing called {name!r} to search.", elsewhere))
-        return None
-    if isinstance(value, dict):
-        return _checked_table(name, value, wrong)
-    values = list(value) if isinstance(value, (list, tuple)) else [value]
-    fixes = [(one, fix) for one in values if (fix := _NAMES[name](one))]
-    wrong.extend((f"{name} cannot be {one!r}.", fix) for one, fix in fixes)
-    if not values:
-        wrong.append((f"{name} is an empty list.", "Leave the line out, or name what to choose from."))
-    if fixes or not values:
-        return None
-    return Fixed(values[0]) if len(values) == 1 else Choice(tuple(dict.fromkeys(values)))
-
-
-def _checked_table(name: str, table: dict[str, Any], wrong: list[tuple[str, str]]) -> Ranged | None:
-    known = {"low", "high", "log", "step"}
-    if unknown := [key for key in table if key not in known]:
-        wrong.append((f"{name} has no {unknown[0]!r}.", did_you_mean(unknown[0], known)))
-        return None
-    if not {"low", "high"} <= set(table) or name in _WORDS:
-        wrong.append((f"{name} is not a range.", f"Write {name} = {{ low = ..., high = ... }}, a value, or a list."))
-        return None
-    low, high, log = table["low"], table["high"], bool(table.get("log", False))
-    step = table.get("step", 1 if name in _WHOLE else None)
-    if step is not None and (fix := _number(0, MANY, whole=name in _WHOLE, above=True)(step)):
-        wrong.append((f"The step of {name} cannot be {step!r}.", fix))
-        return None
-    for edge in (low, high):
-        if fix := _NAMES[name](edge):
-            wrong.append((f"{name} cannot be {edge!r}.", fix))
-            return None
-    if low > high or (log and (low <= 0 or "step" in table or name in _WHOLE)):
-        wrong.append((f"{name} cannot range from {low} to {high}{', log' if log else ''}.",
-                      "Put the smaller first; a log range starts above 0 and has no step."))  # fmt: skip
-        return None
-    if low == high:
-        return Fixed(low)
-    if name in _WHOLE and step != 1:
-        return Choice(tuple(range(low, high + 1, int(step or 1))))
-    return Range(low, high, log, step)
-
-
-def _check_together(settings: Settings, wrong: list[tuple[str, str]]) -> None:
-    epochs, cycle = settings.epochs, settings.cycle_epochs
-    if cycle and epochs is None:
-        wrong.append(("cycle_epochs is given without epochs.", "Give epochs too, a multiple of it."))
-    elif cycle and epochs and epochs % cycle:
-        wrong.append(
-            (f"{epochs} epochs are no whole number of cycles of {cycle}.", "Make epochs a multiple of cycle_epochs.")
-        )
+def _refusal(found: ErrorDetails) -> FieldError | None:
+    error = found.get("ctx", {}).get("error")
+    return error if isinstance(error, FieldError) else None
 
 
 def _flat(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -266,35 +256,9 @@ def _flat(table: Mapping[str, Any]) -> dict[str, Any]:
     return {**plain, **{f"space.{name}": value for name, value in table.get("space", {}).items()}}
 
 
-def definition(settings: Settings) -> dict[str, Any]:
-    """Settings as plain values that survive JSON, for the record and for `differences`."""
-    return {**asdict(settings), "space": {f.name: _plain(getattr(settings.space, f.name)) for f in fields(SearchSpace)}}
-
-
-def settings_from_record(plain: Mapping[str, Any]) -> Settings:
-    """Settings from what `definition` made of them."""
-    space = {name: value for name, value in plain["space"].items() if value != "by default"}
-    ranges = {
-        name: {key: edge for key, edge in value.items() if edge is not None} if isinstance(value, dict) else value
-        for name, value in space.items()
-    }
-    settings = {name: value for name, value in plain.items() if name != "space" and value is not None}
-    return read_settings(None, {**settings, **ranges})
-
-
-def _plain(ranged: Ranged | None) -> Any:
-    if ranged is None:
+def _plain(domain: Domain | None) -> Any:
+    if domain is None:
         return "by default"
-    if isinstance(ranged, Fixed):
-        return ranged.value
-    return list(ranged.values) if isinstance(ranged, Choice) else asdict(ranged)
-
-
-def epochs_for(n_train: int) -> int:
-    """Epochs that show a trial about 6,000 pictures, between 4 and 12: small sets need more, large ones fewer."""
-    return min(max(round(6000 / n_train), 4), 12)
-
-
-def narrow(settings: Settings, **ranges: Ranged) -> Settings:
-    """The same settings with some ranges replaced."""
-    return replace(settings, space=replace(settings.space, **ranges))
+    if isinstance(domain, Fixed):
+        return domain.value
+    return list(domain.values) if isinstance(domain, Choice) else asdict(domain)

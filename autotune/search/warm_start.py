@@ -1,47 +1,48 @@
-"""The first trials, as an experienced practitioner would choose them."""
+"""The first trials: known good choices, within the ranges of the study."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    pass
-
 from autotune.search.ranges import Choice, Fixed, Range
-from autotune.search.settings import SearchSpace
-from autotune.search.space import BackboneOptions
 from autotune.training.params import Value
+
+if TYPE_CHECKING:
+    from autotune.search.settings import SearchSpace
+    from autotune.search.space import BackboneOptions
+
+N_BACKBONES = 2
 
 
 def first_trials(space: SearchSpace, arms: tuple[BackboneOptions, ...]) -> list[dict[str, Value]]:
-    """First trials, as old hands would try them, for the sampler's own names: the best backbones come first in arms.
+    """The values to enqueue, by the names that `suggest` uses, for the best backbones, which come first in arms.
 
-    The head alone, then the last block at a low rate (both write-ups with a pretrained net did so); for a net from
-    scratch, all of it at a common rate. What the user's ranges do not allow is moved to the nearest that they do.
+    For a pretrained net the head alone, then the last stage too at a low learning rate; for a net from scratch, all
+    of it at a common one. What the ranges do not allow is moved to the nearest value that they do.
     """
     common: dict[str, Value] = {"optimizer": "adamw", "batch_size": 32, "weight_decay": 1e-2, "dropout": 0.2}
     common |= {"label_smoothing": 0.0, "augment": 0.5, "class_weight": 0.0, "cycle": "one-cycle"}
+    head_alone = {"lr_low": 1e-5, "lr_high": 3e-3, "augment": 0.0}
+    last_stage = {"lr_low": 1e-5, "lr_high": 3e-4}
+    from_scratch = {"lr_low": 1e-5, "lr_high": 1e-3, "augment": 0.25}
     found = []
-    for arm in arms[:2]:
-        head = {"lr_low": 1e-5, "lr_high": 3e-3, "augment": 0.0}
-        block = {"lr_low": 1e-5, "lr_high": 3e-4}
-        whole = {"lr_low": 1e-5, "lr_high": 1e-3, "augment": 0.25}
-        wanted = [(0, head), (1, block)] if 0 in arm.depths else [(arm.depths[0], whole)]
-        for depth, rates in wanted:
+    for arm in arms[:N_BACKBONES]:
+        wanted = [(0, head_alone), (1, last_stage)] if 0 in arm.depths else [(arm.depths[0], from_scratch)]
+        for depth, own in wanted:
             if depth not in arm.depths:
                 continue
-            own: dict[str, Value] = {**common, **rates, "backbone": arm.backbone}
-            own |= {f"depth[{arm.backbone}]": depth, f"pixels[{arm.backbone}]": arm.pixels[0]}
-            found.append((depth, _allowed(own, space)))
-    return [recipe for _, recipe in sorted(found, key=lambda one: one[0])]  # what costs least first
+            values: dict[str, Value] = {**common, **own, "backbone": arm.backbone}
+            values |= {f"depth[{arm.backbone}]": depth, f"pixels[{arm.backbone}]": arm.pixels[0]}
+            found.append((depth, _within(space, values)))
+    return [values for _, values in sorted(found, key=lambda one: one[0])]  # the cheapest first
 
 
-def _allowed(own: dict[str, Value], space: SearchSpace) -> dict[str, Value]:
-    """A recipe within the ranges: numbers are clamped, choices that are not offered and fixed values left out."""
+def _within(space: SearchSpace, values: dict[str, Value]) -> dict[str, Value]:
+    """Values within the ranges: numbers are clamped; fixed values and choices that are not offered are left out."""
     kept: dict[str, Value] = {}
-    for name, value in own.items():
-        ranged = getattr(space, name, None)
-        if isinstance(ranged, Fixed) or (isinstance(ranged, Choice) and value not in ranged.values):
+    for name, value in values.items():
+        domain = getattr(space, name, None)
+        if isinstance(domain, Fixed) or (isinstance(domain, Choice) and value not in domain.values):
             continue
-        kept[name] = min(max(float(value), ranged.low), ranged.high) if isinstance(ranged, Range) else value
+        kept[name] = min(max(float(value), domain.low), domain.high) if isinstance(domain, Range) else value
     return kept

@@ -10,7 +10,7 @@ from optuna.trial import Trial, TrialState
 
 from autotune.engines.base import CacheProgress, Died, Engine, Failed, Message, Place, ProbeTask, Refused, TrialTask
 from autotune.errors import StudyError
-from autotune.search.sampler import OptunaStudy
+from autotune.search.optuna_study import OptunaStudy
 from autotune.study.checkpoints import Checkpoints
 from autotune.study.listener import TRIALS, StudyListener
 from autotune.study.record import Record

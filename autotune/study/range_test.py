@@ -9,7 +9,7 @@ import io
 import math
 import tempfile
 from collections.abc import MutableMapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,7 +25,7 @@ from autotune.errors import ConfigError, StudyError
 from autotune.files import write_whole
 from autotune.search.candidates import Selection, select_backbones
 from autotune.search.plan import build_context, make_plan
-from autotune.search.ranges import Choice, Fixed, Ranged
+from autotune.search.ranges import Choice, Domain, Fixed
 from autotune.search.settings import SearchSpace, Settings
 from autotune.search.space import BackboneOptions, suggest
 from autotune.search.warm_start import first_trials
@@ -226,12 +226,12 @@ def _params(settings: Settings, backbone: BackboneOptions) -> Params:
     """The choices of the first trial of a search, as far as study.toml allows them, and the whole span of rates."""
     recipe = first_trials(settings.space, (backbone,))[0]
 
-    def fixed(name: str, ranged: Ranged) -> Ranged:
+    def fixed(name: str, ranged: Domain) -> Domain:
         if name in recipe:
             return Fixed(recipe[name])
         return Fixed(ranged.values[0]) if isinstance(ranged, Choice) else ranged
 
-    ranges = {f.name: fixed(f.name, getattr(settings.space, f.name)) for f in fields(SearchSpace)}
+    ranges = {name: fixed(name, getattr(settings.space, name)) for name in SearchSpace.model_fields}
     optimizer = ranges["optimizer"]
     assert isinstance(optimizer, Fixed)
     rate = find_optimizer(str(optimizer.value)).learning_rate_factor

@@ -1,4 +1,4 @@
-"""The recipe: the command and the study.toml by which a study can be made again."""
+"""The command and the study.toml that run a study again."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from pathlib import Path
 from typing import Any
 
 from autotune.data import datasets
-from autotune.search import settings as defaults
+from autotune.search.settings import definition as definition_of
+from autotune.search.settings import read_settings
 
 PACKAGES = (
     "autotune-vision", "torch", "torchvision", "pytorch-lightning", "optuna", "timm", "onnx", "onnxruntime", "numpy",
     "pillow",
 )  # fmt: skip
-_FLAGS = ("metric", "epochs", "backbone", "pixels")  # what has a flag of its own, and the seed, which is always told
+_FLAGS = ("metric", "epochs", "backbone", "pixels")  # settings with a flag of their own, apart from the seed
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """command: one line for a shell. toml: the study.toml it needs, empty where it needs none.
+    """How to run a study again.
 
-    definition: every setting and range by name, in words. versions: of what is installed here.
+    command: one line for a shell. toml: the study.toml that it needs, "" for none. definition: every setting and range,
+    in words. versions: of the installed packages.
     """
 
     command: str
@@ -35,16 +37,16 @@ class Reproduction:
 
 
 def reproduction(definition: Mapping[str, Any], source: str, name: str, n_trials: int) -> Reproduction:
-    """definition, source: as the record holds them. name: the study's."""
+    """How to run the study of a name again. definition, source: as its record holds them."""
     data = Path(source) if source else None
-    usual = defaults.definition(defaults.read_settings(None, {}, is_writing=datasets.is_writing(data)))
+    default = definition_of(read_settings(None, {}, is_writing=datasets.is_writing(data)))
     words = ["autotune", "search", *([source] if source else []), "--trials", str(n_trials)]
     if name != datasets.default_study_name(data):
         words += ["--study", name]
     words += ["--seed", str(definition["seed"])]
     plain = {key: value for key, value in definition.items() if key not in ("space", "seed")}
-    settings = {key: value for key, value in plain.items() if value != usual[key]}
-    ranges = {key: value for key, value in definition["space"].items() if value != usual["space"][key]}
+    settings = {key: value for key, value in plain.items() if value != default[key]}
+    ranges = {key: value for key, value in definition["space"].items() if value != default["space"][key]}
     for key in _FLAGS:
         table = ranges if key in ranges else settings
         if key in table and not isinstance(table[key], dict):
@@ -55,9 +57,9 @@ def reproduction(definition: Mapping[str, Any], source: str, name: str, n_trials
         toml += [f"{key} = {_toml(value)}" for key, value in ranges.items()]
     if toml:
         words += ["--config", "study.toml"]
-    told = {key: _in_words(value) for key, value in {**plain, "seed": definition["seed"]}.items()}
-    told |= {key: _in_words(value) for key, value in definition["space"].items()}
-    return Reproduction(shlex.join(words), "\n".join(toml), told, _versions())
+    in_words = {key: _in_words(value) for key, value in {**plain, "seed": definition["seed"]}.items()}
+    in_words |= {key: _in_words(value) for key, value in definition["space"].items()}
+    return Reproduction(shlex.join(words), "\n".join(toml), in_words, _versions())
 
 
 def _versions() -> dict[str, str]:
@@ -65,7 +67,7 @@ def _versions() -> dict[str, str]:
     for name in PACKAGES:
         try:
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:  # an extra, or a checkout that was never installed
+        except metadata.PackageNotFoundError:  # an extra, or a checkout that is not installed
             continue
     return {**found, "system": f"{platform.system()} {platform.machine()}"}
 

@@ -13,8 +13,8 @@ from autotune.engines.base import Engine, PixelSet, ProbeTask
 from autotune.engines.local import LocalEngine
 from autotune.errors import StudyError
 from autotune.search.candidates import Candidate, Selection, select_backbones
+from autotune.search.optuna_study import OptunaStudy
 from autotune.search.plan import Plan, build_context, make_plan
-from autotune.search.sampler import OptunaStudy
 from autotune.search.settings import definition
 from autotune.search.space import BackboneOptions
 from autotune.search.speed import estimate_seconds

@@ -21,7 +21,7 @@ from small_studies import without_time
 
 from autotune.errors import AutotuneError, StudyError
 from autotune.report.dashboard import serve_dashboard
-from autotune.search.sampler import OptunaStudy
+from autotune.search.optuna_study import OptunaStudy
 from autotune.search.settings import Settings
 from autotune.study.record import Record
 from autotune.study.summary import study_status

@@ -7,7 +7,7 @@ import optuna
 import pytest
 
 from autotune.report import charts, importance
-from autotune.search.sampler import STUDY_NAME
+from autotune.search.optuna_study import STUDY_NAME
 from autotune.study.rows import COMPLETE, TrialRow
 from autotune.training.params import Params
 

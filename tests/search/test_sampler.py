@@ -1,12 +1,14 @@
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 from optuna.trial import TrialState
 
-from autotune.search.sampler import OptunaStudy
-from autotune.search.settings import Settings
+from autotune.errors import ConfigError
+from autotune.search.optuna_study import OptunaStudy
+from autotune.search.sampler import PRUNERS, SAMPLERS, Pruner, Sampler
+from autotune.search.settings import Settings, read_settings
 from autotune.search.space import BackboneOptions
 from autotune.training.outcome import Epoch
 from autotune.training.params import Params
@@ -38,7 +40,7 @@ def test_one_seed_gives_the_same_trials(tmp_path: Path) -> None:
 
 
 def test_another_seed_gives_others(tmp_path: Path) -> None:
-    assert run(tmp_path / "a.db", 3) != run(tmp_path / "b.db", 3, replace(SETTINGS, seed=1))
+    assert run(tmp_path / "a.db", 3) != run(tmp_path / "b.db", 3, SETTINGS.model_copy(update={"seed": 1}))
 
 
 def test_a_search_taken_up_again_goes_on_as_it_would_have(tmp_path: Path) -> None:
@@ -57,10 +59,10 @@ def test_a_killed_trial_keeps_its_number_and_params(tmp_path: Path) -> None:
     assert again.params(left[1]) == run(tmp_path / "b.db", 2)[1] or again.n_finished() == 0
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random", "gp", "qmc"])
-@pytest.mark.parametrize("pruner", ["hyperband", "successive_halving", "median", "none"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("pruner", PRUNERS)
 def test_every_sampler_goes_with_every_pruner(tmp_path: Path, sampler: str, pruner: str) -> None:
-    settings = replace(SETTINGS, sampler=sampler, pruner=pruner)
+    settings = SETTINGS.model_copy(update={"sampler": sampler, "pruner": pruner})
     search = OptunaStudy(tmp_path / "a.db", settings, ARMS)
     for _ in range(3):
         trial = search.ask()
@@ -68,6 +70,33 @@ def test_every_sampler_goes_with_every_pruner(tmp_path: Path, sampler: str, prun
         search.should_prune(trial, row(1, 0.5))
         search.tell(trial, 0.5, TrialState.COMPLETE)
     assert search.n_finished() == 3
+
+
+def test_a_sampler_and_a_pruner_are_added_by_an_entry_in_their_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(settings: Settings, seed: int) -> optuna.samplers.BaseSampler:
+        return optuna.samplers.PartialFixedSampler({"dropout": 0.25}, optuna.samplers.RandomSampler(seed=seed))
+
+    monkeypatch.setitem(SAMPLERS, "quarter", Sampler("a quarter of dropout", build))
+    monkeypatch.setitem(PRUNERS, "floor", Pruner("below a half", lambda _: optuna.pruners.ThresholdPruner(lower=0.5)))
+    file = tmp_path / "study.toml"
+    file.write_text('epochs = 9\nsampler = "quarter"\npruner = "floor"')
+    search = OptunaStudy(tmp_path / "a.db", read_settings(file, {}), ARMS)
+    good, bad = search.ask(), search.ask()
+    assert (search.params(good).dropout, search.params(bad).dropout) == (0.25, 0.25)
+    assert not search.should_prune(good, row(1, 0.6))
+    assert search.should_prune(bad, row(1, 0.4))
+    file.write_text('sampler = "quarte"\npruner = "flor"')
+    with pytest.raises(ConfigError) as error:
+        read_settings(file, {})
+    assert error.value.fix == "Did you mean 'quarter'? Did you mean 'floor'?"
+
+
+@pytest.mark.parametrize(("kind", "known"), [("sampler", "random"), ("pruner", "median")])
+def test_a_name_that_no_table_has_is_never_another(tmp_path: Path, kind: str, known: str) -> None:
+    with pytest.raises(ConfigError, match=f"no {kind} '{known}s'(.|\n)*Did you mean '{known}'"):
+        run(tmp_path / "a.db", 1, SETTINGS.model_copy(update={kind: f"{known}s"}))
 
 
 def test_hyperband_prunes_the_worse_at_cycle_ends_alone(tmp_path: Path) -> None:
@@ -103,7 +132,7 @@ def test_a_row_reported_before_a_restart_is_judged_as_then(tmp_path: Path) -> No
     assert verdicts(OptunaStudy(tmp_path / "a.db", SETTINGS, ARMS)) == first
 
 
-def test_recipes_are_queued_once(tmp_path: Path) -> None:
+def test_first_trials_are_queued_once(tmp_path: Path) -> None:
     search = OptunaStudy(tmp_path / "a.db", SETTINGS, ARMS)
     search.enqueue(ARMS)
     search.enqueue(ARMS)

@@ -1,13 +1,26 @@
-from dataclasses import asdict
+import json
+import subprocess
+import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+from pydantic import ValidationError
 
 from autotune.errors import ConfigError
 from autotune.search.ranges import Choice, Fixed, Range
-from autotune.search.settings import SearchSpace, Settings, definition, differences, epochs_for, read_settings
+from autotune.search.settings import (
+    SearchSpace,
+    Settings,
+    definition,
+    differences,
+    epochs_for,
+    narrow,
+    read_settings,
+    settings_from_record,
+)
 from autotune.search.space import BackboneOptions, suggest
 from autotune.search.warm_start import first_trials
 from autotune.training.params import Params
@@ -92,6 +105,85 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
     assert all(word in error.value.problem for word in ("'epoch'", "seed cannot be -1", "dropout cannot be 2"))
 
 
+def test_findings_are_two_lines_ranges_first_in_the_order_they_were_given(tmp_path: Path) -> None:
+    text = """
+seed = -1
+dropout = 0.1
+epochs = 10
+cycle_epochs = 3
+metric = 'acuracy'
+[space]
+mixup = [5, 1, true]
+epochs = 3
+depth = {low = 1}
+augment = []
+"""
+    with pytest.raises(ConfigError) as error:
+        read(tmp_path, text, patience=0.5)
+    assert error.value.problem == (
+        "mixup cannot be 5. mixup cannot be True. There is nothing called 'epochs' to search. depth is not a range. "
+        "augment is an empty list. seed cannot be -1. There is no setting 'dropout'. metric cannot be 'acuracy'. "
+        f"patience cannot be 0.5. 10 epochs are no whole number of cycles of 3. ({tmp_path / 'study.toml'})"
+    )
+    assert error.value.fix == (
+        "Give a number, at least 0 and at most 4. Give a number, at least 0 and at most 4. It belongs above [space]. "
+        "Write depth = { low = ..., high = ... }, a value, or a list. Leave the line out, or name what to choose from. "
+        "Give a whole number, at least 0 and at most 4.29497e+09. It belongs under [space]. Did you mean 'accuracy'? "
+        "Give a whole number, at least 1. Make epochs a multiple of cycle_epochs."
+    )
+
+
+def test_a_definition_cannot_be_changed_nor_made_with_what_is_out_of_range() -> None:
+    settings = Settings()
+    with pytest.raises(ValidationError):
+        settings.epochs = 3  # type: ignore[misc]
+    with pytest.raises(ValidationError):
+        SearchSpace().dropout = Fixed(0.5)  # type: ignore[misc]
+    with pytest.raises(ValidationError):
+        Settings(epochs=0)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {},
+        {
+            "epochs": 9,
+            "cycle_epochs": 3,
+            "backbone": ["a", "b"],
+            "pixels": 96,
+            "mixup": {"low": 0, "high": 1, "step": 1},
+        },
+        {"depth": {"low": 0, "high": 2}, "lr_high": {"low": 1e-4, "high": 1e-2, "log": True}, "flips": "none"},
+    ],
+)
+def test_settings_come_back_from_the_record_as_they_were(flags: dict[str, Any]) -> None:
+    settings = read_settings(None, flags)
+    assert settings_from_record(json.loads(json.dumps(definition(settings)))) == settings
+
+
+def loaded(code: str) -> list[str]:
+    """The modules that a program has imported when it ends."""
+    code = f"import atexit, sys; atexit.register(lambda: print('LOADED', *sys.modules)); {code}"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    return out.rpartition("LOADED ")[2].split()
+
+
+@pytest.mark.parametrize("word", ["--help", "plugins"])
+def test_what_needs_no_settings_imports_none_and_help_no_pydantic(word: str) -> None:
+    names = loaded(f"sys.argv = ['autotune', {word!r}]; from autotune.cli.app import main; main()")
+    assert "autotune.cli.app" in names
+    assert [name for name in names if name.startswith("autotune.search")] == []
+    if word == "--help":  # Typer itself imports pydantic to read the options of a command
+        assert "pydantic" not in names
+
+
+def test_settings_import_no_optuna() -> None:
+    names = loaded("import autotune.search.settings")
+    assert "pydantic" in names
+    assert "optuna" not in names
+
+
 def test_the_sample_may_not_be_mirrored_and_photos_may() -> None:
     assert read_settings(None, {}, is_writing=True).flips == "none"
     assert read_settings(None, {}).flips == "horizontal"
@@ -127,22 +219,22 @@ def test_bounds_drawn_the_wrong_way_round_are_swapped(tmp_path: Path) -> None:
         "[space]\ncycle = ['triangular', 'triangular2']\nbatch_size = [128, 256]",
     ],
 )
-def test_recipes_stay_within_the_ranges(tmp_path: Path, text: str) -> None:
+def test_first_trials_stay_within_the_ranges(tmp_path: Path, text: str) -> None:
     settings = read(tmp_path, text)
     arms = (BackboneOptions("net", (224,), (2,)), ARMS[1]) if "depth" in text else ARMS
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    for recipe in first_trials(settings.space, arms):
-        study.enqueue_trial(recipe)
-    free = {asdict(p)["optimizer"] for p in drawn(settings)}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("optuna.trial._trial.optuna_warn", lambda text, *_: pytest.fail(text))
+    for values in first_trials(settings.space, arms):
+        study.enqueue_trial(values)
+    free = {params.optimizer for params in drawn(settings)}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Fixed parameter .* is out of range")
         for _ in first_trials(settings.space, arms):
             params = suggest(study.ask(), settings.space, arms)
             assert params.optimizer in free
 
 
 def test_the_head_comes_first_and_then_the_last_block() -> None:
-    depths = [recipe.get("depth[net]") for recipe in first_trials(SearchSpace(), ARMS)]
+    depths = [values.get("depth[net]") for values in first_trials(SearchSpace(), ARMS)]
     assert depths[:2] == [0, 1]
 
 
@@ -150,6 +242,11 @@ def test_differences_are_told_by_name(tmp_path: Path) -> None:
     old, new = definition(Settings()), definition(read(tmp_path, "epochs = 5\n[space]\ndropout = 0"))
     assert differences(old, old) == []
     assert [text.partition(" was ")[0] for text in differences(old, new)] == ["epochs", "space.dropout"]
+
+
+def test_narrowing_replaces_the_named_ranges_alone() -> None:
+    settings = narrow(Settings(seed=3), dropout=Fixed(0.5))
+    assert settings == Settings(seed=3, space=SearchSpace(dropout=Fixed(0.5)))
 
 
 def test_small_sets_get_more_epochs() -> None:

@@ -10,7 +10,7 @@ from autotune.study.reproduce import Reproduction, reproduction
 
 
 def again(found: Reproduction) -> dict[str, Any]:
-    """The definition that a recipe's command and study.toml would give."""
+    """The definition that a command and its study.toml give."""
     words = shlex.split(found.command)
     first = words.index("--trials")
     flags = dict(zip(words[first::2], words[first + 1 :: 2], strict=True))
@@ -42,7 +42,7 @@ def again(found: Reproduction) -> dict[str, Any]:
         },
     ],
 )
-def test_a_recipe_makes_the_same_definition(flags: dict[str, Any], tmp_path: Path) -> None:
+def test_the_command_and_its_study_toml_give_the_same_definition(flags: dict[str, Any], tmp_path: Path) -> None:
     defined = definition(read_settings(None, flags))
     found = reproduction(defined, str(tmp_path / "my photos"), "other", 30)
     assert again(found) == defined
@@ -50,6 +50,6 @@ def test_a_recipe_makes_the_same_definition(flags: dict[str, Any], tmp_path: Pat
     assert "--study other" in found.command
 
 
-def test_a_recipe_of_the_sample_names_no_folder() -> None:
+def test_the_command_for_the_sample_names_no_folder() -> None:
     defined = definition(read_settings(None, {}, is_writing=True))
     assert reproduction(defined, "", "digits", 50).command == "autotune search --trials 50 --seed 0"

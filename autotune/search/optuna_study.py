@@ -1,0 +1,99 @@
+"""The Optuna study of a search: which trial comes next, and which one is not worth finishing."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import optuna
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from autotune.search.sampler import build_pruner, build_sampler
+from autotune.search.settings import Settings
+from autotune.search.space import BackboneOptions, suggest
+from autotune.search.warm_start import first_trials
+from autotune.training.params import Params
+
+if TYPE_CHECKING:
+    from autotune.training.outcome import Epoch
+
+# Hyperband chooses a trial's bracket by hashing the study's name, so the name must not vary between runs.
+STUDY_NAME = "autotune"
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+
+class OptunaStudy:
+    """One Optuna study, driven by ask, report and tell from this process alone."""
+
+    def __init__(self, file: Path, settings: Settings, arms: tuple[BackboneOptions, ...]) -> None:
+        self._settings = settings
+        self._arms = arms
+        self._storage = RDBStorage(f"sqlite:///{file}")
+        self._study = optuna.create_study(
+            storage=self._storage,
+            study_name=STUDY_NAME,
+            direction="maximize",
+            pruner=build_pruner(settings),
+            load_if_exists=True,
+        )
+
+    def enqueue(self, arms: Sequence[BackboneOptions]) -> None:
+        """Queue the first trials, each once; the backbones come best first."""
+        for values in first_trials(self._settings.space, tuple(arms)):
+            self._study.enqueue_trial(values, skip_if_exists=True)
+
+    def unfinished(self) -> list[Trial]:
+        """Trials that a killed driver left running, by number. They keep their number, Params and seed."""
+        running = [trial.number for trial in self._trials() if trial.state == TrialState.RUNNING]
+        return [self._reopen(number) for number in sorted(running)]
+
+    def n_finished(self) -> int:
+        return sum(trial.state.is_finished() for trial in self._trials())
+
+    def ask(self) -> Trial:
+        """The next trial: one waiting in the queue, or a new one. Its randomness comes from (seed, number)."""
+        waiting = [trial.number for trial in self._trials() if trial.state == TrialState.WAITING]
+        self._seed(min(waiting) if waiting else len(self._trials()))
+        return self._study.ask()
+
+    def params(self, trial: Trial) -> Params:
+        """A trial's Params; what it was not given before is drawn now."""
+        self._seed(trial.number)
+        return suggest(trial, self._settings.space, self._arms)
+
+    def should_prune(self, trial: Trial, row: Epoch) -> bool:
+        """Report the end of a cycle, and say whether to prune. The last epoch prunes nothing.
+
+        An epoch reported before a restart gets the same answer again.
+        """
+        if not row.cycle_end or row.number >= self._settings.n_epochs:
+            return False
+        if row.number in self._trials()[trial.number].intermediate_values:
+            return bool(trial.user_attrs.get("pruned_at") == row.number)
+        trial.report(row.validation, row.number)
+        pruned = trial.should_prune()
+        if pruned:
+            trial.set_user_attr("pruned_at", row.number)
+        return pruned
+
+    def tell(self, trial: Trial, value: float | None, state: TrialState) -> None:
+        self._study.tell(trial, value if state == TrialState.COMPLETE else None, state, skip_if_finished=True)
+
+    def _reopen(self, number: int) -> Trial:
+        """A running trial by its number. `Study` offers no way to it, so the storage is asked for its id."""
+        self._seed(number)  # first: the constructor calls the sampler
+        study = self._storage.get_study_id_from_name(STUDY_NAME)
+        return Trial(self._study, self._storage.get_trial_id_from_study_id_trial_number(study, number))
+
+    def _trials(self) -> list[FrozenTrial]:
+        """All trials, by number."""
+        return self._study.get_trials(deepcopy=False)
+
+    def _seed(self, number: int) -> None:
+        """Seed the sampler for the trial of a number: the draw must not depend on what ran before in this process."""
+        self._study.sampler = build_sampler(self._settings, (self._settings.seed * 1_000_003 + number) % 2**32)
