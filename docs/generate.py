@@ -49,14 +49,10 @@ def _row(name: str, default: Any, field: FieldInfo) -> str:
 
 
 def _listed(names: Collection[str]) -> str:
-    """Names, with what is in brackets behind them where they are the keys of a table: a label, or a factor."""
-    entries = names if isinstance(names, Mapping) else dict.fromkeys(names)
-    return ", ".join(name + _bracketed(entries[name]) for name in sorted(names))
-
-
-def _bracketed(entry: Any) -> str:
-    label = f"factor {entry:g}" if isinstance(entry, float) else getattr(entry, "label", "")
-    return f" ({label})" if label else ""
+    """Names; those of a table with the label of their entry, where that says more than the name."""
+    labels = {name: entry.label for name, entry in names.items()} if isinstance(names, Mapping) else {}
+    told = {name: label for name, label in labels.items() if label.lower() != name.replace("_", " ")}
+    return ", ".join(f"{name} ({told[name]})" if name in told else name for name in sorted(names))
 
 
 def _literal(value: Any) -> str:

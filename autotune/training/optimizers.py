@@ -25,6 +25,10 @@ class Optimizer:
     learning_rate_factor: float = 1.0
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def label(self) -> str:
+        return f"factor {self.learning_rate_factor:g}"
+
 
 # Their order is that of the default choices: a sampler's draws depend on it.
 OPTIMIZERS: dict[str, Optimizer] = {
