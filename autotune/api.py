@@ -68,10 +68,8 @@ def search(data: str | Path | None = None, trials: int = 50, *, name: str | None
         manifest=_path(manifest), skip_unreadable=skip_unreadable, flags=settings,
     )  # fmt: skip
     console = open_console(quiet, program=False, verbose=False)
-    try:
+    with console:
         run_study(request, console)
-    finally:
-        console.close()
     return Study(study_folder(request), device, weights, plugins)
 
 

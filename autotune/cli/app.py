@@ -14,12 +14,15 @@ from autotune.cli.cache import cache_app
 from autotune.cli.options import (
     BackboneName,
     Backbones,
+    ConfigFile,
     Data,
     Device,
     Json,
     MetricName,
+    NewStudyName,
     Plugins,
     Quiet,
+    SkipUnreadable,
     StudyName,
     WeightsDir,
     print_json,
@@ -50,10 +53,8 @@ app.add_typer(studies_app, name="studies")
 def search(
     data: Data = None,
     trials: Annotated[int, typer.Option(min=1, help="Finished trials the study shall have in all.")] = 50,
-    study: Annotated[str | None, typer.Option(help="The study's name; by default the data folder's.")] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="A study.toml; by default studies/NAME/study.toml, if there.")
-    ] = None,
+    study: NewStudyName = None,
+    config: ConfigFile = None,
     backbones: Backbones = None,
     pixels: Annotated[str | None, typer.Option(help="Sizes to search, e.g. 160 or 128,224.")] = None,
     epochs: Annotated[int | None, typer.Option(help="The most epochs a trial may have.")] = None,
@@ -67,9 +68,7 @@ def search(
     weights: WeightsDir = None,
     plugins: Plugins = None,
     manifest: Annotated[Path | None, typer.Option(help="An older study's manifest.csv, whose sides are kept.")] = None,
-    skip_unreadable: Annotated[
-        bool, typer.Option(help="Go on where over a tenth of the pictures cannot be read.")
-    ] = False,
+    skip_unreadable: SkipUnreadable = False,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write every trial's curves for TensorBoard, too.")
     ] = False,
@@ -100,10 +99,8 @@ def search(
     if dry_run:
         _show_dry_run(request, console, as_json)
         return
-    try:
+    with console:
         found = run_study(request, listener)
-    finally:
-        console.close()
     views.show_study(found, console)
     if tensorboard:
         console.say(how_to_open(found.folder))
@@ -115,10 +112,8 @@ def _show_dry_run(request: SearchRequest, console: PlainConsole, as_json: bool) 
     from autotune.cli import views
     from autotune.study.dry_run import dry_run
 
-    try:
+    with console:
         found = dry_run(request, console)
-    finally:
-        console.close()
     views.show_dry_run(found, console)
     if as_json:
         print_json(found.to_json())
@@ -155,10 +150,8 @@ def evaluate(
 
     console = PlainConsole(quiet, program=as_json)
     resources = Resources(device, weights, tuple(plugins or ()))
-    try:
+    with console:
         found = evaluate_again(study, resources, console)
-    finally:
-        console.close()
     show_study(found, console)
     if as_json:
         print_json(found.to_json())
@@ -192,10 +185,8 @@ def export(
 
     console = PlainConsole(quiet, program=as_json)
     request = ExportRequest(out, tuple(formats or ()), trial, refit, threshold, precision)
-    try:
+    with console:
         found = export_trial(study, request, Resources(device, weights, tuple(plugins or ())), console)
-    finally:
-        console.close()
     views.show_export(found, console)
     if as_json:
         print_json(found.to_json())
@@ -237,10 +228,8 @@ def predict(
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text
     style = "json" if as_json else "csv" if as_csv else "table"
-    try:
+    with console:
         bad = write_predictions(predict_files(one, files, top, progress), style, one.labels, sys.stdout)
-    finally:
-        console.close()
     refuse_unreadable(bad, len(files))
 
 
@@ -268,10 +257,8 @@ def data(
     from autotune.report.data_survey import survey_data
 
     console = PlainConsole(program=as_json)
-    try:
+    with console:
         found = survey_data(data, suspects, console)
-    finally:
-        console.close()
     if as_json:
         print_json(found.to_json())
     else:
@@ -284,18 +271,14 @@ def lr_find(
     backbone: BackboneName = ...,  # type: ignore[assignment]
     depth: Annotated[int | None, typer.Option(min=0, help="Last stages that train; by default the head alone.")] = None,
     write: Annotated[bool, typer.Option("--write", help="Fix the rates in studies/NAME/study.toml.")] = False,
-    study: Annotated[str | None, typer.Option(help="The study's name; by default the data folder's.")] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="A study.toml; by default studies/NAME/study.toml, if there.")
-    ] = None,
+    study: NewStudyName = None,
+    config: ConfigFile = None,
     pixels: Annotated[int | None, typer.Option(help="The size to test at.")] = None,
     seed: Annotated[int | None, typer.Option(help="Decides the split, the head and the order of the pictures.")] = None,
     device: Device = "auto",
     weights: WeightsDir = None,
     plugins: Plugins = None,
-    skip_unreadable: Annotated[
-        bool, typer.Option(help="Go on where over a tenth of the pictures cannot be read.")
-    ] = False,
+    skip_unreadable: SkipUnreadable = False,
     as_json: Json = False,
 ) -> None:
     """Find the learning rates to cycle between: rates rise, and the training loss shows which of them learn."""
@@ -309,10 +292,8 @@ def lr_find(
         skip_unreadable=skip_unreadable, flags=flags,
     )  # fmt: skip
     console = PlainConsole(program=as_json)
-    try:
+    with console:
         found = find_learning_rates(request, write, console)
-    finally:
-        console.close()
     if as_json:
         print_json(found)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Self
 
 import rich.progress
 from rich.console import Console
@@ -29,6 +30,12 @@ class PlainConsole(StudyListener):
         self._tasks: dict[str, TaskID] = {}
         self._begun: dict[str, tuple[float, int]] = {}  # when, and how much was done then
         self._said: dict[str, float] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def say(self, text: str = "") -> None:
         self.rich.print(escape(text), soft_wrap=True)

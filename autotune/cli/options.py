@@ -54,6 +54,11 @@ Plugins = Annotated[
 ]
 WeightsDir = Annotated[Path | None, typer.Option("--weights", help="A folder of NAME.safetensors or NAME.pth.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+NewStudyName = Annotated[str | None, typer.Option(help="The study's name; by default the data folder's.")]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="A study.toml; by default studies/NAME/study.toml, if there.")
+]
+SkipUnreadable = Annotated[bool, typer.Option(help="Go on where over a tenth of the pictures cannot be read.")]
 StudyName = Annotated[
     str, typer.Argument(metavar="STUDY", help="A study's name, or its folder.", autocompletion=study_names)
 ]
