@@ -1,4 +1,4 @@
-"""Face: what Python code gets: a search, a study, its winner; beside `predict.load` for a bundle."""
+"""What Python code imports: a search, a study and its winner; beside `export.predict.load` for a bundle."""
 
 from __future__ import annotations
 

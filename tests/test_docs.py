@@ -89,3 +89,18 @@ def test_the_readmes_catalogue_is_the_one_there_is() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     told = set(re.findall(r"^\| `(\w+)[:`]", readme.partition("## Backbones")[2], re.MULTILINE))
     assert told == {entry.name for entry in discover().backbones}
+
+
+def test_the_architecture_page_names_every_room_and_only_files_that_exist() -> None:
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    home = ROOT / "autotune"
+    rooms = re.findall(r"^\| ((?:`[\w.]+/?` ?)+) \|", page, re.MULTILINE)
+    named = {name.rstrip("/") for row in rooms for name in re.findall(r"`([\w.]+/?)`", row)}
+    assert named == {path.name for path in home.iterdir() if path.is_dir() or path.name[:2] != "__"} - {
+        "__pycache__",
+        "py.typed",
+    }
+    for file in re.findall(
+        r"`((?:data|backbones|cache|training|search|engines|study|export|report|cli)/\w+\.\w+)`", page
+    ):
+        assert (home / file).is_file(), file

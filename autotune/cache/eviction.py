@@ -8,7 +8,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,34 @@ class CacheEntry:
         """pixels/224-bicubic, or features/efficientnet_lite0-224/cut9: without view, version and key."""
         inner = self.folder.relative_to(cache_folder())
         return "/".join((*inner.parts[:-1], re.sub(r"-(view\d+-.*|v\d+)$", "", inner.name)))
+
+
+@dataclass(frozen=True)
+class CacheGroup:
+    """The rows of one size of pixels, or of one cut with all its views and versions. used: seconds since 1970."""
+
+    name: str
+    rows: int
+    bytes: int
+    used: float
+
+
+@dataclass(frozen=True)
+class CacheStatus:
+    """limit: the most bytes that the cache keeps."""
+
+    folder: Path
+    limit: int
+    groups: tuple[CacheGroup, ...]
+
+    @property
+    def bytes(self) -> int:
+        return sum(group.bytes for group in self.groups)
+
+    def to_json(self) -> dict[str, Any]:
+        """What `autotune cache --json` prints."""
+        rows = [asdict(group) for group in self.groups]
+        return {"folder": str(self.folder), "bytes": self.bytes, "limit": self.limit, "entries": rows}
 
 
 def entries() -> list[CacheEntry]:
@@ -101,16 +129,14 @@ def in_use() -> Iterator[None]:
         Path(lock.lock_file).unlink(missing_ok=True)
 
 
-def cache_status() -> dict[str, Any]:
-    """What `autotune cache` shows: a row for each size of pixels and each cut, with all its views and versions."""
-    groups: dict[str, dict[str, Any]] = {}
+def cache_status() -> CacheStatus:
+    """What the cache holds, the most recently used first."""
+    groups: dict[str, CacheGroup] = {}
     for one in entries():
-        group = groups.setdefault(one.name, {"name": one.name, "rows": 0, "bytes": 0, "used": 0.0})
-        group["rows"] += one.rows
-        group["bytes"] += one.n_bytes
-        group["used"] = max(group["used"], one.used)
-    rows = sorted(groups.values(), key=lambda group: -group["used"])
-    return {"folder": str(cache_folder()), "bytes": sum(r["bytes"] for r in rows), "limit": limit(), "entries": rows}
+        known = groups.get(one.name, CacheGroup(one.name, 0, 0, 0.0))
+        used = max(known.used, one.used)
+        groups[one.name] = CacheGroup(one.name, known.rows + one.rows, known.bytes + one.n_bytes, used)
+    return CacheStatus(cache_folder(), limit(), tuple(sorted(groups.values(), key=lambda group: -group.used)))
 
 
 def _running_since() -> float:

@@ -1,4 +1,4 @@
-"""The command line: parses, calls one function, prints. Imports of weight wait until a command needs them."""
+"""The command line: parses, calls one function, prints. Heavy imports wait until a command needs them."""
 
 from __future__ import annotations
 

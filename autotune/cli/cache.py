@@ -25,7 +25,7 @@ def cache(context: typer.Context, as_json: Json = False) -> None:
 
     found = cache_status()
     if as_json:
-        print_json(found)
+        print_json(found.to_json())
     else:
         show_cache(found, PlainConsole())
 
@@ -44,10 +44,9 @@ def trim(
 def clear(yes: Yes = False) -> None:
     """Delete all decoded pixels and cached features. Nothing is lost but the time to compute them again."""
     from autotune.cache import eviction
+    from autotune.files import cache_folder
 
-    if yes or confirmed(
-        f"Delete all decoded pixels and cached features in {eviction.cache_status()['folder']}?", "cache clear --yes"
-    ):
+    if yes or confirmed(f"Delete all decoded pixels and cached features in {cache_folder()}?", "cache clear --yes"):
         _tell_deleted(eviction.clear())
 
 

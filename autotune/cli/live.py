@@ -1,4 +1,4 @@
-"""The live screen: a panel at the foot of a terminal that follows a study, below all that is said."""
+"""The live console: a panel at the bottom of a terminal that follows a study, below the lines it prints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gauge: how much memory a study takes, of how much the machine has."""
+"""How much memory a study uses, of how much the machine has."""
 
 from __future__ import annotations
 

@@ -18,10 +18,12 @@ from autotune.text import ago, duration, file_size, percent
 from autotune.training.metrics import METRICS, find_metric
 
 if TYPE_CHECKING:
+    from autotune.cache.eviction import CacheStatus
     from autotune.export.result import ExportResult
     from autotune.export.verify import VerifiedFile
 
 if TYPE_CHECKING:
+    from autotune.cache.eviction import CacheStatus
     from autotune.data.picture import Picture
     from autotune.report.data_survey import DataSurvey
     from autotune.report.label_issues import LabelIssue
@@ -137,16 +139,15 @@ def _homely(folder: Path) -> str:
     return f"~/{folder.relative_to(Path.home()).as_posix()}" if folder.is_relative_to(Path.home()) else str(folder)
 
 
-def show_cache(found: dict[str, Any], console: PlainConsole) -> None:
+def show_cache(found: CacheStatus, console: PlainConsole) -> None:
     """What the cache holds, and how much it may."""
     table = Table(box=None, pad_edge=False)
     for name, side in (("pixels or features", "left"), ("rows", "right"), ("size", "right"), ("last used", "right")):
         table.add_column(name, justify=side, no_wrap=True)  # type: ignore[arg-type]
-    for row in found["entries"]:
-        table.add_row(escape(row["name"]), f"{row['rows']:,}", file_size(row["bytes"]), ago(row["used"]))
+    for group in found.groups:
+        table.add_row(escape(group.name), f"{group.rows:,}", file_size(group.bytes), ago(group.used))
     console.rich.print(table)
-    total, most = file_size(found["bytes"]), file_size(found["limit"])
-    console.say(f"{total} of at most {most} in {found['folder']}")
+    console.say(f"{file_size(found.bytes)} of at most {file_size(found.limit)} in {found.folder}")
 
 
 def show_study(summary: Summary, console: PlainConsole) -> None:

@@ -1,4 +1,4 @@
-"""The charts: what a report draws, as SVG that stands inside HTML and takes its colours and its font from the page."""
+"""The charts of a report, as SVG inside HTML, in the colours and the font of the page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The confusion: which classes were taken for which on the test pictures, class by class, and how sure that was."""
+"""The confusion matrix of the test set, scores by class, and confidence against accuracy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The choices that mattered: how much of the difference between trials each of them explains, by Optuna's fANOVA."""
+"""How much of the difference between trials each choice explains, by Optuna's fANOVA."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report: a study as one HTML file that a person would rather look at than read, and that needs nothing else."""
+"""The report: a study as one HTML file that needs nothing else."""
 
 from __future__ import annotations
 

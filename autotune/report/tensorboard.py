@@ -1,4 +1,4 @@
-"""The board: what TensorBoard shows of a study, a run a trial, as a copy of what the record has."""
+"""TensorBoard: a run for each trial, a copy of what the record has."""
 
 from __future__ import annotations
 

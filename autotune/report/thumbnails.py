@@ -1,4 +1,4 @@
-"""The album: a study's pictures, small enough to stand inside one HTML file."""
+"""Thumbnails: pictures of a study, small enough to be part of an HTML file."""
 
 from __future__ import annotations
 

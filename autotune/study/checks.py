@@ -1,4 +1,4 @@
-"""Identity: what makes a study this one, and is refused where it has changed: pictures, definition, backbones."""
+"""What identifies a study, and is refused where it has changed: its pictures, its definition, its backbones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The record: record.db, which keeps what a study did. Every query stands here."""
+"""The record, record.db: what a study did. All of its SQL is here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finished: a study that has a winner, opened again to be tested once more, exported or asked."""
+"""A finished trial, opened again to be evaluated once more, exported or used for prediction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Means: with what a finished study is opened again, which has to be as it was searched."""
+"""What a user asks for: a search, or a study opened again. Importing it imports no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A study from pictures to tested winner: plan, probe, search, test. Resuming is the same call again."""
+"""A study from pictures to a tested winner: plan, probe, search, test. The same call again resumes it."""
 
 from __future__ import annotations
 
