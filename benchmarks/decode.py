@@ -31,19 +31,23 @@ Decoder = Callable[[Path], Image.Image | np.ndarray]
 
 
 def by_torchvision(file: Path) -> np.ndarray:
-    return decode_jpeg(read_file(str(file)), mode=ImageReadMode.RGB).permute(1, 2, 0).numpy()
+    pixels: np.ndarray = decode_jpeg(read_file(str(file)), mode=ImageReadMode.RGB).permute(1, 2, 0).numpy()
+    return pixels
 
 
 def by_opencv(file: Path) -> np.ndarray:
     import cv2
 
-    return cv2.cvtColor(cv2.imread(str(file), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION), cv2.COLOR_BGR2RGB)
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    pixels: np.ndarray = cv2.cvtColor(cv2.imread(str(file), flags), cv2.COLOR_BGR2RGB)
+    return pixels
 
 
 def by_simplejpeg(file: Path) -> np.ndarray:
     import simplejpeg
 
-    return simplejpeg.decode_jpeg(file.read_bytes())
+    pixels: np.ndarray = simplejpeg.decode_jpeg(file.read_bytes())
+    return pixels
 
 
 def decoders() -> dict[str, Decoder]:

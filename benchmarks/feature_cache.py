@@ -139,10 +139,12 @@ def right(photos: Photos, net: Any, depth: int, scored: np.ndarray) -> tuple[int
 
 def trained(photos: Photos, seed: int, depth: int, kind: str, n_views: int) -> dict[str, Any]:
     parts = drawn(photos, seed)
-    features.N_VIEWS = batches.N_VIEWS = n_views
-    assemble = trial.assemble_network
+    features.N_VIEWS = n_views
+    batches.N_VIEWS = n_views  # type: ignore[attr-defined]
+    assemble: Any = trial.assemble_network  # type: ignore[attr-defined]
     if kind == STATISTICS:
-        trial.assemble_network = lambda *given: assemble(*given[:-1], True)  # the last: whether it trains from scratch
+        # The last argument: whether it trains from scratch.
+        trial.assemble_network = lambda *given: assemble(*given[:-1], True)  # type: ignore[attr-defined]
     try:
         with tempfile.TemporaryDirectory() as place, quiet_lightning():
             told = context(photos, parts, seed, kind)
@@ -154,7 +156,7 @@ def trained(photos: Photos, seed: int, depth: int, kind: str, n_views: int) -> d
             one = run_trial(backbones, 0, params(depth), files, Path(place), Nobody())
             net = network_from_checkpoint(backbones, params(depth), one.checkpoint or b"", Path(place)).net
     finally:
-        trial.assemble_network = assemble
+        trial.assemble_network = assemble  # type: ignore[attr-defined]
     hits, changed = right(photos, net, depth, parts[2])
     return {"right": hits, "changed": changed, "n": len(parts[2]), "seconds": round(one.seconds, 2)}
 

@@ -88,13 +88,13 @@ class Watched(EpochRecorder):
     n_validation = 0
     tests: list[float] = []  # noqa: RUF012  # one trial at a time
 
-    def _measured(self, trainer: Any) -> Epoch:
+    def on_validation_epoch_end(self, trainer: Any, module: Any) -> None:
         held_out = [out for out in self._outputs if out[0] == 0]
-        logits, labels = (torch.cat([out[i] for out in held_out]) for i in (1, 2))
+        logits, labels = torch.cat([out[1] for out in held_out]), torch.cat([out[2] for out in held_out])
         n = self.n_validation
         self.tests.append(float(np.mean(predicted_classes(logits[n:]) == labels[n:].numpy())))
         self._outputs = [(0, logits[:n], labels[:n]), *(out for out in self._outputs if out[0] == 1)]
-        return super()._measured(trainer)
+        super().on_validation_epoch_end(trainer, module)
 
 
 class Draw:
@@ -195,7 +195,8 @@ class Curves:
 
     def within(self, rule: Rule, budget: int) -> list[tuple[int, Epoch, float]]:
         """The first trials that so many epochs pay for; the first of all is always there."""
-        spent, kept = 0, []
+        spent = 0
+        kept: list[tuple[int, Epoch, float]] = []
         for one in self.under(rule):
             spent += one[0]
             if kept and spent > budget:
@@ -270,7 +271,7 @@ def show_sets(draws: dict[tuple[str, int], Curves]) -> None:
 
 def measure(file: Path, folders: list[Path]) -> None:
     done = {(row["set"], row["seed"]) for row in kept(file)}
-    training.EpochRecorder = Watched  # type: ignore[misc]
+    training.EpochRecorder = Watched  # type: ignore[misc, attr-defined]
     for seed in SEEDS:
         for folder in folders:
             if (folder.name, seed) in done:

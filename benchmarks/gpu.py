@@ -134,8 +134,9 @@ def whole_study(sizes: Sizes, folder: Path, device: torch.device) -> str:
     )  # fmt: skip
     with open_record(folder / "studies" / "cifar") as record:
         parts = record.facts().seconds
-        caching = sum(row.cache_seconds for row in (*record.probes(), *record.trials()))
-        trials = sum(row.seconds - row.cache_seconds for row in record.trials())
+        caching = sum(row.cache_seconds for row in record.probes())
+        caching += sum(row.cache_seconds or 0.0 for row in record.trials())
+        trials = sum((row.seconds or 0.0) - (row.cache_seconds or 0.0) for row in record.trials())
         epochs = sum(row.epochs or 0 for row in record.trials())
     return (
         f"whole study, {sizes.cifar:,} pictures of 32 pixels, {sizes.trials} trials, {epochs} epochs: {seconds:.0f} s "

@@ -110,7 +110,7 @@ def forward_seconds(done: Done, name: str, size: int) -> float:
     return bare.forward_seconds(chain, bare.below(chain, 0, BATCH, size, CPU), FORWARDS) / BATCH
 
 
-def bank_seconds(done: Done) -> float:
+def cache_seconds(done: Done) -> float:
     """Training pictures and the views of them that trials used, and validation, through the frozen stages once."""
     context, seconds = done.context, 0.0
     n_train, n_validation = (len(set(part.digests)) for part in (context.train, context.validation))
@@ -143,7 +143,7 @@ class Tails:
         context = self._done.context
         step, clean = self._timed(row.params)
         n_clean = len(context.validation) + len(context.gap_sample)
-        return float(row.epochs * (len(context.train) / row.params.batch_size * step + n_clean * clean))
+        return float((row.epochs or 0) * (len(context.train) / row.params.batch_size * step + n_clean * clean))
 
     def _timed(self, params: Params) -> tuple[float, float]:
         kind = params.backbone, params.pixels, params.depth, params.batch_size, params.optimizer
@@ -163,17 +163,21 @@ class Tails:
 # What is printed
 
 
+def trained_seconds(row: TrialRow) -> float:
+    return (row.seconds or 0.0) - (row.cache_seconds or 0.0)
+
+
 def parts(done: Done, tails: Tails) -> list[tuple[str, float, float]]:
     """Each part of a study: unavoidable seconds, and what it took."""
     taken, trials = done.taken, done.trials
-    banked = sum(row.cache_seconds for row in (*trials, *done.probes))
+    cached = sum(row.cache_seconds or 0.0 for row in trials) + sum(row.cache_seconds for row in done.probes)
     fitted = sum(row.seconds for row in done.probes)
-    trained = sum(row.seconds - row.cache_seconds for row in trials)
-    rest = done.seconds - taken["read"] - banked - fitted - trained - taken["test"]
+    trained = sum(trained_seconds(row) for row in trials)
+    rest = done.seconds - taken["read"] - cached - fitted - trained - taken["test"]
     files = done.files[TRAIN] + done.files[VALIDATION]
     return [
         ("read, decode", decode_seconds(files, sorted({size for _, size in done.arms})), taken["read"]),
-        ("bank", bank_seconds(done), banked),
+        ("feature cache", cache_seconds(done), cached),
         ("probe's fit", 0.0, fitted),
         ("trials", sum(tails.trial(row) for row in trials), trained),
         ("test", test_seconds(done), taken["test"]),
@@ -183,7 +187,7 @@ def parts(done: Done, tails: Tails) -> list[tuple[str, float, float]]:
 
 def overhead(done: Done, tails: Tails) -> None:
     """What trials cost beside their tails' work, against what they may: 0.2 s, and 20 ms an epoch."""
-    beside = np.array([row.seconds - row.cache_seconds - tails.trial(row) for row in done.trials])
+    beside = np.array([trained_seconds(row) - tails.trial(row) for row in done.trials])
     epochs = np.array([row.epochs for row in done.trials], float)
     allowed = TARGET_TRIAL + TARGET_EPOCH * epochs
     heads = beside[[row.params.depth == 0 for row in done.trials]]

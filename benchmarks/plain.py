@@ -123,6 +123,7 @@ class Plain(lightning.LightningModule):
         self.prefix = copy.deepcopy(job.chain[:cut]).eval().requires_grad_(False)
         self.tail = copy.deepcopy(job.chain[cut:]).requires_grad_(True)
         features = job.context.backbones[BACKBONE][0].traits.features
+        assert features is not None
         self.head = nn.Sequential(nn.Dropout(job.params.dropout), nn.Linear(features, job.context.classes))
         self.weigh = class_weights(job.context.train.labels, job.context.classes, job.params.class_weight)
         self.right: list[list[Tensor]] = [[], []]
@@ -166,8 +167,8 @@ class Plain(lightning.LightningModule):
             rate: Any = schedules.OneCycleLR(optimizer, self.params.lr_high, self.total + 1, cycle_momentum=False)
         else:
             rate = schedules.CyclicLR(
-                optimizer, self.params.lr_low, self.params.lr_high, self.half_cycle, mode=self.params.cycle,
-                cycle_momentum=False,
+                optimizer, self.params.lr_low, self.params.lr_high, self.half_cycle,  # type: ignore[arg-type]
+                mode=self.params.cycle, cycle_momentum=False,  # type: ignore[arg-type]
             )  # fmt: skip
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
 
@@ -217,8 +218,9 @@ def study(folder: Path, photos: Path, name: str, trials: int, space: dict[str, A
 def shared_seconds(folder: Path) -> float:
     """Reading, decoding, bank and probe of a study that found its cache empty."""
     with open_record(folder) as record:
-        banks = sum(row.cache_seconds for row in (*record.probes(), *record.trials()))
-        return float(record.facts().seconds["read"] + banks + sum(row.seconds for row in record.probes()))
+        caching = sum(row.cache_seconds or 0.0 for row in record.trials())
+        probes = sum(row.cache_seconds + row.seconds for row in record.probes())
+        return float(record.facts().seconds["read"] + caching + probes)
 
 
 def links(one: FinishedTrial, folder: Path) -> Path:
@@ -265,7 +267,7 @@ def compare(folder: Path, photos: Path, depth: int, options: argparse.Namespace,
         probe = outcome(engine, ProbeTask(BACKBONE, options.pixels), {})
         files = {probe_file_name(BACKBONE, options.pixels): probe.head}
         for row in trials:
-            job = Job(row.params, row.epochs, chain, context, folders)
+            job = Job(row.params, row.epochs or 0, chain, context, folders)
             half = half_pays(job)
             plain.append(plain_seconds(job, half))
             own.append(outcome(engine, TrialTask(row.number, job.params), files).seconds)
@@ -273,7 +275,7 @@ def compare(folder: Path, photos: Path, depth: int, options: argparse.Namespace,
     found = [float(np.mean(plain)), float(np.mean(own)) + share, bound]
     ratio = found[0] / found[1]
     print(
-        f"{depth:5} {len(trials):6} {sum(row['epochs'] for row in trials):6} {'bf16' if half else 'fp32':>5} "
+        f"{depth:5} {len(trials):6} {sum(row.epochs or 0 for row in trials):6} {'bf16' if half else 'fp32':>5} "
         f"{found[0]:8.2f} {found[1] - share:10.2f} {found[1]:10.2f} {ratio:6.1f} {bound:8.1f} {ratio / bound:11.2f}",
         flush=True,
     )

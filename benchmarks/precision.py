@@ -46,10 +46,11 @@ def compare(name: str, depth: int, pixels: int) -> None:
             seconds = step_seconds(tails[half], optimizers[half], x, bool(half))
             if run >= 2:
                 taken[half].append(seconds)
-    single, half = (1000 * statistics.median(found) for found in taken)
+    single, halved = (1000 * statistics.median(found) for found in taken)
     grouped = any(isinstance(m, nn.Conv2d) and m.groups > 1 for m in tails[0].modules())
     print(
-        f"{name:20} {depth:5} {pixels:6} {'yes' if grouped else 'no':>8} {single:9.1f} {half:9.1f} {half / single:6.2f}"
+        f"{name:20} {depth:5} {pixels:6} {'yes' if grouped else 'no':>8} {single:9.1f} "
+        f"{halved:9.1f} {halved / single:6.2f}"
     )
 
 

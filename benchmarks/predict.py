@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -52,8 +53,8 @@ def main() -> None:
     for _ in range(repeats):  # in turn, so that what else the machine does falls on all alike
         rows["decoding"].append(seconds(decode))
         rows["network"].append(seconds(network))
-        rows["command"].append(seconds(lambda: command([folder])))
-        rows["first"].append(seconds(lambda: command([str(files[0])])))
+        rows["command"].append(seconds(partial(command, [folder])))
+        rows["first"].append(seconds(partial(command, [str(files[0])])))
     middle = {name: statistics.median(found) for name, found in rows.items()}
     processor = next((line.split(": ")[1] for line in open("/proc/cpuinfo") if "model name" in line), "?").strip()  # noqa: SIM115
     print(f"{os.cpu_count()} x {processor}, {platform.system()}, onnxruntime {onnxruntime.__version__}, n = {repeats}")

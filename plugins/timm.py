@@ -22,7 +22,8 @@ CONTAINERS = ("blocks", "features", "layers", "stages")  # timm's names for a ch
 def timm(pretrained: bool, variant: str) -> nn.Sequential:
     net = create_model(variant, num_classes=0, **(_weights(variant) if pretrained else {})).eval()
     stages = _stages(net)
-    same = _same(stages, net, get_pretrained_cfg(variant).input_size[-1])
+    config: Any = get_pretrained_cfg(variant)
+    same = _same(stages, net, config.input_size[-1])
     return (stages if same else nn.Sequential(net)).train()
 
 
@@ -56,7 +57,8 @@ def traits(variant: str) -> dict[str, Any]:
 
 def _weights(variant: str) -> dict[str, Any]:
     """create_model's arguments for a model's weights: a file in the Hub's cache, downloaded where it is not there."""
-    repository = get_pretrained_cfg(variant).hf_hub_id
+    config: Any = get_pretrained_cfg(variant)
+    repository = config.hf_hub_id
     if not repository:
         return {"pretrained": True}
     file = hub.try_to_load_from_cache(repository, FILE)
@@ -118,7 +120,7 @@ def _named(parts: list[tuple[str, nn.Module]]) -> nn.Sequential:
     return stage
 
 
-def _transformer(net: nn.Module) -> nn.Sequential:
+def _transformer(net: Any) -> nn.Sequential:
     """The stages of a vision transformer: itself without blocks, because no module of its own makes the tokens; its
     blocks; its head.
     """
@@ -135,12 +137,13 @@ def _transformer(net: nn.Module) -> nn.Sequential:
     return nn.Sequential(first, *(_named([(f"blocks.{number}", block)]) for number, block in middle), last)
 
 
-def _only(net: nn.Module, children: dict[str, nn.Module], parameters: dict[str, nn.Parameter]) -> nn.Module:
+def _only(net: nn.Module, children: dict[str, nn.Module], parameters: dict[str, nn.Parameter]) -> Any:
     """A copy of a network with only these of its parts, which it shares."""
-    one = copy.copy(net)
+    one: Any = copy.copy(net)
     one._modules, one._parameters = children, parameters
     return one
 
 
-def _finish(net: nn.Module, x: Tensor) -> Tensor:
-    return net.forward_head(net.norm(net.blocks(x)))
+def _finish(net: Any, x: Tensor) -> Tensor:
+    out: Tensor = net.forward_head(net.norm(net.blocks(x)))
+    return out

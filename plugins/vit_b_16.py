@@ -35,7 +35,8 @@ class Tokens(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         patches = self.conv_proj(x).flatten(2).transpose(1, 2)  # (N, 196, 768)
         token = self.class_token.expand(len(x), -1, -1)
-        return self.dropout(self.position(torch.cat([token, patches], 1)))
+        out: Tensor = self.dropout(self.position(torch.cat([token, patches], 1)))
+        return out
 
 
 class Position(nn.Module):

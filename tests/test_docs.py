@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from autotune.backbones import registry
 from autotune.backbones.registry import discover
 from autotune.cli.app import app
+from autotune.errors import PluginError
 from autotune.search.sampler import PRUNERS, SAMPLERS, Pruner, Sampler
 from autotune.testing import check_backbone
 
@@ -70,7 +70,7 @@ def test_the_pages_backbone_passes_its_check(tmp_path: Path) -> None:
     (tmp_path / "quarter.py").write_text(code)
     check_backbone("quarter:16", plugins=[tmp_path])
     assert discover([tmp_path]).find("quarter:16").traits.pixels == 64
-    with pytest.raises(registry.PluginError, match="no backbone 'quarter:x'"):
+    with pytest.raises(PluginError, match="no backbone 'quarter:x'"):
         discover([tmp_path]).find("quarter:x")
 
 

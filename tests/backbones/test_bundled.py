@@ -235,4 +235,4 @@ def test_what_has_no_weights_here_is_left_out_by_name(tmp_path: Path, monkeypatc
     chosen = select_backbones(read_settings(None, {}), FOUND, None, "cpu", 224, lambda _: None)
     assert {"resnet50", "vgg16", "vit_b_16"} <= set(chosen.without_weights)
     assert set(chosen.without_weights) <= set(chosen.left_out)
-    assert "efficientnet_lite0" not in chosen.absent
+    assert "efficientnet_lite0" not in chosen.without_weights

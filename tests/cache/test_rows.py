@@ -1,5 +1,6 @@
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,7 +88,12 @@ def test_the_map_is_opened_anew_after_much_reading(tmp_path: Path, monkeypatch: 
     places = rows.places([key(1), key(2)])
     opened: list[object] = []
     real = np.memmap
-    monkeypatch.setattr(np, "memmap", lambda *given, **named: (opened.append(given), real(*given, **named))[1])
+
+    def memmap(*given: Any, **named: Any) -> Any:
+        opened.append(given)
+        return real(*given, **named)
+
+    monkeypatch.setattr(np, "memmap", memmap)
     found = rows.take(places)
     assert len(opened) == 1
     assert np.array_equal(rows.take(places), found)

@@ -9,9 +9,8 @@ from PIL import Image
 
 
 def run(*words: str, **more: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "autotune", *words], capture_output=True, text=True, check=False, **more
-    )  # type: ignore[call-overload, no-any-return]
+    command = [sys.executable, "-m", "autotune", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **more)  # type: ignore[call-overload, no-any-return]
 
 
 def test_help_names_every_command() -> None:

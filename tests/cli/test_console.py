@@ -1,8 +1,8 @@
+import time
 from dataclasses import replace
 
 import pytest
 
-from autotune.cli import console
 from autotune.cli.console import PlainConsole
 from autotune.study.rows import BackboneFacts
 from autotune.text import duration
@@ -28,7 +28,7 @@ def test_without_a_terminal_progress_is_a_line_now_and_then(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     show = PlainConsole().progress("Reading")
     for done in range(1, 101):
         show(done, 100)

@@ -175,7 +175,12 @@ def test_unchanged_files_are_not_decoded_again(folder: Path, monkeypatch: pytest
     known = {p.path: p for p in read_catalog(folder).pictures}
     decoded: list[Path] = []
     real = read_picture
-    monkeypatch.setattr(catalogs, "read_picture", lambda path: (decoded.append(path), real(path))[1])
+
+    def read(path: Path) -> Image.Image:
+        decoded.append(path)
+        return real(path)
+
+    monkeypatch.setattr(catalogs, "read_picture", read)
     picture(99).save(folder / "a" / "0.png")
     read_catalog(folder, known)
     assert [path.name for path in decoded] == ["0.png"]

@@ -62,8 +62,8 @@ def test_a_data_set_that_is_there_is_read_as_torchvision_reads_it(here: Path) ->
     for part, rows in lines.items():
         (base / "annotations" / f"{part}.txt").write_text("\n".join(rows) + "\n")
     table = datasets.locate(Path("oxford-iiit-pet"), here, silent)
-    with table.open(newline="") as rows:
-        assert len(list(csv.DictReader(rows))) == 80
+    with table.open(newline="") as text:
+        assert len(list(csv.DictReader(text))) == 80
     split = split_catalog(read_catalog(table), seed=0)
     assert split.classes == ("Cat", "Dog")
     assert len(split.part("test")) == 20

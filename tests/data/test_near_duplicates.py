@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from autotune.data.catalog import read_catalog
 from autotune.data.near_duplicates import find_near_duplicates, thumbnail
 from autotune.data.split import split_catalog
 
-KINDS = {
+KINDS: dict[str, Callable[[Image.Image, Path], None]] = {
     "saved again": lambda image, file: image.save(file.with_suffix(".jpg"), quality=60),
     "resized": lambda image, file: image.resize((image.width * 2 // 3, image.height * 2 // 3)).save(file),
     "cropped": lambda image, file: image.crop((3, 0, image.width, image.height - 2)).save(file),

@@ -1,4 +1,5 @@
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from autotune.study.request import SearchRequest
 from autotune.study.run import run_study
 
 
-def write(file: Path, rows: list[tuple[object, ...]], header: str = "path,label", delimiter: str = ",") -> Path:
+def write(file: Path, rows: Sequence[tuple[object, ...]], header: str = "path,label", delimiter: str = ",") -> Path:
     with file.open("w", newline="", encoding="utf-8") as out:
         out.write(header + "\n")
         csv.writer(out, delimiter=delimiter).writerows(rows)

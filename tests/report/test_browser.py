@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from awkward_study import NAMES, SECTIONS, finished
 from PIL import Image
-from test_report import NAMES, SECTIONS, finished
 
 from autotune.report.report import write_report
 
@@ -28,8 +28,12 @@ class Opened:
         self.page.on("request", lambda request: self.asked.append(request.url))
         self.page.on("console", lambda message: self.said.append(message.text))
         self.page.on("pageerror", lambda error: self.said.append(str(error)))
-        self.page.on("dialog", lambda dialog: (self.said.append(dialog.message), dialog.dismiss()))
+        self.page.on("dialog", self._dismiss)
         self.page.goto(file.as_uri())
+
+    def _dismiss(self, dialog: Any) -> None:
+        self.said.append(dialog.message)
+        dialog.dismiss()
 
     def ask(self, expression: str) -> Any:
         return self.page.evaluate(expression)

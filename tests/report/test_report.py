@@ -1,6 +1,5 @@
 """The report, of small real studies, and each of the parts that it is put together from."""
 
-import contextlib
 import hashlib
 import json
 import re
@@ -12,8 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import write_digits
-from PIL import Image
+from awkward_study import NAMES, SECTIONS, finished
 from sqlite_utils import Database
 from typer.testing import CliRunner
 
@@ -24,44 +22,11 @@ from autotune.export.export import ExportRequest, export_trial
 from autotune.report.report import TEMPLATE, write_report
 from autotune.search.settings import Settings, definition
 from autotune.study.record import lock_study, open_record
-from autotune.study.request import Resources, SearchRequest
+from autotune.study.request import Resources
 from autotune.study.rows import BackboneFacts, Mistake
-from autotune.study.run import run_study
 from autotune.training.params import Params
 
-SECTIONS = ("answer", "curves", "trials", "choices", "backbones", "confusion", "mistakes", "classes", "calibration",
-            "data", "export", "again")  # fmt: skip
-NAMES = {"0": "<script>alert(1)<script>", "1": "Straße & \"so\" 'on'", "2": "{{ 7*7 }} $x$"}
 PARAMS = Params("small_cnn", 3, 32, 1e-5, 1e-3, "one-cycle", 0.5, 0.0, "adamw", 32, 0.01, 0.2, 0.0)
-
-
-def awkward(folder: Path) -> Path:
-    """Digits in classes with awkward names, with a broken file, a stray one, copies and contradictions."""
-    write_digits(folder, classes=8, each=25)
-    for old, new in NAMES.items():
-        (folder / old).rename(folder / new)
-    first, second, third = (folder / name for name in NAMES.values())
-    (first / "broken <i>.png").write_bytes(b"x")
-    own, other = (sorted(place.glob("0*.png")) for place in (first, second))
-    Image.open(own[0]).save(first / "copy.bmp")
-    Image.open(other[0]).save(third / "wrong.bmp")
-    shutil.copy(own[1], folder / "stray.png")
-    return folder
-
-
-def finished(factory: pytest.TempPathFactory) -> Path:
-    """The folder in which the study "s" was made, once a session, with its pictures in photos/."""
-    folder = factory.getbasetemp() / "report"
-    if not folder.is_dir():
-        folder.mkdir()
-        awkward(folder / "photos")
-        flags = {"epochs": 2, "backbone": ["small_cnn"]}
-        with contextlib.chdir(folder):
-            run_study(
-                SearchRequest(data=folder / "photos", name="s", trials=4, flags=flags, device="cpu"),
-                PlainConsole(quiet=True),
-            )
-    return folder
 
 
 @pytest.fixture
@@ -99,7 +64,7 @@ def plain(text: str) -> str:
     """A page's words as they are read, without markup and with usual spaces."""
     words: list[str] = []
     parser = HTMLParser()
-    parser.handle_data = words.append  # type: ignore[method-assign]
+    parser.handle_data = words.append  # type: ignore[method-assign, assignment]
     text = re.sub(r"<style.*?</style>|<svg.*?</svg>", "", text, flags=re.DOTALL)
     parser.feed(re.sub(r"<(/td|/th|/dt|span)", r" <\1", text))
     return re.sub(r"\s+", " ", "".join(words).replace("\xa0", " "))

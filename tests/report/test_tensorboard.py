@@ -50,7 +50,9 @@ def is_the_records_copy(folder: Path) -> bool:
     for row in rows:
         run, curve = run_of(folder, row.number), record.curve(row.number)
         for name, column in SHOWN.items():
-            assert points(run, name) == [(e.number, pytest.approx(getattr(e, column), rel=1e-6)) for e in curve], name
+            steps, values = zip(*points(run, name), strict=True)
+            assert steps == tuple(epoch.number for epoch in curve), name
+            assert values == pytest.approx([getattr(epoch, column) for epoch in curve], rel=1e-6), name
         assert [value for _, value in points(run, "hparam/accuracy")] == [pytest.approx(row.value)]
         assert [value for _, value in points(run, "hparam/log_loss")] == [pytest.approx(row.log_loss)]
         assert choices(run) == row.params.recorded()

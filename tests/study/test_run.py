@@ -18,6 +18,7 @@ from small_studies import QUICK, search, without_time
 
 from autotune.backbones.registry import discover
 from autotune.cli.console import PlainConsole
+from autotune.data import decode as decoding
 from autotune.data import picture as pictures
 from autotune.data.split import Split, read_manifest
 from autotune.errors import AutotuneError, ConfigError, DataError, PluginError, StudyError
@@ -132,7 +133,7 @@ def test_each_picture_is_decoded_once_and_a_test_picture_again_for_the_test(
     """With a wrong guess of the pictures' size, what trials see is decoded a second time, and the study is the same."""
     monkeypatch.setenv("AUTOTUNE_CACHE", str(tmp_path / "cache"))
     seen: list[str] = []
-    real = pictures.decode_image
+    real = decoding.decode_image
 
     def decode(path: Path) -> Any:
         seen.append(Path(path).relative_to(digits).as_posix())

@@ -1,0 +1,46 @@
+"""A small real study of pictures whose class and file names are awkward, for the tests of its report."""
+
+import contextlib
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import write_digits
+from PIL import Image
+
+from autotune.study.listener import StudyListener
+from autotune.study.request import SearchRequest
+from autotune.study.run import run_study
+
+SECTIONS = ("answer", "curves", "trials", "choices", "backbones", "confusion", "mistakes", "classes", "calibration",
+            "data", "export", "again")  # fmt: skip
+NAMES = {"0": "<script>alert(1)<script>", "1": "Straße & \"so\" 'on'", "2": "{{ 7*7 }} $x$"}
+
+
+def awkward(folder: Path) -> Path:
+    """Digits in classes with awkward names, with a broken file, a stray one, copies and contradictions."""
+    write_digits(folder, classes=8, each=25)
+    for old, new in NAMES.items():
+        (folder / old).rename(folder / new)
+    first, second, third = (folder / name for name in NAMES.values())
+    (first / "broken <i>.png").write_bytes(b"x")
+    own, other = (sorted(place.glob("0*.png")) for place in (first, second))
+    Image.open(own[0]).save(first / "copy.bmp")
+    Image.open(other[0]).save(third / "wrong.bmp")
+    shutil.copy(own[1], folder / "stray.png")
+    return folder
+
+
+def finished(factory: pytest.TempPathFactory) -> Path:
+    """The folder in which the study "s" was made, once a session, with its pictures in photos/."""
+    folder = factory.getbasetemp() / "report"
+    if not folder.is_dir():
+        folder.mkdir()
+        awkward(folder / "photos")
+        flags = {"epochs": 2, "backbone": ["small_cnn"]}
+        with contextlib.chdir(folder):
+            run_study(
+                SearchRequest(data=folder / "photos", name="s", trials=4, flags=flags, device="cpu"),
+                StudyListener(),
+            )
+    return folder
