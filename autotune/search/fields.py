@@ -86,8 +86,10 @@ class Values:
         check([low])
         check([high])
         if low > high or (log and (low <= 0 or "step" in table or is_whole)):
-            raise FieldError(f"{name} cannot range from {low} to {high}{', log' if log else ''}.",
-                          "Put the smaller first; a log range starts above 0 and has no step.")  # fmt: skip
+            raise FieldError(
+                f"{name} cannot range from {low} to {high}{', log' if log else ''}.",
+                "Put the smaller first; a log range starts above 0 and has no step.",
+            )
         if low == high:
             return Fixed(low)
         if is_whole and step != 1:

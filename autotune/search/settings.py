@@ -234,16 +234,17 @@ def _problem_and_fix(found: ErrorDetails) -> tuple[str, str]:
     """One of pydantic's findings in autotune's words."""
     if refused := _refusal(found):
         return refused.problem, refused.fix
-    is_range, name = found["loc"][0] == "space", str(found["loc"][found["loc"][0] == "space"])
+    is_range = found["loc"][0] == "space"
+    name = str(found["loc"][1 if is_range else 0])
     settings, ranges = Settings.model_fields, SearchSpace.model_fields
     if found["type"] != "extra_forbidden":
         field = (ranges if is_range else settings)[name]
         return f"{name} cannot be {found['input']!r}.", fix(field, found["input"])
     if is_range:
-        known = "It belongs above [space]." if name in settings else did_you_mean(name, ranges)
-        return f"There is nothing called {name!r} to search.", known
-    known = "It belongs under [space]." if name in ranges else did_you_mean(name, settings)
-    return f"There is no setting {name!r}.", known
+        advice = "It belongs above [space]." if name in settings else did_you_mean(name, ranges)
+        return f"There is nothing called {name!r} to search.", advice
+    advice = "It belongs under [space]." if name in ranges else did_you_mean(name, settings)
+    return f"There is no setting {name!r}.", advice
 
 
 def _refusal(found: ErrorDetails) -> FieldError | None:
