@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
@@ -17,8 +17,7 @@ from autotune.search.sampler import ETA, PRUNERS, SAMPLERS
 from autotune.training.metrics import METRICS
 from autotune.training.optimizers import OPTIMIZERS
 
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
+Finding = Mapping[str, Any]  # one of those that pydantic's ValidationError.errors() lists
 
 CYCLES = ("triangular", "triangular2", "one-cycle")
 FLIPS = ("none", "horizontal", "vertical", "both")
@@ -220,7 +219,7 @@ def _toml(file: Path | None) -> dict[str, Any]:
 def _config_error(error: ValidationError, ranges: list[str], settings: list[str], file: Path | None) -> ConfigError:
     """All findings in one: on ranges, then on settings, as they were given; then on how settings go together."""
 
-    def place(found: ErrorDetails) -> tuple[int, int]:
+    def place(found: Finding) -> tuple[int, int]:
         if found["loc"][0] == "space":
             return 0, ranges.index(str(found["loc"][1]))
         return 2 if _refusal(found) else 1, settings.index(str(found["loc"][0]))
@@ -230,7 +229,7 @@ def _config_error(error: ValidationError, ranges: list[str], settings: list[str]
     return ConfigError(" ".join(problem for problem, _ in found) + where, " ".join(fix for _, fix in found))
 
 
-def _problem_and_fix(found: ErrorDetails) -> tuple[str, str]:
+def _problem_and_fix(found: Finding) -> tuple[str, str]:
     """One of pydantic's findings in autotune's words."""
     if refused := _refusal(found):
         return refused.problem, refused.fix
@@ -247,7 +246,7 @@ def _problem_and_fix(found: ErrorDetails) -> tuple[str, str]:
     return f"There is no setting {name!r}.", advice
 
 
-def _refusal(found: ErrorDetails) -> FieldError | None:
+def _refusal(found: Finding) -> FieldError | None:
     error = found.get("ctx", {}).get("error")
     return error if isinstance(error, FieldError) else None
 

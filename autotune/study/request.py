@@ -10,7 +10,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Resources:
-    """The device may be another; weights (a folder) and plugins (folders) are those of the search."""
+    """What a finished study is opened again with. The device may differ from the search's; weights (a folder) and
+    plugins (folders) must not.
+    """
 
     device: str = "auto"
     weights: Path | None = None
@@ -19,7 +21,10 @@ class Resources:
 
 @dataclass(frozen=True)
 class SearchRequest:
-    """What a user asks for. data: None is the built-in sample. flags: settings and ranges by name, over `config`'s."""
+    """A search to start or to go on with. data: None for the built-in digits. trials: in all, with earlier ones.
+
+    timeout: seconds. flags: settings and ranges by name; they come before those of config.
+    """
 
     data: Path | None = None
     name: str | None = None

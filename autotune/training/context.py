@@ -63,9 +63,9 @@ class LoadedBackbones:
 
     context: TrialContext
     resident: ResidentPool = field(init=False)
-    _profiles: dict[tuple[str, int], StageProfile] = field(default_factory=dict)
-    _chains: dict[str, nn.Sequential] = field(default_factory=dict)
-    _feature_caches: dict[tuple[str, int], FeatureCache] = field(default_factory=dict)
+    _profiles: dict[tuple[str, int], StageProfile] = field(default_factory=dict, init=False)
+    _chains: dict[str, nn.Sequential] = field(default_factory=dict, init=False)
+    _feature_caches: dict[tuple[str, int], FeatureCache] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self.resident = ResidentPool(self.device, self.context.resident_bytes)
