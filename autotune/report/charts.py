@@ -264,13 +264,13 @@ def _numbers(axes: Axes, values: np.ndarray[Any, Any], scale: str) -> None:
         ticks = next(ticks for least, ticks in _LOG_TICKS if width > least)
         axes.xaxis.set_major_locator(LogLocator(subs=ticks, numticks=12))
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _power(value)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: in_powers_of_ten(value)))
     else:
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _power(value: float) -> str:
+def in_powers_of_ten(value: float) -> str:
     """3·10⁻⁵ as a person writes it; Matplotlib would write TeX."""
     exponent = math.floor(math.log10(value) + 1e-9)
     factor = round(value / 10**exponent)

@@ -72,10 +72,15 @@ def test_a_data_set_that_is_there_is_read_as_torchvision_reads_it(here: Path) ->
 
 
 def test_a_full_disk_is_told_and_no_half_unpacked_set_is_left(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> object:
-        raise OSError(28, "No space left on device")
+    class Full:
+        """torchvision's data set, on a disk without room for what it unpacks."""
 
-    monkeypatch.setattr(datasets, "_rows", full)
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def __len__(self) -> int:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("torchvision.datasets.USPS", Full)
     with pytest.raises(DataError, match=r"usps cannot be unpacked in .*: No space left on device"):
         datasets.locate(Path("usps"), here, silent)
     assert list((here / "samples").glob(".usps*")) == []

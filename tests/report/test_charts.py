@@ -43,4 +43,4 @@ def test_a_few_low_values_do_not_press_the_rest_into_a_strip() -> None:
 
 @pytest.mark.parametrize(("value", "told"), [(1e-4, "10⁻⁴"), (3e-5, "3·10⁻⁵"), (1, "10⁰"), (0.1, "10⁻¹")])
 def test_powers_of_ten_are_written_as_a_person_does(value: float, told: str) -> None:
-    assert charts._power(value) == told
+    assert charts.in_powers_of_ten(value) == told
