@@ -105,7 +105,7 @@ def decode_seconds(files: Sequence[Path], sizes: Sequence[int]) -> float:
 
 
 def forward_seconds(done: Done, name: str, size: int) -> float:
-    """Seconds a picture through all stages of a backbone, in batches as the bank's."""
+    """Seconds a picture through all stages of a backbone, in batches as the feature cache's."""
     chain = done.backbones.chain(name).to(memory_format=torch.channels_last).eval()
     return bare.forward_seconds(chain, bare.below(chain, 0, BATCH, size, CPU), FORWARDS) / BATCH
 

@@ -1,4 +1,4 @@
-"""How much faster a trial of autotune is than the same trial in the script a good user writes without a bank.
+"""How much faster a trial of autotune is than the same trial in the script a good user writes without a feature cache.
 
     python benchmarks/plain.py PHOTOS [--pixels 160] [--depths 0,1,2,3] [--trials 2]
 
@@ -6,8 +6,8 @@ The script is torchvision's ImageFolder and transforms.v2, DataLoaders with a pe
 the whole network, its frozen part in evaluation mode and without gradients. It replays the trials that autotune's own
 studies drew, one study a depth: same pictures on the same sides, same choices, as many epochs, validation and the
 gap's sample measured after each. Every trial runs once so and once in autotune, in turn; autotune's seconds are those
-of its record, and each trial bears its share, a fiftieth (50 trials are the default), of reading, decoding, bank and
-probe with an empty cache, measured by a study at the start. The bound is counted, not timed: the operations of the
+of its record, and each trial bears its share, a fiftieth (50 trials are the default), of reading, decoding, feature
+cache and probe with an empty cache, measured by a study at the start. The bound is counted, not timed: the operations of the
 plain trial over those of a trial whose frozen work costs nothing.
 """
 
@@ -216,7 +216,7 @@ def study(folder: Path, photos: Path, name: str, trials: int, space: dict[str, A
 
 
 def shared_seconds(folder: Path) -> float:
-    """Reading, decoding, bank and probe of a study that found its cache empty."""
+    """Reading, decoding, feature cache and probe of a study that found its cache empty."""
     with open_record(folder) as record:
         caching = sum(row.cache_seconds or 0.0 for row in record.trials())
         probes = sum(row.cache_seconds + row.seconds for row in record.probes())
@@ -314,9 +314,9 @@ def main() -> None:
         share = cold / STUDY_TRIALS
         print(machine.line(f"{options.trials} trials a depth"))
         print(
-            f"{BACKBONE} at {options.pixels} pixels; means, seconds a trial; reading, decoding, bank and probe with an"
+            f"{BACKBONE} at {options.pixels} pixels; means, seconds a trial; reading, decoding, feature cache and probe"
         )
-        print(f"empty cache took {cold:.1f} s, of which a trial's share is {share:.2f} s (1/{STUDY_TRIALS})")
+        print(f"with an empty cache took {cold:.1f} s, of which a trial's share is {share:.2f} s (1/{STUDY_TRIALS})")
         print(
             f"{'depth':>5} {'trials':>6} {'epochs':>6} {'plain':>5} {'plain s':>8} {'autotune s':>10} "
             f"{'with share':>10} {'ratio':>6} {'bound':>8} {'ratio/bound':>11}"

@@ -168,7 +168,7 @@ def show_study(summary: Summary, console: PlainConsole) -> None:
         console.say(line)
     seconds = summary.seconds
     console.say(
-        f"Time: {duration(seconds.total)} in all; reading {seconds.read:.1f} s, bank {seconds.cache:.1f} s, "
+        f"Time: {duration(seconds.total)} in all; reading {seconds.read:.1f} s, feature cache {seconds.cache:.1f} s, "
         f"trials {seconds.trials:.1f} s, test {seconds.test:.1f} s"
     )
     console.say(f"Everything lies in {summary.folder}: record.db, trials.db, manifest.csv, checkpoints/, logs/")
