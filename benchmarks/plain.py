@@ -7,8 +7,8 @@ the whole network, its frozen part in evaluation mode and without gradients. It 
 studies drew, one study a depth: same pictures on the same sides, same choices, as many epochs, validation and the
 gap's sample measured after each. Every trial runs once so and once in autotune, in turn; autotune's seconds are those
 of its record, and each trial bears its share, a fiftieth (50 trials are the default), of reading, decoding, feature
-cache and probe with an empty cache, measured by a study at the start. The bound is counted, not timed: the operations of the
-plain trial over those of a trial whose frozen work costs nothing.
+cache and probe with an empty cache, measured by a study at the start. The bound is counted, not timed: the operations
+of the plain trial over those of a trial whose frozen work costs nothing.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from autotune.errors import ConfigError
+from autotune.text import either
 from autotune.training.metrics import METRICS
 
 
@@ -33,10 +34,6 @@ def backbone_names(incomplete: str) -> list[str]:
 def metric_names(incomplete: str) -> list[str]:
     """The metrics, for completion."""
     return [name for name in METRICS if name.startswith(incomplete)]
-
-
-def _either(names: list[str]) -> str:
-    return " or ".join([", ".join(names[:-1]), names[-1]])
 
 
 Data = Annotated[
@@ -69,7 +66,7 @@ Backbones = Annotated[
 BackboneName = Annotated[
     str, typer.Option(help="The backbone to test, by name.", show_default=False, autocompletion=backbone_names)
 ]
-MetricName = Annotated[str | None, typer.Option(help=f"{_either(list(METRICS))}.", autocompletion=metric_names)]
+MetricName = Annotated[str | None, typer.Option(help=f"{either(list(METRICS))}.", autocompletion=metric_names)]
 
 
 def print_json(found: dict[str, Any]) -> None:
