@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -185,7 +186,8 @@ class Evaluation:
         )
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # lists for tuples
+        return plain
 
 
 @dataclass(frozen=True)
