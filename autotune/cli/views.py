@@ -7,28 +7,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
-from autotune.cli.console import PlainConsole
-from autotune.study.rows import FAILED, TrialRow
-from autotune.study.studies import StudyRow
-from autotune.study.summary import STUDIES, Summary
 from autotune.text import ago, duration, file_size, percent
-from autotune.training.metrics import METRICS, find_metric
 
+# Types alone: `autotune plugins` has to start as fast as a bare command line.
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from autotune.cache.eviction import CacheStatus
+    from autotune.cli.console import PlainConsole
+    from autotune.data.picture import Picture
     from autotune.export.result import ExportResult
     from autotune.export.verify import VerifiedFile
-
-if TYPE_CHECKING:
-    from autotune.cache.eviction import CacheStatus
-    from autotune.data.picture import Picture
     from autotune.report.data_survey import DataSurvey
     from autotune.report.label_issues import LabelIssue
     from autotune.study.dry_run import DryRun
     from autotune.study.range_test import RangeTestResult, RateBounds
+    from autotune.study.rows import TrialRow
+    from autotune.study.studies import StudyRow
+    from autotune.study.summary import Summary
 
 N_LEADERS = 10
 N_LISTED = 20  # pictures of each kind
@@ -55,8 +52,14 @@ def show_export(result: ExportResult, console: PlainConsole) -> None:
     console.say(f"Next: autotune predict {result.folder} PICTURE...")
 
 
+def _table() -> Table:
+    from rich.table import Table
+
+    return Table(box=None, pad_edge=False)
+
+
 def _verified_files(files: Iterable[VerifiedFile]) -> Table:
-    table = Table(box=None, pad_edge=False)
+    table = _table()
     table.add_column("file")
     titles = ("MB", "largest difference", "changed", "right", "ms, one thread", "ms, all", "peak MB")
     for title in titles:
@@ -141,7 +144,9 @@ def _homely(folder: Path) -> str:
 
 def show_cache(found: CacheStatus, console: PlainConsole) -> None:
     """What the cache holds, and how much it may."""
-    table = Table(box=None, pad_edge=False)
+    from rich.markup import escape
+
+    table = _table()
     for name, side in (("pixels or features", "left"), ("rows", "right"), ("size", "right"), ("last used", "right")):
         table.add_column(name, justify=side, no_wrap=True)  # type: ignore[arg-type]
     for group in found.groups:
@@ -180,7 +185,12 @@ def show_study(summary: Summary, console: PlainConsole) -> None:
 
 
 def _leaderboard(summary: Summary) -> Table:
-    table = Table(box=None, pad_edge=False)
+    from rich.markup import escape
+
+    from autotune.study.rows import FAILED
+    from autotune.training.metrics import find_metric
+
+    table = _table()
     for name in ("trial", find_metric(summary.metric).label, "epochs", "ended", "seconds"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("choices")
@@ -193,6 +203,8 @@ def _leaderboard(summary: Summary) -> Table:
 
 
 def _scores(summary: Summary, best: TrialRow) -> list[str]:
+    from autotune.training.metrics import find_metric
+
     test, label = summary.test, find_metric(summary.metric).label
     name = label[0].upper() + label[1:]
     if test is None:
@@ -211,10 +223,15 @@ def _scores(summary: Summary, best: TrialRow) -> list[str]:
 
 def show_studies(rows: Sequence[StudyRow], console: PlainConsole) -> None:
     """The table for a person."""
+    from rich.markup import escape
+
+    from autotune.study.summary import STUDIES
+    from autotune.training.metrics import METRICS
+
     if not rows:
         console.say(f"There is no study in {STUDIES.resolve()}. Begin one: autotune search PHOTOS")
         return
-    table = Table(box=None, pad_edge=False)
+    table = _table()
     heads = ("study", "trials", "metric", "validation", "test", "size", "last used")
     for head in heads:
         table.add_column(head, justify="left" if head in ("study", "metric") else "right", no_wrap=True)
@@ -259,6 +276,7 @@ def _doubt(one: LabelIssue) -> str:
 
 
 def _list(console: PlainConsole, title: str, lines: list[str]) -> None:
+
     console.say(f"{title}: {len(lines) or 'none'}")
     for line in lines[:N_LISTED]:
         console.say(f"  {line}")
