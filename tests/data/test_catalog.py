@@ -1,4 +1,5 @@
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ from autotune.data import catalog as catalogs
 from autotune.data import datasets, groups
 from autotune.data import picture as pictures
 from autotune.data.catalog import Catalog, read_catalog, refuse_many_unreadable
-from autotune.data.picture import UnreadableError, read_picture
+from autotune.data.folder import LabelledFile
+from autotune.data.picture import Picture, UnreadableError, read_picture
 from autotune.errors import DataError
 
 
@@ -256,3 +258,46 @@ def test_formats_that_others_read_are_named_with_what_reads_them(folder: Path, m
     assert "pillow-heif" in reasons(catalog)["a/y.heic"]
     with pytest.raises(DataError, match=r"2 of 14 pictures cannot be read .*rawpy"):
         refuse_many_unreadable(catalog)
+
+
+class Sink:
+    """Keeps what it is offered."""
+
+    def __init__(self) -> None:
+        self.begun: list[int] = []
+        self.offered: dict[str, tuple[int, int]] = {}
+        self.is_closed = False
+
+    def begin(self, root: Path, files: Sequence[LabelledFile]) -> None:
+        self.begun.append(sum((root / file.path).is_file() for file in files))
+
+    def offer(self, picture: Picture, image: Image.Image) -> None:
+        assert self.begun
+        assert not self.is_closed
+        self.offered[picture.path] = image.size
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def test_a_sink_is_offered_every_picture_that_is_decoded(folder: Path) -> None:
+    (folder / "a" / "bad.jpg").write_bytes(b"x")
+    sink = Sink()
+    catalog = read_catalog(folder, sink=sink)
+    assert sink.begun == [13]
+    assert sink.offered == {picture.path: (40, 30) for picture in catalog.pictures}
+    assert sink.is_closed
+    again = Sink()
+    read_catalog(folder, {picture.path: picture for picture in catalog.pictures}, sink=again)
+    assert again.offered == {}
+
+
+def test_a_sink_that_raises_ends_the_reading(folder: Path) -> None:
+    class Full(Sink):
+        def offer(self, picture: Picture, image: Image.Image) -> None:
+            raise DataError("Full.", "Empty it.")
+
+    sink = Full()
+    with pytest.raises(DataError, match="Full"):
+        read_catalog(folder, sink=sink)
+    assert not sink.is_closed
