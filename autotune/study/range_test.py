@@ -250,7 +250,7 @@ class _Reporter:
         return None
 
     def cache_progress(self, done: int, total: int) -> None:
-        self._listener.progress("Caching features")(done, total)
+        self._listener.progress("Feature cache")(done, total)
 
 
 def _measure(backbones: LoadedBackbones, params: Params, place: Path, listener: StudyListener) -> LossCurve:
