@@ -7,7 +7,7 @@ from autotune.cache.pixels import fill_pixels, pixel_rows
 from autotune.data.catalog import read_catalog
 from autotune.data.split import TRAIN, VALIDATION, split_catalog
 from autotune.search.candidates import select_backbones
-from autotune.search.plan import build_context, make_plan
+from autotune.search.plan import Plan, build_context, make_plan
 from autotune.search.settings import read_settings
 from autotune.training.context import TrialContext
 from autotune.training.outcome import Epoch
@@ -31,6 +31,11 @@ class KeptEpochs:
 
 def trial_context(root: Path, plugins: tuple[Path, ...] = (), **flags: object) -> TrialContext:
     """The context of a study of these pictures, whose pixels are then in the cache. flags: its settings."""
+    return build_context(trial_plan(root, plugins, **flags), 1)
+
+
+def trial_plan(root: Path, plugins: tuple[Path, ...] = (), **flags: object) -> Plan:
+    """As `trial_context`: the plan that the context is built from."""
     settings = read_settings(None, flags, is_writing=True)
     parts = split_catalog(read_catalog(root), settings.seed)
     chosen = select_backbones(settings, discover(plugins), None, "cpu", parts.side, print)
@@ -39,4 +44,4 @@ def trial_context(root: Path, plugins: tuple[Path, ...] = (), **flags: object) -
         how = one.backbone.traits.interpolation
         for pixels in one.options.pixels:
             fill_pixels(pixel_rows(pixels, how), root, pictures, how, lambda *_: None)
-    return build_context(make_plan(settings, parts, chosen), 1)
+    return make_plan(settings, parts, chosen)

@@ -37,12 +37,14 @@ class Driver:
         self._interrupted = search.unfinished()  # to be run again before a new one is asked for
         self._running: dict[int, tuple[Trial, Params]] = {}
         self._n_starts: Counter[int] = Counter()
+        self._began_late = False
 
     def run(self, n_trials: int) -> None:
         """Give every idle place a trial and handle what is reported, until n_trials are finished or time is up.
 
         Raises StudyError where five trials in a row have failed, or where the study cannot go on.
         """
+        self._began_late = self._is_late
         self._tell_finished()
         self._listener.earlier(self._record.trials(), self._record.facts().backbones or {})
         progress = self._listener.progress(TRIALS)
@@ -67,8 +69,11 @@ class Driver:
                 self._start(place, self._interrupted.pop(0) if self._interrupted else self._search.ask())
 
     def _has_next(self, n_trials: int) -> bool:
-        """Whether another trial is to be started."""
-        if self._is_late:
+        """Whether another trial is to be started.
+
+        A run that begins before the deadline starts at least one, even if its workers are ready only after it.
+        """
+        if self._is_late and (self._n_starts or self._began_late):
             return False
         return bool(self._interrupted) or self._search.n_finished() + len(self._running) < n_trials
 

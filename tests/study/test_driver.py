@@ -1,0 +1,43 @@
+"""The driver with a real engine, in what whole studies meet by chance alone."""
+
+import time
+from pathlib import Path
+
+import pytest
+from conftest import write_digits
+from small_trials import trial_plan
+
+from autotune.engines.local import LocalEngine
+from autotune.search.optuna_study import OptunaStudy
+from autotune.search.plan import build_context
+from autotune.study.checkpoints import Checkpoints
+from autotune.study.driver import Driver
+from autotune.study.listener import StudyListener
+from autotune.study.record import open_record
+from autotune.study.rows import BackboneFacts
+
+
+@pytest.mark.slow
+def test_a_deadline_that_passes_while_workers_start_leaves_one_trial_and_one_that_had_passed_none(
+    tmp_path: Path,
+) -> None:
+    plan = trial_plan(write_digits(tmp_path / "digits"), backbone=["small_cnn"], epochs=9)
+    context = build_context(plan, 1)
+    folder = tmp_path / "study"
+    folder.mkdir()
+    search = OptunaStudy(folder / "trials.db", plan.settings, plan.selection.options)
+    facts = BackboneFacts("small_cnn", "Small CNN", 3, True, (32,), (3,), "")
+    with open_record(folder) as record:
+        record.keep_facts(backbones={"small_cnn": facts})
+
+        def search_for(seconds: float) -> list[str]:
+            """Why the trials ended that are there after a run with so much time."""
+            with LocalEngine(1, folder) as engine:
+                engine.configure(context)
+                checkpoints = Checkpoints(folder, context)
+                deadline = time.monotonic() + seconds
+                Driver(search, engine, checkpoints, record, StudyListener(), deadline).run(5)
+            return [row.ended for row in record.trials()]
+
+        assert search_for(-1.0) == []
+        assert search_for(0.2) == ["timeout"]
