@@ -1,3 +1,4 @@
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,10 +63,19 @@ def test_between_equal_epochs_the_surer_is_better() -> None:
     assert not is_better(unsure, sure)
 
 
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets the number of torch's threads, for one test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
 @pytest.mark.slow
-def test_the_gap_ends_a_trial_where_the_write_up_saw_it(tmp_path: Path) -> None:
+def test_the_gap_ends_a_trial_where_the_write_up_saw_it(tmp_path: Path, threads: Callable[[int], None]) -> None:
     """The produce write-up: training ran away from validation after epoch 3 to 4 of 20."""
     context = trial_context(photos("produce"), epochs=20, pixels=[96], backbone=["efficientnet_lite0"], depth=[2])
+    threads(context.threads)  # as a worker has: sums in another order have ended this trial one epoch later
     backbones = LoadedBackbones(context)
     reporter = KeptEpochs()
     probe = run_probe(backbones, "efficientnet_lite0", 96, reporter)
@@ -73,8 +83,7 @@ def test_the_gap_ends_a_trial_where_the_write_up_saw_it(tmp_path: Path) -> None:
     params = replace(BASE, backbone="efficientnet_lite0", depth=2, pixels=96, augment=0.0, cycle="triangular")
     outcome = run_trial(backbones, 0, params, files, tmp_path, reporter)
     assert outcome.ended == "gap"
-    # The best epoch (11 on an AMD EPYC, earlier on other processors) and a patience of 5: well before the twentieth.
-    assert 6 <= outcome.epochs <= 16
+    assert 6 <= outcome.epochs <= 14  # the best of the first few, and a patience of 5
     assert reporter.rows[-1].train > reporter.rows[-1].validation + 0.05
     assert outcome.value == max(r.validation for r in reporter.rows)
 
