@@ -1,4 +1,4 @@
-"""What a user can mend, and how it is said.
+"""Errors that a user can fix, and how they are worded.
 
 AutotuneError
 ├── DataError      the pictures: no such folder, one class, a class too small
@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 
 class AutotuneError(Exception):
-    """Something the user can mend: shown as two lines, the problem and the fix, with exit code 1."""
+    """An error that the user can fix: shown as two lines, the problem and the fix, with exit code 1."""
 
     def __init__(self, problem: str, fix: str) -> None:
         super().__init__(f"{problem}\n{fix}")

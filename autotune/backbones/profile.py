@@ -71,7 +71,7 @@ def profile_stages(entry: Backbone, chain: nn.Sequential, pixels: int) -> StageP
         except Exception as error:  # whatever the plugin's code raises
             raise PluginError(
                 f"Stage {number} of backbone {entry.name!r} fails at {pixels} pixels: {first_line(error)}",
-                f"Use another size (it is made for {entry.traits.pixels}), or mend {entry.file}.",
+                f"Use another size (it is made for {entry.traits.pixels}), or fix {entry.file}.",
             ) from error
         operations.append(counter.get_total_flops())
     stated = entry.traits.features

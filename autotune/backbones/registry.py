@@ -51,7 +51,7 @@ class Registry:
             return replace(entry, name=name, traits=_variant_traits(entry, name, variant)) if variant else entry
         for broken in self.broken:
             if Path(broken.file).stem == head:
-                raise PluginError(f"Backbone {name!r} does not load: {broken.reason}", f"Mend {broken.file}.")
+                raise PluginError(f"Backbone {name!r} does not load: {broken.reason}", f"Fix {broken.file}.")
         raise PluginError(f"There is no backbone {name!r}.", did_you_mean(head, (b.name for b in self.backbones)))
 
 
@@ -110,7 +110,7 @@ def build_stages(entry: Backbone, pretrained: bool) -> nn.Sequential:
 
 
 def _load_error(name: str, file: str, error: Exception) -> PluginError:
-    return PluginError(f"Backbone {name!r} does not load: {type(error).__name__}: {error}", f"Mend {file}.")
+    return PluginError(f"Backbone {name!r} does not load: {type(error).__name__}: {error}", f"Fix {file}.")
 
 
 def _checked_chain(entry: Backbone, chain: Any) -> nn.Sequential:
@@ -119,7 +119,7 @@ def _checked_chain(entry: Backbone, chain: Any) -> nn.Sequential:
     if not isinstance(chain, nn.Sequential) or not len(chain):
         raise PluginError(
             f"Backbone {entry.name!r} returns {type(chain).__name__}, not an nn.Sequential of stages.",
-            f"Mend {entry.file}.",
+            f"Fix {entry.file}.",
         )
     for number, stage in enumerate(chain):
         if not any(True for _ in stage.parameters()):

@@ -52,7 +52,7 @@ app.add_typer(studies_app, name="studies")
 @app.command()
 def search(
     data: Data = None,
-    trials: Annotated[int, typer.Option(min=1, help="Finished trials the study shall have in all.")] = 50,
+    trials: Annotated[int, typer.Option(min=1, help="Finished trials in all, earlier runs included.")] = 50,
     study: NewStudyName = None,
     config: ConfigFile = None,
     backbones: Backbones = None,
@@ -310,7 +310,7 @@ def dashboard(
 
 
 def main() -> NoReturn:
-    """Run a command. What the user can mend is two lines and exit code 1; a bug keeps its traceback."""
+    """Run a command. What the user can fix is two lines and exit code 1; a bug keeps its traceback."""
     try:
         app()
     except AutotuneError as error:

@@ -41,7 +41,7 @@ def show_export(result: ExportResult, console: PlainConsole) -> None:
         share = one.right / one.answered if one.answered else None
         console.say(
             f"At the threshold {fitted.threshold:.4g}, {one.answered} of {one.n} {part} pictures "
-            f"stay answered, {percent(share)} of them rightly."
+            f"stay answered, {percent(share)} of them correctly."
         )
     if result.refit:
         console.say(

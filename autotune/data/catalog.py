@@ -101,7 +101,7 @@ def refuse_many_unreadable(catalog: Catalog) -> None:
         shown = "; ".join(f"{one.path}: {one.reason}" for one in bad[:3])
         raise DataError(
             f"{len(bad)} of {len(bad) + len(catalog.pictures)} pictures cannot be read ({shown}, ...).",
-            "`autotune data` lists them all. Mend or delete them, or leave them out: --skip-unreadable",
+            "`autotune data` lists them all. Fix or delete them, or leave them out: --skip-unreadable",
         )
 
 

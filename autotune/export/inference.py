@@ -27,7 +27,7 @@ class ModelFile:
 
 @dataclass(frozen=True)
 class InferenceJob:
-    """A written model, and the pictures that it shall answer."""
+    """A written model, and the pictures to classify with it."""
 
     format: ExportFormat
     model: ModelFile

@@ -210,7 +210,7 @@ def refuse_unreadable(errors: Sequence[Prediction], n: int) -> None:
         some = "; ".join(f"{one.path}: {one.error}" for one in errors[:3])
         raise DataError(
             f"{len(errors)} of {n} pictures could not be read ({some}{'; ...' if len(errors) > 3 else ''}).",
-            "Mend them or leave them out; the others are answered.",
+            "Fix them or leave them out; the others are answered.",
         )
 
 

@@ -23,8 +23,8 @@ class FittedCalibration:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """A written bundle. right: validation pictures that the trained network answers rightly. files: one a format, those
-    included that were refused and are not in the bundle.
+    """A written bundle. right: validation pictures that the trained network answers correctly. files: one a format,
+    those included that were refused and are not in the bundle.
     """
 
     study: str

@@ -59,7 +59,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class ClassRow:
-    """One class: its pictures by part, and how many of its test pictures were named rightly, with an interval."""
+    """One class: its pictures by part, and how many of its test pictures were named correctly, with an interval."""
 
     name: str
     pictures: Mapping[str, int]

@@ -166,7 +166,9 @@ def write_report(name: str) -> dict[str, str]:
     try:
         write_whole(file, _rendered(page))
     except OSError as error:
-        raise StudyError(f"{file} cannot be written: {error.strerror}.", "Make room, or mend its rights.") from error
+        raise StudyError(
+            f"{file} cannot be written: {error.strerror}.", "Free some disk space, or change its permissions."
+        ) from error
     return {"study": folder.name, "file": str(file)}
 
 

@@ -39,7 +39,7 @@ def prepare(request: SearchRequest, listener: StudyListener, store_pixels: bool 
     """Check a request, then read and split its pictures. Nothing is written to the study's folder.
 
     store_pixels: what is decoded is also resized and stored, so that a search need not decode it again. Raises
-    AutotuneError for what the user can mend.
+    AutotuneError for what the user can fix.
     """
     folder = study_folder(request)
     settings = read_settings(_config(request, folder), request.flags or {}, datasets.is_writing(request.data))

@@ -37,7 +37,7 @@ from autotune.training.outcome import ProbeOutcome
 def run_study(request: SearchRequest, listener: StudyListener) -> Summary:
     """Run a study to the number of trials asked for, or go on with one, then test the winner. Returns its summary.
 
-    Raises AutotuneError for what the user can mend. Ctrl-C loses nothing: the same call goes on.
+    Raises AutotuneError for what the user can fix. Ctrl-C loses nothing: the same call goes on.
     """
     with eviction.in_use():
         eviction.trim(eviction.limit())

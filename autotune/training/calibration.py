@@ -18,7 +18,7 @@ MAX_TEMPERATURE = 20.0  # the lowest is its inverse
 
 @dataclass(frozen=True)
 class AnsweredCount:
-    """Of n pictures, those answered at a threshold, and those of them answered rightly."""
+    """Of n pictures, those answered at a threshold, and those of them answered correctly."""
 
     n: int
     answered: int

@@ -63,7 +63,7 @@ def check_backbone(
             callback(result)
     problems = [result.problem for result in results if result.problem]
     if problems:
-        raise PluginError(f"Backbone {entry.name!r} fails its check: {' '.join(problems)}", f"Mend {entry.file}.")
+        raise PluginError(f"Backbone {entry.name!r} fails its check: {' '.join(problems)}", f"Fix {entry.file}.")
     return results
 
 

@@ -87,7 +87,7 @@ def test_it_shows_a_search_that_runs_and_leaves_its_result_as_it_would_have_been
             page.wait_for_selector("text=/Trial \\d+/")
             if watched.poll() is None:
                 seen |= set(re.findall(r"Trial (\d+)", page.inner_text("body")))
-            page.wait_for_timeout(1000)  # it shall not take the search's processor
+            page.wait_for_timeout(1000)  # it must not take the search's processor
         assert len(seen) >= 2, "the page showed no trials while the search ran"
         page.goto(f"{address}/dashboard/studies/1")
         page.wait_for_selector("text=Best Trial")
