@@ -6,13 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import run_command
 from optuna.trial import FixedTrial
 from torch import nn
-from typer.testing import CliRunner
 
 from autotune.backbones.spec import Traits
 from autotune.cache.features import FrozenPrefix
-from autotune.cli.app import app
 from autotune.cli.options import metric_names
 from autotune.data.augment import Invariances
 from autotune.errors import ConfigError
@@ -48,9 +47,9 @@ def test_a_new_metrics_label_is_in_status_and_report(finished: Path, new_metric:
     """Of a study that was measured by another, because workers would not have a test's entry."""
     with sqlite3.connect(finished / "record.db") as record:
         record.execute("update study set value = json_set(value, '$.metric', ?) where key = 'definition'", [new_metric])
-    shown = CliRunner().invoke(app, ["status", finished.name])
-    assert "Lowest recall: test" in shown.output
-    assert CliRunner().invoke(app, ["report", finished.name]).exit_code == 0
+    shown = run_command("status", finished.name)
+    assert "Lowest recall: test" in shown.stdout
+    assert run_command("report", finished.name).returncode == 0
     assert "Validation lowest recall by trial number" in (finished / "report.html").read_text(encoding="utf-8")
 
 

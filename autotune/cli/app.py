@@ -30,6 +30,7 @@ from autotune.cli.options import (
 from autotune.cli.studies import studies_app
 from autotune.errors import AutotuneError
 from autotune.export.formats import optional_formats
+from autotune.garbage import collected_less_often
 from autotune.text import either
 
 if TYPE_CHECKING:
@@ -312,7 +313,8 @@ def dashboard(
 def main() -> NoReturn:
     """Run a command. What the user can fix is two lines and exit code 1; a bug keeps its traceback."""
     try:
-        app()
+        with collected_less_often():
+            app()
     except AutotuneError as error:
         for line in (error.problem, error.fix):
             print(" ".join(line.splitlines()), file=sys.stderr)  # names of files may hold line breaks

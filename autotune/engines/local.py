@@ -33,6 +33,7 @@ from autotune.engines.base import (
     serve,
 )
 from autotune.errors import StudyError
+from autotune.garbage import collected_less_often
 from autotune.training.outcome import ProbeOutcome, TrialOutcome
 
 if TYPE_CHECKING:
@@ -212,6 +213,7 @@ def _hidden_main() -> Iterator[None]:
 # In the child process.
 
 
+@collected_less_often()
 def _work(pipe: Connection[Any, Any], folder: Path) -> None:
     """Load torch, wait for the context, then serve."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it is not inherited

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import run_command
 from small_studies import search, without_time
 
 from autotune.cache import eviction
@@ -36,12 +37,6 @@ def stored(folder: Path, name: str, minutes_ago: float, n: int = 10) -> RowStore
 
 def names(gone: list[CacheEntry]) -> list[str]:
     return [one.name for one in gone]
-
-
-def command(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "autotune", "cache", *words], capture_output=True, text=True, check=False
-    )
 
 
 def test_what_was_used_longest_ago_makes_way_first(folder: Path) -> None:
@@ -118,22 +113,22 @@ def test_the_limit_is_told_by_the_environment(folder: Path, monkeypatch: pytest.
 
 
 def test_the_command_shows_trims_and_clears(folder: Path) -> None:
-    assert json.loads(command("--json").stdout)["entries"] == []
+    assert json.loads(run_command("cache", "--json").stdout)["entries"] == []
     for view in (0, 1):
         stored(folder, f"features/net-32/cut9-view{view}-a", 5)
-    found = json.loads(command("--json").stdout)
+    found = json.loads(run_command("cache", "--json").stdout)
     assert [(row["name"], row["rows"], row["bytes"]) for row in found["entries"]] == [
         ("features/net-32/cut9", 20, 20_320)
     ]
-    shown = command().stdout
+    shown = run_command("cache").stdout
     assert "features/net-32/cut9" in shown
     assert "20.3 KB of at most" in shown
-    assert command("trim", "--to", "15KB").stdout == "Deleted 10.2 KB.\n"
-    refused = command("clear")
+    assert run_command("cache", "trim", "--to", "15KB").stdout == "Deleted 10.2 KB.\n"
+    refused = run_command("cache", "clear")
     assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 2)
-    assert command("clear", "--yes").stdout == "Deleted 10.2 KB.\n"
+    assert run_command("cache", "clear", "--yes").stdout == "Deleted 10.2 KB.\n"
     assert eviction.entries() == []
-    assert command("trim", "--to", "much").returncode == 1
+    assert run_command("cache", "trim", "--to", "much").returncode == 1
 
 
 @pytest.mark.slow

@@ -4,23 +4,23 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import run_command
 from conftest import write_digits
 from PIL import Image
 
 
-def run(*words: str, **more: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "autotune", *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False, **more)  # type: ignore[call-overload, no-any-return]
+def run_in_a_process(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "autotune", *words], capture_output=True, text=True, check=False)
 
 
 def test_help_names_every_command() -> None:
-    out = run("--help")
+    out = run_in_a_process("--help")
     assert out.returncode == 0
     assert all(name in out.stdout for name in ("search", "status", "evaluate", "data", "plugins"))
 
 
 def test_what_a_user_can_mend_is_two_lines_and_exit_1(here: Path) -> None:
-    out = run("search", "nowhere", "--quiet")
+    out = run_command("search", "nowhere", "--quiet")
     assert (out.returncode, out.stdout) == (1, "")
     lines = out.stderr.splitlines()
     assert len(lines) == 2
@@ -32,13 +32,13 @@ def test_what_a_user_can_mend_is_two_lines_and_exit_1(here: Path) -> None:
     "words", [("serch",), ("search", "--trials", "0"), ("search", "--trials", "many"), ("status",)]
 )
 def test_wrong_usage_exits_2(here: Path, words: tuple[str, ...]) -> None:
-    assert run(*words).returncode == 2
+    assert run_command(*words).returncode == 2
 
 
 def test_an_unknown_study_is_answered_with_the_nearest(here: Path) -> None:
     (here / "studies" / "cats").mkdir(parents=True)
     (here / "studies" / "cats" / "record.db").write_bytes(b"")
-    out = run("status", "cat")
+    out = run_command("status", "cat")
     assert out.returncode == 1
     assert "Did you mean 'cats'?" in out.stderr
 
@@ -48,7 +48,7 @@ def test_data_tells_what_a_study_would_see(here: Path, digits: Path) -> None:
     some = sorted((digits / "0").glob("0*.png"))
     Image.open(some[0]).save(digits / "0" / "copy.bmp")
     Image.open(some[1]).save(digits / "1" / "wrong.bmp")
-    out = run("data", str(digits), "--json")
+    out = run_command("data", str(digits), "--json")
     found = json.loads(out.stdout)
     assert found["classes"] == {"0": 51, "1": 51, "2": 50}
     assert [one["path"] for one in found["set_aside"]] == ["0/bad.png"]
@@ -58,35 +58,35 @@ def test_data_tells_what_a_study_would_see(here: Path, digits: Path) -> None:
     ]
     assert {one["label"] for one in found["contradictions"][0]} == {"0", "1"}
     assert sum(found["parts"].values()) == found["pictures"] == 152
-    told = run("data", str(digits)).stdout
+    told = run_command("data", str(digits)).stdout
     assert "0/bad.png: not a picture" in told
     assert "0/copy.bmp" in told
 
 
 def test_data_says_why_no_study_can_start(here: Path, tmp_path: Path) -> None:
-    out = run("data", str(write_digits(tmp_path / "few", classes=2, each=2)), "--json")
+    out = run_command("data", str(write_digits(tmp_path / "few", classes=2, each=2)), "--json")
     assert out.returncode == 0
     assert "need one each" in json.loads(out.stdout)["problem"]
 
 
 def test_plugins_are_listed_for_people_and_programs(here: Path) -> None:
-    found = json.loads(run("plugins", "--json").stdout)
+    found = json.loads(run_command("plugins", "--json").stdout)
     names = {row["name"]: row for row in found["backbones"]}
     assert set(names) >= {"efficientnet_lite0", "resnet18", "small_cnn"}
     assert names["efficientnet_lite0"]["weights"]["at_hand"]
-    assert "224 pixels, 1280 features" in run("plugins").stdout
-    full = {row["name"]: row for row in json.loads(run("plugins", "--json", "--full").stdout)["backbones"]}
+    assert "224 pixels, 1280 features" in run_command("plugins").stdout
+    full = {row["name"]: row for row in json.loads(run_command("plugins", "--json", "--full").stdout)["backbones"]}
     assert full["resnet18"]["parameters"] == 11_176_512
     assert len(full["efficientnet_lite0"]["stages"]) == 9
 
 
 def test_a_new_plugin_is_written_and_checked(here: Path) -> None:
-    assert run("plugins", "new", "my_net").returncode == 0
-    out = run("plugins", "check", "my_net", "--plugins", ".")
+    assert run_command("plugins", "new", "my_net").returncode == 0
+    out = run_command("plugins", "check", "my_net", "--plugins", ".")
     assert out.returncode == 0, out.stderr
     assert all(line.startswith("yes ") for line in out.stdout.splitlines())
     (here / "my_net.py").write_text((here / "my_net.py").read_text().replace("features=576", "features=577"))
-    out = run("plugins", "check", "my_net", "--plugins", ".")
+    out = run_command("plugins", "check", "my_net", "--plugins", ".")
     assert out.returncode == 1
     assert "gives (576,) a picture, not (577,)" in out.stderr
 
@@ -106,7 +106,7 @@ def test_json_is_one_object_on_stdout_and_nothing_else(here: Path, digits: Path)
         "--device",
         "cpu",
     )
-    out = run("search", *words, "--json")
+    out = run_in_a_process("search", *words, "--json")
     found = json.loads(out.stdout)
     assert set(found) >= {
         *("study", "folder", "classes", "pictures", "trials", "best", "leaderboard", "test", "seconds"),
@@ -124,10 +124,10 @@ def test_json_is_one_object_on_stdout_and_nothing_else(here: Path, digits: Path)
     }
     assert set(found["seconds"]) == {"read", "cache", "trials", "test", "total"}
     assert "Plan: 2 trials" in out.stderr
-    assert json.loads(run("status", "s", "--json").stdout) == found
-    told = run("status", "s").stdout
+    assert json.loads(run_command("status", "s", "--json").stdout) == found
+    told = run_command("status", "s").stdout
     assert "Winner: trial" in told
     assert "95 % interval" in told
-    again = json.loads(run("evaluate", "s", "--device", "cpu", "--json").stdout)
+    again = json.loads(run_command("evaluate", "s", "--device", "cpu", "--json").stdout)
     assert again["test"]["evaluations"] == 2
-    assert run("search", *words, "--quiet").stdout == ""
+    assert run_command("search", *words, "--quiet").stdout == ""

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from typer.testing import CliRunner
+from commands import run_command
 
-from autotune.cli.app import app
 from autotune.cli.console import PlainConsole
 from autotune.errors import BundleError, ConfigError
 from autotune.export.bundle import open_bundle
@@ -76,7 +75,7 @@ def test_the_table_is_read_without_numpy_torch_or_onnx() -> None:
 
 
 def test_the_help_names_every_optional_format() -> None:
-    told = CliRunner().invoke(app, ["export", "--help"], env={"COLUMNS": "200"}).stdout
+    told = run_command("export", "--help", columns=200).stdout
     *others, last = (name for name in FORMATS if name != ONNX.name)
     assert f"{', '.join(others)} or {last}, beside onnx" in told
 
@@ -91,8 +90,8 @@ def test_a_module_that_is_missing_names_the_extra_before_anything_is_read(monkey
 
 @pytest.mark.slow
 def test_a_format_of_the_table_is_written_run_verified_and_told_everywhere(finished: Path, half: ExportFormat) -> None:
-    done = CliRunner().invoke(app, ["export", "s", "--format", "half"], env={"COLUMNS": "200"})
-    assert done.exit_code == 0, done.output
+    done = run_command("export", "s", "--format", "half", columns=200)
+    assert done.returncode == 0, done.stderr
     row = re.search(r"^model\.half\.safetensors .* proven *$", done.stdout, re.MULTILINE)
     assert row, done.stdout
     assert " 0.0e+00 " not in row[0]  # it ran, and not the float32 model
@@ -111,9 +110,9 @@ def test_the_tolerance_of_the_entry_decides(
     finished: Path, half: ExportFormat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(FORMATS, "half", replace(half, tolerance=SameProbabilities(difference=1e-7)))
-    done = CliRunner().invoke(app, ["export", "s", "--format", "half"], env={"COLUMNS": "200"})
-    assert done.exit_code == 1
+    done = run_command("export", "s", "--format", "half", columns=200)
+    assert done.returncode == 1
     assert re.search(r"^model\.half\.safetensors .* refused *$", done.stdout, re.MULTILINE)
-    assert "where 1e-07 is allowed" in str(done.exception)
+    assert "where 1e-07 is allowed" in done.stderr
     assert (finished / "bundle" / ONNX.file).is_file()
     assert not (finished / "bundle" / half.file).exists()

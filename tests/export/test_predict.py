@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import run_command
 from PIL import Image
 
 from autotune.data import decode
@@ -155,8 +156,7 @@ class TestBundle:
     def test_the_list_may_come_on_stdin_and_a_bad_picture_ends_in_exit_code_1(self, own: Path, here: Path) -> None:
         picture(here / "x.png", 200)
         (here / "bad.png").write_text("no picture")
-        words = [sys.executable, "-m", "autotune", "predict", str(own), "-", "--csv"]
-        said = subprocess.run(words, input="x.png\n\nbad.png\n", capture_output=True, text=True, check=False)
+        said = run_command("predict", str(own), "-", "--csv", stdin="x.png\n\nbad.png\n")
         assert said.returncode == 1
         assert [line.split(",")[0] for line in said.stdout.splitlines()] == ["path", "x.png", "bad.png"]
         assert said.stderr.splitlines()[0].startswith("1 of 2 pictures could not be read (bad.png: not a picture")

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 from awkward_study import NAMES, SECTIONS, finished
+from commands import run_command
 from sqlite_utils import Database
-from typer.testing import CliRunner
 
-from autotune.cli.app import app
 from autotune.cli.console import PlainConsole
 from autotune.errors import StudyError
 from autotune.export.export import ExportRequest, export_trial
@@ -243,9 +242,9 @@ def test_it_is_written_whole_or_not_at_all(made: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.slow
 def test_the_command_says_where_the_file_is(made: Path) -> None:
-    told = CliRunner().invoke(app, ["report", "s"])
+    told = run_command("report", "s")
     assert told.stdout == f"Wrote {made / 'report.html'}\n"
-    found = json.loads(CliRunner().invoke(app, ["report", "s", "--json"]).stdout)
+    found = json.loads(run_command("report", "s", "--json").stdout)
     assert found == {"study": "s", "file": str(made / "report.html")}
 
 

@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from commands import run_command
 from conftest import write_digits
-from typer.testing import CliRunner
 
-from autotune.cli.app import app
 from autotune.cli.console import PlainConsole
 from autotune.data.split import read_manifest
 from autotune.errors import StudyError
@@ -107,11 +106,11 @@ def test_of_a_study_that_has_begun_it_tells_what_is_left(searched: Path, finishe
 
 def test_the_command_tells_people_and_programs(here: Path, digits: Path, cold: Path) -> None:
     words = ["search", str(digits), "--dry-run", "--backbones", "small_cnn", "--device", "cpu", "--trials", "7"]
-    told = CliRunner().invoke(app, words)
-    assert told.exit_code == 0
+    told = run_command(*words)
+    assert told.returncode == 0
     for said in ("Plan: 7 trials", "T operations for the trials.", "Disk: ", "Time: about ", "dry run: no study"):
         assert said in told.stdout
-    found = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
+    found = json.loads(run_command(*words, "--json").stdout)
     assert found["trials"]["left"] == 7
-    assert CliRunner().invoke(app, [*words, "--quiet"]).stdout == ""
+    assert run_command(*words, "--quiet").stdout == ""
     assert not (here / "studies").exists()

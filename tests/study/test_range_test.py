@@ -1,14 +1,13 @@
 """The range test: its rule on curves whose bounds are known, and on real pictures, where trials then tell."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from commands import run_command
 from conftest import write_digits
 from PIL import Image
 from small_trials import KeptEpochs
@@ -201,18 +200,16 @@ def test_a_loss_that_does_not_fall_is_two_lines_and_writes_nothing(
 
 @pytest.mark.slow
 def test_the_command_prints_the_curve_the_bounds_and_where_things_are(here: Path, data: Path) -> None:
-    words = [sys.executable, "-m", "autotune", "lr-find", str(data), "--backbone", "small_cnn", "--device", "cpu"]
-    out = subprocess.run(words, capture_output=True, text=True, check=False)
+    words = ("lr-find", str(data), "--backbone", "small_cnn", "--device", "cpu")
+    out = run_command(*words)
     assert out.returncode == 0, out.stderr
     assert "1e-3" in out.stdout
     assert "lr_low" in out.stdout
     assert str(here / "lr-find-small_cnn.png") in out.stdout
     assert out.stderr == ""
-    as_json = subprocess.run([*words, "--json"], capture_output=True, text=True, check=False)
-    found = json.loads(as_json.stdout)
+    found = json.loads(run_command(*words, "--json").stdout)
     assert f"lr_low {found['lr_low']:.1e}, lr_high {found['lr_high']:.1e}" in out.stdout
     assert len(found["rates"]) == len(found["losses"]) == len(found["smoothed"]) <= STEPS
-    wrong = subprocess.run([*words, "--depth", "1"], capture_output=True, text=True, check=False)
+    wrong = run_command(*words, "--depth", "1")
     assert (wrong.returncode, len(wrong.stderr.splitlines())) == (1, 2)
-    unknown = subprocess.run([*words, "--backbone", "smal_cnn"], capture_output=True, text=True, check=False)
-    assert "Did you mean 'small_cnn'?" in unknown.stderr
+    assert "Did you mean 'small_cnn'?" in run_command(*words, "--backbone", "smal_cnn").stderr

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import run_command
 
 from autotune.cli.options import backbone_names, metric_names, study_names
 from autotune.errors import StudyError
@@ -12,16 +13,11 @@ from autotune.study.record import lock_study
 from autotune.study.studies import list_studies, remove_study
 
 
-def run(*words: str, **more: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "autotune", *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, **more)  # type: ignore[call-overload, no-any-return]
-
-
 def test_studies_are_listed_with_their_scores(finished: Path) -> None:
-    (row,) = json.loads(run("studies", "--json").stdout)["studies"]
+    (row,) = json.loads(run_command("studies", "--json").stdout)["studies"]
     assert (row["name"], row["trials"], row["metric"]) == ("s", 4, "accuracy")
     assert 0 < row["test"] <= 1
-    assert "s " in run("studies").stdout
+    assert "s " in run_command("studies").stdout
 
 
 def test_a_damaged_study_does_not_hide_the_others(finished: Path) -> None:
@@ -35,13 +31,13 @@ def test_a_damaged_study_does_not_hide_the_others(finished: Path) -> None:
 
 def test_removing_asks_first_and_leaves_what_is_the_users(finished: Path) -> None:
     (finished / "study.toml").write_text("epochs = 3\n")
-    asked = run("studies", "rm", "s")
+    asked = run_command("studies", "rm", "s")
     assert (asked.returncode, (finished / "record.db").exists()) == (1, True)
     assert "autotune studies rm s --yes" in asked.stderr
-    done = run("studies", "rm", "s", "--yes")
+    done = run_command("studies", "rm", "s", "--yes")
     assert "Removed study s, 4 trials" in done.stdout
     assert [path.name for path in finished.iterdir()] == ["study.toml"]
-    assert run("studies", "rm", "s", "--yes").returncode == 1
+    assert run_command("studies", "rm", "s", "--yes").returncode == 1
 
 
 def test_nothing_is_left_of_one_without_a_definition(finished: Path) -> None:
@@ -57,7 +53,7 @@ def test_a_study_at_work_is_not_removed(finished: Path) -> None:
 
 
 def test_an_empty_shelf_says_how_to_begin(here: Path) -> None:
-    assert "autotune search PHOTOS" in run("studies").stdout
+    assert "autotune search PHOTOS" in run_command("studies").stdout
 
 
 def test_names_are_completed(finished: Path) -> None:

@@ -1,0 +1,23 @@
+import gc
+from collections.abc import Iterator
+
+import pytest
+
+from autotune.garbage import THRESHOLDS, collected_less_often
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was() -> Iterator[None]:
+    before = gc.get_threshold()
+    yield
+    gc.unfreeze()
+    gc.set_threshold(*before)
+
+
+def test_garbage_is_still_collected_and_what_is_left_at_the_end_is_not_looked_through() -> None:
+    with collected_less_often():
+        assert gc.get_threshold() == THRESHOLDS
+        assert gc.isenabled()
+        left: list[object] = []
+        assert any(one is left for one in gc.get_objects())
+    assert not any(one is left for one in gc.get_objects())
