@@ -74,7 +74,7 @@ def test_the_pages_backbone_passes_its_check(tmp_path: Path) -> None:
         discover([tmp_path]).find("quarter:x")
 
 
-@pytest.mark.parametrize("name", ["near_copies", "gap"])
+@pytest.mark.parametrize("name", ["near_duplicates", "gap"])
 def test_tables_are_those_that_were_measured(name: str) -> None:
     assert (ROOT / "benchmarks" / f"{name}.txt").read_text().strip() in (DOCS / "ideas.md").read_text()
 

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WeightsSource:
-    """Where a backbone's weights are. at_hand: on this machine. reason: where they are, or why they are not.
+    """Where a backbone's weights are. installed: on this machine. reason: where they are, or why they are not.
 
     file: one from --weights DIR, which autotune loads; None: the plugin loads them. fetched: the plugin downloads them
     where they are not at hand.
     """
 
-    at_hand: bool
+    installed: bool
     reason: str
     file: str | None = None
     fetched: bool = False

@@ -89,13 +89,13 @@ def list_backbones(folders: tuple[Path, ...], weights_folder: Path | None, full:
     found = discover(folders)
     rows = []
     for entry in found.backbones:
-        at_hand = find_weights(entry, weights_folder)
+        weights = find_weights(entry, weights_folder)
         row = {
             "name": entry.name,
             "description": entry.description,
             "pixels": entry.traits.pixels,
             "features": entry.traits.features,
-            "weights": {"at_hand": at_hand.at_hand, "reason": at_hand.reason},
+            "weights": {"installed": weights.installed, "reason": weights.reason},
             "licence": entry.traits.licence,
             "file": entry.file,
         }

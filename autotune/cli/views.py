@@ -69,7 +69,7 @@ def _verified_files(files: Iterable[VerifiedFile]) -> Table:
         table.add_row(
             row.file, f"{row.bytes / 1e6:.1f}", f"{row.largest_difference:.1e}", str(row.changed),
             f"{row.right} of {row.n}", f"{row.milliseconds_one_thread:.1f}", f"{row.milliseconds_all_threads:.1f}",
-            f"{row.peak_bytes / 1e6:.0f}" if row.peak_bytes else "-", "proven" if row.is_verified else "refused",
+            f"{row.peak_bytes / 1e6:.0f}" if row.peak_bytes else "-", "verified" if row.is_verified else "rejected",
         )  # fmt: skip
     return table
 
@@ -78,9 +78,9 @@ def show_backbones(found: dict[str, Any]) -> None:
     """The list for a person: a name and its description, then the facts."""
     for row in found["backbones"]:
         features = row["features"] or "measured"
-        at_hand = "at hand" if row["weights"]["at_hand"] else "not at hand"
+        installed = "at hand" if row["weights"]["installed"] else "not at hand"
         typer.echo(f"{row['name']}\n    {row['description']}")
-        typer.echo(f"    {row['pixels']} pixels, {features} features; weights {at_hand}: {row['weights']['reason']}")
+        typer.echo(f"    {row['pixels']} pixels, {features} features; weights {installed}: {row['weights']['reason']}")
         if "stages" in row:
             typer.echo(f"    {row['parameters']:,} parameters in {len(row['stages'])} stages: {_stages(row['stages'])}")
         typer.echo(f"    {row['file']}")
@@ -254,9 +254,9 @@ def show_data(found: DataSurvey, console: PlainConsole) -> None:
         whose = "as the folders say" if len(found.given_parts) > 1 else "by a hash of their content"
         parts = ", ".join(f"{n} {name}" for name, n in found.parts.items())
         console.say(f"Parts, {whose}: {parts}")
-    _list(console, "Set aside", [f"{one.path}: {one.reason}" for one in found.set_aside])
-    _list(console, "Copies, kept on one side of the split", [_equal(group) for group in found.copies])
-    _list(console, "Near-copies, kept on one side too", [_equal(group) for group in found.near_copies])
+    _list(console, "Set aside", [f"{one.path}: {one.reason}" for one in found.skipped])
+    _list(console, "Copies, kept on one side of the split", [_equal(group) for group in found.duplicates])
+    _list(console, "Near-copies, kept on one side too", [_equal(group) for group in found.near_duplicates])
     if found.too_much_alike:
         console.say("  The pictures are too much alike to tell near-copies from others; exact copies alone count.")
     contradictions = [" = ".join(f"{one.path} ({one.label})" for one in group) for group in found.contradictions]

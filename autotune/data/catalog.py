@@ -36,7 +36,7 @@ class Catalog:
     root: Path
     classes: tuple[str, ...]
     pictures: tuple[Picture, ...]
-    set_aside: tuple[SkippedFile, ...]
+    skipped: tuple[SkippedFile, ...]
     near: tuple[tuple[str, str], ...] | None = ()
 
     @property
@@ -46,7 +46,7 @@ class Catalog:
         return {name: found[name] for name in self.classes}
 
     @property
-    def copies(self) -> list[list[Picture]]:
+    def duplicates(self) -> list[list[Picture]]:
         """Groups of two or more pictures with the same pixels."""
         groups: dict[str, list[Picture]] = defaultdict(list)
         for picture in self.pictures:
@@ -90,13 +90,13 @@ def read_catalog(source: Path, known: Mapping[str, Picture] | None = None, progr
     _refuse_empty(source, pictures, skipped)
     classes = tuple(sorted({picture.label for picture in pictures}))
     _refuse_single_class(source, classes)
-    near = () if known else _near_copies(results)
+    near = () if known else _near_duplicates(results)
     return Catalog(root, classes, pictures, tuple(sorted(skipped, key=lambda one: one.path)), near)
 
 
 def refuse_many_unreadable(catalog: Catalog) -> None:
     """Raise DataError where over a tenth of the pictures cannot be read: more likely a fault than a few bad files."""
-    bad = [one for one in catalog.set_aside if one.bad]
+    bad = [one for one in catalog.skipped if one.bad]
     if len(bad) > BAD_SHARE * (len(bad) + len(catalog.pictures)):
         shown = "; ".join(f"{one.path}: {one.reason}" for one in bad[:3])
         raise DataError(
@@ -158,7 +158,7 @@ def _read_file(root: Path, file: LabelledFile, known: Mapping[str, Picture], sin
     return _ReadFile(picture, thumb=thumbnail(image))
 
 
-def _near_copies(results: Iterable[_ReadFile]) -> tuple[tuple[str, str], ...] | None:
+def _near_duplicates(results: Iterable[_ReadFile]) -> tuple[tuple[str, str], ...] | None:
     """Pairs of near-copies, by digest."""
     thumbs = {one.picture.digest: one.thumb for one in results if one.picture and one.thumb is not None}
     digests = list(thumbs)

@@ -45,7 +45,7 @@ def find_copies(pictures: Sequence[Picture], near: Iterable[tuple[str, str]] | N
     return [group for group in found.values() if len(group) > 1]
 
 
-def near_copies(groups: Iterable[list[Picture]]) -> list[list[Picture]]:
+def near_duplicates(groups: Iterable[list[Picture]]) -> list[list[Picture]]:
     """Those of them that are not all exact copies."""
     return [group for group in groups if len({picture.digest for picture in group}) > 1]
 

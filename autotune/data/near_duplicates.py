@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 SIDE = 32  # of the squares that are compared
-LEAST_SIDE = 30  # of a picture; smaller ones look too much alike, digits above all (benchmarks/near_copies.py)
+LEAST_SIDE = 30  # of a picture; smaller ones look too much alike, digits above all (benchmarks/near_duplicates.py)
 COARSE = 8  # side of the hash
-PROPOSED, CONFIRMED = 0.9, 0.94  # correlations (benchmarks/near_copies.py)
+PROPOSED, CONFIRMED = 0.9, 0.94  # correlations (benchmarks/near_duplicates.py)
 CONTRAST = 2.0  # grey levels of 255; below it a square is blank, and all blank ones are alike
 MOST_SHARE = 0.05  # of all pairs; where more are proposed, every picture shows the same scene, and none is a copy
 MOST_EACH = 50  # pairs a picture, for the same reason in a large set

@@ -31,7 +31,7 @@ class Split:
 
     classes: tuple[str, ...]
     pictures: tuple[Picture, ...]
-    set_aside: tuple[SkippedFile, ...]
+    skipped: tuple[SkippedFile, ...]
     notes: dict[str, str]
 
     def part(self, name: str) -> tuple[Picture, ...]:
@@ -45,7 +45,7 @@ class Split:
 
     @property
     def counts(self) -> dict[str, int]:
-        return {**{name: len(self.part(name)) for name in PARTS}, "set_aside": len(self.set_aside)}
+        return {**{name: len(self.part(name)) for name in PARTS}, "skipped": len(self.skipped)}
 
     @property
     def side(self) -> int:
@@ -75,7 +75,7 @@ def split_catalog(
     fixed, free, aside = _keep_given(catalog.pictures, groups, old_parts)
     placed, notes = _assign(free, groups, shares, seed, old_classes={picture.label for picture in old})
     pictures = sorted((*fixed, *placed), key=lambda p: p.path)
-    split = Split(catalog.classes, _with_group_keys(pictures, groups), (*catalog.set_aside, *aside), notes)
+    split = Split(catalog.classes, _with_group_keys(pictures, groups), (*catalog.skipped, *aside), notes)
     _refuse_missing(split)
     return split
 

@@ -12,7 +12,7 @@ from autotune.errors import BundleError
 from autotune.export.inference import InferenceJob, run_job
 from autotune.export.tolerance import Tolerance
 
-VERIFIED = "proven"  # the verdict of a model that is within its format's tolerance, as records keep it
+VERIFIED = "verified"  # the verdict of a model that is within its format's tolerance, as records keep it
 
 Probabilities = NDArray[np.float32]
 

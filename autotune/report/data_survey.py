@@ -28,7 +28,7 @@ class DataSurvey:
     """What was found in a folder or table. classes: pictures by class. uneven: the largest class over the smallest.
 
     parts: pictures by part; None where no study can start, for the reason in problem. given_parts: those that folders
-    or the table give. side: the median shorter one, in pixels. near_copies: groups that are not all exact copies.
+    or the table give. side: the median shorter one, in pixels. near_duplicates: groups that are not all exact copies.
     too_much_alike: near-copies cannot be told from other pictures. contradictions: copies of different labels.
     """
 
@@ -38,9 +38,9 @@ class DataSurvey:
     parts: Mapping[str, int] | None
     given_parts: Mapping[str, int]
     side: int
-    set_aside: tuple[SkippedFile, ...]
-    copies: tuple[Group, ...]
-    near_copies: tuple[Group, ...]
+    skipped: tuple[SkippedFile, ...]
+    duplicates: tuple[Group, ...]
+    near_duplicates: tuple[Group, ...]
     too_much_alike: bool
     contradictions: tuple[Group, ...]
     suspects: tuple[LabelIssue, ...]
@@ -60,9 +60,9 @@ class DataSurvey:
             "parts": None if self.parts is None else dict(self.parts),
             "given_parts": dict(self.given_parts),
             "side": self.side,
-            "set_aside": [{"path": one.path, "reason": one.reason} for one in self.set_aside],
-            "copies": [[p.path for p in group] for group in self.copies],
-            "near_copies": [[p.path for p in group] for group in self.near_copies],
+            "skipped": [{"path": one.path, "reason": one.reason} for one in self.skipped],
+            "duplicates": [[p.path for p in group] for group in self.duplicates],
+            "near_duplicates": [[p.path for p in group] for group in self.near_duplicates],
             "too_much_alike": self.too_much_alike,
             "contradictions": [[{"path": p.path, "label": p.label} for p in group] for group in self.contradictions],
             "suspects": [asdict(one) for one in self.suspects],
@@ -91,9 +91,9 @@ def survey_data(data: Path | None, n_suspects: int, listener: StudyListener) -> 
         parts={name: len(split.part(name)) for name in PARTS} if split else None,
         given_parts=Counter(p.part for p in catalog.pictures if p.part),
         side=catalog.side,
-        set_aside=(split or catalog).set_aside,
-        copies=_groups(catalog.copies),
-        near_copies=_groups(groups.near_copies(alike)),
+        skipped=(split or catalog).skipped,
+        duplicates=_groups(catalog.duplicates),
+        near_duplicates=_groups(groups.near_duplicates(alike)),
         too_much_alike=catalog.near is None,
         contradictions=_groups(groups.contradictions(alike)),
         suspects=_suspects(split, catalog, n_suspects, listener),

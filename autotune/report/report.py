@@ -125,8 +125,8 @@ class DataSection:
     shown: list[Thumbnail]
     contradictions: list[PictureGroup]
     n_contradictions: int
-    copies: list[PictureGroup]
-    n_copies: int
+    duplicates: list[PictureGroup]
+    n_duplicates: int
 
 
 @dataclass(frozen=True)
@@ -334,8 +334,8 @@ def _data(skipped: tuple[SkippedFile, ...], pictures: Sequence[Picture], root: P
         shown=first_shown(root, paths, N_SKIPPED),
         contradictions=_shown(contradictions, root),
         n_contradictions=len(contradictions),
-        copies=_shown(agreeing, root),
-        n_copies=len(agreeing),
+        duplicates=_shown(agreeing, root),
+        n_duplicates=len(agreeing),
     )
 
 

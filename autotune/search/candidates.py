@@ -77,7 +77,7 @@ def select_backbones(settings: Settings, registry: Registry, folder: Path | None
     left_out = {} if only else {broken.file: broken.reason for broken in registry.broken}
     for backbone in [registry.find(name) for name in asked] if asked else default_backbones(registry, side):
         weights = find_weights(backbone, folder)
-        if not weights.at_hand and not asked:
+        if not weights.installed and not asked:
             left_out[backbone.name] = weights.reason
             without_weights.append(backbone.name)
             continue
@@ -135,7 +135,7 @@ class _Opener:
         if is_fetched:
             self.say(f"Downloading the weights of {backbone.name}: {backbone.traits.megabytes or '?'} MB")
         try:
-            if not weights.at_hand and not weights.fetched:
+            if not weights.installed and not weights.fetched:
                 raise WeightsError(
                     f"The weights of {backbone.name} are not here: {weights.reason}.", _how_to_get(backbone)
                 )
@@ -149,7 +149,7 @@ class _Opener:
         return candidate
 
     def _build(self, backbone: Backbone, weights: WeightsSource) -> Candidate:
-        pretrained = self.download or weights.at_hand
+        pretrained = self.download or weights.installed
         chain = load_stages(backbone, weights, pretrained)
         earlier = self.earlier.get(backbone.name)
         sizes = earlier.pixels if earlier else sizes_for(backbone, self.settings.space.pixels, self.side)

@@ -69,7 +69,7 @@ def likely_sizes(settings: Settings, registry: Registry, folder: Path | None, si
     """The sizes, with their interpolations, at which backbones will most likely be searched; none is built for it."""
     asked = fixed_names(settings.space.backbone)
     named = [registry.find(name) for name in asked] if asked else default_backbones(registry, side)
-    backbones = [one for one in named if asked or find_weights(one, folder).at_hand]
+    backbones = [one for one in named if asked or find_weights(one, folder).installed]
     return sorted(
         {(size, one.traits.interpolation) for one in backbones for size in sizes_for(one, settings.space.pixels, side)}
     )

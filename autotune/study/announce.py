@@ -16,7 +16,7 @@ def announce(listener: StudyListener, plan: Plan, n_trials: int, n_done: int) ->
     counts, settings, selection = plan.split.counts, plan.settings, plan.selection
     listener.say(
         f"{counts[TRAIN]} training, {counts[VALIDATION]} validation, {counts[TEST]} test pictures of "
-        f"{len(plan.split.classes)} classes; {counts['set_aside']} set aside."
+        f"{len(plan.split.classes)} classes; {counts['skipped']} set aside."
     )
     if selection.without_weights:
         names = ", ".join(selection.without_weights)
@@ -56,7 +56,7 @@ def _weights(one: Candidate) -> str:
     traits = one.backbone.traits
     if traits.from_scratch:
         return ""
-    if one.weights.at_hand or (traits.weights or "").startswith("package:"):
+    if one.weights.installed or (traits.weights or "").startswith("package:"):
         return f", weights {one.weights.reason}"
     return f", weights by download, {traits.megabytes or '?'} MB"
 

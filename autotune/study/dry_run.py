@@ -146,7 +146,7 @@ def _refuse_other_weights(folder: Path, selection: Selection) -> None:
     """As the search does, for backbones whose weights are here."""
     if has_begun(folder):
         with open_record(folder) as record:
-            here = tuple(one for one in selection.candidates if one.weights.at_hand)
+            here = tuple(one for one in selection.candidates if one.weights.installed)
             refuse_other_weights(record, replace(selection, candidates=here))
 
 
@@ -181,7 +181,7 @@ def _count(request: SearchRequest, folder: Path, plan: Plan, earlier: _EarlierRu
 def _feature_cost(context: TrialContext, one: Candidate, profile: StageProfile, share: ExpectedShare) -> FeatureCost:
     name, size = one.backbone.name, profile.pixels
     cuts = context.cuts[name, size]
-    cache = LoadedBackbones(context).feature_cache(name, size) if one.weights.at_hand else None
+    cache = LoadedBackbones(context).feature_cache(name, size) if one.weights.installed else None
     n_missing, n_pictures, bytes_there = 0, 0, 0
     for view, digests in _views(context, share.n_views):
         n_here = len(set(digests))
@@ -232,7 +232,7 @@ def _pixel_bytes(plan: Plan) -> int:
 
 
 def _backbone_json(one: Candidate) -> dict[str, Any]:
-    needs_download = not one.weights.at_hand
+    needs_download = not one.weights.installed
     megabytes = one.backbone.traits.megabytes if needs_download else None
     return {
         "name": one.backbone.name,
@@ -241,5 +241,5 @@ def _backbone_json(one: Candidate) -> dict[str, Any]:
         "pixels": list(one.options.pixels),
         "depths": list(one.depths),
         "from_scratch": one.backbone.traits.from_scratch,
-        "weights": {"at_hand": one.weights.at_hand, "megabytes": megabytes},
+        "weights": {"installed": one.weights.installed, "megabytes": megabytes},
     }

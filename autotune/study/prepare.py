@@ -92,5 +92,5 @@ def _read_split(request: SearchRequest, folder: Path, settings: Settings, old: t
     listener.close()
     if own:
         refuse_changed(folder, own, catalog.pictures)
-        return Split(catalog.classes, own, catalog.set_aside, {}), catalog.root
+        return Split(catalog.classes, own, catalog.skipped, {}), catalog.root
     return split_catalog(catalog, settings.seed, settings.validation, settings.test, old), catalog.root

@@ -76,6 +76,12 @@ def m003_plain_names(db: Database) -> None:
         db.execute("update study set key = ? where key = ?", [new, old])
 
 
+@migrations()
+def m004_skipped_and_verified(db: Database) -> None:
+    db.execute("update study set value = replace(value, '\"set_aside\":', '\"skipped\":') where key = 'pictures'")
+    db.execute('update exports set facts = replace(facts, \'"verdict": "proven"\', \'"verdict": "verified"\')')
+
+
 class Record:
     """An open record.db; only the driver writes to it. Raises StudyError where it is damaged or cannot be opened."""
 

@@ -103,7 +103,7 @@ def _begin(record: Record, ready: Prepared, plan: Plan) -> None:
         left.unlink()
     write_manifest(split, folder / MANIFEST)
     record.keep_facts(
-        classes=split.classes, pictures=split.counts, skipped=split.set_aside, split=split.identity,
+        classes=split.classes, pictures=split.counts, skipped=split.skipped, split=split.identity,
         device=ready.device, definition=definition(ready.settings), cuts=plan.cuts,
     )  # fmt: skip
 

@@ -87,7 +87,7 @@ def run_checks(entry: Backbone, weights: WeightsSource) -> Iterator[CheckResult]
         ("gradients reach every stage", _check_gradients),
     ):
         yield _attempt(requirement, partial(check, entry, chain))
-    if weights.at_hand and not entry.traits.from_scratch:
+    if weights.installed and not entry.traits.from_scratch:
         yield _attempt(f"its weights ({weights.reason}) fit", lambda: _check_weights(entry, weights))
 
 

@@ -150,7 +150,7 @@ def test_what_timm_knows_of_a_model_is_taken_from_it() -> None:
     assert (traits.pixels, traits.fixed_pixels, traits.mean) == (224, True, (0.5, 0.5, 0.5))
     assert traits.megabytes == 23
     assert traits.weights == "hub:timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k/model.safetensors"
-    assert not find_weights(FOUND.find("timm:vit_tiny_patch16_224")).at_hand
+    assert not find_weights(FOUND.find("timm:vit_tiny_patch16_224")).installed
 
 
 def test_a_timm_model_that_does_not_exist_is_answered_with_the_nearest() -> None:
@@ -196,7 +196,7 @@ def test_its_weights_are_downloaded_and_know_pictures(name: str) -> None:
     entry = FOUND.find(name)
     chain = load_stages(entry, find_weights(entry)).eval()
     assert profile_stages(entry, chain, entry.traits.pixels).stages == len(chain)
-    assert find_weights(entry).at_hand
+    assert find_weights(entry).installed
 
 
 @pytest.mark.parametrize(("name", "giga"), [("vit_b_16", 17.6), ("vgg16", 15.3), ("resnet50", 4.1)])
@@ -221,7 +221,7 @@ def test_a_timm_models_own_safetensors_fit_by_name(tmp_path: Path) -> None:
 
 
 def test_weights_that_pip_brings_are_named_where_they_are_missing() -> None:
-    if find_weights(FOUND.find("efficientnet_lite1")).at_hand:
+    if find_weights(FOUND.find("efficientnet_lite1")).installed:
         pytest.skip("they are here")
     with pytest.raises(WeightsError) as error:
         select_backbones(

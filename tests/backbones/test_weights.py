@@ -62,7 +62,7 @@ def test_resnet18_gives_the_librarys_own_features(tmp_path: Path) -> None:
     torch.save(net.state_dict(), tmp_path / "resnet18.pth")
     entry = discover().find("resnet18")
     found = find_weights(entry, tmp_path)
-    assert found.at_hand
+    assert found.installed
     x = pixels_for(entry)
     ours = load_stages(entry, found).eval()(x)
     net.set_submodule("fc", nn.Identity())
@@ -72,11 +72,11 @@ def test_resnet18_gives_the_librarys_own_features(tmp_path: Path) -> None:
 def test_weights_not_at_hand_say_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     found = find_weights(discover().find("resnet18"))
-    assert not found.at_hand
+    assert not found.installed
     assert "would download 45 MB" in found.reason
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
     (tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth").write_bytes(b"")
-    assert find_weights(discover().find("resnet18")).at_hand
+    assert find_weights(discover().find("resnet18")).installed
 
 
 def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:

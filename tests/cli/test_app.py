@@ -51,8 +51,8 @@ def test_data_tells_what_a_study_would_see(here: Path, digits: Path) -> None:
     out = run_command("data", str(digits), "--json")
     found = json.loads(out.stdout)
     assert found["classes"] == {"0": 51, "1": 51, "2": 50}
-    assert [one["path"] for one in found["set_aside"]] == ["0/bad.png"]
-    assert sorted(map(sorted, found["copies"])) == [
+    assert [one["path"] for one in found["skipped"]] == ["0/bad.png"]
+    assert sorted(map(sorted, found["duplicates"])) == [
         ["0/" + some[0].name, "0/copy.bmp"],
         ["0/" + some[1].name, "1/wrong.bmp"],
     ]
@@ -73,7 +73,7 @@ def test_plugins_are_listed_for_people_and_programs(here: Path) -> None:
     found = json.loads(run_command("plugins", "--json").stdout)
     names = {row["name"]: row for row in found["backbones"]}
     assert set(names) >= {"efficientnet_lite0", "resnet18", "small_cnn"}
-    assert names["efficientnet_lite0"]["weights"]["at_hand"]
+    assert names["efficientnet_lite0"]["weights"]["installed"]
     assert "224 pixels, 1280 features" in run_command("plugins").stdout
     full = {row["name"]: row for row in json.loads(run_command("plugins", "--json", "--full").stdout)["backbones"]}
     assert full["resnet18"]["parameters"] == 11_176_512
@@ -111,7 +111,7 @@ def test_json_is_one_object_on_stdout_and_nothing_else(here: Path, digits: Path)
     assert set(found) >= {
         *("study", "folder", "classes", "pictures", "trials", "best", "leaderboard", "test", "seconds"),
     }
-    assert set(found["pictures"]) == {"train", "validation", "test", "set_aside"}
+    assert set(found["pictures"]) == {"train", "validation", "test", "skipped"}
     assert set(found["trials"]) == {"complete", "pruned", "failed", "total"}
     assert set(found["best"]) >= {"number", "value", "params", "checkpoint"}
     assert set(found["leaderboard"][0]) >= {"number", "state", "value", "params", "epochs", "ended", "seconds"}

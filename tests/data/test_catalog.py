@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def reasons(catalog: Catalog) -> dict[str, str]:
-    return {one.path: one.reason for one in catalog.set_aside}
+    return {one.path: one.reason for one in catalog.skipped}
 
 
 def test_nested_folders_belong_to_the_class_above(folder: Path) -> None:
@@ -93,7 +93,7 @@ def test_what_cannot_be_read_is_set_aside_by_name(folder: Path) -> None:
     }
     assert "animated, 2 frames" in said["b/moving.gif"]
     assert "no class" in said["loose.png"]
-    assert {one.path for one in catalog.set_aside if not one.bad} == {"b/notes.txt", "loose.png"}
+    assert {one.path for one in catalog.skipped if not one.bad} == {"b/notes.txt", "loose.png"}
 
 
 def test_enormous_pictures_are_set_aside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,11 +106,11 @@ def test_copies_are_found_by_pixels_whatever_the_file(folder: Path) -> None:
     Image.open(folder / "a" / "0.png").save(folder / "a" / "again.bmp")
     Image.open(folder / "a" / "1.png").save(folder / "b" / "other.tiff")
     catalog = read_catalog(folder)
-    assert sorted(sorted(p.path for p in group) for group in catalog.copies) == [
+    assert sorted(sorted(p.path for p in group) for group in catalog.duplicates) == [
         ["a/0.png", "a/again.bmp"],
         ["a/1.png", "b/other.tiff"],
     ]
-    (wrong,) = groups.contradictions(catalog.copies)
+    (wrong,) = groups.contradictions(catalog.duplicates)
     assert sorted(p.path for p in wrong) == ["a/1.png", "b/other.tiff"]
 
 
@@ -118,7 +118,7 @@ def test_one_pixel_makes_another_picture(folder: Path) -> None:
     image = Image.open(folder / "a" / "0.png")
     image.putpixel((0, 0), (1, 2, 3))
     image.save(folder / "a" / "nearly.png")
-    assert read_catalog(folder).copies == []
+    assert read_catalog(folder).duplicates == []
 
 
 def test_more_than_a_tenth_bad_stops_and_asks(folder: Path) -> None:
@@ -203,14 +203,14 @@ def test_real_photos_are_all_read(name: str, n: int, classes: int) -> None:
     catalog = read_catalog(photos(name))
     assert len(catalog.pictures) == n
     assert len(catalog.classes) == classes
-    assert not catalog.set_aside
+    assert not catalog.skipped
 
 
 def test_names_that_are_no_unicode_are_set_aside(folder: Path) -> None:
     bad = os.fsencode(folder / "a") + b"/\xff\xfe.png"
     picture(5).save(folder / "a" / "x.png")
     os.rename(os.fsencode(folder / "a" / "x.png"), bad)
-    assert [one.reason for one in read_catalog(folder).set_aside] == ["its name is not valid Unicode"]
+    assert [one.reason for one in read_catalog(folder).skipped] == ["its name is not valid Unicode"]
 
 
 def test_a_study_below_the_pictures_is_not_a_class(folder: Path) -> None:
@@ -221,7 +221,7 @@ def test_a_study_below_the_pictures_is_not_a_class(folder: Path) -> None:
     picture(5).save(study / "report" / "x.png")
     catalog = read_catalog(folder)
     assert catalog.classes == ("a", "b")
-    assert not catalog.set_aside
+    assert not catalog.skipped
 
 
 def test_whatever_a_damaged_file_makes_pillow_raise_sets_it_aside(tmp_path: Path) -> None:

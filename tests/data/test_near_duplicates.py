@@ -51,7 +51,7 @@ def test_copies_that_were_changed_a_little_are_found_and_nothing_else(folder: Pa
     assert sorted(found) == [[f"a/{n}", f"b/{n}-changed"] for n in ("08", "10", "12", "14")]
 
 
-def test_near_copies_stand_on_one_side_and_their_labels_are_compared(folder: Path) -> None:
+def test_near_duplicates_stand_on_one_side_and_their_labels_are_compared(folder: Path) -> None:
     for file in sorted(folder.glob("*/*.png")):
         for number, zoom in enumerate((0.99, 0.98)):
             image = Image.open(file)
@@ -65,11 +65,11 @@ def test_near_copies_stand_on_one_side_and_their_labels_are_compared(folder: Pat
     assert len(sides) == 16
     assert all(len(parts) == 1 for parts in sides.values())
     alike = groups.find_copies(catalog.pictures, catalog.near)
-    assert len(groups.near_copies(alike)) == 16
+    assert len(groups.near_duplicates(alike)) == 16
     assert len(groups.contradictions(alike)) == 8
 
 
-def test_a_given_test_part_loses_nothing_and_training_its_near_copies(folder: Path, tmp_path: Path) -> None:
+def test_a_given_test_part_loses_nothing_and_training_its_near_duplicates(folder: Path, tmp_path: Path) -> None:
     root = tmp_path / "given"
     for number, file in enumerate(sorted(folder.glob("*/*.png"))):
         part = "test" if number % 4 == 0 else "train"
@@ -78,7 +78,7 @@ def test_a_given_test_part_loses_nothing_and_training_its_near_copies(folder: Pa
     leak = sorted(root.glob("test/a/*.png"))[0]
     ImageOps.mirror(Image.open(leak)).save(root / "train" / "a" / "leak.png")
     split = split_catalog(read_catalog(root), seed=0)
-    assert [(one.path, one.reason) for one in split.set_aside] == [
+    assert [(one.path, one.reason) for one in split.skipped] == [
         ("train/a/leak.png", f"nearly a copy of test/a/{leak.name}, which is in test")
     ]
 

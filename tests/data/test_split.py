@@ -82,7 +82,7 @@ def test_a_given_test_part_is_used_as_it_is_and_its_copies_leave_training() -> N
     leak = Picture("test/0/leak.png", "0", "test", train[0].digest, 30, "")
     split = split_catalog(catalog([*train, *test, leak]), seed=0)
     assert {p.path for p in split.part("test")} == {p.path for p in (*test, leak)}
-    assert [(one.path, one.reason) for one in split.set_aside] == [
+    assert [(one.path, one.reason) for one in split.skipped] == [
         (train[0].path, "a copy of test/0/leak.png, which is in test")
     ]
     assert 3 <= len(split.part("validation")) <= 20
@@ -146,8 +146,8 @@ def test_a_new_picture_that_would_tie_two_old_sides_is_set_aside() -> None:
     near = ((held.digest, new[0].digest), (new[0].digest, other.digest), (held.digest, new[1].digest))
     both = Catalog(Path("x"), ("0", "1", "2", "3"), (*many(), *new), (), near[:2])
     split = split_catalog(both, seed=5, old=old)
-    assert [one.path for one in split.set_aside] == ["new/0.png"]
-    assert "to each other" in split.set_aside[0].reason
+    assert [one.path for one in split.skipped] == ["new/0.png"]
+    assert "to each other" in split.skipped[0].reason
     one = Catalog(Path("x"), ("0", "1", "2", "3"), (*many(), *new), (), near[2:])
     assert parts(split_catalog(one, seed=5, old=old))["new/1.png"] == "test"
     assert parts(split_catalog(one, seed=5, old=old)) | {"new/0.png": "", "new/1.png": ""} == {

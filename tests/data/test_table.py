@@ -67,7 +67,7 @@ def test_a_group_that_its_splits_tear_apart_leaves_training(digits: Path) -> Non
     ]
     rows = [(*row[:3], "burst") if i in (0, 1, 2) else row for i, row in enumerate(rows)]
     split = split_catalog(read_catalog(write(digits / "t.csv", rows, "path,label,split,group")), seed=0)
-    assert [one.reason for one in split.set_aside] == [f"of the same group as {rows[0][0]}, which is in test"] * 2
+    assert [one.reason for one in split.skipped] == [f"of the same group as {rows[0][0]}, which is in test"] * 2
 
 
 @pytest.mark.parametrize(
@@ -91,8 +91,8 @@ def test_what_is_wrong_with_a_table_is_told(tmp_path: Path, text: str, problem: 
 def test_files_that_are_missing_are_set_aside_by_name(digits: Path) -> None:
     rows: list[tuple[object, ...]] = [(f.relative_to(digits), f.parent.name) for f in files(digits)]
     catalog = read_catalog(write(digits / "t.csv", [*rows, ("gone.png", "0")]))
-    assert [(one.path, one.bad) for one in catalog.set_aside] == [("gone.png", True)]
-    assert "No such file" in catalog.set_aside[0].reason
+    assert [(one.path, one.bad) for one in catalog.skipped] == [("gone.png", True)]
+    assert "No such file" in catalog.skipped[0].reason
 
 
 @pytest.mark.slow

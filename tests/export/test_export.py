@@ -45,11 +45,11 @@ def rows(study: Path) -> list[ExportRow]:
         record.close()
 
 
-def test_every_format_is_proven_and_the_bundle_is_whole(finished: Path) -> None:
+def test_every_format_is_verified_and_the_bundle_is_whole(finished: Path) -> None:
     result = exported(formats=EVERY, threshold=0.5)
     out = finished / "bundle"
     assert [row.format for row in result.files] == ["onnx", *EVERY]
-    assert {row.verdict for row in result.files} == {"proven"}
+    assert {row.verdict for row in result.files} == {"verified"}
     sizes = {row.format: row.bytes for row in result.files}
     assert sizes["int8"] <= 0.4 * sizes["onnx"]
     for row in result.files:
@@ -89,7 +89,7 @@ def test_the_card_is_a_hugging_face_card_and_says_the_scores(finished: Path) -> 
     result = block["model-index"][0]["results"][0]
     assert result["metrics"][0]["value"] == pytest.approx(value, abs=1e-4)
     assert result["dataset"]["split"] == "test"
-    for said in ("model.onnx", "proven", "looked at once", "Expected calibration error", "autotune search"):
+    for said in ("model.onnx", "verified", "looked at once", "Expected calibration error", "autotune search"):
         assert said in text
     assert "{{" not in text
     assert str(finished.parent) not in text
@@ -280,7 +280,7 @@ def test_every_bundled_backbone_passes_in_float32_and_int8_passes_or_is_refused(
     result = exported("b", resources, formats=EVERY)
     verdicts = {row.format: row.verdict for row in result.files}
     assert {name: said for name, said in verdicts.items() if name != "int8"} == dict.fromkeys(
-        ("onnx", "pt2", "safetensors"), "proven"
+        ("onnx", "pt2", "safetensors"), "verified"
     )
-    assert (here / "studies/b/bundle/model.int8.onnx").exists() == (verdicts["int8"] == "proven")
+    assert (here / "studies/b/bundle/model.int8.onnx").exists() == (verdicts["int8"] == "verified")
     assert json.loads((here / "studies/b/bundle/bundle.json").read_text())["study"] == "b"

@@ -92,7 +92,7 @@ def test_a_module_that_is_missing_names_the_extra_before_anything_is_read(monkey
 def test_a_format_of_the_table_is_written_run_verified_and_told_everywhere(finished: Path, half: ExportFormat) -> None:
     done = run_command("export", "s", "--format", "half", columns=200)
     assert done.returncode == 0, done.stderr
-    row = re.search(r"^model\.half\.safetensors .* proven *$", done.stdout, re.MULTILINE)
+    row = re.search(r"^model\.half\.safetensors .* verified *$", done.stdout, re.MULTILINE)
     assert row, done.stdout
     assert " 0.0e+00 " not in row[0]  # it ran, and not the float32 model
     out = finished / "bundle"
@@ -112,7 +112,7 @@ def test_the_tolerance_of_the_entry_decides(
     monkeypatch.setitem(FORMATS, "half", replace(half, tolerance=SameProbabilities(difference=1e-7)))
     done = run_command("export", "s", "--format", "half", columns=200)
     assert done.returncode == 1
-    assert re.search(r"^model\.half\.safetensors .* refused *$", done.stdout, re.MULTILINE)
+    assert re.search(r"^model\.half\.safetensors .* rejected *$", done.stdout, re.MULTILINE)
     assert "where 1e-07 is allowed" in done.stderr
     assert (finished / "bundle" / ONNX.file).is_file()
     assert not (finished / "bundle" / half.file).exists()

@@ -18,13 +18,13 @@ def test_a_survey_tells_what_a_study_would_see(digits: Path) -> None:
     assert found.uneven == 51 / 50
     assert found.parts
     assert sum(found.parts.values()) == 152
-    assert [one.path for one in found.set_aside] == ["2/bad.jpg"]
+    assert [one.path for one in found.skipped] == ["2/bad.jpg"]
     assert [{p.label for p in group} for group in found.contradictions] == [{"0", "1"}]
-    assert len(found.copies) == 2
+    assert len(found.duplicates) == 2
     plain = found.to_json()
     assert json.loads(json.dumps(plain)) == plain
-    assert plain["set_aside"][0]["path"] == "2/bad.jpg"
-    assert sorted(map(sorted, plain["copies"]))[0] == sorted(["0/copy.bmp", f"0/{first.name}"])
+    assert plain["skipped"][0]["path"] == "2/bad.jpg"
+    assert sorted(map(sorted, plain["duplicates"]))[0] == sorted(["0/copy.bmp", f"0/{first.name}"])
 
 
 def test_a_survey_of_too_few_pictures_says_why_no_study_can_start(tmp_path: Path) -> None:

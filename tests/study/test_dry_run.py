@@ -86,7 +86,7 @@ def test_a_download_is_announced_and_not_made(
     here: Path, digits: Path, cold: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = dry_run(asked(digits, flags={"backbone": ["resnet18"]}), PlainConsole()).to_json()
-    assert found["backbones"][0]["weights"] == {"at_hand": False, "megabytes": 45}
+    assert found["backbones"][0]["weights"] == {"installed": False, "megabytes": 45}
     assert "weights by download, 45 MB." in capsys.readouterr().out
 
 

@@ -34,10 +34,12 @@ def test_what_it_recorded_is_read(old: Path) -> None:
     assert (found.test.value, found.test.n, found.n_evaluations) == (1.0, 14, 1)
     assert found.probes[0].cache_seconds > 0
     with open_record(old) as record:
-        facts = record.facts()
+        facts, exports = record.facts(), record.exports()
         assert len(record.curve(4)) == 2
     assert facts.cuts == {("efficientnet_lite0", 64): (9,)}
     assert facts.first_trials_queued
+    assert facts.pictures == {"train": 119, "validation": 17, "test": 14, "skipped": 0}
+    assert [row.facts["table"][0]["verdict"] for row in exports] == ["verified"]
 
 
 @pytest.mark.slow

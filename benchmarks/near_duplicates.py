@@ -1,6 +1,6 @@
 """Whether near-copies are found, and nothing else: copies are planted among real pictures.
 
-    python benchmarks/near_copies.py PHOTOS...
+    python benchmarks/near_duplicates.py PHOTOS...
 
 Of each folder at most 300 pictures, drawn at random, get a copy of each kind, beside all of its pictures. A copy
 is found where it is paired with its own picture. Pairs told of the folder as it is are listed, to be looked at; the
