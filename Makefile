@@ -1,13 +1,15 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+FLOOR := .venv-floor
+FAST := -m "not slow and not network"
 
-.PHONY: demo test lint check
+.PHONY: demo test lint check fix docs coverage floor
 
 demo: $(VENV)/installed
 	$(BIN)/autotune search --trials 50
 
-# As many processes as there are cores, four at most, each with one thread: most tests wait for a process of their own.
+# One process per core, at most four, each with one thread: most tests wait for a process that they start.
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
@@ -18,9 +20,29 @@ lint: $(VENV)/installed
 	$(BIN)/lint-imports
 
 check: lint
-	$(BIN)/pytest -m "not slow and not network"
+	$(BIN)/pytest $(FAST)
 
-$(VENV)/installed: pyproject.toml
+fix: $(VENV)/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/installed
+	$(BIN)/python docs/generate.py
+
+coverage: $(VENV)/installed
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile $(FAST) --cov
+
+# The fast tests with the lowest versions that pyproject.toml allows, in a separate venv.
+floor: $(FLOOR)/installed
+	$(FLOOR)/bin/pytest $(FAST)
+
+$(VENV)/installed: pyproject.toml autotune/__init__.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -e '.[dev]'
+	touch $@
+
+$(FLOOR)/installed: pyproject.toml autotune/__init__.py
+	$(PYTHON) -m venv --clear $(FLOOR)
+	$(FLOOR)/bin/pip install uv
+	$(FLOOR)/bin/uv pip install --python $(FLOOR)/bin/python --resolution lowest-direct -e '.[dev]'
 	touch $@

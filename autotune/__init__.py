@@ -1,4 +1,4 @@
-"""autotune finds the best way to fine-tune a pretrained network on a folder of labelled photos."""
+"""autotune searches for the best way to fine-tune a pretrained network on a folder of labelled pictures."""
 
 import sys
 from types import ModuleType
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
 __all__ = ["AutotuneError", "Study", "backbone", "load", "search"]
 __version__ = "0.1.0"
 
-_PLACES = {"Study": "autotune.api", "load": "autotune.export.predict", "search": "autotune.api"}
+_LAZY = {"Study": "autotune.api", "load": "autotune.export.predict", "search": "autotune.api"}
 
 
 def __getattr__(name: str) -> Any:
-    """What takes longer to import is imported when it is asked for."""
-    if name not in _PLACES:
+    """Import slow modules on first access."""
+    if name not in _LAZY:
         raise AttributeError(f"module 'autotune' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_PLACES[name]), name)
+    return getattr(import_module(_LAZY[name]), name)
 
 
 class _Package(ModuleType):
-    """Keeps `autotune.search` a function: Python would bind that name to the room `autotune/search/` on its import."""
+    """Keeps `autotune.search` a function: importing the subpackage `autotune/search/` would rebind the name to it."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in __all__ or not isinstance(value, ModuleType):

@@ -1,4 +1,4 @@
-"""What Python code imports: a search, a study and its winner; beside `export.predict.load` for a bundle."""
+"""The Python API: run a search, open a study and use its best trial. `export.predict.load` loads a bundle."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _COLUMNS = ("number", "state", "value", "log_loss", "best_epoch", "epochs", "end
 
 @dataclass(frozen=True)
 class BestTrial:
-    """A study's winner. value: its validation score, in [0, 1]; params: its choices; words: the same, spoken."""
+    """The best trial of a study. value: validation score in [0, 1]. params: hyperparameters. words: params as text."""
 
     study: str
     resources: Resources
@@ -28,8 +28,8 @@ class BestTrial:
 
     def export(self, out: str | Path, formats: Sequence[str] = (), refit: bool = False, threshold: float | None = None,
                precision: float | None = None) -> Classifier:  # fmt: skip
-        """Write a proven bundle and load it, as `autotune export` does. Raises AutotuneError, also where one of the
-        formats is not proven.
+        """Export the trial as `autotune export` does, and load the bundle. Raises AutotuneError, also if a format is
+        rejected.
         """
         from autotune.export.export import ExportRequest, export_trial
         from autotune.study.listener import StudyListener
@@ -37,25 +37,27 @@ class BestTrial:
         formats = (formats,) if isinstance(formats, str) else tuple(formats)
         request = ExportRequest(Path(out), formats, self.number, refit, threshold, precision)
         result = export_trial(self.study, request, self.resources, StudyListener())
-        if problem := result.refusal():
+        if problem := result.rejection():
             raise problem
         return load(result.folder)
 
     def predict(self, pictures: str | Path | Sequence[str | Path], top: int = 1) -> list[Prediction]:
-        """Answers for files, folders and patterns, in order; `top` likeliest labels each. A bad picture has `error`."""
+        """Predict files, folders and patterns, in order, with the `top` most probable labels. Unreadable pictures have
+        `error` set.
+        """
         return load(self.study, self.resources).predict(pictures, top)
 
 
-def search(data: str | Path | None = None, trials: int = 50, *, name: str | None = None, timeout: float | None = None,
+def search(data: str | Path | None = None, trials: int = 50, *, study: str | None = None, timeout: float | None = None,
            workers: int = 1, device: str = "auto", config: str | Path | None = None,
            weights: str | Path | None = None, plugins: Sequence[str | Path] = (), manifest: str | Path | None = None,
            skip_unreadable: bool = False, quiet: bool = False, **settings: Any) -> Study:  # fmt: skip
-    """Run a study as `autotune search` does, in ./studies, or go on with it; the same call again only opens it.
+    """Run or resume a study in ./studies, as `autotune search` does. A finished study is only opened.
 
     data: a folder, a CSV or TSV file, the name of a torchvision data set, or None for the built-in digits. trials:
-    finished ones in all. timeout: seconds. settings: those of study.toml and what stands under its [space], by name:
+    total number of finished trials. timeout: seconds. settings: keys of study.toml, including those in [space]:
     metric="macro_f1", epochs=12, seed=1, backbone=["resnet18"], depth=[0, 1], augment={"low": 0, "high": 1}.
-    Raises AutotuneError for what can be mended.
+    Raises AutotuneError for errors that the user can fix.
     """
     from autotune.cli.live import open_console
     from autotune.study.prepare import study_folder
@@ -63,7 +65,7 @@ def search(data: str | Path | None = None, trials: int = 50, *, name: str | None
     from autotune.study.run import run_study
 
     request = SearchRequest(
-        data=_path(data), name=name, trials=trials, timeout=timeout, workers=workers, device=device,
+        data=_path(data), name=study, trials=trials, timeout=timeout, workers=workers, device=device,
         config=_path(config), weights=_path(weights), plugins=tuple(Path(place) for place in plugins),
         manifest=_path(manifest), skip_unreadable=skip_unreadable, flags=settings,
     )  # fmt: skip
@@ -78,9 +80,9 @@ def _path(given: str | Path | None) -> Path | None:
 
 
 class Study:
-    """A study by its name in ./studies, or by its folder. Raises StudyError where there is none.
+    """A study, opened by its name in ./studies or by its folder. Raises StudyError if it does not exist.
 
-    device, weights, plugins: with what its winner is opened, as they were when it was searched.
+    device, weights, plugins: used to load its best trial; pass the values of the search.
     """
 
     def __init__(self, name: str | Path, device: str = "auto", weights: str | Path | None = None,
@@ -90,7 +92,7 @@ class Study:
 
     @property
     def best(self) -> BestTrial:
-        """The winner as it stands. Raises StudyError where no trial is complete."""
+        """The best trial so far. Raises StudyError if no trial is completed."""
         found = study_status(str(self.folder))
         row = found.winner
         words, value = found.describe(row), row.value or 0.0
@@ -102,17 +104,18 @@ class Study:
 
     @property
     def test(self) -> dict[str, Any] | None:
-        """The look at the test pictures: value and value_interval of the metric, in [0, 1], n, accuracy, per_class,
-        confusion (rows: true classes), mistakes, evaluations and more; None where there was none with this winner.
+        """The test set evaluation of the best trial, or None: value and value_interval of the metric, in [0, 1], n,
+        accuracy, per_class, confusion (rows: true classes), mistakes, evaluations and more.
         """
         found: dict[str, Any] | None = study_status(str(self.folder)).to_json()["test"]
         return found
 
     @property
     def trials(self) -> Any:
-        """Every finished trial, best first: a pandas DataFrame where pandas is installed, else a list of dicts.
+        """All finished trials, best first: a pandas DataFrame if pandas is installed, else a list of dicts.
 
-        number, state, value (of the metric, in [0, 1]), epochs, ended, seconds, error, and a column for each choice.
+        Columns: number, state, value (of the metric, in [0, 1]), epochs, ended, seconds, error, and one per
+        hyperparameter.
         """
         board = study_status(str(self.folder)).leaderboard
         rows = [{**{name: getattr(row, name) for name in _COLUMNS}, **row.params.recorded()} for row in board]

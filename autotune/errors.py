@@ -1,12 +1,12 @@
-"""Errors that a user can fix, and how they are worded.
+"""Errors that a user can fix.
 
 AutotuneError
-├── DataError      the pictures: no such folder, one class, a class too small
-├── ConfigError    study.toml or a flag: an unknown key, a value out of range
+├── DataError      pictures: missing folder, only one class, class too small
+├── ConfigError    study.toml or an option: unknown key, value out of range
 ├── PluginError    a backbone: unknown, does not load, fails its check
-├── WeightsError   pretrained weights: not at hand, do not fit
-├── StudyError     a study: no such one, made from other data, in use, nothing finished
-└── BundleError    an exported model: not proven, a part missing or changed, its runtime not installed
+├── WeightsError   pretrained weights: not installed, do not fit
+├── StudyError     a study: unknown, made from other data, in use, no finished trial
+└── BundleError    an exported model: not verified, file missing or changed, runtime not installed
 """
 
 import difflib
@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 
 class AutotuneError(Exception):
-    """An error that the user can fix: shown as two lines, the problem and the fix, with exit code 1."""
+    """An error that the user can fix, shown as two lines: the problem and the fix. Commands exit with code 1."""
 
     def __init__(self, problem: str, fix: str) -> None:
         super().__init__(f"{problem}\n{fix}")
@@ -47,7 +47,7 @@ class BundleError(AutotuneError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A fix for an unknown word: the nearest known one, or all of them."""
+    """Return a fix for an unknown word: the closest known word, or all of them."""
     names = sorted(known)
     near = difflib.get_close_matches(word, names, n=1)
-    return f"Did you mean {near[0]!r}?" if near else f"Choose from: {', '.join(names) or '(there are none)'}."
+    return f"Did you mean {near[0]!r}?" if near else f"Choose from: {', '.join(names) or '(none)'}."

@@ -1,4 +1,4 @@
-"""How files are written whole or not at all, and where the cache folder is."""
+"""Atomic writing of files, and the location of the cache folder."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from autotune.errors import StudyError
 
 
 def cache_folder() -> Path:
-    """Where decoded pixels and cached features are kept: AUTOTUNE_CACHE, or the user's cache folder."""
+    """Return the cache folder: AUTOTUNE_CACHE, or a folder in the user's cache folder."""
     return Path(os.environ.get("AUTOTUNE_CACHE") or platformdirs.user_cache_dir("autotune", appauthor=False))
 
 
 def write_whole(file: Path, content: bytes | str, durable: bool = False) -> None:
-    """Write a file whole or not at all: kill -9 and a full disk leave the old one. Text is written as UTF-8.
+    """Write a file atomically: kill -9 or a full disk leaves the old file unchanged. Text is written as UTF-8.
 
-    durable: it is on the disk, and not only in the system's memory, when this returns. Raises OSError.
+    durable: flush the file to disk before returning. Raises OSError.
     """
     data = content.encode() if isinstance(content, str) else content
     unfinished = file.with_name(f".{file.name}.{os.getpid()}")
@@ -34,7 +34,7 @@ def write_whole(file: Path, content: bytes | str, durable: bool = False) -> None
 
 
 def make_folder(folder: Path) -> Path:
-    """A folder of the cache, made if it is not there. Raises StudyError."""
+    """Create a folder of the cache if it does not exist, and return it. Raises StudyError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -45,5 +45,5 @@ def make_folder(folder: Path) -> Path:
 def unwritable(folder: Path, error: OSError) -> StudyError:
     return StudyError(
         f"{folder} cannot be written: {error.strerror}.",
-        "Free some disk space, or set AUTOTUNE_CACHE to a folder on a larger disk; then run the same command.",
+        "Free some disk space, or set AUTOTUNE_CACHE to a folder on a larger disk, and run the same command again.",
     )

@@ -1,4 +1,4 @@
-"""What garbage collection may cost a process of ours that loads torch."""
+"""Settings of the garbage collector for processes that load torch."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import contextlib
 import gc
 from collections.abc import Iterator
 
-THRESHOLDS = 10_000, 10, 10  # of new objects, and of collections of the younger generation
+THRESHOLDS = 10_000, 10, 10  # arguments of gc.set_threshold
 
 
 @contextlib.contextmanager
 def collected_less_often() -> Iterator[None]:
-    """Start and end a process sooner; for one that ends with the block.
+    """Collect garbage less often, to start and end a process faster. The process must end with the block.
 
-    Importing torch and Lightning makes 450,000 objects that stay. Python's own first threshold, 700 up to 3.12, has
-    them looked through again and again meanwhile, and once more, one by one, when the process ends
+    Importing torch and Lightning creates 450,000 long-lived objects. With Python's default first threshold, 700 up to
+    3.12, the collector traverses them many times during the import and again when the process ends
     (benchmarks/process.py).
     """
     gc.set_threshold(*THRESHOLDS)

@@ -1,4 +1,4 @@
-"""Checks for the tests of a backbone of your own (docs/backbones.md)."""
+"""Checks to use in the tests of a custom backbone (docs/backbones.md)."""
 
 from autotune.training.check import CheckResult, check_backbone
 

@@ -1,4 +1,4 @@
-"""How numbers are worded: percentages, durations, sizes."""
+"""Format numbers for messages: percentages, durations, sizes, counts."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ def percent(share: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds below two minutes, else minutes, else hours and minutes."""
-    if seconds < 120:
+    """Format a duration: "119 s" below two minutes, "59 min" below an hour, else "1 h 58 min"."""
+    if round(seconds) < 120:
         return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds // 3600:.0f} h {seconds % 3600 / 60:.0f} min"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def ago(timestamp: float) -> str:
-    """How long ago a time was, given in seconds since 1970."""
+    """Format the time since a timestamp, which is in seconds since 1970."""
     minutes = (time.time() - timestamp) / 60
     if minutes < 120:
         return f"{max(minutes, 0):.0f} min ago"
@@ -30,16 +29,27 @@ def ago(timestamp: float) -> str:
 
 
 def file_size(n_bytes: float) -> str:
-    """A number of bytes with three digits and a unit."""
+    """Format a number of bytes with three digits and a unit."""
     unit = next(unit for unit in ("TB", "GB", "MB", "KB", "B") if n_bytes >= UNITS[unit] or unit == "B")
     return f"{n_bytes / UNITS[unit]:.3g} {unit}"
 
 
+def plural(n: int, noun: str) -> str:
+    """Format a count with its noun: "1 picture", "2 pictures", "2 classes", "2 studies"."""
+    if n == 1:
+        return f"1 {noun}"
+    if noun.endswith(("s", "x", "tch", "sh")):
+        return f"{n} {noun}es"
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return f"{n} {noun[:-1]}ies"
+    return f"{n} {noun}s"
+
+
 def either(names: Sequence[str]) -> str:
-    """Names as a choice: "int8, pt2 or safetensors"."""
+    """Join names into a choice: "int8, pt2 or safetensors"."""
     return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's message; libraries append pages to theirs."""
+    """Return the first line of an error's message; some libraries append pages to theirs."""
     return str(error).partition("\n")[0]

@@ -1,4 +1,4 @@
-"""Bare loops that the benchmarks compare with: a tail and a head that step on data already in memory, nothing else."""
+"""Bare training loops to compare with: the unfrozen stages and a head, on data that is already in memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def synchronise(device: torch.device) -> None:
 
 
 def below(chain: nn.Sequential, cut: int, n: int, pixels: int, device: torch.device) -> Tensor:
-    """Random data (n, ...) of the shape that the first `cut` stages hand on, resident and channels last."""
+    """Return random data (n, ...) with the output shape of the first `cut` stages, on the device, channels last."""
     with torch.no_grad():
         shape = chain[:cut].eval()(torch.zeros(1, 3, pixels, pixels)).shape[1:]
     x = torch.randn(n, *shape, device=device)
@@ -30,20 +30,20 @@ def below(chain: nn.Sequential, cut: int, n: int, pixels: int, device: torch.dev
 
 
 class Tail:
-    """A copy of a chain's last stages and a new head, with an optimizer, on a device."""
+    """A copy of the last `depth` stages and a new head, with an optimizer, on a device."""
 
     def __init__(self, chain: nn.Sequential, depth: int, features: int, classes: int, optimizer: str, traits: Traits,
                  device: torch.device) -> None:  # fmt: skip
         tail = copy.deepcopy(chain[len(chain) - depth :]).requires_grad_(True)
         self.half = bfloat16_pays(tail, device)
-        tail.train(traits.from_scratch)  # else BatchNorm's statistics stay frozen
+        tail.train(traits.from_scratch)  # otherwise BatchNorm statistics stay frozen
         self._net = nn.Sequential(tail, nn.Linear(features, classes)).to(device).to(memory_format=torch.channels_last)
         self._optimizer = build_optimizer(optimizer, self._net.parameters(), learning_rate=1e-5, weight_decay=1e-2)
         self._classes = classes
         self._device = device
 
     def step_seconds(self, x: Tensor, n: int) -> float:
-        """Seconds of one forward, backward and optimizer step on x: the mean of n, after some to warm up."""
+        """Return the seconds per training step on x: the mean of n steps after a warm-up."""
         labels = torch.randint(0, self._classes, (len(x),), device=self._device)
         for run in range(WARM + n):
             if run == WARM:
@@ -59,7 +59,7 @@ class Tail:
 
     @torch.no_grad()
     def clean_seconds(self, x: Tensor, n: int) -> float:
-        """Seconds of one forward pass on x in float32: the mean of n."""
+        """Return the seconds per float32 forward pass on x: the mean of n passes after a warm-up."""
         self._net.eval()
         return forward_seconds(self._net, x, n)
 

@@ -1,10 +1,10 @@
-"""Which library reads JPEGs fastest, and whether its pixels are Pillow's.
+"""Compare the speed of JPEG libraries, and their pixels with Pillow's.
 
     python benchmarks/decode.py PHOTOS [THREADS]
 
-Of the folder's JPEGs as they are, and of 12-megapixel ones put together from them: pictures a second, decoded to RGB
-alone, and the whole way of reading (decoded, hashed, resized to 224 pixels), on one thread and on all. Libraries that
-are not installed are left out. Medians of RUNS, in turn.
+Measures pictures per second for the folder's JPEGs and for 12-megapixel JPEGs composed of them: decoding to RGB only,
+and the whole reading step (decode, hash, resize to 224 pixels), on one thread and on all. Libraries that are not
+installed are skipped. Medians of RUNS interleaved runs.
 """
 
 import importlib.util
@@ -52,12 +52,12 @@ def by_simplejpeg(file: Path) -> np.ndarray:
 
 def decoders() -> dict[str, Decoder]:
     extra = {"cv2": by_opencv, "simplejpeg": by_simplejpeg}
-    there = {package: decoder for package, decoder in extra.items() if importlib.util.find_spec(package)}
-    return {"Pillow": read_picture, "torchvision": by_torchvision, **there}
+    installed = {package: decoder for package, decoder in extra.items() if importlib.util.find_spec(package)}
+    return {"Pillow": read_picture, "torchvision": by_torchvision, **installed}
 
 
 def whole(decoder: Decoder, file: Path) -> np.ndarray:
-    """What reading does with a picture, by this decoder."""
+    """Read a picture as autotune does, with this decoder."""
     got = decoder(file)
     image = got if isinstance(got, Image.Image) else Image.fromarray(got)
     pixel_digest(image)
@@ -65,7 +65,7 @@ def whole(decoder: Decoder, file: Path) -> np.ndarray:
 
 
 def rate(work: Callable[[Path], object], files: Sequence[Path], threads: int) -> float:
-    """Pictures a second."""
+    """Return pictures per second."""
     start = time.perf_counter()
     with ThreadPoolExecutor(threads) as pool:
         for _ in pool.map(work, files):
@@ -74,7 +74,7 @@ def rate(work: Callable[[Path], object], files: Sequence[Path], threads: int) ->
 
 
 def differing(decoder: Decoder, files: Sequence[Path]) -> str:
-    """How many pictures differ from Pillow's, and by how much at most."""
+    """Return how many pictures differ from Pillow's, and by how much at most."""
     most, n = 0, 0
     for file in files:
         off = np.abs(np.asarray(decoder(file)).astype(int) - np.asarray(read_picture(file))).max()
@@ -83,7 +83,7 @@ def differing(decoder: Decoder, files: Sequence[Path]) -> str:
 
 
 def enlarged(files: Sequence[Path], folder: Path) -> list[Path]:
-    """4,000 x 3,000 pixels, twelve photos side by side, as a camera writes them."""
+    """Write camera-sized JPEGs of 4,000 x 3,000 pixels, each composed of twelve photos."""
     out = []
     for number in range(N_LARGE):
         sheet = Image.new("RGB", (4000, 3000))
@@ -96,9 +96,9 @@ def enlarged(files: Sequence[Path], folder: Path) -> list[Path]:
 
 
 def show(title: str, files: Sequence[Path], threads: int) -> None:
-    print(f"\n{title}: {len(files)} pictures; pictures a second")
+    print(f"\n{title}: {len(files)} pictures; pictures per second")
     many = f"{threads} threads"
-    print(f"{'library':14}{'decoding':>11}{many:>11}{'whole way':>11}{many:>11}  differing from Pillow's")
+    print(f"{'library':14}{'decoding':>11}{many:>11}{'reading':>11}{many:>11}  differing from Pillow's")
     found = decoders()
     rates: dict[tuple[str, int], list[float]] = {}
     for _ in range(RUNS):
@@ -114,10 +114,10 @@ def show(title: str, files: Sequence[Path], threads: int) -> None:
 def main() -> None:
     torch.set_num_threads(1)
     threads = int(sys.argv[2]) if len(sys.argv) > 2 else os.cpu_count() or 1
-    there = [file for file in sorted(Path(sys.argv[1]).rglob("*")) if file.suffix.lower() in (".jpg", ".jpeg")]
-    files = [file for file in there if Image.open(file).mode == "RGB"][:N_SMALL]
+    jpegs = [file for file in sorted(Path(sys.argv[1]).rglob("*")) if file.suffix.lower() in (".jpg", ".jpeg")]
+    files = [file for file in jpegs if Image.open(file).mode == "RGB"][:N_SMALL]
     print(line(f"{RUNS} runs"))
-    show("As they are", files, threads)
+    show("Original files", files, threads)
     with tempfile.TemporaryDirectory() as folder:
         show("12 megapixels", enlarged(files, Path(folder)), threads)
 

@@ -1,12 +1,11 @@
-"""Whether training on the bank is as good as augmenting afresh every epoch, and what follows for views and BatchNorm.
+"""Compare training on cached features with fresh augmentation in every epoch, for several numbers of views.
 
     python benchmarks/feature_cache.py [--table] KEEP.jsonl PHOTOS... [digits]
 
 For each folder (`digits`: the built-in sample), seed and depth, the same Params are trained from the same pictures,
-head and order: with the bank as it is (V = 4 views), with fresh augmentation, with other V, and with BatchNorm
-statistics that train. A small training part is drawn, so that all the pictures left, 300 at least, can be scored.
-Results go into KEEP.jsonl as they come; a second run does only what is missing. Then the tables are printed; --table
-prints those of what is there.
+head and order: with the default feature cache (V = 4 views), with fresh augmentation, with other V, and with trained
+BatchNorm statistics. The training set is small, which leaves at least 300 pictures to score. Results are appended to
+KEEP.jsonl; a second run measures only missing ones. Then the tables are printed; with --table, of existing results.
 """
 
 import json
@@ -44,17 +43,17 @@ from autotune.training.trial import probe_file_name, run_probe, run_trial
 
 NAME, SIZE, EPOCHS, STRENGTH = "efficientnet_lite0", 128, 8, 1.0
 SEEDS, DEPTHS = range(5), (0, 2, 4)
-VIEWS, VIEW_SEEDS = (1, 8), range(1)  # to choose V by, so few draws have to do
+VIEWS, VIEW_SEEDS = (1, 8), range(1)  # few draws, which is enough to choose V
 N_TRAIN, N_VALIDATION, N_SCORED = 200, 50, 300
-BANK, FRESH, STATISTICS = "bank", "fresh", "bank, training BatchNorm"
+CACHED, FRESH, STATISTICS = "bank", "fresh", "bank, training BatchNorm"  # as stored in KEEP.jsonl
 ENTRY = discover().find(NAME)
 WEIGHTS = find_weights(ENTRY)
 CHAIN = load_stages(ENTRY, WEIGHTS).eval()
 STAGES = len(CHAIN)
 
 
-class Nobody:
-    """A driver that only listens."""
+class NullReporter:
+    """A reporter that ignores everything."""
 
     def epoch(self, _: object) -> None: ...
     def cache_progress(self, *_: int) -> None: ...
@@ -62,7 +61,7 @@ class Nobody:
 
 @dataclass(frozen=True)
 class Photos:
-    """One folder's pictures, each once, and their exact outputs (float32) at each depth's cut."""
+    """One folder's pictures without duplicates, and their float32 features for each depth."""
 
     name: str
     digests: tuple[str, ...]
@@ -94,12 +93,12 @@ def opened(folder: str) -> Photos:
 
 
 def drawn(photos: Photos, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Positions for training, validation and scoring; every class in training in its share."""
+    """Draw positions for training, validation and scoring, stratified by class."""
     rng = np.random.default_rng(seed)
     n_train = min(N_TRAIN, len(photos.labels) - N_SCORED - N_VALIDATION)
     labels = np.array(photos.labels)
     order = rng.permutation(len(labels))
-    # Evenly spaced over the classes in turn: a stratified draw.
+    # Evenly spaced positions per class give a stratified draw.
     turn = np.zeros(len(labels))
     for label in np.unique(labels):
         mine = order[labels[order] == label]
@@ -129,12 +128,13 @@ def params(depth: int) -> Params:
     )  # fmt: skip
 
 
-def right(photos: Photos, net: Any, depth: int, scored: np.ndarray) -> tuple[int, int]:
-    """How many scored pictures the network names rightly, and how many answers half-precision rows change."""
+def count_correct(photos: Photos, net: Any, depth: int, scored: np.ndarray) -> tuple[int, int]:
+    """Return the number of correct predictions, and of predictions changed by half-precision rows."""
     rows = photos.exact[depth][scored]
     with torch.no_grad():
-        said = [predicted_classes(net.head(net.tail(channels_last(x)))) for x in (rows, rows.half().float())]
-    return int((said[0] == np.array(photos.labels)[scored]).sum()), int((said[0] != said[1]).sum())
+        predictions = [predicted_classes(net.head(net.tail(channels_last(x)))) for x in (rows, rows.half().float())]
+    exact, rounded = predictions
+    return int((exact == np.array(photos.labels)[scored]).sum()), int((exact != rounded).sum())
 
 
 def trained(photos: Photos, seed: int, depth: int, kind: str, n_views: int) -> dict[str, Any]:
@@ -143,21 +143,21 @@ def trained(photos: Photos, seed: int, depth: int, kind: str, n_views: int) -> d
     batches.N_VIEWS = n_views  # type: ignore[attr-defined]
     assemble: Any = trial.assemble_network  # type: ignore[attr-defined]
     if kind == STATISTICS:
-        # The last argument: whether it trains from scratch.
+        # The last argument is whether the network trains from scratch.
         trial.assemble_network = lambda *given: assemble(*given[:-1], True)  # type: ignore[attr-defined]
     try:
         with tempfile.TemporaryDirectory() as place, quiet_lightning():
-            told = context(photos, parts, seed, kind)
+            trial_context = context(photos, parts, seed, kind)
             files = {}
             if depth:
-                last_stage = LoadedBackbones(replace(told, cuts={(NAME, SIZE): (STAGES,)}))
-                files = {probe_file_name(NAME, SIZE): run_probe(last_stage, NAME, SIZE, Nobody()).head}
-            backbones = LoadedBackbones(told)
-            one = run_trial(backbones, 0, params(depth), files, Path(place), Nobody())
+                last_stage = LoadedBackbones(replace(trial_context, cuts={(NAME, SIZE): (STAGES,)}))
+                files = {probe_file_name(NAME, SIZE): run_probe(last_stage, NAME, SIZE, NullReporter()).head}
+            backbones = LoadedBackbones(trial_context)
+            one = run_trial(backbones, 0, params(depth), files, Path(place), NullReporter())
             net = network_from_checkpoint(backbones, params(depth), one.checkpoint or b"", Path(place)).net
     finally:
         trial.assemble_network = assemble  # type: ignore[attr-defined]
-    hits, changed = right(photos, net, depth, parts[2])
+    hits, changed = count_correct(photos, net, depth, parts[2])
     return {"right": hits, "changed": changed, "n": len(parts[2]), "seconds": round(one.seconds, 2)}
 
 
@@ -165,7 +165,7 @@ def jobs(photos: list[Photos]) -> Iterator[tuple[Photos, int, int, str, int]]:
     for seed in SEEDS:
         for one in photos:
             for depth in DEPTHS:
-                yield one, seed, depth, BANK, 4
+                yield one, seed, depth, CACHED, 4
                 yield one, seed, depth, FRESH, 4
     for seed in SEEDS:
         for one in photos:
@@ -175,7 +175,7 @@ def jobs(photos: list[Photos]) -> Iterator[tuple[Photos, int, int, str, int]]:
         for one in photos:
             for views in VIEWS:
                 for depth in DEPTHS:
-                    yield one, seed, depth, BANK, views
+                    yield one, seed, depth, CACHED, views
 
 
 def key(row: dict[str, Any]) -> tuple[object, ...]:
@@ -206,22 +206,22 @@ class Table:
 
     def show(self, title: str, one: tuple[str, int], other: tuple[str, int], depths: tuple[int, ...],
              seeds: range = SEEDS) -> None:  # fmt: skip
-        """Both scores and their difference for each set and depth; then over all, with a 95 % t interval."""
+        """Print both scores and their difference per set and depth, then the mean over all with a 95 % t interval."""
         print(f"\n{title}\n{'pictures':12}{'depth':>6}{'first':>8}{'second':>8}{'difference':>12}")
         whole: list[float] = []
         worst = float("inf")
         wanted = [(s, d, *kind) for s in seeds for d in depths for kind in (one, other)]
-        there = [name for name in self.names if all((name, *rest) in self.rows for rest in wanted)]
-        if len(there) < len(self.names):
-            print(f"not measured: {', '.join(name for name in self.names if name not in there)}")
-        for name in there:
+        measured = [name for name in self.names if all((name, *rest) in self.rows for rest in wanted)]
+        if len(measured) < len(self.names):
+            print(f"not measured: {', '.join(name for name in self.names if name not in measured)}")
+        for name in measured:
             each = np.array(
                 [[(self.score(name, s, d, *one), self.score(name, s, d, *other)) for d in depths] for s in seeds]
             )
             for i, depth in enumerate(depths):
                 a, b = each[:, i].mean(0)
                 print(f"{name:12}{depth:6}{a:8.1f}{b:8.1f}{a - b:+12.2f}")
-            draws = (each[..., 0] - each[..., 1]).mean(1)  # a seed's depths share their pictures: one observation
+            draws = (each[..., 0] - each[..., 1]).mean(1)  # depths share pictures: one observation
             whole += draws.tolist()
             worst = min(worst, float(draws.mean()))
             print(f"{name:12}{'all':>6}{each[..., 0].mean():8.1f}{each[..., 1].mean():8.1f}{draws.mean():+12.2f}")
@@ -239,7 +239,7 @@ def kept(file: Path) -> dict[tuple[object, ...], dict[str, Any]]:
 
 def main() -> None:
     keep_freed_memory()
-    is_table = sys.argv[1] == "--table"  # of what is there, while the rest is being measured
+    is_table = sys.argv[1] == "--table"  # of existing results, also while others are measured
     file, *folders = sys.argv[1 + is_table :]
     photos = [opened(folder) for folder in folders]
     rows = kept(Path(file)) if is_table else measure(Path(file), photos)
@@ -251,20 +251,18 @@ def main() -> None:
     table = Table(rows, [one.name for one in photos])
     real = Table(rows, [one.name for one in photos if one.flips != "none"])
     for some, what in ((real, "photos"), (table, "photos and digits")):
-        title = f"Bank of 4 views (first) against fresh augmentation every epoch (second), {what}"
-        some.show(title, (BANK, 4), (FRESH, 4), DEPTHS)
+        title = f"Cached features of 4 views (first), fresh augmentation every epoch (second), {what}"
+        some.show(title, (CACHED, 4), (FRESH, 4), DEPTHS)
     for views in VIEWS:
-        title = f"Bank of {views} views (first) against fresh (second), seed 0"
-        table.show(title, (BANK, views), (FRESH, 4), DEPTHS, VIEW_SEEDS)
-    table.show("Bank of 4 views (first) against fresh (second), seed 0", (BANK, 4), (FRESH, 4), DEPTHS, VIEW_SEEDS)
-    table.show(
-        "Frozen BatchNorm statistics (first) against training ones (second)", (BANK, 4), (STATISTICS, 4), DEPTHS[1:]
-    )
+        title = f"Cached features of {views} views (first), fresh augmentation (second), seed 0"
+        table.show(title, (CACHED, views), (FRESH, 4), DEPTHS, VIEW_SEEDS)
+    title = "Cached features of 4 views (first), fresh augmentation (second), seed 0"
+    table.show(title, (CACHED, 4), (FRESH, 4), DEPTHS, VIEW_SEEDS)
+    title = "Frozen BatchNorm statistics (first), trained BatchNorm statistics (second)"
+    table.show(title, (CACHED, 4), (STATISTICS, 4), DEPTHS[1:])
     mine = [row for found, row in rows.items() if found[0] in table.names]
     changed, n = (sum(row[what] for row in mine) for what in ("changed", "n"))
-    print(
-        f"\nHalf precision: {changed} of {n} answers of {len(mine)} networks change where exact rows are rounded to it."
-    )
+    print(f"\nHalf precision: rounding the features changes {changed} of {n} predictions of {len(mine)} networks.")
 
 
 if __name__ == "__main__":

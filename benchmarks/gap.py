@@ -1,12 +1,13 @@
-"""Whether stopping on the gap earns its place: the same trials under the gap rule, under plain patience, under none.
+"""Compare rules of early stopping on the same trials: the gap rule, plain patience, and no rule.
 
     python benchmarks/gap.py [--table] KEEP.jsonl PHOTOS...
 
-For each folder and seed the pictures are split and the same trials are drawn at random from the default space. Each
-runs all its epochs once, measured after every epoch on training's sample, validation and test. A rule only cuts a curve
-short, so what each would have spent and chosen is read off the same curve; the first trial of a draw is trained again
-under the gap rule, and has to end where the curve says. Results go into KEEP.jsonl as they come; a second run does only
-what is missing. Then the tables are printed; --table prints those of what is there.
+For each folder and seed the pictures are split, and the same trials are drawn at random from the default space. Each
+trial runs all its epochs once and is measured after every epoch on a training sample, the validation set and the test
+set. A rule only truncates a curve, so the epochs and the winner under each rule are computed from the same curves. As a
+check, the first trial of a draw is trained again under the gap rule and must stop at the computed epoch. Results are
+appended to KEEP.jsonl; a second run measures only missing ones. Then the tables are printed; with --table, of existing
+results.
 """
 
 import json
@@ -43,8 +44,8 @@ from autotune.training.recorder import EpochRecorder, is_better, stops_on_gap
 from autotune.training.trainer import quiet_lightning
 from autotune.training.trial import probe_file_name, run_probe, run_trial
 
-SEEDS, TRIALS, EPOCHS, SIZE = range(5), 12, 20, 128  # 20 epochs: as many as the write-up had that the rule comes from
-VALIDATION_SHARE, TEST_SHARE = 0.1, 0.3  # a larger test than a study's, to see small differences
+SEEDS, TRIALS, EPOCHS, SIZE = range(5), 12, 20, 128  # 20 epochs, as in the write-up that introduced the rule
+VALIDATION_SHARE, TEST_SHARE = 0.1, 0.3  # a larger test set than in a study, to measure small differences
 Rule = Callable[[Sequence[Epoch], int], bool]
 
 
@@ -53,7 +54,7 @@ def gap(most: float, patience: int) -> Rule:
 
 
 def stalled(patience: int) -> Rule:
-    return lambda rows, cycle: stops_on_gap(rows, patience, cycle, -2.0)  # every gap is over that
+    return lambda rows, cycle: stops_on_gap(rows, patience, cycle, -2.0)  # every gap is larger
 
 
 RULES: dict[str, Rule] = {
@@ -71,7 +72,7 @@ MAIN = tuple(RULES)[:3]
 
 
 class Listener:
-    """A driver that keeps the rows it is told."""
+    """A reporter that keeps all epochs."""
 
     def __init__(self) -> None:
         self.rows: list[Epoch] = []
@@ -83,7 +84,7 @@ class Listener:
 
 
 class Watched(EpochRecorder):
-    """Measures the test pictures, too, which stand behind validation's, and hides them from the trial."""
+    """Also measures the test pictures, which follow the validation pictures, and hides them from the trial."""
 
     n_validation = 0
     tests: list[float] = []  # noqa: RUF012  # one trial at a time
@@ -98,7 +99,7 @@ class Watched(EpochRecorder):
 
 
 class Draw:
-    """One folder and seed: its split, and the trials that are drawn for it."""
+    """One folder and seed: its split and the trials drawn for it."""
 
     def __init__(self, folder: Path, catalog: Catalog, seed: int) -> None:
         free = tuple(replace(picture, part=None) for picture in catalog.pictures)
@@ -120,21 +121,21 @@ class Draw:
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=self.settings.seed))
         return [suggest(study.ask(), self.settings.space, self.chosen.options) for _ in range(TRIALS)]
 
-    def beside(self) -> Split:
-        """The same split with the test pictures behind validation's."""
+    def with_test(self) -> Split:
+        """Return the same split with the test pictures appended to the validation set."""
         order = {TRAIN: 0, VALIDATION: 1, TEST: 2}
         moved = sorted(self.parts.pictures, key=lambda p: order[str(p.part)])
         return replace(self.parts, pictures=tuple(replace(p, part=VALIDATION) if p.part == TEST else p for p in moved))
 
 
 def trained(draw: Draw, params: list[Params], only: int | None, patience: int) -> list[tuple[list[Epoch], list[float]]]:
-    """The curves of trials (or of one) under the gap rule with a patience, and the test's accuracy after each epoch."""
+    """Train all trials, or one, with the gap rule; return their epochs and the test accuracy after each epoch."""
     found = []
     with tempfile.TemporaryDirectory() as place, quiet_lightning():
-        told = draw.context(patience, draw.beside())
-        # The gap's sample is the study's own, as large as validation alone.
-        told = replace(told, gap_sample=draw.context(patience, draw.parts).gap_sample)
-        backbones = LoadedBackbones(told)
+        context = draw.context(patience, draw.with_test())
+        # The gap sample is that of the study, as large as the validation set without the test pictures.
+        context = replace(context, gap_sample=draw.context(patience, draw.parts).gap_sample)
+        backbones = LoadedBackbones(context)
         files: dict[str, bytes] = {}
         for one in draw.chosen.candidates:
             if not one.backbone.traits.from_scratch:
@@ -154,7 +155,7 @@ def measured(name: str, draw: Draw, seed: int) -> list[dict[str, Any]]:
     again = trained(draw, params, 0, Settings().patience)[0][0]
     cycle = draw.settings.cycle_length
     assert len(again) == cut(curves[0][0], gap(Settings().gap, Settings().patience), cycle), (
-        "the curve's end is not the trial's"
+        "the trial does not stop at the computed epoch"
     )
     counts = Counter(str(picture.part) for picture in draw.parts.pictures)
     return [
@@ -167,7 +168,7 @@ def measured(name: str, draw: Draw, seed: int) -> list[dict[str, Any]]:
 
 
 def cut(rows: Sequence[Epoch], rule: Rule, cycle: int) -> int:
-    """The epochs that a rule lets a trial have."""
+    """Return the number of epochs after which a rule stops a trial."""
     return next((n for n in range(1, len(rows)) if rule(rows[:n], cycle)), len(rows))
 
 
@@ -180,7 +181,7 @@ def best(rows: Sequence[Epoch]) -> int:
 
 
 class Curves:
-    """One draw's trials. What a rule makes of them: (epochs, validation, test) of each trial's best epoch."""
+    """The curves of one draw's trials. Under a rule, a trial is (number of epochs, best epoch, test accuracy there)."""
 
     def __init__(self, rows: list[dict[str, Any]]) -> None:
         self.trials = [([Epoch(**row) for row in one["rows"]], one["tests"], one["cycle"]) for one in rows]
@@ -194,7 +195,7 @@ class Curves:
         return found
 
     def within(self, rule: Rule, budget: int) -> list[tuple[int, Epoch, float]]:
-        """The first trials that so many epochs pay for; the first of all is always there."""
+        """Return the first trials whose epochs fit the budget, at least one."""
         spent = 0
         kept: list[tuple[int, Epoch, float]] = []
         for one in self.under(rule):
@@ -206,7 +207,7 @@ class Curves:
 
 
 def winner(trials: list[tuple[int, Epoch, float]]) -> tuple[float, float]:
-    """Validation and test of the trial that a search would choose."""
+    """Return the validation and test accuracy of the trial with the best validation."""
     first = trials[0]
     for one in trials[1:]:
         if is_better(one[1], first[1]):
@@ -215,10 +216,10 @@ def winner(trials: list[tuple[int, Epoch, float]]) -> tuple[float, float]:
 
 
 def spread(values: Sequence[float]) -> str:
-    """A mean with its 95 % t interval, in points."""
+    """Format a mean with its 95 % t interval, in points."""
     each = 100 * np.array(values)
     if len(each) < 2 or np.ptp(each) == 0:
-        return f"{each.mean():+6.2f} (all alike)"
+        return f"{each.mean():+6.2f} (all equal)"
     low, high = stats.t.interval(0.95, len(each) - 1, each.mean(), stats.sem(each))
     return f"{each.mean():+6.2f} ({low:+.2f} to {high:+.2f})"
 
@@ -236,14 +237,12 @@ def show(draws: dict[tuple[str, int], Curves]) -> None:
             for i in (0, 1):
                 columns[2 + i].append(winner(each)[i] - winner(full)[i])
         print(f"{rule:22}{100 * share:7.0f}%  " + "".join(f"{spread(column):>25}" for column in columns))
-    print(
-        "Epochs: of all that trials might have. The rest: differences to no rule, in points, 95 % interval over draws;"
-    )
-    print("trials: the mean of a draw's; winner: the trial with the best validation.")
+    print("Epochs: share of the epochs without a rule. Other columns: difference from no rule in points, with the 95 %")
+    print("interval over draws. Trials: mean over a draw. Winner: the trial with the best validation.")
 
 
 def show_within(draws: dict[tuple[str, int], Curves]) -> None:
-    print("\nThe winner where every rule has the epochs that the gap rule spends (differences to no rule, points):")
+    print("\nThe winner if every rule has the epoch budget of the gap rule (differences from no rule, in points):")
     test: dict[str, list[float]] = defaultdict(list)
     n_trials: dict[str, list[int]] = defaultdict(list)
     for one in draws.values():
@@ -266,7 +265,7 @@ def show_sets(draws: dict[tuple[str, int], Curves]) -> None:
             share = np.mean([trial[0] for trials in each for trial in trials]) / EPOCHS
             values = 100 * np.mean([winner(trials) for trials in each], axis=0)
             print(f"{name:12}{rule:22}{100 * share:7.0f}%{values[0]:12.1f}{values[1]:8.1f}")
-    print("Validation, test: accuracy of the winner in %, mean of the seeds.")
+    print("Validation, test: accuracy of the winner in %, mean over the seeds.")
 
 
 def measure(file: Path, folders: list[Path]) -> None:

@@ -1,12 +1,12 @@
-"""How much of a GPU's speed fine-tuning reaches through autotune, and how long a study of CIFAR-10's size takes.
+"""Measure fine-tuning throughput on a GPU, and the time of a study of the size of CIFAR-10.
 
     python benchmarks/gpu.py [--pictures 4096] [--cifar 50000] [--trials 10]
 
-Pictures a second of autotune's own training (Lightning; from the feature cache, or from pixels where all stages train),
-without the first epoch, over those of the same network stepping on random data in the GPU's memory with nothing else.
-Networks have random weights. Then a whole `autotune search` on made-up pictures of 32 pixels, a colour a class, wall
-time, with an empty cache. Where there is no GPU, the same path runs once with tiny sizes, and what it prints is no
-measurement.
+Compares the pictures per second of autotune's training (Lightning; from the feature cache, or from pixels if all stages
+are unfrozen), without the first epoch, with those of a bare training loop of the same network on random data in GPU
+memory. Networks have random weights. Then measures the wall time of a whole `autotune search` on generated pictures of
+32 pixels, one colour per class, with an empty cache. Without a GPU the same code runs once with tiny sizes, and the
+printed numbers are not measurements.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ BATCH_SIZE = 64
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured. trials, cifar: of the whole study."""
+    """Sizes of the measurements. trials, cifar: of the whole study."""
 
     pictures: int
     rest: int
@@ -53,19 +53,19 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Row:
-    """Pictures a second. source: what training was fed from."""
+    """Pictures per second, in autotune and in the bare loop. source: of the training data, "cache" or "pixels"."""
 
     backbone: str
     depth: int
     source: str
     own: float
-    alone: float
+    bare: float
 
 
 def rates(sizes: Sizes, folder: Path, device: torch.device) -> Iterator[Row]:
-    """Each backbone at depths 0, 2 and all."""
+    """Measure each backbone at depths 0, 2 and all."""
     weights = made_up.random_weights(BACKBONES, folder / "weights")
-    parts = made_up.parted(sizes.pictures, sizes.rest, folder)
+    parts = made_up.split(sizes.pictures, sizes.rest, folder)
     for name in BACKBONES:
         for depth in (0, 2, None):
             flags = {"backbone": name, "pixels": sizes.pixels, "epochs": sizes.epochs, "patience": sizes.epochs}
@@ -82,12 +82,12 @@ def rates(sizes: Sizes, folder: Path, device: torch.device) -> Iterator[Row]:
 def rate(backbones: LoadedBackbones, name: str, asked: int | None, sizes: Sizes, scratch: Path) -> Row:
     chain = backbones.chain(name)
     depth = len(chain) if asked is None else asked
-    alone = bare_rate(backbones, name, depth, sizes)  # first: Lightning then chooses deterministic kernels
+    bare_loop = bare_rate(backbones, name, depth, sizes)  # first, because Lightning selects deterministic kernels
     params = Params(
         backbone=name, depth=depth, pixels=sizes.pixels, lr_low=1e-6, lr_high=1e-5, cycle="triangular", augment=0.5,
         class_weight=0.0, optimizer="adamw", batch_size=BATCH_SIZE, weight_decay=0.01, dropout=0.0, label_smoothing=0.0,
     )  # fmt: skip
-    reporter = made_up.Quiet()
+    reporter = made_up.Reporter()
     with quiet_lightning():
         probe = run_probe(backbones, name, sizes.pixels, reporter)
         files = {probe_file_name(name, sizes.pixels): probe.head}
@@ -95,7 +95,7 @@ def rate(backbones: LoadedBackbones, name: str, asked: int | None, sizes: Sizes,
     later = [row.seconds for row in reporter.rows[1:]]
     cut = len(chain) - depth
     is_cached = cut > 0 and cut in backbones.context.cuts[name, sizes.pixels]
-    return Row(name, depth, "cache" if is_cached else "pixels", sizes.pictures * len(later) / sum(later), alone)
+    return Row(name, depth, "cache" if is_cached else "pixels", sizes.pictures * len(later) / sum(later), bare_loop)
 
 
 def bare_rate(backbones: LoadedBackbones, name: str, depth: int, sizes: Sizes) -> float:
@@ -109,7 +109,7 @@ def bare_rate(backbones: LoadedBackbones, name: str, depth: int, sizes: Sizes) -
 
 
 def cifar(n: int, folder: Path) -> Path:
-    """n noisy pictures of 32 pixels in ten classes, each class with a colour of its own."""
+    """Write n noisy pictures of 32 pixels in ten classes, one colour per class."""
     colours = np.random.default_rng(0).integers(40, 216, (10, 3))
 
     def write(number: int) -> None:
@@ -163,14 +163,12 @@ def main() -> None:
         os.environ["AUTOTUNE_CACHE"] = str(Path(made) / "cache")
         print(machine.line(f"{sizes.pictures} pictures, {sizes.epochs - 1} epochs"))
         if device.type != "cuda":
-            print("not measured: no GPU here (the path was run once with tiny sizes on the CPU)")
-        print(f"{sizes.pixels} pixels, batches of {BATCH_SIZE}; pictures a second")
-        print(f"{'backbone':20} {'depth':>5} {'fed from':>8} {'autotune':>9} {'alone':>9} {'share':>6}")
+            print("not measured: no GPU (the code was run once with tiny sizes on the CPU)")
+        print(f"{sizes.pixels} pixels, batches of {BATCH_SIZE}; pictures per second")
+        print(f"{'backbone':20} {'depth':>5} {'source':>8} {'autotune':>9} {'bare':>9} {'share':>6}")
         for row in rates(sizes, Path(made), device):
-            share = f"{row.own / row.alone:6.2f}" if device.type == "cuda" else "     -"
-            print(
-                f"{row.backbone:20} {row.depth:5} {row.source:>8} {row.own:9.0f} {row.alone:9.0f} {share}", flush=True
-            )
+            share = f"{row.own / row.bare:6.2f}" if device.type == "cuda" else "     -"
+            print(f"{row.backbone:20} {row.depth:5} {row.source:>8} {row.own:9.0f} {row.bare:9.0f} {share}", flush=True)
         print(whole_study(sizes, Path(made), device))
 
 

@@ -1,13 +1,13 @@
-"""What a picture costs, and what memory a study takes, from 1,000 to 100,000 pictures at 224 pixels.
+"""Measure the time per picture and the memory of a study, from 1,000 to 100,000 pictures at 224 pixels.
 
     python benchmarks/growth.py [--pictures 1000,10000,100000]
 
-The pictures are made up: real keys, and blank rows in sparse files (15 GB of pixels by their length). Each size runs in
-a process of its own: the split of so many pictures, opening the store, one real trial of a head on cached features, and
-one epoch of shuffled batches, augmented afresh, from the store of pixels. Resident memory counts pages of mapped files,
-which the system takes back when it needs them; what is the process's own is shown beside it. The first pass reads from
-disk, at whatever pace this machine fills its file cache, which is not autotune's; so passes after it are judged. So are
-the other costs of every epoch, not the split's few microseconds, which a study pays once.
+The pictures are generated: real keys, and blank rows in sparse files (15 GB of pixels by file size). Each size runs in
+a separate process: splitting the pictures, opening the pixel cache, one real trial of a head on cached features, and
+one epoch of shuffled and freshly augmented batches from the pixel cache. Resident memory includes pages of mapped
+files, which the system can reclaim; private memory is shown separately. The speed of the first pass depends on how fast
+the machine fills its file cache, so only later passes have a target. The other costs per epoch have one too; the few
+microseconds of the split, which occur once per study, do not.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from autotune.training.trial import run_trial
 
 PIXELS, BACKBONE, VIEWS, EPOCHS = 224, "efficientnet_lite0", 5, 2
 TARGET_GB, TARGET_FLAT = 6.0, 1.2
-COSTS = {"split": "split", "open": "open", "trial": "trial, an epoch", "first": "first pass", "pass": "later pass"}
+COSTS = {"split": "split", "open": "open", "trial": "trial, per epoch", "first": "first pass", "pass": "later pass"}
 JUDGED = ("open", "trial", "pass")
 
 
 class Watch(threading.Thread):
-    """Looks every tenth of a second how much memory is the process's own, and keeps the most (bytes)."""
+    """Samples the private memory of the process every 0.1 s and keeps the maximum, in bytes."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -59,13 +59,13 @@ class Watch(threading.Thread):
 
 
 def measured(n: int, folder: Path) -> dict[str, float]:
-    """Microseconds a picture of each piece of work, and peak bytes."""
+    """Return the microseconds per picture of each step, and the peak bytes."""
     watch = Watch()
     watch.start()
     catalog = made_up.catalog(n, folder)
-    begun = time.perf_counter()
+    start = time.perf_counter()
     parts = split_catalog(catalog, seed=0)
-    split = time.perf_counter() - begun
+    split = time.perf_counter() - start
     flags = {"backbone": BACKBONE, "pixels": PIXELS, "depth": 0, "epochs": EPOCHS}
     context = made_up.context(parts, "cpu", flags)
     torch.set_num_threads(context.threads)
@@ -76,9 +76,9 @@ def measured(n: int, folder: Path) -> dict[str, float]:
     cache = backbones.feature_cache(BACKBONE, PIXELS)
     for view in range(VIEWS):
         made_up.write_blank(cache.rows(cache.cuts[-1], view), keys)
-    begun = time.perf_counter()
+    start = time.perf_counter()
     store = pixel_rows(PIXELS, how)
-    opened = time.perf_counter() - begun
+    opened = time.perf_counter() - start
     trained = trial_seconds(backbones, folder)
     batches = TrainBatches(
         PixelSource(backbones.resident.held(store, context.train.digests), context.train.digests, context.seed),
@@ -89,9 +89,9 @@ def measured(n: int, folder: Path) -> dict[str, float]:
     )
     passes = []
     for _ in range(2):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         read = sum(len(batch[-1]) for batch in batches)
-        passes.append((time.perf_counter() - begun) / read)
+        passes.append((time.perf_counter() - start) / read)
     each = {
         "split": split / n,
         "open": opened / n,
@@ -108,13 +108,13 @@ def measured(n: int, folder: Path) -> dict[str, float]:
 
 
 def trial_seconds(backbones: LoadedBackbones, scratch: Path) -> float:
-    """One real trial of a head, the first one in this process."""
+    """Run one real trial of a head, the first one in this process."""
     params = Params(
         backbone=BACKBONE, depth=0, pixels=PIXELS, lr_low=1e-5, lr_high=1e-3, cycle="triangular", augment=1.0,
         class_weight=0.0, optimizer="adamw", batch_size=64, weight_decay=0.01, dropout=0.2, label_smoothing=0.0,
     )  # fmt: skip
     with quiet_lightning():
-        return run_trial(backbones, 0, params, {}, scratch, made_up.Quiet()).seconds
+        return run_trial(backbones, 0, params, {}, scratch, made_up.Reporter()).seconds
 
 
 def in_a_process(n: int) -> dict[str, float]:
@@ -128,19 +128,18 @@ def in_a_process(n: int) -> dict[str, float]:
 
 def show(rows: dict[int, dict[str, float]]) -> None:
     print(f"{'pictures':>9} " + " ".join(f"{f'{title}, us':>19}" for title in COSTS.values()), end="")
-    print(f" {'peak GB':>8} {'own GB':>7} {'disk GB':>8}")
+    print(f" {'peak GB':>8} {'private GB':>10} {'disk GB':>8}")
     first = next(iter(rows.values()))
     for n, row in rows.items():
         costs = " ".join(f"{row[name]:11.1f} ({row[name] / first[name]:4.2f}x)" for name in COSTS)
-        print(f"{n:9,} {costs} {row['peak'] / 1e9:8.2f} {row['own'] / 1e9:7.2f} {row['disk'] / 1e9:8.3f}")
-    *_, before, last = (first, *rows.values())  # the fewest also pay what any study pays once, so both are shown
+        print(f"{n:9,} {costs} {row['peak'] / 1e9:8.2f} {row['own'] / 1e9:10.2f} {row['disk'] / 1e9:8.3f}")
+    # The smallest size also includes the fixed costs of a study, so both ratios are shown.
+    *_, before, last = (first, *rows.values())
     for name, title in ((name, COSTS[name]) for name in JUDGED):
-        print(f"{title}: cost over that at the fewest {machine.verdict(last[name] / first[name], TARGET_FLAT, False)}")
-        print(
-            f"{title}: cost over that of the row above {machine.verdict(last[name] / before[name], TARGET_FLAT, False)}"
-        )
+        print(f"{title}: relative to the smallest size {machine.verdict(last[name] / first[name], TARGET_FLAT, False)}")
+        print(f"{title}: relative to the row above {machine.verdict(last[name] / before[name], TARGET_FLAT, False)}")
     print(f"peak resident memory, GB: {machine.verdict(last['peak'] / 1e9, TARGET_GB, False)}")
-    print(f"of which the process's own, GB: {machine.verdict(last['own'] / 1e9, TARGET_GB, False)}")
+    print(f"private memory, GB: {machine.verdict(last['own'] / 1e9, TARGET_GB, False)}")
 
 
 def main() -> None:
@@ -153,8 +152,8 @@ def main() -> None:
         print(json.dumps(measured(int(options.one[0]), Path(options.one[1]))))
         return
     rows = {n: in_a_process(n) for n in options.pictures}
-    print(machine.line("1 a size"))
-    print(f"{PIXELS} pixels, {BACKBONE}, {EPOCHS} epochs of a head on {VIEWS} views; microseconds a picture")
+    print(machine.line("1 per size"))
+    print(f"{PIXELS} pixels, {BACKBONE}, {EPOCHS} epochs of a head on {VIEWS} views; microseconds per picture")
     show(rows)
 
 

@@ -1,11 +1,11 @@
-"""How near a whole study comes to the work that no implementation could leave out.
+"""Compare the time of a whole study with the work that every implementation has to do.
 
     python benchmarks/limit.py PHOTOS [--trials 50]
 
-A study by default settings runs with an empty cache. Then, in the same run, what cannot be avoided is timed in bare
-loops: each picture decoded and resized once; every view that a trial used, through the frozen stages once; and for each
-trial the steps and measurements of its tail for as many epochs as it had, on random data in memory. Also: what a trial
-costs beside that.
+Runs a study with default settings and an empty cache. Then times the unavoidable work in bare loops: decoding and
+resizing each picture once, computing the frozen stages once for every view that a trial used, and for each trial the
+training steps and evaluations of its unfrozen stages and head for its number of epochs, on random data in memory. Also
+measures the overhead of a trial on top of this work.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Done:
-    """A finished study, read from its record. arms: the size of each backbone's pictures. seconds: of the process."""
+    """A finished study, read from its record. seconds: of the process. taken: seconds per phase."""
 
     backbones: LoadedBackbones
     trials: list[TrialRow]
@@ -60,34 +60,34 @@ class Done:
 
     @property
     def arms(self) -> list[tuple[str, int]]:
-        """Each backbone and size that was probed or tried."""
+        """Return each backbone and picture size that was used by a probe or a trial."""
         tried = {(row.params.backbone, row.params.pixels) for row in self.trials}
         return sorted(tried | {(row.backbone, row.pixels) for row in self.probes})
 
 
 def run(folder: Path, photos: Path, trials: int) -> Done:
-    """The default study with an empty cache."""
+    """Run the default study with an empty cache."""
     seconds = machine.search(
         folder, folder / "cache", photos, "--study", "limit", "--trials", str(trials), "--device", "cpu"
     )
-    place = folder / "studies" / "limit"
-    with open_record(place) as record:
+    study = folder / "studies" / "limit"
+    with open_record(study) as record:
         found: Any = {}
         numbers = {row.params.backbone: row.number for row in record.trials() if row.checkpoint}
         for name, number in numbers.items():
-            one = reopen_trial(place, record, Resources(device="cpu"), PlainConsole(quiet=True), number)
-            found[name] = one.context.backbones[name]  # a study is reopened with one trial's backbone at a time
+            one = reopen_trial(study, record, Resources(device="cpu"), PlainConsole(quiet=True), number)
+            found[name] = one.context.backbones[name]  # reopen_trial loads the backbone of one trial only
         context = replace(one.context, backbones=found)
         trials_done = [row for row in record.trials() if row.state != FAILED]
         files = {part: [one.root / p.path for p in one.parts.part(part)] for part in (TRAIN, VALIDATION, TEST)}
         return Done(LoadedBackbones(context), trials_done, record.probes(), files, record.facts().seconds, seconds)
 
 
-# The unavoidable
+# Unavoidable work
 
 
 def decode_seconds(files: Sequence[Path], sizes: Sequence[int]) -> float:
-    """Each picture opened, its centre resized to each size, by all threads."""
+    """Time opening each picture and resizing its centre to each size, on all threads."""
 
     def squares(file: Path) -> list[np.ndarray]:
         with Image.open(file) as opened:
@@ -105,13 +105,13 @@ def decode_seconds(files: Sequence[Path], sizes: Sequence[int]) -> float:
 
 
 def forward_seconds(done: Done, name: str, size: int) -> float:
-    """Seconds a picture through all stages of a backbone, in batches as the feature cache's."""
+    """Return the seconds per picture of all stages of a backbone, in batches of the feature cache's size."""
     chain = done.backbones.chain(name).to(memory_format=torch.channels_last).eval()
     return bare.forward_seconds(chain, bare.below(chain, 0, BATCH, size, CPU), FORWARDS) / BATCH
 
 
 def cache_seconds(done: Done) -> float:
-    """Training pictures and the views of them that trials used, and validation, through the frozen stages once."""
+    """Return the seconds to run the training views used by trials, and the validation set, through all stages once."""
     context, seconds = done.context, 0.0
     n_train, n_validation = (len(set(part.digests)) for part in (context.train, context.validation))
     for name, size in done.arms:
@@ -124,7 +124,7 @@ def cache_seconds(done: Done) -> float:
 
 
 def test_seconds(done: Done) -> float:
-    """The test pictures decoded once and through the winner once."""
+    """Return the seconds to decode the test pictures and run them through the winner once."""
     best = done.trials[0].params
     files = done.files[TEST]
     forward = forward_seconds(done, best.backbone, best.pixels)
@@ -132,14 +132,14 @@ def test_seconds(done: Done) -> float:
 
 
 class Tails:
-    """Seconds of a step and of a clean picture of every tail, each kind timed once."""
+    """Times of the unfrozen stages and head: per training step and per evaluated picture, each kind timed once."""
 
     def __init__(self, done: Done) -> None:
         self._done = done
         self._known: dict[tuple[Any, ...], tuple[float, float]] = {}
 
     def trial(self, row: TrialRow) -> float:
-        """The steps and measurements of a trial, as many epochs as it had."""
+        """Return the seconds of a trial's training steps and evaluations, for its number of epochs."""
         context = self._done.context
         step, clean = self._timed(row.params)
         n_clean = len(context.validation) + len(context.gap_sample)
@@ -160,7 +160,7 @@ class Tails:
         return self._known[kind]
 
 
-# What is printed
+# Output
 
 
 def trained_seconds(row: TrialRow) -> float:
@@ -168,7 +168,7 @@ def trained_seconds(row: TrialRow) -> float:
 
 
 def parts(done: Done, tails: Tails) -> list[tuple[str, float, float]]:
-    """Each part of a study: unavoidable seconds, and what it took."""
+    """Return the parts of a study with their unavoidable and actual seconds."""
     taken, trials = done.taken, done.trials
     cached = sum(row.cache_seconds or 0.0 for row in trials) + sum(row.cache_seconds for row in done.probes)
     fitted = sum(row.seconds for row in done.probes)
@@ -181,21 +181,21 @@ def parts(done: Done, tails: Tails) -> list[tuple[str, float, float]]:
         ("probe's fit", 0.0, fitted),
         ("trials", sum(tails.trial(row) for row in trials), trained),
         ("test", test_seconds(done), taken["test"]),
-        ("start, search, the rest", 0.0, rest),
+        ("start, search, other", 0.0, rest),
     ]
 
 
 def overhead(done: Done, tails: Tails) -> None:
-    """What trials cost beside their tails' work, against what they may: 0.2 s, and 20 ms an epoch."""
-    beside = np.array([trained_seconds(row) - tails.trial(row) for row in done.trials])
+    """Print the overhead of trials, compared with the target of 0.2 s plus 20 ms per epoch."""
+    extra = np.array([trained_seconds(row) - tails.trial(row) for row in done.trials])
     epochs = np.array([row.epochs for row in done.trials], float)
     allowed = TARGET_TRIAL + TARGET_EPOCH * epochs
-    heads = beside[[row.params.depth == 0 for row in done.trials]]
-    print(f"seconds a trial costs beside its tail: median {np.median(beside):.2f}, mean {beside.mean():.2f}", end="")
-    print(f"; a head alone {np.median(heads):.2f} (n = {len(heads)})" if len(heads) else "")
-    words = f"{TARGET_TRIAL} s + {1000 * TARGET_EPOCH:.0f} ms an epoch, {epochs.mean():.1f} epochs on average"
-    print(f"mean over what it may cost ({words}): {machine.verdict(beside.mean() / allowed.mean(), 1.0, False)}")
-    print(f"trials within that: {int((beside <= allowed).sum())} of {len(beside)}")
+    heads = extra[[row.params.depth == 0 for row in done.trials]]
+    print(f"overhead per trial, s: median {np.median(extra):.2f}, mean {extra.mean():.2f}", end="")
+    print(f"; head only {np.median(heads):.2f} (n = {len(heads)})" if len(heads) else "")
+    words = f"{TARGET_TRIAL} s + {1000 * TARGET_EPOCH:.0f} ms per epoch, {epochs.mean():.1f} epochs on average"
+    print(f"mean overhead over its target ({words}): {machine.verdict(extra.mean() / allowed.mean(), 1.0, False)}")
+    print(f"trials within the target: {int((extra <= allowed).sum())} of {len(extra)}")
 
 
 def main() -> None:
@@ -214,11 +214,11 @@ def main() -> None:
     counts = ", ".join(f"{len(files)} {part}" for part, files in done.files.items())
     print(machine.line(f"{len(done.trials)} trials"))
     print(f"{counts} pictures; {', '.join(f'{name} at {size} pixels' for name, size in done.arms)}")
-    print(f"{'part':24} {'unavoidable s':>13} {'taken s':>9} {'ratio':>6}")
+    print(f"{'part':24} {'unavoidable s':>13} {'actual s':>9} {'ratio':>6}")
     whole = ("whole process", sum(row[1] for row in rows), done.seconds)
     for name, least, taken in (*rows, whole):
         print(f"{name:24} {least:13.1f} {taken:9.1f} {least / taken if taken > 0 else float('nan'):6.2f}")
-    print(f"unavoidable over taken: {machine.verdict(whole[1] / whole[2], TARGET)}")
+    print(f"unavoidable over actual: {machine.verdict(whole[1] / whole[2], TARGET)}")
     overhead(done, tails)
 
 

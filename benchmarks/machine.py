@@ -1,4 +1,4 @@
-"""What the benchmarks share: the line that says where and with what they ran, and a study in a folder of its own."""
+"""Helpers of the benchmarks: the line that describes the machine, a search in a separate folder, and targets."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import torch
 
 
 def line(n: str) -> str:
-    """Processor, cores, accelerator, versions and n, in one line."""
+    """Return processor, cores, accelerator, versions and n in one line."""
     return f"{os.cpu_count()} x {_processor()}{_accelerator()}, Python {platform.python_version()}, {_torch()}, n = {n}"
 
 
 def search(folder: Path, cache: Path, photos: Path, *options: str) -> float:
-    """Run `autotune search` as a user does, in this folder and with this cache. Returns the process's seconds."""
+    """Run `autotune search` in this folder with this cache folder; return the seconds of the process."""
     command = [sys.executable, "-m", "autotune", "search", str(photos.resolve()), *options]
     start = time.perf_counter()
     around = {**os.environ, "AUTOTUNE_CACHE": str(cache)}
@@ -30,14 +30,14 @@ def search(folder: Path, cache: Path, photos: Path, *options: str) -> float:
 
 
 def verdict(value: float, target: float, at_least: bool = True) -> str:
-    """A value beside its target, and whether it is reached."""
+    """Format a value with its target and whether it is reached."""
     reached = value >= target if at_least else value <= target
     words = f"{value:.3g} (target {'at least' if at_least else 'at most'} {target:g})"
     return f"{words}: {'reached' if reached else 'MISSED'}"
 
 
 def numbers(text: str) -> tuple[int, ...]:
-    """Whole numbers with commas between, as an option takes them."""
+    """Parse comma-separated integers of a command line option."""
     return tuple(int(word) for word in text.split(","))
 
 

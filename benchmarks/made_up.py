@@ -1,4 +1,4 @@
-"""Made-up pictures, row stores and trial contexts, for benchmarks of more pictures than anyone wants to download."""
+"""Generated pictures, row stores and trial contexts, for benchmarks of more pictures than is practical to download."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from autotune.training.outcome import Epoch
 CLASSES = tuple(f"class{number}" for number in range(10))
 
 
-class Quiet:
-    """A reporter that lets every epoch go on. rows: what was reported."""
+class Reporter:
+    """A reporter that never stops a trial. rows: the reported epochs."""
 
     def __init__(self) -> None:
         self.rows: list[Epoch] = []
@@ -39,22 +39,22 @@ class Quiet:
 
 
 def catalog(n: int, root: Path) -> Catalog:
-    """n pictures that exist by name alone, each with a digest of its own, classes in turn."""
+    """Return a catalog of n pictures without files, with unique digests and alternating classes."""
     pictures = tuple(
         Picture(f"{CLASSES[i % 10]}/{i}.jpg", CLASSES[i % 10], None, _digest(i), 256, "0 0") for i in range(n)
     )
     return Catalog(root, CLASSES, pictures, ())
 
 
-def parted(n_train: int, n_rest: int, root: Path) -> Split:
-    """A split of so many training pictures, and so many each for validation and test."""
-    sides = [TRAIN] * n_train + [VALIDATION] * n_rest + [TEST] * n_rest
-    pictures = catalog(len(sides), root).pictures
-    return Split(CLASSES, tuple(replace(p, part=side) for p, side in zip(pictures, sides, strict=True)), (), {})
+def split(n_train: int, n_rest: int, root: Path) -> Split:
+    """Return a split with n_train training pictures, and n_rest in each of the validation and test sets."""
+    names = [TRAIN] * n_train + [VALIDATION] * n_rest + [TEST] * n_rest
+    pictures = catalog(len(names), root).pictures
+    return Split(CLASSES, tuple(replace(p, part=name) for p, name in zip(pictures, names, strict=True)), (), {})
 
 
 def write_blank(rows: RowStore, keys: Sequence[str]) -> None:
-    """Rows of zeros under these keys, in a sparse file that takes no disk space."""
+    """Write rows of zeros with these keys, in a sparse file that takes no disk space."""
     rows.append(keys[:1], np.zeros((1, *rows.shape), rows.dtype))
     with (rows.folder / "rows.bin").open("r+b") as out:
         out.truncate(len(keys) * rows.row_bytes)
@@ -63,7 +63,7 @@ def write_blank(rows: RowStore, keys: Sequence[str]) -> None:
 
 
 def write_random(rows: RowStore, keys: Sequence[str], chunk: int = 256) -> None:
-    """Rows of random bytes under these keys."""
+    """Write rows of random bytes with these keys."""
     rng = np.random.default_rng(0)
     for start in range(0, len(keys), chunk):
         some = keys[start : start + chunk]
@@ -71,7 +71,7 @@ def write_random(rows: RowStore, keys: Sequence[str], chunk: int = 256) -> None:
 
 
 def random_weights(names: Sequence[str], folder: Path) -> Path:
-    """A folder of random weights for these backbones, so that nothing is downloaded."""
+    """Write random weights of these backbones, to avoid downloads; return the folder."""
     folder.mkdir()
     for name in names:
         chain = build_stages(discover().find(name), pretrained=False)
@@ -82,7 +82,7 @@ def random_weights(names: Sequence[str], folder: Path) -> Path:
 
 
 def context(parts: Split, device: str, flags: dict[str, Any], weights: Path | None = None) -> TrialContext:
-    """The context of the trials of a study with these flags."""
+    """Return the trial context of a study with these settings."""
     settings = read_settings(None, flags)
     say: Callable[[str], None] = lambda _: None  # noqa: E731
     chosen = select_backbones(settings, discover(), weights, device, parts.side, say)

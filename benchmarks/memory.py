@@ -1,8 +1,9 @@
-"""What keeping freed memory saves: a network's forward pass on the CPU, with and without `memory.hold()`, in turn.
+"""Measure the effect of `keep_freed_memory()` on a network's forward pass on the CPU.
 
     python benchmarks/memory.py
 
-Every measurement has a process of its own. Median milliseconds a picture, batches of 32.
+Median milliseconds per picture in batches of 32. Every measurement runs in a separate process; those with and without
+it alternate.
 """
 
 import statistics
@@ -23,9 +24,9 @@ NAMES = ("efficientnet_lite0", "resnet18")
 SIZES = (128, 224)
 
 
-def milliseconds(name: str, pixels: int, held: bool) -> float:
-    """Of one picture, in this process. Random weights: what they are changes nothing."""
-    if held:
+def milliseconds(name: str, pixels: int, keep: bool) -> float:
+    """Return the milliseconds per picture in this process, with random weights, which take the same time."""
+    if keep:
         keep_freed_memory()
     entry = discover().find(name)
     chain = load_stages(entry, find_weights(entry), pretrained=False).eval().to(memory_format=torch.channels_last)
@@ -38,8 +39,8 @@ def milliseconds(name: str, pixels: int, held: bool) -> float:
     return 1000 * (time.perf_counter() - start) / (BATCHES * BATCH)
 
 
-def apart(name: str, pixels: int, held: bool) -> float:
-    command = [sys.executable, __file__, name, str(pixels), str(int(held))]
+def in_subprocess(name: str, pixels: int, keep: bool) -> float:
+    command = [sys.executable, __file__, name, str(pixels), str(int(keep))]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
@@ -48,12 +49,12 @@ def main() -> None:
         print(milliseconds(sys.argv[1], int(sys.argv[2]), sys.argv[3] == "1"))
         return
     print(line(str(RUNS)))
-    print(f"{'network':20}{'pixels':>7}{'as it is':>10}{'held':>8}{'ratio':>7}")
+    print(f"{'network':20}{'pixels':>7}{'default':>10}{'kept':>8}{'ratio':>7}")
     for name in NAMES:
         for pixels in SIZES:
-            pairs = [(apart(name, pixels, False), apart(name, pixels, True)) for _ in range(RUNS)]
-            plain, held = (statistics.median(pair[i] for pair in pairs) for i in (0, 1))
-            print(f"{name:20}{pixels:7}{plain:10.2f}{held:8.2f}{plain / held:7.1f}")
+            pairs = [(in_subprocess(name, pixels, False), in_subprocess(name, pixels, True)) for _ in range(RUNS)]
+            plain, kept = (statistics.median(pair[i] for pair in pairs) for i in (0, 1))
+            print(f"{name:20}{pixels:7}{plain:10.2f}{kept:8.2f}{plain / kept:7.1f}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Whether near-copies are found, and nothing else: copies are planted among real pictures.
+"""Measure the recall of near-duplicate detection with planted duplicates, and list all pairs found without them.
 
     python benchmarks/near_duplicates.py PHOTOS...
 
-Of each folder at most 300 pictures, drawn at random, get a copy of each kind, beside all of its pictures. A copy
-is found where it is paired with its own picture. Pairs told of the folder as it is are listed, to be looked at; the
-time is that of comparing alone, for as many pictures as the folder has.
+In each folder, at most 300 pictures drawn at random get a near-duplicate of each kind, which is added to all pictures
+of the folder. A planted near-duplicate is found if it is paired with its original. Pairs found in the original folder
+are listed for manual inspection. The time is that of the comparison only, for all pictures of the folder.
 """
 
 import io
@@ -38,14 +38,14 @@ def resized(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def cropped(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """2 % of the width and of the height less, at sides drawn at random."""
+    """Remove 2 % of the width and of the height, at random edges."""
     less = [max(1, round(0.02 * side)) for side in image.size]
     left, top = (int(rng.integers(0, each + 1)) for each in less)
     return image.crop((left, top, image.width - less[0] + left, image.height - less[1] + top))
 
 
 def cropped_all_round(image: Image.Image, _: np.random.Generator) -> Image.Image:
-    """2 % at each of the four sides."""
+    """Remove 2 % at each of the four edges."""
     x, y = (max(1, round(0.02 * side)) for side in image.size)
     return image.crop((x, y, image.width - x, image.height - y))
 
@@ -68,7 +68,7 @@ KINDS: dict[str, Kind] = {
     "saved again": saved_again,
     "resized": resized,
     "cropped 2 %": cropped,
-    "2 % off all round": cropped_all_round,
+    "2 % off each side": cropped_all_round,
     "brightened": brightened,
     "mirrored": mirrored,
     "all of these": all_at_once,
@@ -76,17 +76,17 @@ KINDS: dict[str, Kind] = {
 
 
 def found(thumbs: list[np.ndarray], planted: list[tuple[int, np.ndarray | None]]) -> int:
-    """How many planted copies are paired with their own picture."""
-    copies = [copy for _, copy in planted if copy is not None]
-    pairs = set(find_near_duplicates([*thumbs, *copies]) or ())
-    places = iter(range(len(thumbs), len(thumbs) + len(copies)))
-    return sum(copy is not None and (own, next(places)) in pairs for own, copy in planted)
+    """Return how many planted near-duplicates are paired with their originals."""
+    added = [thumb for _, thumb in planted if thumb is not None]
+    pairs = set(find_near_duplicates([*thumbs, *added]) or ())
+    places = iter(range(len(thumbs), len(thumbs) + len(added)))
+    return sum(thumb is not None and (original, next(places)) in pairs for original, thumb in planted)
 
 
 def main() -> None:
     print(line(f"{N_PLANTED} pictures of each folder, or all"))
-    print(f"{'pictures':14}{'n':>7}" + "".join(f"{kind:>19}" for kind in KINDS) + f"{'comparing, s':>14}")
-    told = []
+    print(f"{'pictures':14}{'n':>7}" + "".join(f"{kind:>19}" for kind in KINDS) + f"{'comparison, s':>15}")
+    listed = []
     for folder in map(Path, sys.argv[1:]):
         catalog = read_catalog(folder)
         once = list({picture.digest: picture for picture in catalog.pictures}.values())
@@ -98,7 +98,7 @@ def main() -> None:
         start = time.perf_counter()
         pairs = find_near_duplicates(thumbs) or []
         seconds = time.perf_counter() - start
-        told += [f"{folder.name}: {once[kept[i]].path} = {once[kept[j]].path}" for i, j in pairs]
+        listed += [f"{folder.name}: {once[kept[i]].path} = {once[kept[j]].path}" for i, j in pairs]
         rng = np.random.default_rng(0)
         chosen = rng.permutation(len(kept))[:N_PLANTED]
         shares = []
@@ -106,8 +106,8 @@ def main() -> None:
             planted = [(int(i), thumbnail(kind(opened[kept[i]], rng))) for i in chosen]
             shares.append(found(thumbs, planted) / len(planted))
         columns = "".join(f"{100 * share:17.1f} %" for share in shares)
-        print(f"{folder.name:14}{len(thumbs):7}{columns}{seconds:14.2f}", flush=True)
-    print("\nPairs told of the folders as they are:", *told, sep="\n")
+        print(f"{folder.name:14}{len(thumbs):7}{columns}{seconds:15.2f}", flush=True)
+    print("\nPairs found in the original folders:", *listed, sep="\n")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""How much faster a trial of autotune is than the same trial in the script a good user writes without a feature cache.
+"""Compare the time of a trial in autotune with the same trial in a plain script without a feature cache.
 
     python benchmarks/plain.py PHOTOS [--pixels 160] [--depths 0,1,2,3] [--trials 2]
 
-The script is torchvision's ImageFolder and transforms.v2, DataLoaders with a persistent worker a core, Lightning, and
-the whole network, its frozen part in evaluation mode and without gradients. It replays the trials that autotune's own
-studies drew, one study a depth: same pictures on the same sides, same choices, as many epochs, validation and the
-gap's sample measured after each. Every trial runs once so and once in autotune, in turn; autotune's seconds are those
-of its record, and each trial bears its share, a fiftieth (50 trials are the default), of reading, decoding, feature
-cache and probe with an empty cache, measured by a study at the start. The bound is counted, not timed: the operations
-of the plain trial over those of a trial whose frozen work costs nothing.
+The plain script uses torchvision's ImageFolder and transforms.v2, DataLoaders with one persistent worker per core,
+Lightning, and the whole network, with frozen stages in evaluation mode and without gradients. It repeats the trials of
+autotune studies, one study per depth: same split, same hyperparameters, same number of epochs, with the validation set
+and the gap sample evaluated after each epoch. Every trial runs once in the script and once in autotune, alternating.
+The seconds of autotune are those of its record plus a share of reading, decoding, feature cache and probe with an empty
+cache, which a study at the start measures: a fiftieth, because 50 trials are the default. The bound is counted, not
+timed: the operations of the plain trial over those of a trial whose frozen stages cost nothing.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ TARGET_HEAD, TARGET_OF_BOUND = 20.0, 0.7
 
 @dataclass(frozen=True)
 class Job:
-    """A finished trial, to be run again. chain: the pretrained stages; folders: of links to the pictures."""
+    """A finished trial to run again. chain: the pretrained stages. folders: contains links to the pictures."""
 
     params: Params
     epochs: int
@@ -75,7 +75,7 @@ class Job:
 
 
 class ChannelShift(nn.Module):
-    """Adds a number to each channel, as ImageDataGenerator's channel shift does."""
+    """Adds a random number to each channel, like the channel shift of Keras' ImageDataGenerator."""
 
     def __init__(self, most: float) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ def transform(job: Job, strength: float) -> v2.Compose:
             shear=math.degrees(math.atan(0.3 * strength)),
             interpolation=v2.InterpolationMode.BILINEAR,
         )
-        steps += [v2.RandomHorizontalFlip(), moved]  # on Pillow's images, where they are fastest
+        steps += [v2.RandomHorizontalFlip(), moved]  # on Pillow images, where these are fastest
     steps += [v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
     steps += [ChannelShift(0.2 * strength)] if strength else []
     return v2.Compose([*steps, v2.Normalize(traits.mean, traits.std)])
@@ -113,7 +113,7 @@ def loader(job: Job, part: str, strength: float, batch_size: int) -> DataLoader[
 
 
 class Plain(lightning.LightningModule):
-    """The whole network: what is frozen in front runs in every step."""
+    """The whole network; its frozen stages run in every step."""
 
     def __init__(self, job: Job, steps: int) -> None:
         super().__init__()
@@ -174,7 +174,7 @@ class Plain(lightning.LightningModule):
 
 
 def plain_seconds(job: Job, half: bool) -> float:
-    """One trial of the plain script, from making its loaders to its last epoch."""
+    """Return the seconds of one trial of the plain script, including its data loaders."""
     start = time.perf_counter()
     train = loader(job, "train", job.params.augment, job.params.batch_size)
     clean = [loader(job, part, 0.0, 128) for part in ("validation", "gap")]
@@ -187,7 +187,7 @@ def plain_seconds(job: Job, half: bool) -> float:
 
 
 def half_pays(job: Job) -> bool:
-    """Whether the whole network steps faster in bfloat16 here: the better of two each, after one to warm up."""
+    """Return whether the whole network trains faster in bfloat16: best of two steps each, after a warm-up step."""
     net, image = Plain(job, 1), torch.randn(job.params.batch_size, 3, job.params.pixels, job.params.pixels)
     taken: dict[bool, list[float]] = {False: [], True: []}
     net.train()
@@ -216,7 +216,7 @@ def study(folder: Path, photos: Path, name: str, trials: int, space: dict[str, A
 
 
 def shared_seconds(folder: Path) -> float:
-    """Reading, decoding, feature cache and probe of a study that found its cache empty."""
+    """Return the seconds of reading, decoding, feature cache and probe of a study with an empty cache."""
     with open_record(folder) as record:
         caching = sum(row.cache_seconds or 0.0 for row in record.trials())
         probes = sum(row.cache_seconds + row.seconds for row in record.probes())
@@ -224,7 +224,7 @@ def shared_seconds(folder: Path) -> float:
 
 
 def links(one: FinishedTrial, folder: Path) -> Path:
-    """The study's pictures as ImageFolder takes them: part/class/picture."""
+    """Link the study's pictures in the layout of ImageFolder: part/class/picture."""
     parts = {"train": one.parts.part(TRAIN), "validation": one.parts.part(VALIDATION), "gap": one.parts.gap_sample}
     for part, pictures in parts.items():
         for number, picture in enumerate(pictures):
@@ -235,7 +235,7 @@ def links(one: FinishedTrial, folder: Path) -> Path:
 
 
 def outcome(engine: Engine, task: ProbeTask | TrialTask, files: Mapping[str, bytes]) -> Any:
-    """The outcome of a task, all of whose epochs go on."""
+    """Run a task without stopping it early, and return its outcome."""
     while not engine.idle:
         list(engine.events())
     engine.idle[0].give(task, files)
@@ -246,11 +246,11 @@ def outcome(engine: Engine, task: ProbeTask | TrialTask, files: Mapping[str, byt
             elif isinstance(message, (TrialOutcome, ProbeOutcome)):
                 return message
             elif not isinstance(message, CacheProgress):
-                sys.exit(f"A replayed trial failed: {message}")
+                sys.exit(f"A repeated trial failed: {message}")
 
 
 def compare(folder: Path, photos: Path, depth: int, options: argparse.Namespace, share: float) -> list[float]:
-    """Plain seconds, autotune's seconds and the counted bound of one depth, means over its trials; prints the row."""
+    """Print the row of one depth; return the mean seconds of the script and of autotune, and the counted bound."""
     space = {"backbone": BACKBONE, "pixels": options.pixels, "depth": depth}
     place = study(folder, photos, f"depth{depth}", options.trials, space, options.epochs)
     with open_record(place) as record:
@@ -283,7 +283,7 @@ def compare(folder: Path, photos: Path, depth: int, options: argparse.Namespace,
 
 
 def counted(context: TrialContext, depth: int, pixels: int, chain: nn.Sequential) -> float:
-    """Operations of a plain epoch over those of one whose frozen part costs nothing. A step is three forward passes."""
+    """Return the operations of a plain epoch over one without frozen stages. A step counts as three forward passes."""
     body = profile_stages(context.backbones[BACKBONE][0], chain, pixels)
     head = 2 * body.features * context.classes
     whole, tail = sum(body.operations) + head, body.tail_operations(depth) + head
@@ -291,18 +291,18 @@ def counted(context: TrialContext, depth: int, pixels: int, chain: nn.Sequential
     return (n_train * (whole + 2 * tail) + n_clean * whole) / (n_train * 3 * tail + n_clean * tail)
 
 
-def asked() -> argparse.Namespace:
+def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("photos", type=Path)
     parser.add_argument("--pixels", type=int, default=160)
     parser.add_argument("--depths", type=machine.numbers, default=(0, 1, 2, 3))
-    parser.add_argument("--trials", type=int, default=2, help="a depth")
-    parser.add_argument("--epochs", type=int, help="the most a trial may have; by default what a study takes")
+    parser.add_argument("--trials", type=int, default=2, help="per depth")
+    parser.add_argument("--epochs", type=int, help="epochs per trial; default: as in a study")
     return parser.parse_args()
 
 
 def main() -> None:
-    options = asked()
+    options = parse_options()
     warnings.filterwarnings("ignore")
     for name in ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -312,11 +312,11 @@ def main() -> None:
         whole = {"backbone": BACKBONE, "pixels": options.pixels, "depth": list(options.depths), "augment": 1.0}
         cold = shared_seconds(study(folder, options.photos, "cold", 1, whole, options.epochs))
         share = cold / STUDY_TRIALS
-        print(machine.line(f"{options.trials} trials a depth"))
+        print(machine.line(f"{options.trials} trials per depth"))
         print(
-            f"{BACKBONE} at {options.pixels} pixels; means, seconds a trial; reading, decoding, feature cache and probe"
+            f"{BACKBONE} at {options.pixels} pixels; mean seconds per trial; reading, decoding, feature cache and probe"
         )
-        print(f"with an empty cache took {cold:.1f} s, of which a trial's share is {share:.2f} s (1/{STUDY_TRIALS})")
+        print(f"with an empty cache: {cold:.1f} s, of which the share per trial is {share:.2f} s (1/{STUDY_TRIALS})")
         print(
             f"{'depth':>5} {'trials':>6} {'epochs':>6} {'plain':>5} {'plain s':>8} {'autotune s':>10} "
             f"{'with share':>10} {'ratio':>6} {'bound':>8} {'ratio/bound':>11}"

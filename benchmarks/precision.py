@@ -1,9 +1,9 @@
-"""Which precision a training step is fastest in on this CPU, for tails with and without grouped convolutions.
+"""Compare training steps in float32 and bfloat16 on a CPU, for stages with and without grouped convolutions.
 
     python benchmarks/precision.py
 
-Median milliseconds of a step (forward, backward, AdamW) on 32 pictures, float32 and bfloat16 in turn, channels last.
-`autotune.training` takes bfloat16 on a CPU where the hardware has it and the tail has no grouped convolution.
+Median milliseconds of a step (forward, backward, AdamW) on 32 pictures, float32 and bfloat16 alternating, channels
+last. `autotune.training` uses bfloat16 on a CPU that supports it if the unfrozen stages have no grouped convolution.
 """
 
 import copy

@@ -1,6 +1,8 @@
-"""How near `autotune predict` on a bundle comes to decoding plus the bare network, and how soon it first answers.
+"""Compare `autotune predict` on a bundle with decoding plus the bare network, and time a single prediction.
 
-Run: python benchmarks/predict.py BUNDLE PICTURES [REPEATS]
+    python benchmarks/predict.py BUNDLE PICTURES [REPEATS]
+
+Medians of REPEATS interleaved runs, 5 by default.
 """
 
 import os
@@ -50,7 +52,7 @@ def main() -> None:
         stderr=subprocess.DEVNULL, check=True,
     )  # fmt: skip
     rows: dict[str, list[float]] = {"decoding": [], "network": [], "command": [], "first": []}
-    for _ in range(repeats):  # in turn, so that what else the machine does falls on all alike
+    for _ in range(repeats):  # interleaved, so other load on the machine affects all equally
         rows["decoding"].append(seconds(decode))
         rows["network"].append(seconds(network))
         rows["command"].append(seconds(partial(command, [folder])))
@@ -61,8 +63,8 @@ def main() -> None:
     size = one.model.stat().st_size / 1e6
     print(f"{len(files)} pictures at {one.pixels} pixels, {size:.1f} MB; medians, all threads")
     for name, words in (
-        ("decoding", "decoding alone"), ("network", "network alone, batches of 32"),
-        ("command", "autotune predict, the whole process"), ("first", "autotune predict, one picture"),
+        ("decoding", "decoding only"), ("network", "network only, batches of 32"),
+        ("command", "autotune predict, whole process"), ("first", "autotune predict, one picture"),
     ):  # fmt: skip
         print(f"{words:37} {middle[name]:7.2f} s   ({min(rows[name]):.2f} to {max(rows[name]):.2f})")
     work = middle["decoding"] + middle["network"]

@@ -1,9 +1,9 @@
-"""What Python's garbage collection costs a process that loads torch: median of ten whole processes, in turn.
+"""Measure the cost of Python's garbage collection in a process that loads torch: medians of ten processes.
 
     python benchmarks/process.py
 
-Each imports all that a search needs and ends; with Python's own thresholds, as autotune's commands and workers do, and
-without any collection, as a lower bound.
+Each process imports the modules of a search and exits: with Python's default thresholds, with those of autotune's
+commands and workers, and without garbage collection as a lower bound.
 """
 
 import os
@@ -16,10 +16,8 @@ import time
 RUNS = 10
 IMPORT = "import autotune.study.run"
 CODE = {
-    "as Python does": IMPORT,
-    "as autotune does": (
-        f"from autotune.garbage import collected_less_often\nwith collected_less_often():\n    {IMPORT}"
-    ),
+    "Python's default": IMPORT,
+    "autotune": (f"from autotune.garbage import collected_less_often\nwith collected_less_often():\n    {IMPORT}"),
     "no collection": f"import gc, os\ngc.disable()\n{IMPORT}\nos._exit(0)",
 }
 
@@ -32,16 +30,16 @@ def seconds(code: str) -> float:
 
 def main() -> None:
     for code in CODE.values():
-        seconds(code)  # once, for the files to be in memory
+        seconds(code)  # warm-up, to load the files into memory
     taken: dict[str, list[float]] = {name: [] for name in CODE}
     for _ in range(RUNS):
         for name, code in CODE.items():
             taken[name].append(seconds(code))
     print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}, n = {RUNS}")
-    base = statistics.median(taken["as Python does"])
+    base = statistics.median(taken["Python's default"])
     for name, found in taken.items():
         median = statistics.median(found)
-        print(f"{name:16}  {median:5.2f} s ({min(found):.2f} to {max(found):.2f}), {median / base:.2f} of Python's own")
+        print(f"{name:16}  {median:5.2f} s ({min(found):.2f} to {max(found):.2f}), {median / base:.2f} x default")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""How long the command takes to start, beside a bare two-command Typer app: median of ten whole processes, in turn.
+"""Compare the startup time of autotune with that of a bare Typer app of two commands: medians of ten processes.
 
     python benchmarks/startup.py
 
-`autotune --help` may take 1.3 times the bare app's `--help`, `autotune plugins` twice.
+Targets: `autotune --help` takes at most 1.3 times as long as the bare app's `--help`, `autotune plugins` at most twice.
 """
 
 import importlib.metadata
@@ -49,7 +49,7 @@ def main() -> None:
         "autotune plugins": [own, "plugins"],
     }
     for command in commands.values():
-        seconds(command)  # once, for the files to be in memory
+        seconds(command)  # warm-up, to load the files into memory
     taken: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(RUNS):
         for name, command in commands.items():
@@ -59,7 +59,7 @@ def main() -> None:
     print(f"{platform.platform()}, {versions}, n = {RUNS}")
     for name, found in taken.items():
         median = statistics.median(found)
-        print(f"{name:18} {1000 * median:6.0f} ms  {median / base:.2f} times  ({min(found):.3f} to {max(found):.3f} s)")
+        print(f"{name:18} {1000 * median:6.0f} ms  {median / base:.2f} x  ({min(found):.3f} to {max(found):.3f} s)")
 
 
 if __name__ == "__main__":

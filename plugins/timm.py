@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from autotune import backbone
 
 FILE = "model.safetensors"
-SECONDS = 10  # to wait for the Hub's first answer; without a network its library would retry for a minute
-CONTAINERS = ("blocks", "features", "layers", "stages")  # timm's names for a chain of parts within a network
+SECONDS = 10  # timeout of the first request to the Hub; without a network its library would retry for a minute
+CONTAINERS = ("blocks", "features", "layers", "stages")  # timm's names for sequences of modules in a network
 
 
 @backbone(pixels=224)
@@ -28,35 +28,37 @@ def timm(pretrained: bool, variant: str) -> nn.Sequential:
 
 
 def traits(variant: str) -> dict[str, Any]:
-    """A model's traits, as timm states them. Raises ValueError where it has no model of that name."""
+    """Return a model's traits from its timm configuration. Raises ValueError if timm has no such model."""
     try:
-        told = get_pretrained_cfg(variant) if is_model(variant) else None
-    except RuntimeError:  # an unknown tag, what follows the dot
-        told = None
-    if told is None:
+        config = get_pretrained_cfg(variant) if is_model(variant) else None
+    except RuntimeError:  # an unknown tag (the part after the dot)
+        config = None
+    if config is None:
         names = list_pretrained() if "." in variant else list_models()
         near = difflib.get_close_matches(variant, names, n=1)
-        fix = f"Did you mean 'timm:{near[0]}'?" if near else "timm.list_models() lists them."
+        fix = f"Did you mean 'timm:{near[0]}'?" if near else "Run timm.list_models() to list them."
         raise ValueError(f"timm has no model {variant!r}.", fix)
-    channels, height, width = told.input_size
+    channels, height, width = config.input_size
     if (channels, height) != (3, width):
-        raise ValueError(f"timm:{variant} takes {told.input_size} pixels.", "Name one for a square of three colours.")
-    with torch.device("meta"):  # to be counted, without memory
+        raise ValueError(
+            f"timm:{variant} has inputs of size {config.input_size}.", "Use a model for square RGB inputs."
+        )
+    with torch.device("meta"):  # counts parameters without allocating them
         n_numbers = sum(p.numel() for p in create_model(variant).parameters())
     return {
         "pixels": height,
-        "mean": tuple(told.mean),
-        "std": tuple(told.std),
-        "interpolation": "bilinear" if told.interpolation == "bilinear" else "bicubic",
-        "fixed_pixels": told.fixed_input_size,
-        "weights": f"hub:{told.hf_hub_id}/{FILE}" if told.hf_hub_id else told.url or None,
+        "mean": tuple(config.mean),
+        "std": tuple(config.std),
+        "interpolation": "bilinear" if config.interpolation == "bilinear" else "bicubic",
+        "fixed_pixels": config.fixed_input_size,
+        "weights": f"hub:{config.hf_hub_id}/{FILE}" if config.hf_hub_id else config.url or None,
         "megabytes": round(4 * n_numbers / 1e6),
-        "licence": told.license,
+        "licence": config.license,
     }
 
 
 def _weights(variant: str) -> dict[str, Any]:
-    """create_model's arguments for a model's weights: a file in the Hub's cache, downloaded where it is not there."""
+    """Return create_model's arguments for a model's weights: a file in the Hub's cache, downloaded if missing."""
     config: Any = get_pretrained_cfg(variant)
     repository = config.hf_hub_id
     if not repository:
@@ -70,27 +72,29 @@ def _weights(variant: str) -> dict[str, Any]:
 
 @torch.no_grad()
 def _same(stages: nn.Sequential, net: nn.Module, pixels: int) -> bool:
-    """Whether a chain has all of a network's parameters and computes the same."""
+    """Return whether a chain has all parameters of a network and computes the same outputs."""
     if {id(p) for p in stages.parameters()} != {id(p) for p in net.parameters()}:
         return False
     x = torch.randn(1, 3, pixels, pixels, generator=torch.Generator().manual_seed(0))
     try:
         return torch.allclose(stages(x), net(x), rtol=1e-4, atol=1e-6)
-    except (RuntimeError, TypeError, ValueError, AttributeError):  # parts that do not follow one another
+    except (RuntimeError, TypeError, ValueError, AttributeError):  # the modules do not form a chain
         return False
 
 
 def _stages(net: nn.Module) -> nn.Sequential:
-    """A network's parts in order, as stages. A stage begins with a part that has kernels or matrices; norms,
-    activations and pooling belong to the stage before. A stage keeps timm's names of its tensors.
+    """Return a network's modules in order, as stages. A stage starts with a module that has kernels or matrices;
+    norms, activations and pooling belong to the previous stage. Tensors keep timm's names.
     """
     if hasattr(net, "_pos_embed") and hasattr(net, "blocks"):
         return _transformer(net)
     groups: list[list[tuple[str, nn.Module]]] = []
     pooled = False
     for name, part in _parts(net):
-        begins = not groups or (_weighs(part) and any(_weighs(other) for _, other in groups[-1]) and not pooled)
-        groups = [*groups, [(name, part)]] if begins else [*groups[:-1], [*groups[-1], (name, part)]]
+        starts = not groups or (
+            _has_matrices(part) and any(_has_matrices(other) for _, other in groups[-1]) and not pooled
+        )
+        groups = [*groups, [(name, part)]] if starts else [*groups[:-1], [*groups[-1], (name, part)]]
         pooled = pooled or name == "global_pool"
     return nn.Sequential(*(_named(group) for group in groups))
 
@@ -105,12 +109,12 @@ def _parts(net: nn.Module) -> list[tuple[str, nn.Module]]:
     return parts
 
 
-def _weighs(part: nn.Module) -> bool:
+def _has_matrices(part: nn.Module) -> bool:
     return any(p.dim() > 1 for p in part.parameters())
 
 
 def _named(parts: list[tuple[str, nn.Module]]) -> nn.Sequential:
-    """Parts in order, under the names that they had in their network."""
+    """Return modules in order, with the names from their network."""
     stage = nn.Sequential()
     for path, part in parts:
         outer, _, name = path.rpartition(".")
@@ -121,8 +125,8 @@ def _named(parts: list[tuple[str, nn.Module]]) -> nn.Sequential:
 
 
 def _transformer(net: Any) -> nn.Sequential:
-    """The stages of a vision transformer: itself without blocks, because no module of its own makes the tokens; its
-    blocks; its head.
+    """Return the stages of a vision transformer: the network without blocks, as no single module computes the tokens;
+    the blocks; the last block with the head.
     """
     *middle, end = net.blocks.named_children()
     before = dict(net.named_children())
@@ -138,7 +142,7 @@ def _transformer(net: Any) -> nn.Sequential:
 
 
 def _only(net: nn.Module, children: dict[str, nn.Module], parameters: dict[str, nn.Parameter]) -> Any:
-    """A copy of a network with only these of its parts, which it shares."""
+    """Return a copy of a network with only these modules and parameters, which are shared."""
     one: Any = copy.copy(net)
     one._modules, one._parameters = children, parameters
     return one

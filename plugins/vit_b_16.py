@@ -11,7 +11,7 @@ from autotune import backbone
 @backbone(
     pixels=224,
     features=768,
-    fixed_pixels=True,  # its position embedding is of this size
+    fixed_pixels=True,  # the size of its position embedding
     weights="https://download.pytorch.org/models/vit_b_16-c867db91.pth",
     megabytes=330,
     licence="BSD-3-Clause",
@@ -23,7 +23,7 @@ def vit_b_16(pretrained: bool) -> nn.Sequential:
 
 
 class Tokens(nn.Module):
-    """Pixels (N, 3, 224, 224) to the class token and 196 patch tokens with position embeddings, (N, 197, 768)."""
+    """From pixels (N, 3, 224, 224) to the class token and 196 patch tokens with position embeddings (N, 197, 768)."""
 
     def __init__(self, net: VisionTransformer) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Tokens(nn.Module):
 
 
 class Position(nn.Module):
-    """Adds the position embedding. A module of its own, so that tensors are in the order of torchvision's file."""
+    """Adds the position embedding. A separate module keeps the tensors in the order of torchvision's file."""
 
     def __init__(self, embedding: nn.Parameter) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Position(nn.Module):
 
 
 class First(nn.Module):
-    """The class token (N, F) of tokens (N, T, F)."""
+    """Selects the class token (N, F) of tokens (N, T, F)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x[:, 0]

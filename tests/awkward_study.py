@@ -1,4 +1,4 @@
-"""A small real study of pictures whose class and file names are awkward, for the tests of its report."""
+"""A small real study with awkward class and file names, for the tests of its report."""
 
 import contextlib
 import shutil
@@ -12,13 +12,13 @@ from autotune.study.listener import StudyListener
 from autotune.study.request import SearchRequest
 from autotune.study.run import run_study
 
-SECTIONS = ("answer", "curves", "trials", "choices", "backbones", "confusion", "mistakes", "classes", "calibration",
-            "data", "export", "again")  # fmt: skip
+SECTIONS = ("result", "curves", "trials", "hyperparameters", "backbones", "confusion", "mistakes", "classes",
+            "calibration", "data", "export", "reproduce")  # fmt: skip
 NAMES = {"0": "<script>alert(1)<script>", "1": "Straße & \"so\" 'on'", "2": "{{ 7*7 }} $x$"}
 
 
 def awkward(folder: Path) -> Path:
-    """Digits in classes with awkward names, with a broken file, a stray one, copies and contradictions."""
+    """Write digits in awkwardly named classes, with a broken file, a stray one, a duplicate and conflicting labels."""
     write_digits(folder, classes=8, each=25)
     for old, new in NAMES.items():
         (folder / old).rename(folder / new)
@@ -32,7 +32,7 @@ def awkward(folder: Path) -> Path:
 
 
 def finished(factory: pytest.TempPathFactory) -> Path:
-    """The folder in which the study "s" was made, once a session, with its pictures in photos/."""
+    """Return the folder of the study "s", run once per test session, with its pictures in photos/."""
     folder = factory.getbasetemp() / "report"
     if not folder.is_dir():
         folder.mkdir()

@@ -1,4 +1,4 @@
-"""Commands, run in the process of the tests: one of their own would import torch anew, which takes seconds."""
+"""Run commands in the test process: a new process would import torch again, which takes seconds."""
 
 import contextlib
 import gc
@@ -15,7 +15,7 @@ from autotune.cli.app import main
 
 @dataclass(frozen=True)
 class Done:
-    """What a command ended with and printed."""
+    """The exit code and the output of a command."""
 
     returncode: int
     stdout: str
@@ -23,7 +23,7 @@ class Done:
 
 
 def run_command(*words: str, stdin: str = "", columns: int = 80) -> Done:
-    """Run `autotune WORDS`, which reads stdin and has no terminal."""
+    """Run `autotune WORDS` with this standard input and without a terminal."""
     out, error = io.StringIO(), io.StringIO()
     with (
         mock.patch.dict(os.environ, COLUMNS=str(columns)),
@@ -33,7 +33,7 @@ def run_command(*words: str, stdin: str = "", columns: int = 80) -> Done:
         pytest.raises(SystemExit) as leave,
     ):
         main()
-    gc.unfreeze()  # this process goes on
+    gc.unfreeze()  # the test process continues
     code = leave.value.code
     assert isinstance(code, int)
     return Done(code, out.getvalue(), error.getvalue())

@@ -1,4 +1,4 @@
-"""Pictures and folders that tests share. Nothing here is made up where the real thing is at hand."""
+"""Shared fixtures: real pictures, studies and folders."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-# Real photos, for those who have them: a folder of data sets beside the checkout, or named by AUTOTUNE_TEST_DATA.
+# Optional data sets of photos: in AUTOTUNE_TEST_DATA, or in a folder next to the checkout.
 DATA = Path(os.environ.get("AUTOTUNE_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -21,7 +21,7 @@ ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking",
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache folder of the tests' own, shared by all of them as studies share theirs."""
+    """A separate cache folder, shared by all tests."""
     folder = tmp_path_factory.mktemp("cache")
     os.environ["AUTOTUNE_CACHE"] = str(folder)
     yield folder
@@ -30,7 +30,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to stand in."""
+    """An empty working directory."""
     folder = tmp_path / "here"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -38,7 +38,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def write_digits(folder: Path, classes: int = 3, each: int = 50, first: int = 0) -> Path:
-    """Real handwritten digits as PNG files, a folder a class."""
+    """Write real handwritten digits as PNG files, one folder per class."""
     digits = load_digits()
     for label in range(classes):
         for number in np.flatnonzero(digits.target == label)[first : first + each]:
@@ -55,7 +55,7 @@ def digits(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def searched(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
-    """A finished study of three digits, `s`, in a folder `studies`; its tests work on copies."""
+    """A finished study of three digits, `studies/s`. Tests use copies of it."""
     from autotune.cli.console import PlainConsole
     from autotune.study.request import SearchRequest
     from autotune.study.run import run_study
@@ -74,17 +74,17 @@ def searched(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
 
 @pytest.fixture
 def finished(searched: Path, here: Path) -> Path:
-    """A copy of the finished study, in the folder that we stand in."""
+    """A copy of the finished study, in the working directory."""
     return Path(shutil.copytree(searched, here / "studies" / "s"))
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
-    """A real browser without a window; its tests skip where there is none."""
+    """A headless browser; tests are skipped if none is installed."""
     sync_api = pytest.importorskip("playwright.sync_api")
     found = next((place for name in BROWSERS if (place := shutil.which(name))), None)
     if found is None:
-        pytest.skip(f"no browser is here: none of {', '.join(BROWSERS)}")
+        pytest.skip(f"no browser installed: none of {', '.join(BROWSERS)}")
     with sync_api.sync_playwright() as player:
         opened = player.chromium.launch(executable_path=found, args=list(ARGUMENTS))
         yield opened
@@ -92,8 +92,8 @@ def browser() -> Iterator[Any]:
 
 
 def photos(name: str) -> Path:
-    """A real data set; the test skips where it is not there."""
+    """Return the folder of a real data set; skip the test if it does not exist."""
     folder = DATA / name
     if not folder.is_dir():
-        pytest.skip(f"the photos in {folder} are not here")
+        pytest.skip(f"no data set in {folder}")
     return folder

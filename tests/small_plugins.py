@@ -1,8 +1,8 @@
-"""Small plugins that several tests write."""
+"""Small plugins, written by several tests."""
 
 from pathlib import Path
 
-PLUGIN = '''"""{title}: a test's net."""
+PLUGIN = '''"""{title}: a network for tests."""
 
 from torch import nn
 

@@ -1,4 +1,4 @@
-"""Small real studies that several tests run, and how two of them are compared."""
+"""Run and compare small real studies, for several tests."""
 
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,12 @@ QUICK: dict[str, Any] = {"epochs": 3, "backbone": ["small_cnn"]}
 def search(
     data: Path, trials: int = 2, name: str = "s", listener: StudyListener | None = None, **more: Any
 ) -> dict[str, Any]:
-    """Run a study on the CPU, or go on with it. Returns its summary as JSON. flags: settings over those of QUICK."""
+    """Run or resume a study on the CPU and return its summary as JSON. flags: settings that override QUICK."""
     flags = {**QUICK, **more.pop("flags", {})}
     request = SearchRequest(data=data, name=name, trials=trials, flags=flags, device="cpu", **more)
     return run_study(request, listener or StudyListener()).to_json()
 
 
 def without_time(found: dict[str, Any]) -> list[dict[str, Any]]:
-    """A study's leaderboard without what varies from run to run."""
+    """Return the leaderboard without the values that vary between runs."""
     return [{k: v for k, v in row.items() if k != "seconds"} for row in found["leaderboard"]]

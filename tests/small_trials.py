@@ -1,4 +1,4 @@
-"""What a small real study tells its workers, and a reporter to train under."""
+"""Contexts of small real studies, and a reporter that stores epochs."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from autotune.training.outcome import Epoch
 
 
 class KeptEpochs:
-    """A reporter that keeps the rows, and stops the trial where it is told to."""
+    """A reporter that stores the rows and stops the trial after `stop_after` of them."""
 
     def __init__(self, stop_after: int = 0, reason: str = "pruned") -> None:
         self.rows: list[Epoch] = []
@@ -30,12 +30,12 @@ class KeptEpochs:
 
 
 def trial_context(root: Path, plugins: tuple[Path, ...] = (), **flags: object) -> TrialContext:
-    """The context of a study of these pictures, whose pixels are then in the cache. flags: its settings."""
+    """Return the context of a study of these pictures, and cache their pixels. flags: its settings."""
     return build_context(trial_plan(root, plugins, **flags), 1)
 
 
 def trial_plan(root: Path, plugins: tuple[Path, ...] = (), **flags: object) -> Plan:
-    """As `trial_context`: the plan that the context is built from."""
+    """Return the plan of the same study."""
     settings = read_settings(None, flags, is_writing=True)
     parts = split_catalog(read_catalog(root), settings.seed)
     chosen = select_backbones(settings, discover(plugins), None, "cpu", parts.side, print)

@@ -1,4 +1,4 @@
-"""The public face: what Python code may rely on."""
+"""The public Python API."""
 
 import inspect
 import subprocess
@@ -15,21 +15,21 @@ from autotune.api import BestTrial
 from autotune.errors import ConfigError, StudyError
 
 
-def test_the_public_names_are_these() -> None:
+def test_public_names_are_exported_and_documented() -> None:
     assert autotune.__all__ == ["AutotuneError", "Study", "backbone", "load", "search"]
     for name in autotune.__all__:
         assert inspect.getdoc(getattr(autotune, name)), name
 
 
-def test_what_a_search_takes_is_what_the_command_takes() -> None:
+def test_the_parameters_of_search_do_not_change() -> None:
     names = list(inspect.signature(autotune.search).parameters)
     assert names == [
-        "data", "trials", "name", "timeout", "workers", "device", "config", "weights", "plugins", "manifest",
+        "data", "trials", "study", "timeout", "workers", "device", "config", "weights", "plugins", "manifest",
         "skip_unreadable", "quiet", "settings",
     ]  # fmt: skip
 
 
-def test_a_study_and_its_best_have_these_and_each_says_what_it_is() -> None:
+def test_the_attributes_of_study_and_best_trial_do_not_change() -> None:
     def public(kind: type) -> list[str]:
         return sorted(name for name in vars(kind) if not name.startswith("_"))
 
@@ -39,12 +39,12 @@ def test_a_study_and_its_best_have_these_and_each_says_what_it_is() -> None:
     ]  # fmt: skip
 
 
-def test_importing_autotune_imports_no_torch() -> None:
+def test_importing_autotune_does_not_import_torch() -> None:
     code = "import sys, autotune; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
-def test_a_finished_study_is_opened_and_told(finished: Path) -> None:
+def test_a_finished_study_is_opened(finished: Path) -> None:
     study = autotune.Study("s")
     assert (study.name, repr(study)) == ("s", "Study('studies/s')")
     assert study.test is not None
@@ -61,15 +61,15 @@ def test_without_pandas_trials_are_dicts(finished: Path, monkeypatch: pytest.Mon
     assert rows[0]["value"] == max(row["value"] for row in rows)
 
 
-def test_what_is_wrong_is_an_autotune_error(here: Path, digits: Path) -> None:
-    with pytest.raises(ConfigError, match="no setting 'metrics'"):
+def test_invalid_arguments_raise_autotune_errors(here: Path, digits: Path) -> None:
+    with pytest.raises(ConfigError, match="No setting named 'metrics'"):
         autotune.search(digits, metrics="accuracy", quiet=True)
-    with pytest.raises(StudyError, match="no study 'nothing'"):
+    with pytest.raises(StudyError, match="No study named 'nothing'"):
         autotune.Study("nothing")
 
 
 @pytest.mark.slow
-def test_a_script_without_a_guard_searches_and_predicts(here: Path) -> None:
+def test_a_script_without_a_main_guard_searches_and_predicts(here: Path) -> None:
     write_digits(here / "photos", classes=2, each=40)
     (here / "script.py").write_text(
         textwrap.dedent("""
@@ -77,10 +77,10 @@ def test_a_script_without_a_guard_searches_and_predicts(here: Path) -> None:
 
         study = autotune.search("photos", trials=2, epochs=1, backbone=["small_cnn"], device="cpu", quiet=True)
         again = autotune.search("photos", trials=2, epochs=1, backbone=["small_cnn"], device="cpu", quiet=True)
-        import autotune.search.sampler  # a module of that package must not take the place of a name of its face
+        import autotune.search.sampler  # importing a subpackage must not replace a public name
         assert callable(autotune.search)
         print(study.name, len(study.trials), study.test["n"] > 0, again.best.number == study.best.number)
-        print([answer.label in ("0", "1") for answer in study.best.predict("photos/0")][:2])
+        print([prediction.label in ("0", "1") for prediction in study.best.predict("photos/0")][:2])
     """)
     )
     out = subprocess.run([sys.executable, "script.py"], cwd=here, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""What the package imports, pyproject.toml declares."""
+"""Imports of the package are declared in pyproject.toml."""
 
 import ast
 import re
@@ -10,20 +10,22 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_every_import_is_of_a_declared_distribution() -> None:
+def test_every_imported_distribution_is_declared() -> None:
     imported = {name for folder in ("autotune", "plugins") for file in (ROOT / folder).rglob("*.py")
                 for name in imports(file)}  # fmt: skip
-    outside = imported - sys.stdlib_module_names - {"autotune", "autotune_plugins"}
-    assert {"torch", "sqlalchemy"} <= outside
+    external = imported - sys.stdlib_module_names - {"autotune", "autotune_plugins"}
+    assert {"torch", "sqlalchemy"} <= external
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     named = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
-    declared = {normal(re.split(r"[\[<>=]", one)[0]) for one in named}
+    declared = {normalised(re.split(r"[\[<>=]", one)[0]) for one in named}
     known = packages_distributions()
-    assert [name for name in sorted(outside) if not declared & {normal(one) for one in known.get(name, [name])}] == []
+    assert [
+        name for name in sorted(external) if not declared & {normalised(one) for one in known.get(name, [name])}
+    ] == []
 
 
 def imports(file: Path) -> set[str]:
-    """The top-level packages that a file imports by their full names."""
+    """Return the top-level packages that a file imports with absolute imports."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -33,5 +35,5 @@ def imports(file: Path) -> set[str]:
     return found
 
 
-def normal(name: str) -> str:
+def normalised(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()

@@ -7,14 +7,14 @@ from autotune.garbage import THRESHOLDS, collected_less_often
 
 
 @pytest.fixture(autouse=True)
-def _as_it_was() -> Iterator[None]:
+def _restored() -> Iterator[None]:
     before = gc.get_threshold()
     yield
     gc.unfreeze()
     gc.set_threshold(*before)
 
 
-def test_garbage_is_still_collected_and_what_is_left_at_the_end_is_not_looked_through() -> None:
+def test_garbage_collection_stays_enabled_and_remaining_objects_are_frozen_at_the_end() -> None:
     with collected_less_often():
         assert gc.get_threshold() == THRESHOLDS
         assert gc.isenabled()

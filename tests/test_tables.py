@@ -1,4 +1,4 @@
-"""An entry in a table is all that a new metric or a new optimizer takes."""
+"""A new metric or optimizer needs only an entry in a table."""
 
 import sqlite3
 from pathlib import Path
@@ -23,8 +23,8 @@ from autotune.training.optimizers import OPTIMIZERS, Optimizer, build_optimizer
 from autotune.training.params import Params
 
 
-def lowest_recall(labels: np.ndarray, answers: np.ndarray, n_classes: int) -> float:
-    return min(float((answers[labels == label] == label).mean()) for label in np.unique(labels))
+def lowest_recall(labels: np.ndarray, predicted: np.ndarray, n_classes: int) -> float:
+    return min(float((predicted[labels == label] == label).mean()) for label in np.unique(labels))
 
 
 @pytest.fixture
@@ -37,14 +37,14 @@ def new_metric(monkeypatch: pytest.MonkeyPatch) -> str:
 def test_a_new_metric_is_accepted_completed_and_computed(new_metric: str) -> None:
     assert read_settings(None, {"metric": new_metric}).metric == new_metric
     assert metric_names("lo") == [new_metric]
-    labels, answers = np.array([0, 0, 1, 1]), np.array([0, 0, 1, 0])
-    assert score(new_metric, labels, answers, 2) == 0.5
-    assert score_interval(new_metric, labels, answers, 2) == (0.25, 0.75)
+    labels, predicted = np.array([0, 0, 1, 1]), np.array([0, 0, 1, 0])
+    assert score(new_metric, labels, predicted, 2) == 0.5
+    assert score_interval(new_metric, labels, predicted, 2) == (0.25, 0.75)
     assert find_metric(new_metric).change_by_one([4, 2]) == 0.5
 
 
-def test_a_new_metrics_label_is_in_status_and_report(finished: Path, new_metric: str) -> None:
-    """Of a study that was measured by another, because workers would not have a test's entry."""
+def test_the_label_of_a_new_metric_is_in_status_and_report(finished: Path, new_metric: str) -> None:
+    """The study used another metric, because worker processes do not have the entry of the test."""
     with sqlite3.connect(finished / "record.db") as record:
         record.execute("update study set value = json_set(value, '$.metric', ?) where key = 'definition'", [new_metric])
     shown = run_command("status", finished.name)
@@ -67,10 +67,10 @@ def one_stage_trial(optimizer: str, tmp_path: Path) -> Params:
         "lr_high": 1e-3, "lr_low": 1e-5, "cycle": "triangular", "augment": 0.0, "batch_size": 32, "weight_decay": 0.01,
         "dropout": 0.0, "label_smoothing": 0.0,
     }  # fmt: skip
-    return suggest(FixedTrial(drawn), space, options)  # type: ignore[arg-type]  # it has what a Trial has
+    return suggest(FixedTrial(drawn), space, options)  # type: ignore[arg-type]  # has the methods of a Trial
 
 
-def test_a_new_optimizer_is_accepted_drawn_with_its_factor_and_trains(tmp_path: Path, new_optimizer: str) -> None:
+def test_a_new_optimizer_is_accepted_sampled_with_its_factor_and_trains(tmp_path: Path, new_optimizer: str) -> None:
     params = one_stage_trial(new_optimizer, tmp_path)
     assert params.optimizer == new_optimizer
     assert (params.lr_low, params.lr_high) == pytest.approx((3e-5, 3e-3))
@@ -88,11 +88,11 @@ def test_a_new_optimizer_is_accepted_drawn_with_its_factor_and_trains(tmp_path: 
     assert not torch.equal(before, weight)
 
 
-def test_unknown_names_raise_and_name_the_nearest() -> None:
+def test_unknown_names_raise_and_suggest_the_nearest() -> None:
     labels = np.array([0, 1])
-    with pytest.raises(ConfigError, match="no metric 'acuracy'") as error:
+    with pytest.raises(ConfigError, match="No metric named 'acuracy'") as error:
         score("acuracy", labels, labels, 2)
     assert error.value.fix == "Did you mean 'accuracy'?"
-    with pytest.raises(ConfigError, match="no optimizer 'adanw'") as error:
+    with pytest.raises(ConfigError, match="No optimizer named 'adanw'") as error:
         build_optimizer("adanw", [], 1e-3, 0.0)
     assert error.value.fix == "Did you mean 'adamw'?"

@@ -1,4 +1,4 @@
-"""What is installed from the wheel, without the checkout."""
+"""The wheel, installed without the checkout."""
 
 import os
 import subprocess
@@ -24,14 +24,14 @@ def run(folder: Path, *words: str | Path) -> str:
     return done.stdout
 
 
-def test_the_wheel_brings_the_same_plugins_and_runs_a_study(tmp_path: Path) -> None:
+def test_the_wheel_contains_all_plugins_and_runs_a_study(tmp_path: Path) -> None:
     run(ROOT, sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path, ".")
     (wheel,) = tmp_path.glob("autotune_vision-*.whl")
     run(tmp_path, sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv")
     python = tmp_path / "venv" / "bin" / "python"
     own = Path(run(tmp_path, python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
-    # Dependencies are borrowed by path alone: .pth files there, the checkout's among them, do not count.
-    (own / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    # Share the dependencies by path: their .pth files, including the checkout's, are then not processed.
+    (own / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     run(tmp_path, sys.executable, "-m", "pip", "install", "--no-deps", "--target", own, wheel)
     home = run(tmp_path, python, "-c", "import autotune, autotune_plugins; print(autotune.__file__)").strip()
     assert Path(home).is_relative_to(own)
@@ -41,6 +41,6 @@ def test_the_wheel_brings_the_same_plugins_and_runs_a_study(tmp_path: Path) -> N
     assert names <= set(listed.splitlines())
     assert str(own / "autotune_plugins" / "resnet.py") in listed
     digits = write_digits(tmp_path / "digits")
-    words = ("--trials", "1", "--epochs", "1", "--backbones", "small_cnn", "--device", "cpu")
-    told = run(tmp_path, python, "-m", "autotune", "search", digits, *words)
-    assert "Accuracy: test" in told
+    words = ("--trials", "1", "--epochs", "1", "--backbone", "small_cnn", "--device", "cpu")
+    out = run(tmp_path, python, "-m", "autotune", "search", digits, *words)
+    assert "Accuracy: test" in out

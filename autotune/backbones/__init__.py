@@ -1,1 +1,1 @@
-"""What a backbone is, where it and its weights are found, what its stages cost."""
+"""Backbones: their definition, discovery, weights and the cost of their stages."""

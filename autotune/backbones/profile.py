@@ -1,4 +1,4 @@
-"""The profile of a backbone: the parameters, operations and output shape of each stage, counted and not timed."""
+"""The profile of a backbone: the parameters, operations and output shape of each stage, counted, not timed."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from autotune.backbones.spec import Backbone
 from autotune.errors import PluginError
 from autotune.text import first_line
 
-CPU_TAIL_SHARE = 0.4  # of a forward pass's operations: the most that a tail may need, where a CPU trains it
+CPU_TAIL_SHARE = 0.4  # the most that the unfrozen stages may take of a forward pass's operations on a CPU
 
 
 @dataclass(frozen=True)
 class StageProfile:
-    """The stages of a backbone at one size. operations: of one picture's forward pass, 2 per multiply-add.
+    """The stages of a backbone at one size. operations: per stage, for one picture's forward pass; a multiply-add is 2.
 
-    shapes: of a stage's output for one picture; the last is (F,).
+    shapes: of each stage's output for one picture; the last is (F,).
     """
 
     pixels: int
@@ -40,26 +40,26 @@ class StageProfile:
         return self.shapes[-1][0]
 
     def tail_operations(self, depth: int) -> int:
-        """Of one picture's forward pass through the last `depth` stages."""
+        """Return the operations of one picture's forward pass through the last `depth` stages."""
         return sum(self.operations[self.stages - depth :]) if depth else 0
 
     @property
     def half_precision_cuts(self) -> tuple[int, ...]:
-        """Cuts, as numbers of frozen stages, at which features are rounded to half precision before the next stage.
+        """The cuts (numbers of frozen stages) at which features are rounded to half precision before the next stage.
 
-        They are those below tails of at most 40 % of the operations; rounding earlier would cost accuracy.
+        At these cuts the unfrozen stages take at most 40 % of the operations; rounding earlier would cost accuracy.
         """
         return tuple(self.stages - depth for depth in self.depths(on_cpu=True) if 0 < depth < self.stages)
 
     def depths(self, on_cpu: bool) -> tuple[int, ...]:
-        """The depths searched by default: all, or on a CPU those whose tail has at most 40 % of the operations."""
+        """Return the depths searched by default: all; on a CPU those with at most 40 % of the operations unfrozen."""
         most = CPU_TAIL_SHARE * sum(self.operations) if on_cpu else float("inf")
         return tuple(depth for depth in range(self.stages + 1) if self.tail_operations(depth) <= most)
 
 
 @torch.no_grad()
 def profile_stages(entry: Backbone, chain: nn.Sequential, pixels: int) -> StageProfile:
-    """Run one blank picture through each stage in turn. Raises PluginError where the output is no feature vector."""
+    """Run one blank picture through each stage in turn. Raises PluginError if the output is not a feature vector."""
     x = torch.zeros(1, 3, pixels, pixels)
     operations, shapes = [], []
     chain.eval()
@@ -68,17 +68,17 @@ def profile_stages(entry: Backbone, chain: nn.Sequential, pixels: int) -> StageP
             with FlopCounterMode(display=False) as counter, _countable_attention():
                 x = _detached_output(stage, x)
             shapes.append(tuple(x.shape[1:]))
-        except Exception as error:  # whatever the plugin's code raises
+        except Exception as error:  # plugins can raise any exception
             raise PluginError(
                 f"Stage {number} of backbone {entry.name!r} fails at {pixels} pixels: {first_line(error)}",
-                f"Use another size (it is made for {entry.traits.pixels}), or fix {entry.file}.",
+                f"Use another size (its default is {entry.traits.pixels}), or fix {entry.file}.",
             ) from error
         operations.append(counter.get_total_flops())
     stated = entry.traits.features
     if len(shapes[-1]) != 1 or (stated is not None and shapes[-1] != (stated,)):
         raise PluginError(
-            f"Backbone {entry.name!r} gives {shapes[-1]} a picture, not ({stated or 'F'},).",
-            f"Let its last stage end in pooling and nn.Flatten(1), and state its features in {entry.file}.",
+            f"Backbone {entry.name!r} returns shape {shapes[-1]} per picture, not ({stated or 'F'},).",
+            f"End its last stage with pooling and nn.Flatten(1), and set features= correctly in {entry.file}.",
         )
     parameters = tuple(sum(p.numel() for p in stage.parameters()) for stage in chain)
     return StageProfile(pixels, parameters, tuple(operations), tuple(shapes))
@@ -86,7 +86,7 @@ def profile_stages(entry: Backbone, chain: nn.Sequential, pixels: int) -> StageP
 
 @contextmanager
 def _countable_attention() -> Iterator[None]:
-    """Attention as plain matrix products: the counter does not know the fused kernels that a CPU has for it."""
+    """Compute attention as plain matrix products: the counter does not support the fused kernels of CPUs."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -97,6 +97,6 @@ def _countable_attention() -> Iterator[None]:
 
 
 def _detached_output(stage: nn.Module, x: Tensor) -> Tensor:
-    """A stage's output, computed with detached parameters: the counter fails on one that is passed to a module."""
+    """Return a stage's output with detached parameters: the counter fails on parameters passed as module inputs."""
     out: Tensor = functional_call(stage, {name: p.detach() for name, p in stage.named_parameters()}, (x,))
     return out

@@ -1,4 +1,4 @@
-"""Where backbones are found, and how one becomes a chain of stages. Discovery reads files and runs none of them."""
+"""Discovery of backbones, and building their chains of stages. Discovery reads plugin files without running them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ENTRY_POINTS = "autotune.backbones"
 
 @dataclass(frozen=True)
 class BrokenPlugin:
-    """A plugin file that is skipped. reason: why."""
+    """A plugin file that is skipped, with the reason."""
 
     file: str
     reason: str
@@ -31,15 +31,15 @@ class BrokenPlugin:
 
 @dataclass(frozen=True)
 class Registry:
-    """The backbones that were found, and the files that could not be read."""
+    """The discovered backbones, and the plugin files that could not be read."""
 
     backbones: tuple[Backbone, ...]
     broken: tuple[BrokenPlugin, ...]
 
     def find(self, name: str) -> Backbone:
-        """The backbone of that name. `timm:resnet26` finds the plugin `timm` and asks its file for the traits.
+        """Return a backbone by name. The traits of `timm:resnet26` come from the function `traits` in the plugin.
 
-        Raises PluginError where there is none.
+        Raises PluginError if there is no such backbone.
         """
         head, _, variant = name.partition(":")
         for entry in self.backbones:
@@ -47,18 +47,18 @@ class Registry:
                 continue
             if bool(variant) != entry.takes_variant:
                 wanted = f"{head}:VARIANT" if entry.takes_variant else head
-                raise PluginError(f"There is no backbone {name!r}.", f"This one is written {wanted!r}.")
+                raise PluginError(f"No backbone named {name!r}.", f"Write it as {wanted!r}.")
             return replace(entry, name=name, traits=_variant_traits(entry, name, variant)) if variant else entry
         for broken in self.broken:
             if Path(broken.file).stem == head:
                 raise PluginError(f"Backbone {name!r} does not load: {broken.reason}", f"Fix {broken.file}.")
-        raise PluginError(f"There is no backbone {name!r}.", did_you_mean(head, (b.name for b in self.backbones)))
+        raise PluginError(f"No backbone named {name!r}.", did_you_mean(head, (b.name for b in self.backbones)))
 
 
 def discover(folders: Sequence[Path] = ()) -> Registry:
-    """All backbones: bundled, of installed packages, and in the given folders.
+    """Find all backbones: bundled, in installed packages, and in the given folders.
 
-    Raises PluginError where two share a name or a folder does not exist.
+    Raises PluginError if two have the same name or a folder does not exist.
     """
     found: dict[str, Backbone] = {}
     broken: list[BrokenPlugin] = []
@@ -80,31 +80,31 @@ def discover(folders: Sequence[Path] = ()) -> Registry:
 
 
 def backbone_of(function: Callable[..., Any]) -> Backbone:
-    """The backbone that a function marked `@backbone(...)` defines, read from its file as `discover` reads it.
+    """Return the backbone that a function decorated with `@backbone(...)` defines, parsed from its file.
 
-    Raises PluginError where the function is not marked, or not at the top level of a file.
+    Raises PluginError if the function is not decorated, or not at the top level of a file.
     """
     name = function.__name__
     if not hasattr(function, "__autotune__"):
-        raise PluginError(f"Function {name!r} is not marked @backbone(...).", "See docs/backbones.md.")
+        raise PluginError(f"Function {name!r} has no decorator @backbone(...).", "See docs/backbones.md.")
     file = inspect.getsourcefile(function)
     if function.__qualname__ != name or not file or not Path(file).is_file():
         raise PluginError(
-            f"Backbone {name!r} is not at the top level of a file.", "Move it there: it is imported by file and name."
+            f"Backbone {name!r} is not at the top level of a file.", "Move it there; it is imported by file and name."
         )
     return Registry(tuple(_backbones_in(Path(file))), ()).find(name)
 
 
 def build_stages(entry: Backbone, pretrained: bool) -> nn.Sequential:
-    """Import the backbone's file and run its function.
+    """Import the backbone's file and call its function.
 
-    Raises PluginError where that fails, or where what it returns is no chain of stages with parameters.
+    Raises PluginError if that fails, or if it does not return a chain of stages with parameters.
     """
     variant = entry.name.partition(":")[2]
     try:
         function = getattr(_import_plugin(entry.file), entry.function)
         chain = function(pretrained, variant) if entry.takes_variant else function(pretrained)
-    except Exception as error:  # whatever the plugin's code raises
+    except Exception as error:  # plugins can raise any exception
         raise _load_error(entry.name, entry.file, error) from error
     return _checked_chain(entry, chain)
 
@@ -125,7 +125,7 @@ def _checked_chain(entry: Backbone, chain: Any) -> nn.Sequential:
         if not any(True for _ in stage.parameters()):
             raise PluginError(
                 f"Stage {number} of backbone {entry.name!r} has no parameters.",
-                f"Join it to its neighbour in {entry.file}: pooling belongs to the last stage.",
+                f"Merge it with an adjacent stage in {entry.file}; pooling belongs to the last stage.",
             )
     return chain
 
@@ -137,7 +137,7 @@ def _bundled() -> Iterable[Path]:
 
 
 def _installed() -> Iterable[Path]:
-    """The files that entry points name, found without importing their packages."""
+    """Yield the files named by entry points, without importing their packages."""
     for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
         top, *inner = point.module.split(".")
         spec = importlib.util.find_spec(top)
@@ -155,7 +155,7 @@ def _in_folders(folders: Sequence[Path]) -> Iterable[Path]:
     for folder in folders:
         if not folder.is_dir():
             raise PluginError(
-                f"There is no plugin folder {folder}.", "Name a folder that holds .py files: --plugins DIR"
+                f"Plugin folder {folder} does not exist.", "Name a folder of .py files with --plugins DIR."
             )
         yield from _files(folder.resolve())
 
@@ -165,16 +165,16 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _backbones_in(file: Path) -> list[Backbone]:
-    """The backbones in one file, from its text alone."""
+    """Return the backbones in one file, by parsing its text."""
     tree = ast.parse(file.read_text(encoding="utf-8"), str(file))
     entries = []
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and (call := _decorator(node)):
             traits = checked_traits({keyword.arg or "**": _literal_value(keyword, file) for keyword in call.keywords})
-            description = _docstring_line(node) or _docstring_line(tree)  # a file may hold a family
+            description = _docstring_line(node) or _docstring_line(tree)  # a file may contain a family
             entries.append(Backbone(node.name, description, str(file), node.name, len(node.args.args) > 1, traits))
     if not entries:
-        raise PluginError(f"No function in {file.name} is marked @backbone(...).", "")
+        raise PluginError(f"No function in {file.name} has the decorator @backbone(...).", "")
     return entries
 
 
@@ -199,28 +199,28 @@ def _literal_value(keyword: ast.keyword, file: Path) -> Any:
 
 
 def _variant_traits(entry: Backbone, name: str, variant: str) -> Traits:
-    """The backbone's traits with those that the file's function `traits`, if there is one, states for the variant.
+    """Return the traits of a variant: the backbone's, updated by the file's function `traits` if there is one.
 
-    That function raises ValueError(problem, fix) where there is no such variant.
+    That function raises ValueError(problem, fix) if there is no such variant.
     """
     try:
         traits_of = getattr(_import_plugin(entry.file), "traits", None)
-    except Exception as error:  # whatever the plugin's code raises
+    except Exception as error:  # plugins can raise any exception
         raise _load_error(name, entry.file, error) from error
     if traits_of is None:
         return entry.traits
     try:
         stated = dict(traits_of(variant))
     except ValueError as error:
-        problem, fix = error.args if len(error.args) == 2 else (str(error), "Look at what follows the colon.")
-        raise PluginError(f"There is no backbone {name!r}: {problem}", fix) from error
-    except Exception as error:  # whatever the plugin's code raises
+        problem, fix = error.args if len(error.args) == 2 else (str(error), "Check the name after the colon.")
+        raise PluginError(f"No backbone named {name!r}: {problem}", fix) from error
+    except Exception as error:  # plugins can raise any exception
         raise _load_error(name, entry.file, error) from error
     return checked_traits({**asdict(entry.traits), **stated})
 
 
 def _import_plugin(file: str) -> Any:
-    """A plugin's module, imported once per process under a name derived from its path."""
+    """Return a plugin's module, imported once per process under a name derived from its path."""
     name = f"autotune_plugin_{Path(file).stem}_{abs(hash(file)):x}"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, file)

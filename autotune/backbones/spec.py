@@ -1,4 +1,4 @@
-"""What a backbone is: the decorator that marks one, and the traits it states."""
+"""The definition of a backbone: the decorator and its traits."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Build = TypeVar("Build", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Traits:
-    """What the decorator states of a backbone, as literals, because discovery reads the file and does not run it.
+    """The keywords of the decorator. They must be literals, because discovery parses the file without running it.
 
-    pixels: side of the square it takes. features: F of its output (N, F); None: measured. mean, std: per channel, for
+    pixels: side of the square input. features: F of the output (N, F); None: measured. mean, std: per channel, for
     pixels scaled to [0, 1]. fixed_pixels: no other size works. weights: "package:PATH/IN/SITE-PACKAGES",
     "hub:REPO/FILE" on the Hugging Face Hub, or a URL. megabytes: size of the download. licence: of the weights.
-    from_scratch: there are no pretrained weights; everything trains.
+    from_scratch: no pretrained weights; all stages are trained.
     """
 
     pixels: int
@@ -39,10 +39,10 @@ class Traits:
 
 @dataclass(frozen=True)
 class Backbone:
-    """One backbone as read from its file, of which nothing has run.
+    """One backbone, parsed from its file without running it.
 
-    description: the first line of its docstring, "LABEL: what it is". file: path of the plugin. function: the name of
-    its function there. takes_variant: it is named NAME:VARIANT.
+    description: the first line of its docstring, "LABEL: description". file: path of the plugin. function: name of
+    the function in the file. takes_variant: the backbone is selected as NAME:VARIANT.
     """
 
     name: str
@@ -54,17 +54,17 @@ class Backbone:
 
     @property
     def label(self) -> str:
-        """Its name in text: what stands before the colon of the description, and the variant."""
+        """The display name: the description up to the colon, and the variant."""
         head, _, variant = self.name.partition(":")
         label = self.description.partition(":")[0] if ":" in self.description else head
         return f"{label} {variant}".strip()
 
 
 def backbone(**traits: Any) -> Callable[[Build], Build]:
-    """Mark a function that returns a chain of stages, an `nn.Sequential` from pixels (N, 3, P, P) to features (N, F).
+    """Declare a backbone: a function that returns an `nn.Sequential` of stages, pixels (N, 3, P, P) to features (N, F).
 
-    The keywords are those of `Traits`. The function takes `pretrained: bool`, and a second argument if it takes
-    what follows a colon in its name.
+    The keywords are the fields of `Traits`. The function takes `pretrained: bool` and, if the backbone has variants, a
+    second argument: the part of the name after the colon.
     """
     checked = checked_traits(traits)
 
@@ -76,13 +76,13 @@ def backbone(**traits: Any) -> Callable[[Build], Build]:
 
 
 def checked_traits(given: dict[str, Any]) -> Traits:
-    """Traits from the decorator's keywords. Raises PluginError where one is unknown, missing or impossible."""
+    """Return traits from the decorator's keywords. Raises PluginError if one is unknown, missing or invalid."""
     known = [field.name for field in fields(Traits)]
     for key in given:
         if key not in known:
             raise PluginError(f"@backbone has no keyword {key!r}.", did_you_mean(key, known))
     if not isinstance(given.get("pixels"), int) or given["pixels"] < 1:
-        raise PluginError("@backbone needs pixels=, a whole number.", "Write the side of the square it was trained on.")
+        raise PluginError("@backbone requires pixels=, an integer.", "Set it to the side of the square input.")
     if given.get("interpolation", "bilinear") not in INTERPOLATIONS:
         raise PluginError(
             f"@backbone has no interpolation {given['interpolation']!r}.", f"Choose from: {', '.join(INTERPOLATIONS)}."

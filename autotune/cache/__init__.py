@@ -1,1 +1,1 @@
-"""What is computed once and kept, by content."""
+"""The pixel cache and the feature cache, keyed by content."""

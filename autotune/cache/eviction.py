@@ -1,4 +1,4 @@
-"""The size of the cache: what decoded pixels and cached features take on disk, and which of them are deleted."""
+"""The size of the pixel and feature caches on disk, and the eviction of the least recently used rows."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from autotune.files import cache_folder, make_folder
 from autotune.text import UNITS
 
 LIMIT = "AUTOTUNE_CACHE_LIMIT"
-MOST_BYTES = 50 * 10**9  # by default, and never over half of the disk
-KINDS = ("pixels", "features", "banks")  # banks: features of earlier versions, which nothing reads any more
-RUNNING = "running"  # a folder with a locked file for each running study
+MOST_BYTES = 50 * 10**9  # the default limit, or half of the disk if that is less
+KINDS = ("pixels", "features", "banks")  # banks: features of earlier versions, no longer read
+RUNNING = "running"  # a folder with one locked file per running study
 
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """The rows of one cut and view, or of one size, which are deleted as a whole. used: when, in seconds since 1970."""
+    """The rows of one cut and view, or of one size, deleted as a unit. used: last use, in seconds since 1970."""
 
     folder: Path
     rows: int
@@ -36,14 +36,14 @@ class CacheEntry:
 
     @property
     def name(self) -> str:
-        """pixels/224-bicubic, or features/efficientnet_lite0-224/cut9: without view, version and key."""
+        """The name without view, version and key: pixels/224-bicubic or features/efficientnet_lite0-224/cut9."""
         inner = self.folder.relative_to(cache_folder())
         return "/".join((*inner.parts[:-1], re.sub(r"-(view\d+-.*|v\d+)$", "", inner.name)))
 
 
 @dataclass(frozen=True)
 class CacheGroup:
-    """The rows of one size of pixels, or of one cut with all its views and versions. used: seconds since 1970."""
+    """The rows of one size of pixels, or of one cut with all views and versions. used: seconds since 1970."""
 
     name: str
     rows: int
@@ -53,7 +53,7 @@ class CacheGroup:
 
 @dataclass(frozen=True)
 class CacheStatus:
-    """limit: the most bytes that the cache keeps."""
+    """The contents of the cache. limit: its maximum size in bytes."""
 
     folder: Path
     limit: int
@@ -64,17 +64,17 @@ class CacheStatus:
         return sum(group.bytes for group in self.groups)
 
     def to_json(self) -> dict[str, Any]:
-        """What `autotune cache --json` prints."""
+        """Return the output of `autotune cache --json`."""
         rows = [asdict(group) for group in self.groups]
         return {"folder": str(self.folder), "bytes": self.bytes, "limit": self.limit, "entries": rows}
 
 
 def entries() -> list[CacheEntry]:
-    """All rows that can be deleted, the least recently used first."""
+    """Return all entries, the least recently used first."""
     found = []
     for kind in KINDS:
         for keys in (cache_folder() / kind).glob("**/keys.bin"):
-            with contextlib.suppress(FileNotFoundError):  # another process has just deleted it
+            with contextlib.suppress(FileNotFoundError):  # deleted by another process
                 status = keys.stat()
                 rows, at = keys.with_name("rows.bin").stat(), status.st_mtime
                 found.append(CacheEntry(keys.parent, status.st_size // KEY_BYTES, status.st_size + rows.st_size, at))
@@ -82,45 +82,45 @@ def entries() -> list[CacheEntry]:
 
 
 def limit() -> int:
-    """The most bytes the cache keeps, as AUTOTUNE_CACHE_LIMIT says. Raises ConfigError."""
-    if said := os.environ.get(LIMIT):
-        return parse_size(said)
-    place = next(folder for folder in (cache_folder(), *cache_folder().parents) if folder.is_dir())
-    return min(MOST_BYTES, shutil.disk_usage(place).total // 2)
+    """Return the maximum size of the cache in bytes: AUTOTUNE_CACHE_LIMIT or the default. Raises ConfigError."""
+    if given := os.environ.get(LIMIT):
+        return parse_size(given)
+    existing = next(folder for folder in (cache_folder(), *cache_folder().parents) if folder.is_dir())
+    return min(MOST_BYTES, shutil.disk_usage(existing).total // 2)
 
 
 def parse_size(text: str) -> int:
-    """Bytes of "5GB", "500 MB", "1000". Raises ConfigError."""
+    """Parse "5GB", "500 MB" or "1000" into bytes. Raises ConfigError."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Z]*)\s*", text.upper())
     if not found or found[2] not in UNITS:
-        raise ConfigError(f"{text!r} is no size.", "Write a number and a unit: 500MB, 20GB.")
+        raise ConfigError(f"{text!r} is not a size.", "Write a number and a unit, such as 500MB or 20GB.")
     return int(float(found[1]) * UNITS[found[2]])
 
 
 def trim(most: int) -> list[CacheEntry]:
-    """Delete the least recently used rows until at most so many bytes are left, but none that a running study uses."""
-    there = entries()
-    taken, since = sum(one.n_bytes for one in there), _running_since()
-    gone = []
-    for one in there:
-        if taken <= most or one.used >= since:
+    """Evict the least recently used entries until at most `most` bytes are left; keep those used by running studies."""
+    found = entries()
+    left, since = sum(one.n_bytes for one in found), _running_since()
+    evicted = []
+    for one in found:
+        if left <= most or one.used >= since:
             break
-        if _deleted(one.folder):
-            taken -= one.n_bytes
-            gone.append(one)
-    return gone
+        if _delete(one.folder):
+            left -= one.n_bytes
+            evicted.append(one)
+    return evicted
 
 
 def clear() -> list[CacheEntry]:
     """Delete all pixels and features. Raises StudyError while a study runs."""
     if _running_since() < float("inf"):
-        raise StudyError("A study is running, and uses the cache.", "Wait until it ends, or stop it.")
+        raise StudyError("A running study is using the cache.", "Wait until it finishes, or stop it.")
     return trim(-1)
 
 
 @contextlib.contextmanager
 def in_use() -> Iterator[None]:
-    """Keep other processes from deleting what is used from now on. It is a lock, so that kill -9 releases it."""
+    """Prevent other processes from deleting entries used from now on. The file lock is also released by kill -9."""
     lock = FileLock(make_folder(cache_folder() / RUNNING) / f"{os.getpid()}-{uuid.uuid4().hex[:8]}.lock")
     try:
         with lock:
@@ -130,7 +130,7 @@ def in_use() -> Iterator[None]:
 
 
 def cache_status() -> CacheStatus:
-    """What the cache holds, the most recently used first."""
+    """Return the contents of the cache, the most recently used first."""
     groups: dict[str, CacheGroup] = {}
     for one in entries():
         known = groups.get(one.name, CacheGroup(one.name, 0, 0, 0.0))
@@ -140,29 +140,29 @@ def cache_status() -> CacheStatus:
 
 
 def _running_since() -> float:
-    """When the first of the running studies was started, in seconds since 1970; infinity where none runs."""
+    """Return the start of the earliest running study, in seconds since 1970; infinity if no study is running."""
     first = float("inf")
     for file in (cache_folder() / RUNNING).glob("*.lock"):
         if file.name.startswith(f"{os.getpid()}-"):
             continue
         try:
-            begun = file.stat().st_mtime
+            started = file.stat().st_mtime
             with FileLock(file, timeout=0):
                 pass
-            file.unlink(missing_ok=True)  # its process is gone
+            file.unlink(missing_ok=True)  # left by a killed process
         except Timeout:
-            first = min(first, begun)
-        except FileNotFoundError:  # it has just ended
+            first = min(first, started)
+        except FileNotFoundError:  # the study has just finished
             continue
     return first
 
 
-def _deleted(folder: Path) -> bool:
-    """Delete a folder, renamed first so that nobody reads half of it. False where the system forbids it."""
+def _delete(folder: Path) -> bool:
+    """Rename and delete a folder, to hide partial contents from readers. Returns False if the system forbids it."""
     away = folder.with_name(f".gone-{uuid.uuid4().hex[:8]}")
     try:
         folder.rename(away)
-    except OSError:  # Windows keeps what is mapped
+    except OSError:  # Windows does not rename mapped files
         return False
     shutil.rmtree(away, ignore_errors=True)
     return True

@@ -1,4 +1,4 @@
-"""The feature cache: what the frozen part of a backbone computes for a picture, computed once and kept on disk."""
+"""The feature cache: the outputs of a backbone's frozen stages, computed once per picture and stored on disk."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from autotune.data.catalog import Progress
 from autotune.data.prefetch import prefetch, prefetch_count
 from autotune.files import cache_folder, make_folder
 
-VERSION = 1  # of augmenting, normalising and running the stages; raised with every change of the rows they give
-N_VIEWS = 4  # augmented views a picture, of magnitude 1/4 to 1; view 0 is the picture itself
-CHUNK = 256  # pictures between two writes: what kill -9 costs at most
-BATCH = 32  # every batch is padded to this, so that a row does not depend on the other pictures of its batch
+VERSION = 1  # of augmenting, normalising and running the stages; incremented when the resulting rows change
+N_VIEWS = 4  # augmented views per picture, of magnitude 1/4 to 1; view 0 is the picture itself
+CHUNK = 256  # pictures between two writes; kill -9 loses at most these
+BATCH = 32  # all batches are padded to this size: a row must not depend on the other pictures in its batch
 
 Halves = np.ndarray[tuple[int, ...], np.dtype[np.float16]]
 
 
 class FrozenPrefix(nn.Module):
-    """The frozen part of a trial's network: from a batch to the input of the tail, without gradients.
+    """The frozen part of a trial's network: from a batch to the input of the unfrozen stages, without gradients.
 
-    A batch is one of: pixels (N, 3, P, P) uint8; pixels with magnitude (N,) and draws (N, 16), to be augmented; cached
-    features (N, ...), half precision; cached features with (N, 2) bool: which are flipped across, and down.
+    A batch is one of: pixels (N, 3, P, P) uint8; pixels with magnitude (N,) and draws (N, 16), to augment; cached
+    features (N, ...), half precision; cached features with (N, 2) bool: flip horizontally, flip vertically.
     """
 
     def __init__(self, prefix: nn.Sequential, traits: Traits, invariances: Invariances) -> None:
         super().__init__()
-        self.prefix = copy.deepcopy(prefix).eval().requires_grad_(False)  # the chain is shared by all trials
+        self.prefix = copy.deepcopy(prefix).eval().requires_grad_(False)  # a copy: all trials share the chain
         self.invariances = invariances
         self.mean: Tensor
         self.std: Tensor
@@ -47,7 +47,7 @@ class FrozenPrefix(nn.Module):
         self.register_buffer("std", torch.tensor(traits.std).view(1, 3, 1, 1), persistent=False)
 
     def train(self, mode: bool = True) -> FrozenPrefix:
-        """Stays in evaluation mode, so that it computes the same for every trial."""
+        """Stay in evaluation mode, to compute the same outputs in every trial."""
         return super().train(False)
 
     @torch.no_grad()
@@ -61,12 +61,12 @@ class FrozenPrefix(nn.Module):
 
 
 class FeatureCache:
-    """The outputs of a backbone's first stages, at each of some cuts, for every picture and view asked for.
+    """The outputs of a backbone's first stages at several cuts, per picture and view.
 
-    cuts: numbers of stages, counted from the first. joints: the stages whose outputs are rounded to half precision on
-    their way to the next, cached or not, so that a deeper cut comes out the same whether it is computed from pixels or
-    from a joint's rows on disk. Rounding early stages would cost a digit of the features; rounding late ones
-    (`StageProfile.half_precision_cuts`) costs no more than storing them does.
+    cuts: numbers of stages, counted from the first. joints: stages whose outputs are always rounded to half precision,
+    cached or not: a deeper cut then has the same values, computed from pixels or from a joint's rows on disk. Rounding
+    early stages would cost a digit of the features; rounding late ones (`StageProfile.half_precision_cuts`) loses no
+    more than storing them.
     """
 
     def __init__(self, name: str, chain: nn.Sequential, traits: Traits, pixels: int, invariances: Invariances,
@@ -89,19 +89,19 @@ class FeatureCache:
         self.shapes = {number: tuple(out.shape[1:]) for number, out in self._outputs(self._input([blank]), 0)}
 
     def rows(self, cut: int, view: int) -> RowStore:
-        """The outputs of the first `cut` stages for one view, half precision, keyed by picture digest."""
+        """Return the store of the first `cut` stages' outputs for one view: half precision, keyed by picture digest."""
         return RowStore(self.folder / f"cut{cut}-view{view}-{self._key(cut, view)}", self.shapes[cut], np.float16)
 
     def fill(self, digests: Sequence[str], views: Sequence[int], progress: Progress) -> None:
-        """Compute what is missing, all cuts in one pass; safe beside other workers and against kill -9."""
+        """Compute the missing rows of all cuts in one pass. Safe with concurrent workers and after kill -9."""
         with FileLock(make_folder(self.folder) / "lock"):
             for view in views:
                 self._fill_view(digests, view, progress)
 
     def _key(self, cut: int, view: int) -> str:
-        """A hash of all that a row depends on besides its picture: weights, input, view and versions of the code.
+        """Return a hash of everything except the picture that a row depends on: weights, input, view, code versions.
 
-        Augmentation enters where it takes part: a change of it leaves the rows of the clean view as they are.
+        Augmentation is included for augmented views only: changing it does not invalidate the rows of view 0.
         """
         if cut not in self._digests:
             self._digests[cut] = stages_digest(self._chain[:cut])
@@ -124,7 +124,7 @@ class FeatureCache:
                 progress(done, len(todo))
 
     def _starts(self, todo: Sequence[str], missing: Mapping[int, set[str]], view: int) -> dict[int, list[str]]:
-        """Pictures by what they are computed from: the deepest joint on disk below their missing rows, or 0, pixels."""
+        """Group pictures by the start of their computation: the deepest usable joint on disk, or 0 for pixels."""
         left, found = list(todo), {}
         for cut in reversed(self._joints):
             above = [key for key in left if min(c for c in self.cuts if key in missing[c]) > cut]
@@ -136,7 +136,7 @@ class FeatureCache:
 
     def _extend(self, keys: list[str], view: int, start: int, stores: Mapping[int, RowStore],
                 missing: Mapping[int, set[str]]) -> None:  # fmt: skip
-        """Compute a chunk's missing rows from the outputs of stage `start`, and append them."""
+        """Compute a chunk's missing rows from the outputs of the first `start` stages, and append them."""
         found: dict[int, list[Halves]] = defaultdict(list)
         inputs = prefetch(
             lambda n: (self._inputs(keys[n : n + BATCH], view, start),), range(0, len(keys), BATCH), self._prefetch
@@ -151,7 +151,7 @@ class FeatureCache:
                 stores[cut].append([keys[i] for i in wanted], np.concatenate(batches)[wanted])  # without the padding
 
     def _inputs(self, keys: list[str], view: int, start: int) -> Tensor:
-        """One padded batch for stage `start`: normalised pixels (32, 3, P, P) of this view, or rows of cut `start`."""
+        """Return a padded batch of inputs: normalised pixels (32, 3, P, P) of this view, or rows of cut `start`."""
         padded = keys + keys[:1] * (BATCH - len(keys))
         if start:
             rows = self.rows(start, view)
@@ -165,7 +165,7 @@ class FeatureCache:
 
     @torch.no_grad()
     def _outputs(self, x: Tensor, start: int) -> Iterator[tuple[int, Tensor]]:
-        """The number and the outputs of each stage after `start`, those of cuts and joints in half precision."""
+        """Yield the number and outputs of each stage after `start`; those of cuts and joints are in half precision."""
         for number, stage in enumerate(self._stages[start:], start + 1):
             x = channels_last(stage(x))
             if number not in self._joints and number not in self.cuts:
@@ -173,19 +173,19 @@ class FeatureCache:
                 continue
             half = x.half()
             if not torch.isfinite(half.sum(dtype=torch.float32)):
-                raise OverflowError(f"Stage {number} gives numbers beyond half precision (65,504), or none at all.")
+                raise OverflowError(f"Stage {number} returns values that are NaN or exceed half precision (65,504).")
             yield number, half
             if number in self._joints:
                 x = channels_last(half.float())
 
 
 def flip_maps(maps: Tensor, which: Tensor) -> Tensor:
-    """Feature maps (N, C, H, W), flipped across where which[:, 0] and down where which[:, 1]; which: (N, 2) bool."""
+    """Flip feature maps (N, C, H, W) horizontally if which[:, 0], vertically if which[:, 1]; which: (N, 2) bool."""
     across, down = which[:, 0].view(-1, 1, 1, 1), which[:, 1].view(-1, 1, 1, 1)
     maps = torch.where(across, maps.flip(3), maps)
     return torch.where(down, maps.flip(2), maps)
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """The same numbers in channels-last layout, on which convolutions are faster."""
+    """Return the tensor in channels-last layout, in which convolutions are faster."""
     return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x

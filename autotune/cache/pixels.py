@@ -1,4 +1,4 @@
-"""Decoded pixels: each picture is decoded and resized once, kept as uint8 and shared by all studies."""
+"""The pixel cache: each picture is decoded and resized once, stored as uint8 and shared by all studies."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from autotune.data.picture import Picture, UnreadableError, read_picture
 from autotune.errors import DataError
 from autotune.files import cache_folder
 
-VERSION = 1  # of decoding and resizing; raised with every change of the pixels they give
+VERSION = 1  # of decoding and resizing; incremented when the resulting pixels change
 CHUNK = 256  # pictures between two writes
 
 Square = NDArray[np.uint8]  # (3, P, P)
 
 
 def pixel_rows(pixels: int, interpolation: str) -> RowStore:
-    """The rows (3, P, P), uint8, of all pictures at this size, keyed by their digest."""
+    """Return the store of all pictures at this size: rows (3, P, P), uint8, keyed by digest."""
     folder = cache_folder() / "pixels" / f"{pixels}-{interpolation}-v{VERSION}"
     return RowStore(folder, (3, pixels, pixels), np.uint8)
 
 
 class PixelWriter:
-    """Stores decoded pictures at several sizes, each given with its interpolation. Safe for several threads."""
+    """Stores decoded pictures at several sizes, given with their interpolations. Thread-safe."""
 
     def __init__(self, sizes: Iterable[tuple[int, str]]) -> None:
         self._stores = {(pixels, how): pixel_rows(pixels, how) for pixels, how in sizes}
         self._waiting: dict[str, dict[tuple[int, str], Square]] = {}
-        self._lock = threading.Lock()  # held to change what waits, not to resize or to write
+        self._lock = threading.Lock()  # guards _waiting; not held while resizing or writing
 
     def add(self, digest: str, image: Image.Image) -> None:
-        """Resize a picture to the sizes that are not stored yet. Raises StudyError where the disk is full."""
+        """Resize a picture to the sizes that are not stored yet. Raises StudyError if the disk is full."""
         missing = [size for size, rows in self._stores.items() if digest not in rows]
         squares = {(pixels, how): crop_square(image, pixels, how) for pixels, how in missing}
         if not squares:
@@ -52,7 +52,7 @@ class PixelWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Write what waits. Raises StudyError where the disk is full."""
+        """Write the waiting pictures. Raises StudyError if the disk is full."""
         with self._lock:
             waiting, self._waiting = self._waiting, {}
         for size, rows in self._stores.items():
@@ -68,7 +68,7 @@ class PixelWriter:
 def fill_pixels(
     rows: RowStore, root: Path, pictures: Sequence[Picture], interpolation: str, progress: Progress
 ) -> None:
-    """Decode, in parallel, the pictures that have no row yet. Raises DataError where a file has changed meanwhile."""
+    """Decode the pictures without a row, in parallel. Raises DataError if a file can no longer be read."""
     by_digest = {picture.digest: picture for picture in pictures}
     with rows.lock(), ThreadPoolExecutor(os.cpu_count()) as pool:
         missing = rows.missing(by_digest)
@@ -81,11 +81,9 @@ def fill_pixels(
 
 
 def read_square(path: Path, pixels: int, interpolation: str) -> Square:
-    """One picture as (3, P, P): the largest square in its centre, resized. Raises DataError."""
+    """Return the largest square in a picture's centre, resized: (3, P, P). Raises DataError."""
     try:
         image = read_picture(path)
     except (UnreadableError, OSError) as error:
-        raise DataError(
-            f"{path} could be read before and cannot be now: {error}.", "Put it back, or start a new study."
-        ) from error
+        raise DataError(f"{path} can no longer be read: {error}.", "Restore the file, or start a new study.") from error
     return crop_square(image, pixels, interpolation)

@@ -1,4 +1,4 @@
-"""Rows that training draws from: on the device where they fit, else read from disk batch by batch."""
+"""Rows for training: kept on the device if they fit, else read from disk batch by batch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CHUNK = 1024  # rows copied to the device at a time
 
 
 class ResidentRows:
-    """The rows of a fixed list of pictures, by their positions in it."""
+    """The rows of a fixed list of pictures, addressed by position in the list."""
 
     def __init__(self, rows: RowStore, digests: tuple[str, ...], device: torch.device, resident: bool) -> None:
         self.shape = rows.shape
@@ -26,11 +26,11 @@ class ResidentRows:
 
     @property
     def is_resident(self) -> bool:
-        """Whether all of them are in the device's memory."""
+        """Whether all rows are in the device's memory."""
         return self._resident is not None
 
     def take(self, positions: NDArray[np.int64]) -> Tensor:
-        """Rows (N, ...) on `device`, in the store's type."""
+        """Return rows (N, ...) on `device`, in the store's dtype."""
         if self._resident is None:
             return torch.from_numpy(self._rows.take(self._places[positions]))
         return self._resident[torch.from_numpy(positions).to(self.device)]
@@ -44,7 +44,7 @@ class ResidentRows:
 
 
 class ResidentPool:
-    """A fixed number of a device's bytes for rows, kept from trial to trial; the least recently used are dropped."""
+    """A fixed amount of device memory for rows, kept across trials; the least recently used rows are evicted."""
 
     def __init__(self, device: torch.device, n_bytes: int) -> None:
         self._device = device
@@ -52,7 +52,7 @@ class ResidentPool:
         self._kept: OrderedDict[tuple[object, ...], tuple[ResidentRows, int]] = OrderedDict()
 
     def held(self, rows: RowStore, digests: tuple[str, ...]) -> ResidentRows:
-        """The rows of these pictures: resident if all of them fit."""
+        """Return the rows of these pictures, resident if all of them fit."""
         key = (rows.folder, digests)
         if key not in self._kept:
             needed = rows.row_bytes * len(digests)

@@ -1,4 +1,4 @@
-"""Rows keyed by content: the files of decoded pixels and cached features."""
+"""Row files keyed by content: the storage of the pixel and feature caches."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from autotune.errors import StudyError
 from autotune.files import make_folder, unwritable
 
 KEY_BYTES = 16
-REMAPPED = 2**30  # bytes read through a map before it is opened again, so that the pages read do not stay resident
+REMAPPED = 2**30  # bytes read before the memory map is reopened, which releases the pages that were read
 
 
 class RowStore:
-    """Arrays of one shape and type, each under a 32-hex-digit key, appended and read back through a memory map.
+    """Arrays of one shape and dtype, each with a key of 32 hex digits, appended to a file and read by a memory map.
 
-    A row exists once its key is on disk, and keys are written after rows, so what kill -9 leaves unfinished is never
-    read: the next writer overwrites it. Writers hold a lock in turn.
+    A row exists once its key is on disk. Keys are written after rows: rows left incomplete by kill -9 are never read
+    and are overwritten by the next writer. Writers take a lock.
     """
 
     def __init__(self, folder: Path, shape: Sequence[int], dtype: DTypeLike) -> None:
@@ -37,23 +37,23 @@ class RowStore:
         self._taken = 0
         self._refresh()
         if self._index:
-            os.utime(self._keys)  # used now: the least recently used rows are deleted first
+            os.utime(self._keys)  # marks the rows as used, for eviction
 
     def lock(self) -> FileLock:
-        """Held while rows are computed and appended, so that two workers do not compute the same ones."""
+        """Return the lock to hold while computing and appending rows; it keeps workers from computing the same rows."""
         return FileLock(make_folder(self.folder) / "lock")
 
     def __contains__(self, key: str) -> bool:
-        """Whether a key had a row when the disk was last read."""
+        """Return whether a key had a row when the disk was last read."""
         return key in self._index
 
     def missing(self, keys: Iterable[str]) -> list[str]:
-        """The keys, each once and in order, that have no row yet."""
+        """Return the keys without a row, in order and without repetition."""
         self._refresh()
         return [key for key in dict.fromkeys(keys) if key not in self._index]
 
     def append(self, keys: Sequence[str], rows: NDArray[np.generic]) -> None:
-        """Add rows (N, *shape) under new keys, with the lock held. Raises StudyError where the disk is full."""
+        """Append rows (N, *shape) with new keys; the caller holds the lock. Raises StudyError if the disk is full."""
         self._refresh()
         start = len(self._index)
         try:
@@ -72,18 +72,18 @@ class RowStore:
             raise unwritable(self.folder, error) from error
 
     def places(self, keys: Sequence[str]) -> NDArray[np.int64]:
-        """Row numbers (N,) of keys. Raises StudyError where some are missing: the cache was deleted meanwhile."""
+        """Return the row numbers (N,) of keys. Raises StudyError if some are missing because the cache was deleted."""
         self._refresh()
         try:
             return np.array([self._index[key] for key in keys], dtype=np.int64)
         except KeyError as error:
             raise StudyError(
-                f"{self.folder} has lost rows that it held a while ago.",
-                "Do not delete the cache while a study runs; the same command computes them anew and goes on.",
+                f"Rows of {self.folder} were deleted while in use.",
+                "Run the same command again to resume; do not delete the cache while a study is running.",
             ) from error
 
     def take(self, places: NDArray[np.int64]) -> NDArray[np.generic]:
-        """Rows (N, *shape), copied out of the map."""
+        """Return rows (N, *shape), copied from the memory map."""
         assert self._map is not None
         rows = np.asarray(self._map[places])
         self._taken += rows.nbytes
@@ -96,7 +96,7 @@ class RowStore:
         """Read the keys written since the last call, and map their rows."""
         n = min(_size(self._keys) // KEY_BYTES, _size(self._rows) // max(self.row_bytes, 1))
         known = len(self._index)
-        if known and (n < known or self._key(known - 1) != self._last):  # deleted, and perhaps written again
+        if known and (n < known or self._key(known - 1) != self._last):  # deleted, and possibly rewritten
             self._index, self._map, known = {}, None, 0
         if n == known:
             return

@@ -1,4 +1,4 @@
-"""The command line: parses, calls one function, prints. Heavy imports wait until a command needs them."""
+"""The command line: parse, call one function, print. Heavy modules are imported by the commands that need them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from autotune.cli.backbones import plugins_app
 from autotune.cli.cache import cache_app
 from autotune.cli.options import (
     BackboneName,
-    Backbones,
+    BackboneNames,
     ConfigFile,
     Data,
     Device,
@@ -28,6 +28,7 @@ from autotune.cli.options import (
     print_json,
 )
 from autotune.cli.studies import studies_app
+from autotune.cli.wrap import wrapped
 from autotune.errors import AutotuneError
 from autotune.export.formats import optional_formats
 from autotune.garbage import collected_less_often
@@ -41,7 +42,8 @@ INTERRUPTED = 130  # Typer's exit code after Ctrl-C
 
 app = typer.Typer(
     name="autotune",
-    help="Finds the best way to fine-tune a pretrained network on a folder of labelled photos.",
+    help="Find the best way to fine-tune a pretrained network on a folder of labelled photos.",
+    context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -50,37 +52,56 @@ app.add_typer(cache_app, name="cache")
 app.add_typer(studies_app, name="studies")
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"autotune {version('autotune-vision')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None: ...
+
+
 @app.command()
 def search(
     data: Data = None,
-    trials: Annotated[int, typer.Option(min=1, help="Finished trials in all, earlier runs included.")] = 50,
+    trials: Annotated[int, typer.Option(min=1, help="Total trials, including earlier runs.")] = 50,
     study: NewStudyName = None,
     config: ConfigFile = None,
-    backbones: Backbones = None,
-    pixels: Annotated[str | None, typer.Option(help="Sizes to search, e.g. 160 or 128,224.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="The most epochs a trial may have.")] = None,
+    backbone: BackboneNames = None,
+    pixels: Annotated[str | None, typer.Option(help="Picture sizes to search, e.g. 160 or 128,224.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Maximum epochs per trial.")] = None,
     metric: MetricName = None,
     timeout: Annotated[
-        float | None, typer.Option(min=0, help="Seconds after which no trial goes on; then the test.")
+        float | None, typer.Option(min=0, help="Stop all trials after this many seconds, then evaluate the winner.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Decides the split, the trials and their randomness.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed of the split and the trials.")] = None,
     device: Device = "auto",
-    workers: Annotated[int, typer.Option(min=1, help="Trials at a time, each in a process of its own.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Trials to run in parallel, one process each.")] = 1,
     weights: WeightsDir = None,
     plugins: Plugins = None,
-    manifest: Annotated[Path | None, typer.Option(help="An older study's manifest.csv, whose sides are kept.")] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help="An earlier study's manifest.csv; its pictures stay in the same set.")
+    ] = None,
     skip_unreadable: SkipUnreadable = False,
-    tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Write every trial's curves for TensorBoard, too.")
-    ] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard logs.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done and what it would cost, and stop.")
+        bool, typer.Option("--dry-run", help="Print the plan and its estimated cost, then exit.")
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also show caching decisions.")] = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Search for the best way to fine-tune on DATA, and test the winner once. The same command again goes on."""
+    """Search for the best way to fine-tune on DATA, then evaluate the winner once on the test set.
+
+    Run the same command again to resume.
+    """
     from autotune.cli import views
     from autotune.cli.live import open_console
     from autotune.report.tensorboard import TensorBoardListener, how_to_open
@@ -89,7 +110,7 @@ def search(
     from autotune.study.run import run_study
 
     flags = {"epochs": epochs, "metric": _underscored(metric), "seed": seed}
-    ranges = {"backbone": _listed(backbones), "pixels": _numbers(pixels)}
+    ranges = {"backbone": _listed(backbone), "pixels": _numbers(pixels)}
     request = SearchRequest(
         data=data, name=study, trials=trials, timeout=timeout, workers=workers, device=device, config=config,
         weights=weights, plugins=tuple(plugins or ()), manifest=manifest, skip_unreadable=skip_unreadable,
@@ -122,7 +143,7 @@ def _show_dry_run(request: SearchRequest, console: PlainConsole, as_json: bool) 
 
 @app.command(name="status")
 def status_(study: StudyName, as_json: Json = False) -> None:
-    """Show a study as it stands: leaderboard, winner, test."""
+    """Show a study's leaderboard, winner and test score."""
     from autotune.cli.console import PlainConsole
     from autotune.cli.views import show_study
     from autotune.study.summary import study_status
@@ -143,7 +164,7 @@ def evaluate(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Look at the test pictures again with the winner. The record counts every look."""
+    """Evaluate the winner on the test set again. The study counts every evaluation."""
     from autotune.cli.console import PlainConsole
     from autotune.cli.views import show_study
     from autotune.study.reopen import evaluate_again
@@ -162,23 +183,29 @@ def evaluate(
 def export(
     study: StudyName,
     out: Annotated[
-        Path | None, typer.Argument(help="The bundle's folder; by default the study's own, bundle/.")
+        Path | None, typer.Argument(help="Folder of the bundle; default: bundle/ in the study folder.")
     ] = None,
     formats: Annotated[
         list[str] | None,
-        typer.Option("--format", help=f"{either(optional_formats())}, beside onnx; may be given again."),
+        typer.Option("--format", help=f"{either(optional_formats())}, in addition to onnx; can be repeated."),
     ] = None,
-    trial: Annotated[int | None, typer.Option(help="Another trial than the winner.")] = None,
-    refit: Annotated[bool, typer.Option("--refit", help="Train on training and validation pictures first.")] = False,
-    threshold: Annotated[float | None, typer.Option(help="The probability below which the answer is unknown.")] = None,
-    precision: Annotated[float | None, typer.Option(help="Find that threshold: answers so often right.")] = None,
+    trial: Annotated[int | None, typer.Option(help="Export this trial instead of the winner.")] = None,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Train again on the training and validation sets first.")
+    ] = False,
+    threshold: Annotated[
+        float | None, typer.Option(help="Label predictions below this probability as unknown.")
+    ] = None,
+    precision: Annotated[
+        float | None, typer.Option(help="Choose the threshold that reaches this precision on the validation set.")
+    ] = None,
     device: Device = "auto",
     weights: WeightsDir = None,
     plugins: Plugins = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Write the winner as a bundle that others can use without autotune, proven on the validation pictures."""
+    """Export the winner as a standalone bundle, verified on the validation set."""
     from autotune.cli import views
     from autotune.cli.console import PlainConsole
     from autotune.export.export import ExportRequest, export_trial
@@ -191,22 +218,24 @@ def export(
     views.show_export(found, console)
     if as_json:
         print_json(found.to_json())
-    if problem := found.refusal():
+    if problem := found.rejection():
         raise problem
 
 
 @app.command()
 def predict(
-    model: Annotated[str, typer.Argument(metavar="BUNDLE-OR-STUDY", help="A bundle's folder, or a study's name.")],
-    pictures: Annotated[list[str], typer.Argument(help="Files, folders, patterns; - for a list of them on stdin.")],
-    top: Annotated[int, typer.Option(min=1, help="The likeliest labels to tell.")] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object a picture, a line each.")] = False,
+    model: Annotated[
+        str, typer.Argument(metavar="BUNDLE-OR-STUDY", help="The folder of a bundle, or the name of a study.")
+    ],
+    pictures: Annotated[list[str], typer.Argument(help="Files, folders or patterns; - reads a list from stdin.")],
+    top: Annotated[int, typer.Option(min=1, help="Number of labels per picture, the most likely first.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per picture and line.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     device: Device = "auto",
     weights: WeightsDir = None,
     plugins: Plugins = None,
 ) -> None:
-    """Name new pictures, by a bundle or by a study's winner."""
+    """Predict the labels of new pictures with a bundle or with a study's winner."""
     from autotune.cli.console import PlainConsole
     from autotune.export.predict import (
         find_pictures,
@@ -219,15 +248,15 @@ def predict(
     from autotune.study.request import Resources
 
     if as_json and as_csv:
-        raise typer.BadParameter("--json and --csv are two ways to print the same; give one.")
+        raise typer.BadParameter("--json and --csv cannot be combined.")
     resources = Resources(device, weights, tuple(plugins or ()))
     one = load(model, resources)
     files = find_pictures(read_names(pictures))
     console = PlainConsole(program=True)
-    # Answers on a terminal are their own progress, and a bar would swallow them.
+    # On a terminal the predictions show the progress, and a bar would overwrite them.
     progress = None if sys.stdout.isatty() else console.progress("Predicting")
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names may not be valid text
     style = "json" if as_json else "csv" if as_csv else "table"
     with console:
         bad = write_predictions(predict_files(one, files, top, progress), style, one.labels, sys.stdout)
@@ -236,7 +265,7 @@ def predict(
 
 @app.command()
 def report(study: StudyName, as_json: Json = False) -> None:
-    """Write the study's report.html: one file, with curves, mistakes and pictures, that opens anywhere."""
+    """Write report.html: one self-contained file with curves, hyperparameters and mistakes."""
     from autotune.report.report import write_report
 
     found = write_report(study)
@@ -249,10 +278,12 @@ def report(study: StudyName, as_json: Json = False) -> None:
 @app.command()
 def data(
     data: Data = None,
-    suspects: Annotated[int, typer.Option(min=0, help="How many doubtful labels to look for, by a linear probe.")] = 0,
+    suspects: Annotated[
+        int, typer.Option(min=0, help="Number of likely label errors to list, found with a linear probe.")
+    ] = 0,
     as_json: Json = False,
 ) -> None:
-    """Show what a study would see: pictures, classes, parts, what is set aside, copies, contradicting labels."""
+    """Show what a study would use: pictures, classes, split, skipped files, duplicates and conflicting labels."""
     from autotune.cli import views
     from autotune.cli.console import PlainConsole
     from autotune.report.data_survey import survey_data
@@ -270,19 +301,25 @@ def data(
 def lr_find(
     data: Data = None,
     backbone: BackboneName = ...,  # type: ignore[assignment]
-    depth: Annotated[int | None, typer.Option(min=0, help="Last stages that train; by default the head alone.")] = None,
-    write: Annotated[bool, typer.Option("--write", help="Fix the rates in studies/NAME/study.toml.")] = False,
+    depth: Annotated[
+        int | None, typer.Option(min=0, help="Number of last stages to unfreeze; default: the head only.")
+    ] = None,
+    write: Annotated[
+        bool, typer.Option("--write", help="Write the learning rates to studies/NAME/study.toml.")
+    ] = False,
     study: NewStudyName = None,
     config: ConfigFile = None,
-    pixels: Annotated[int | None, typer.Option(help="The size to test at.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Decides the split, the head and the order of the pictures.")] = None,
+    pixels: Annotated[int | None, typer.Option(help="Picture size.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Random seed of the split, the head and the order of pictures.")
+    ] = None,
     device: Device = "auto",
     weights: WeightsDir = None,
     plugins: Plugins = None,
     skip_unreadable: SkipUnreadable = False,
     as_json: Json = False,
 ) -> None:
-    """Find the learning rates to cycle between: rates rise, and the training loss shows which of them learn."""
+    """Run a learning rate range test and suggest lr_low and lr_high."""
     from autotune.cli.console import PlainConsole
     from autotune.cli.range_test import find_learning_rates
     from autotune.study.request import SearchRequest
@@ -302,26 +339,28 @@ def lr_find(
 @app.command()
 def dashboard(
     study: StudyName,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Where to listen; 0 takes any that is free.")] = 8080,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")] = 8080,
 ) -> None:
-    """Show a study's trials in the browser with optuna-dashboard, also while it runs. Ctrl-C ends it."""
+    """Show a study in the browser with optuna-dashboard, also while it runs. Press Ctrl-C to stop."""
     from autotune.report.dashboard import serve_dashboard
 
     serve_dashboard(study, port, typer.echo)
 
 
 def main() -> NoReturn:
-    """Run a command. What the user can fix is two lines and exit code 1; a bug keeps its traceback."""
+    """Run a command. Print an error that the user can fix in two lines and exit with 1; a bug keeps its traceback."""
     try:
         with collected_less_often():
             app()
     except AutotuneError as error:
         for line in (error.problem, error.fix):
-            print(" ".join(line.splitlines()), file=sys.stderr)  # names of files may hold line breaks
+            print(
+                wrapped(" ".join(line.splitlines()), sys.stderr), file=sys.stderr
+            )  # file names may contain line breaks
         sys.exit(1)
     except SystemExit as leave:
         if leave.code == INTERRUPTED:
-            print("Stopped. What is finished is kept; the same command goes on.", file=sys.stderr)
+            print("Stopped. Finished work is saved; run the same command again to resume.", file=sys.stderr)
         raise
     sys.exit(0)
 
@@ -335,6 +374,6 @@ def _listed(text: str | None) -> list[str] | None:
 
 
 def _numbers(text: str | None) -> list[int | str] | None:
-    """Whole numbers where they are; what is none is left for the check of the settings to refuse."""
+    """Convert whole numbers; leave anything else for the settings check to reject."""
     parts = _listed(text)
     return None if parts is None else [int(part) if part.isdecimal() else part for part in parts]

@@ -1,4 +1,4 @@
-"""The commands `autotune plugins`: list backbones, write a new one, check one."""
+"""The commands `autotune plugins`: list backbones, write a new one, or check one."""
 
 from __future__ import annotations
 
@@ -15,28 +15,30 @@ if TYPE_CHECKING:
     from autotune.backbones.spec import Backbone
     from autotune.training.check import CheckResult
 
-TEMPLATE = '''"""{title}: MobileNetV3-Small, say what it is and who made it; torchvision's ImageNet-1k weights."""
+TEMPLATE = '''"""{name}: describe the network and name its source here."""
 
 from torch import nn
-from torchvision.models import mobilenet_v3_small as tv
 
 from autotune import backbone
 
 
-@backbone(
-    pixels=224,
-    features=576,
-    weights="https://download.pytorch.org/models/mobilenet_v3_small-047dcff4.pth",
-    megabytes=10,
-    licence="BSD-3-Clause",
-)
-def {name}(pretrained: bool) -> nn.Sequential:
-    net = tv(weights="IMAGENET1K_V1" if pretrained else None)
-    last = nn.Sequential(net.features[-1], nn.AdaptiveAvgPool2d(1), nn.Flatten(1))
-    return nn.Sequential(*net.features[:-1], last)
-'''
+def stage(channels_in: int, channels_out: int) -> nn.Sequential:
+    convolution = nn.Conv2d(channels_in, channels_out, 3, stride=2, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(channels_out), nn.ReLU(inplace=True))
 
-plugins_app = typer.Typer(help="List backbones, write a new one, try one.", invoke_without_command=True)
+
+{decorator}
+def {name}(pretrained: bool) -> nn.Sequential:
+    last = nn.Sequential(*stage(64, 128), nn.AdaptiveAvgPool2d(1), nn.Flatten(1))
+    return nn.Sequential(stage(3, 32), stage(32, 64), last)
+'''
+FROM_SCRATCH = "@backbone(pixels=64, features=128, from_scratch=True)"
+PRETRAINED = """\
+# The weights are read from {name}.safetensors or {name}.pth in --weights DIR. To download them instead, load them below
+# if `pretrained`, and add to the decorator: weights="https://...", megabytes=..., licence="..."
+@backbone(pixels=224, features=128)"""
+
+plugins_app = typer.Typer(help="List backbones, write a new one, or check one.", invoke_without_command=True)
 
 
 @plugins_app.callback()
@@ -44,7 +46,9 @@ def plugins(
     context: typer.Context,
     folders: Plugins = None,
     weights: WeightsDir = None,
-    full: Annotated[bool, typer.Option("--full", help="Add parameters and stages; this imports torch.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Also show parameters and stages; imports torch, so it is slower.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """List backbones."""
@@ -60,19 +64,22 @@ def plugins(
 
 
 @plugins_app.command()
-def new(name: Annotated[str, typer.Argument(help="A Python name, e.g. my_net.")]) -> None:
-    """Write NAME.py here, a working backbone of some fifteen lines."""
-    file = write_new(name)
-    typer.echo(f"Wrote {file}. Try it: autotune plugins check {name} --plugins {file.parent}")
+def new(
+    name: Annotated[str, typer.Argument(help="A Python name, e.g. my_net.")],
+    from_scratch: Annotated[bool, typer.Option("--from-scratch", help="A network without pretrained weights.")] = False,
+) -> None:
+    """Write NAME.py to the current folder: a working backbone to start from."""
+    file = write_new(name, from_scratch)
+    typer.echo(f"Wrote {file}. Check it: autotune plugins check {name} --plugins {file.parent}")
 
 
 @plugins_app.command()
 def check(
-    name: Annotated[str, typer.Argument(help="A backbone's name.", autocompletion=backbone_names)],
+    name: Annotated[str, typer.Argument(help="Name of the backbone.", autocompletion=backbone_names)],
     folders: Plugins = None,
     weights: WeightsDir = None,
 ) -> None:
-    """Try a backbone: shapes, what each depth freezes and trains, train and evaluation mode, gradients."""
+    """Check a backbone: shapes, what each depth freezes and trains, training and evaluation mode, gradients."""
     from autotune.training.check import check_backbone
 
     def show(result: CheckResult) -> None:
@@ -82,7 +89,7 @@ def check(
 
 
 def list_backbones(folders: tuple[Path, ...], weights_folder: Path | None, full: bool) -> dict[str, Any]:
-    """Every backbone as plain values: what `autotune plugins --json` prints. Only `full` imports torch."""
+    """Return every backbone as plain values, as `autotune plugins --json` prints them. Only `full` imports torch."""
     from autotune.backbones.registry import discover
     from autotune.backbones.weights import find_weights
 
@@ -103,19 +110,20 @@ def list_backbones(folders: tuple[Path, ...], weights_folder: Path | None, full:
     return {"backbones": rows, "broken": [{"file": one.file, "reason": one.reason} for one in found.broken]}
 
 
-def write_new(name: str) -> Path:
-    """Write a backbone's file into the folder one stands in. Raises PluginError where the name will not do."""
+def write_new(name: str, from_scratch: bool = False) -> Path:
+    """Write a new backbone to the current folder. Raises PluginError if the name cannot be used."""
     from autotune.backbones.registry import discover
 
     if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
-        raise PluginError(f"A backbone cannot be named {name!r}.", "Use letters, digits and underscores: my_net")
+        raise PluginError(f"A backbone cannot be named {name!r}.", "Use letters, digits and underscores, e.g. my_net.")
     for entry in discover().backbones:
         if entry.name == name:
-            raise PluginError(f"There is a backbone {name!r} already, in {entry.file}.", "Choose another name.")
+            raise PluginError(f"A backbone named {name!r} exists in {entry.file}.", "Choose another name.")
     file = Path(f"{name}.py").resolve()
     if file.exists():
         raise PluginError(f"{file} exists.", "Choose another name, or delete the file.")
-    file.write_text(TEMPLATE.format(name=name, title=name), encoding="utf-8")
+    decorator = FROM_SCRATCH if from_scratch else PRETRAINED.format(name=name)
+    file.write_text(TEMPLATE.format(name=name, decorator=decorator), encoding="utf-8")
     return file
 
 

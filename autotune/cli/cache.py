@@ -16,7 +16,7 @@ cache_app = typer.Typer(help="Show, trim or clear decoded pixels and cached feat
 
 @cache_app.callback()
 def cache(context: typer.Context, as_json: Json = False) -> None:
-    """Show what the cache holds, the most recently used first."""
+    """Show the content of the cache, most recently used first."""
     if context.invoked_subcommand:
         return
     from autotune.cache.eviction import cache_status
@@ -32,25 +32,25 @@ def cache(context: typer.Context, as_json: Json = False) -> None:
 
 @cache_app.command()
 def trim(
-    to: Annotated[str | None, typer.Option(help="A size, e.g. 5GB; by default the limit.")] = None,
+    to: Annotated[str | None, typer.Option(help="Target size, e.g. 5GB; default: the cache limit.")] = None,
 ) -> None:
-    """Delete the least recently used until the cache is no larger than its limit."""
+    """Delete the least recently used entries until the cache fits its limit."""
     from autotune.cache import eviction
 
-    _tell_deleted(eviction.trim(eviction.parse_size(to) if to else eviction.limit()))
+    _print_deleted(eviction.trim(eviction.parse_size(to) if to else eviction.limit()))
 
 
 @cache_app.command()
 def clear(yes: Yes = False) -> None:
-    """Delete all decoded pixels and cached features. Nothing is lost but the time to compute them again."""
+    """Delete all decoded pixels and cached features. They are computed again when needed."""
     from autotune.cache import eviction
     from autotune.files import cache_folder
 
     if yes or confirmed(f"Delete all decoded pixels and cached features in {cache_folder()}?", "cache clear --yes"):
-        _tell_deleted(eviction.clear())
+        _print_deleted(eviction.clear())
 
 
-def _tell_deleted(gone: list[CacheEntry]) -> None:
+def _print_deleted(gone: list[CacheEntry]) -> None:
     from autotune.text import file_size
 
     typer.echo(f"Deleted {file_size(sum(one.n_bytes for one in gone))}.")

@@ -1,4 +1,4 @@
-"""The console: what a person sees of a study while it runs, as lines or as progress bars."""
+"""The console: what a study prints while it runs, as lines or as progress bars."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 
 from autotune.study.listener import Progress, StudyListener
 from autotune.study.rows import FAILED, BackboneFacts, TrialRow
-from autotune.text import duration, percent
+from autotune.text import duration, percent, plural
 
-PLAIN_SECONDS = 10.0  # between two lines of one piece of work where there is no terminal
+PLAIN_SECONDS = 10.0  # between two progress lines of one task without a terminal
 PLAIN_WIDTH = 160
 
 
 class PlainConsole(StudyListener):
-    """Progress bars on a terminal, plain lines elsewhere, nothing when quiet; on stderr where stdout is a program's."""
+    """Progress bars on a terminal, plain lines elsewhere, nothing if quiet; on stderr if a program reads stdout."""
 
     def __init__(self, quiet: bool = False, program: bool = False, verbose: bool = False) -> None:
         self._verbose = verbose
@@ -28,8 +28,8 @@ class PlainConsole(StudyListener):
             self.rich.width = PLAIN_WIDTH
         self._bars: rich.progress.Progress | None = None
         self._tasks: dict[str, TaskID] = {}
-        self._begun: dict[str, tuple[float, int]] = {}  # when, and how much was done then
-        self._said: dict[str, float] = {}
+        self._started: dict[str, tuple[float, int]] = {}  # by title: when it started, and how much was done then
+        self._printed: dict[str, float] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -38,7 +38,8 @@ class PlainConsole(StudyListener):
         self.close()
 
     def say(self, text: str = "") -> None:
-        self.rich.print(escape(text), soft_wrap=True)
+        """Print a line; a terminal gets it wrapped between words."""
+        self.rich.print(escape(text), soft_wrap=not self.rich.is_terminal)
 
     def detail(self, text: str) -> None:
         if self._verbose:
@@ -54,7 +55,7 @@ class PlainConsole(StudyListener):
         return show
 
     def estimated(self, seconds: float) -> None:
-        self.say(f"About {duration(seconds)} to go.")
+        self.say(f"Estimated time left: {duration(seconds)}.")
 
     def finished(self, row: TrialRow, backbone: BackboneFacts, is_best: bool) -> None:
         self.say(trial_line(row, backbone, is_best))
@@ -77,20 +78,20 @@ class PlainConsole(StudyListener):
 
     def _show_line(self, title: str, done: int, total: int) -> None:
         now = time.monotonic()
-        begun, first = self._begun.setdefault(title, (now, done))
+        started, first = self._started.setdefault(title, (now, done))
         if done >= total:
-            del self._begun[title]
-            self._said.pop(title, None)
-        elif now - self._said.setdefault(title, begun) >= PLAIN_SECONDS and done > first:
-            self._said[title] = now
-            left = (now - begun) / (done - first) * (total - done)
+            del self._started[title]
+            self._printed.pop(title, None)
+        elif now - self._printed.setdefault(title, started) >= PLAIN_SECONDS and done > first:
+            self._printed[title] = now
+            left = (now - started) / (done - first) * (total - done)
             self.say(f"{title}: {done} of {total}, about {duration(left)} left")
 
 
 def trial_line(row: TrialRow, backbone: BackboneFacts, is_best: bool) -> str:
-    """One finished trial: its number, value, choices, and why it ended."""
+    """Describe a finished trial in one line: number, value, hyperparameters and why it ended."""
     if row.state == FAILED:
         return f"trial {row.number:3d}  failed    {row.error}"
-    end = f"{row.epochs} epochs, {row.ended}, {row.seconds:.1f} s"
+    end = f"{plural(row.epochs or 0, 'epoch')}, {row.ended}, {row.seconds:.1f} s"
     mark = "  <- best so far" if is_best else ""
     return f"trial {row.number:3d}  {percent(row.value):>7}  {backbone.describe(row.params)}; {end}{mark}"

@@ -20,31 +20,31 @@ from autotune.study.rows import BackboneFacts, TrialRow
 if TYPE_CHECKING:
     from autotune.training.outcome import Epoch
 
-SOONEST = 0.25  # seconds between two drawings of what has happened
-TICKS = 1.0  # drawings a second where nothing happens: clocks and memory go on
+SOONEST = 0.25  # seconds between two redraws after events
+TICKS = 1.0  # redraws per second without events, for clocks and memory
 MEMORY_SECONDS = 2.0
-SPARED = 2  # lines of the terminal, for what is said
+SPARED = 2  # lines of the terminal, for printed lines
 
 
 def open_console(quiet: bool, program: bool, verbose: bool) -> PlainConsole:
-    """A live screen on a terminal that can show one; else the plain one."""
+    """Return a live console if the terminal can show one, else a plain one."""
     plain = PlainConsole(quiet, program, verbose)
     console = plain.rich
-    able = console.is_terminal and console.file.isatty() and not console.is_dumb_terminal
-    if quiet or program or not able or console.options.ascii_only:
+    can_draw = console.is_terminal and console.file.isatty() and not console.is_dumb_terminal
+    if quiet or program or not can_draw or console.options.ascii_only:
         return plain
     return LiveConsole(verbose=verbose)
 
 
 class LiveConsole(PlainConsole):
-    """Draws itself again when something happens and once a second. What is said stands above it, and stays."""
+    """Redrawn after events and once a second. Printed lines stay above the panel."""
 
     def __init__(self, quiet: bool = False, program: bool = False, verbose: bool = False) -> None:
         super().__init__(quiet, program, verbose)
         self.state = PanelState()
-        self._held = threading.RLock()  # the view is drawn in rich's thread, too; never held while rich is called
+        self._held = threading.RLock()  # the panel is also drawn in rich's thread; never held while rich is called
         self._live: Live | None = None
-        self._drawn_at = self._weighed_at = float("-inf")
+        self._drawn_at = self._measured_at = float("-inf")
 
     def planned(self, outline: Outline) -> None:
         with self._held:
@@ -64,7 +64,7 @@ class LiveConsole(PlainConsole):
                 bars = self.state.bars
                 expected = self.state.estimate if title == TRIALS else None
                 bar = bars.setdefault(title, ProgressBar(title, done, total, now, now, done, expected))
-                bar.done, bar.total, bar.told = done, total, now
+                bar.done, bar.total, bar.updated = done, total, now
                 if done >= total:
                     del bars[title]
             self._show()
@@ -85,7 +85,7 @@ class LiveConsole(PlainConsole):
     def epoch(self, number: int, row: Epoch) -> None:
         with self._held:
             run = self.state.runs[number]
-            run.rows = [*(one for one in run.rows if one.number < row.number), row]  # it may have started again
+            run.rows = [*(one for one in run.rows if one.number < row.number), row]  # the trial may have been restarted
         self._show()
 
     def finished(self, row: TrialRow, backbone: BackboneFacts, is_best: bool) -> None:
@@ -108,19 +108,19 @@ class LiveConsole(PlainConsole):
         if self._live is None:
             self._live = Live(get_renderable=self.drawn, console=self.rich, refresh_per_second=TICKS, transient=True)
             self._live.start()
-            self.rich.show_cursor()  # rich hides it, and kill -9 would leave it hidden
+            self.rich.show_cursor()  # rich hides it, and after kill -9 it would stay hidden
         elif now - self._drawn_at < SOONEST:
-            return  # the next tick shows it
+            return  # the next tick draws it
         self._drawn_at = now
         self._live.refresh()
 
     def drawn(self) -> Text:
-        """The panel as it stands now, for the terminal's size."""
+        """The current panel, for the size of the terminal."""
         now = time.monotonic()
         with self._held:
             outline = self.state.outline
-            if outline and now - self._weighed_at >= MEMORY_SECONDS:
-                self._weighed_at = now
+            if outline and now - self._measured_at >= MEMORY_SECONDS:
+                self._measured_at = now
                 self.state.memory = memory_in_use(outline.device)
             size = self.rich.size
             return panel.draw_panel(self.state, now, size.width, max(size.height - SPARED, 1))

@@ -1,4 +1,4 @@
-"""How much memory a study uses, of how much the machine has."""
+"""Memory used by a study, and memory of the machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from autotune.text import file_size
 
 @dataclass(frozen=True)
 class MemoryUse:
-    """Bytes. own, workers: resident, of the driver and of its children. gpu: in use, by all programs, and there."""
+    """Bytes. own, workers: resident memory of the driver and of its children. gpu: used by all programs, and total."""
 
     own: int
     workers: int
@@ -26,7 +26,7 @@ class MemoryUse:
 
 
 def memory_in_use(device: str) -> MemoryUse:
-    """What is in use now, in this process, in its children, and on the GPU where the device is one."""
+    """Measure this process, its children and, if `device` is a GPU, the GPU."""
     me = psutil.Process()
     children = sum(_resident(child) for child in me.children(recursive=True))
     return MemoryUse(_resident(me), children, psutil.virtual_memory().total, _gpu(device))
@@ -35,7 +35,7 @@ def memory_in_use(device: str) -> MemoryUse:
 def _resident(process: psutil.Process) -> int:
     try:
         return int(process.memory_info().rss)
-    except psutil.Error:  # it has ended meanwhile
+    except psutil.Error:  # the process has just ended
         return 0
 
 
@@ -44,5 +44,5 @@ def _gpu(device: str) -> tuple[int, int] | None:
         return None
     import torch
 
-    free, there = torch.cuda.mem_get_info(torch.device(device))
-    return there - free, there
+    free, total = torch.cuda.mem_get_info(torch.device(device))
+    return total - free, total

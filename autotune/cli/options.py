@@ -1,4 +1,4 @@
-"""Options that commands share, what a shell completes of them, how JSON is printed and a question is asked."""
+"""Options shared by commands, their shell completion, printing of JSON and confirmation prompts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from autotune.training.metrics import METRICS
 
 
 def study_names(incomplete: str) -> list[str]:
-    """The studies in this folder, for completion."""
+    """Complete the names of the studies in this folder."""
     from autotune.study.summary import STUDIES
 
     names = sorted(file.parent.name for file in STUDIES.glob("*/record.db"))
@@ -23,7 +23,7 @@ def study_names(incomplete: str) -> list[str]:
 
 
 def backbone_names(incomplete: str) -> list[str]:
-    """The bundled and installed backbones, for completion; after a comma, one more."""
+    """Complete the names of bundled and installed backbones, also after a comma."""
     from autotune.backbones.registry import discover
 
     before, comma, last = incomplete.rpartition(",")
@@ -32,40 +32,38 @@ def backbone_names(incomplete: str) -> list[str]:
 
 
 def metric_names(incomplete: str) -> list[str]:
-    """The metrics, for completion."""
+    """Complete the names of metrics."""
     return [name for name in METRICS if name.startswith(incomplete)]
 
 
 Data = Annotated[
     Path | None,
     typer.Argument(
-        help="A folder with a folder a class, or with train/, val/, test/; a CSV or TSV with path,label; the name of a "
-        "torchvision data set. Without it: the built-in digits."
+        help="A folder with one subfolder per class (or with train/, val/ and test/), a CSV or TSV file with columns "
+        "path,label, or the name of a torchvision data set. Default: the built-in digits."
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but problems.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
-Plugins = Annotated[
-    list[Path] | None, typer.Option("--plugins", help="A folder of backbone plugins; may be given again.")
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
+Plugins = Annotated[list[Path] | None, typer.Option("--plugins", help="Folder with backbone plugins; can be repeated.")]
+WeightsDir = Annotated[
+    Path | None, typer.Option("--weights", help="Folder with weights: NAME.safetensors or NAME.pth.")
 ]
-WeightsDir = Annotated[Path | None, typer.Option("--weights", help="A folder of NAME.safetensors or NAME.pth.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-NewStudyName = Annotated[str | None, typer.Option(help="The study's name; by default the data folder's.")]
+NewStudyName = Annotated[str | None, typer.Option(help="Name of the study; default: the name of the data folder.")]
 ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="A study.toml; by default studies/NAME/study.toml, if there.")
+    Path | None, typer.Option("--config", help="Configuration file; default: studies/NAME/study.toml, if it exists.")
 ]
-SkipUnreadable = Annotated[bool, typer.Option(help="Go on where over a tenth of the pictures cannot be read.")]
+SkipUnreadable = Annotated[bool, typer.Option(help="Continue even if more than 10 % of the pictures cannot be read.")]
 StudyName = Annotated[
-    str, typer.Argument(metavar="STUDY", help="A study's name, or its folder.", autocompletion=study_names)
+    str, typer.Argument(metavar="STUDY", help="Name or folder of a study.", autocompletion=study_names)
 ]
-Backbones = Annotated[
+BackboneNames = Annotated[
     str | None,
-    typer.Option(help="Backbones to search, by name, with commas between.", autocompletion=backbone_names),
+    typer.Option(help="Backbones to search, separated by commas.", autocompletion=backbone_names),
 ]
-BackboneName = Annotated[
-    str, typer.Option(help="The backbone to test, by name.", show_default=False, autocompletion=backbone_names)
-]
+BackboneName = Annotated[str, typer.Option(help="Backbone to test.", show_default=False, autocompletion=backbone_names)]
 MetricName = Annotated[str | None, typer.Option(help=f"{either(list(METRICS))}.", autocompletion=metric_names)]
 
 
@@ -73,8 +71,8 @@ def print_json(found: dict[str, Any]) -> None:
     typer.echo(json.dumps(found, indent=2))
 
 
-def confirmed(question: str, beforehand: str) -> bool:
-    """Ask. Raises ConfigError where nobody can answer."""
+def confirmed(question: str, command: str) -> bool:
+    """Ask for confirmation. Raises ConfigError if stdin is no terminal; `command` is the one that does not ask."""
     if not sys.stdin.isatty():
-        raise ConfigError("Nobody is there to be asked.", f"Say it beforehand: autotune {beforehand}")
+        raise ConfigError("Confirmation is needed, but stdin is not a terminal.", f"Run: autotune {command}")
     return typer.confirm(question)

@@ -1,4 +1,4 @@
-"""The panel: what a terminal shows of a study while it runs, drawn to fit any width and height."""
+"""The panel of a running study, drawn to fit any width and height of a terminal."""
 
 from __future__ import annotations
 
@@ -21,49 +21,49 @@ if TYPE_CHECKING:
 BLOCKS = "▁▂▃▄▅▆▇█"
 NOT_YET = "·"
 LEADERS = 8
-FEWEST_LEADERS = 3  # before other parts make way for them
+FEWEST_LEADERS = 3  # below this, other parts get smaller instead
 LONGEST_CURVE = 24  # columns; a longer trial shows fewer points
 WIDEST_BAR = 40
-ROOMY = 80  # columns from which a leaderboard tells epochs and seconds
+ROOMY = 80  # columns from which the leaderboard shows epochs and seconds
 TRAIN, VALIDATION, MUTED = "cyan", "magenta", "dim"
 
 
 @dataclass
 class ProgressBar:
-    """One piece of work. begun, told: seconds on the panel's clock; first: what was done when it began.
+    """One task. started, updated: seconds on the panel's clock. first: what was done when it started.
 
-    expected: how many seconds it should take, told before anything was done.
+    expected: the seconds that it was estimated to take before it started.
     """
 
     title: str
     done: int
     total: int
-    begun: float
-    told: float
+    started: float
+    updated: float
     first: int
     expected: float | None = None
 
     def left(self, now: float) -> float | None:
-        """Seconds, at the pace so far."""
+        """Seconds left, at the pace so far."""
         if self.done > self.first:
-            pace = (self.told - self.begun) / (self.done - self.first)
-            return max(pace * (self.total - self.done) - (now - self.told), 0.0)
-        return None if self.expected is None else max(self.expected - (now - self.begun), 0.0)
+            pace = (self.updated - self.started) / (self.done - self.first)
+            return max(pace * (self.total - self.done) - (now - self.updated), 0.0)
+        return None if self.expected is None else max(self.expected - (now - self.started), 0.0)
 
 
 @dataclass
 class RunningTrial:
-    """A trial that runs. words: its choices. rows: its epochs, those before a restart too."""
+    """A running trial. words: its hyperparameters. rows: its epochs, including those before a restart."""
 
     number: int
     words: str
-    begun: float
+    started: float
     rows: list[Epoch] = field(default_factory=list)
 
 
 @dataclass
 class PanelState:
-    """All that the panel shows. ended: finished trials, best first, each with its choices in words."""
+    """What the panel shows. ended: finished trials, best first, each with its hyperparameters in words."""
 
     outline: Outline | None = None
     estimate: float | None = None
@@ -74,7 +74,7 @@ class PanelState:
 
 
 def draw_panel(view: PanelState, now: float, width: int, height: int) -> Text:
-    """The richest form that fits: lines of at most `width` cells, at most `height` of them."""
+    """Draw the most detailed form that fits `width` cells and `height` lines."""
     bars = _bars(list(view.bars.values()), now, width)
     foot = [Text(view.memory.words, MUTED)] if view.memory else []
     least_board = min(len(view.ended), FEWEST_LEADERS) + 1 if view.ended else 0
@@ -92,7 +92,7 @@ def draw_panel(view: PanelState, now: float, width: int, height: int) -> Text:
 
 
 def sparkline(values: Sequence[float | None], low: float, high: float) -> str:
-    """A block a value, the lowest for `low` and the highest for `high`; a dot where there is none."""
+    """Draw one block per value, the lowest for `low` and the highest for `high`; a dot for None."""
     if high <= low:
         return "".join(NOT_YET if value is None else BLOCKS[len(BLOCKS) // 2] for value in values)
     steps = (len(BLOCKS) - 1) / (high - low)
@@ -100,7 +100,7 @@ def sparkline(values: Sequence[float | None], low: float, high: float) -> str:
 
 
 def gap_colour(gap: float, limit: float) -> str:
-    """Green up to half of what ends a trial, yellow up to all of it, then red."""
+    """Green up to half the gap that stops a trial, yellow up to that gap, then red."""
     if gap > limit:
         return "red"
     return "yellow" if gap > limit / 2 else "green"
@@ -109,7 +109,7 @@ def gap_colour(gap: float, limit: float) -> str:
 def _forms(
     outline: Outline | None, now: float, width: int
 ) -> Iterable[tuple[int, Callable[[RunningTrial], list[Text]]]]:
-    """How many lines the head may have and how a run is drawn, the richest first."""
+    """Yield the lines of the head and how to draw a trial, most detailed first."""
     if outline is None:
         return [(0, lambda run: [])]
     return [
@@ -122,7 +122,7 @@ def _forms(
 
 
 def _head(view: PanelState, width: int) -> list[Text]:
-    """A rule below what is said; then the study and its plan, as many facts a line as fit."""
+    """A rule below the printed lines; then the study and its plan, as many facts per line as fit."""
     if view.outline is None:
         return []
     rule = Text("─" * width, MUTED)
@@ -144,20 +144,20 @@ def _bars(bars: Sequence[ProgressBar], now: float, width: int) -> list[Text]:
     lines = []
     for bar in bars:
         left = bar.left(now)
-        told = f" {bar.done} of {bar.total}" + ("" if left is None else f", about {duration(left)} left")
-        columns = max(min(width - longest - 1 - len(told), WIDEST_BAR), 3)
+        count = f" {bar.done} of {bar.total}" + ("" if left is None else f", about {duration(left)} left")
+        columns = max(min(width - longest - 1 - len(count), WIDEST_BAR), 3)
         full = round(columns * bar.done / max(bar.total, 1))
         line = Text(f"{bar.title:{longest}} ")
-        lines.append(line.append("━" * full, "green").append("━" * (columns - full), MUTED).append(told))
+        lines.append(line.append("━" * full, "green").append("━" * (columns - full), MUTED).append(count))
     return lines
 
 
 def _run(run: RunningTrial, outline: Outline, now: float, width: int, most_lines: int) -> list[Text]:
-    """A running trial: its choices in at most so many lines, and its two curves one above the other."""
+    """A running trial: its hyperparameters in at most `most_lines` lines, then its two curves."""
     epoch = min(_reached(run) + 1, outline.epochs)
-    title = f"Trial {run.number}, epoch {epoch} of {outline.epochs}, {duration(now - run.begun)}: "
-    told = textwrap.wrap(title + run.words, width, subsequent_indent="  ") if most_lines > 1 else [title + run.words]
-    lines = [Text(line) for line in told[:most_lines]]
+    title = f"Trial {run.number}, epoch {epoch} of {outline.epochs}, {duration(now - run.started)}: "
+    wrapped = textwrap.wrap(title + run.words, width, subsequent_indent="  ") if most_lines > 1 else [title + run.words]
+    lines = [Text(line) for line in wrapped[:most_lines]]
     lines[0].stylize("bold", 0, len(title))
     for name, colour in (("train", TRAIN), ("validation", VALIDATION)):
         line = Text(f"  {'training' if name == 'train' else name:11}")
@@ -173,7 +173,7 @@ def _run(run: RunningTrial, outline: Outline, now: float, width: int, most_lines
 
 
 def _brief(run: RunningTrial, outline: Outline) -> Text:
-    """A running trial in a line."""
+    """A running trial in one line."""
     line = Text(f"Trial {run.number} {min(_reached(run) + 1, outline.epochs)}/{outline.epochs} ")
     line.append(_curve(run, "train", outline.epochs), TRAIN).append(" ")
     line.append(_curve(run, "validation", outline.epochs), VALIDATION)
@@ -189,7 +189,7 @@ def _reached(run: RunningTrial) -> int:
 
 
 def _curve(run: RunningTrial, name: str, epochs: int) -> str:
-    """A run's training or validation by epoch, both on the scale of what either has reached."""
+    """A trial's training or validation metric by epoch; both curves have the same scale."""
     seen = [value for row in run.rows for value in (row.train, row.validation)]
     columns = min(epochs, LONGEST_CURVE)
     values: list[float | None] = [None] * columns
@@ -199,7 +199,7 @@ def _curve(run: RunningTrial, name: str, epochs: int) -> str:
 
 
 def _board(view: PanelState, width: int, room: int) -> list[Text]:
-    """How finished trials ended, counted, and the best of them."""
+    """The number of finished trials by state, and the best ones."""
     if not view.ended or room < 1 or view.outline is None:
         return []
     counts = ", ".join(f"{sum(row.state == state for row, _ in view.ended)} {state}" for state in STATES)
@@ -211,7 +211,9 @@ def _board(view: PanelState, width: int, room: int) -> list[Text]:
         line = Text(f"  {row.number:4d}  {percent(row.value):>7}  ", "" if place else "bold green")
         if width >= ROOMY:
             line.append(f"{row.epochs:3d} epochs  {row.ended:8}  {row.seconds:6.1f} s  ")
-        lines.append(line.append(words if len(labels) > 1 else words.partition(", ")[2]))  # the head names the one
+        lines.append(
+            line.append(words if len(labels) > 1 else words.partition(", ")[2])
+        )  # if there is only one backbone, the head names it
     if best:
         lines[0].append(f"; best {metric}:")
     return lines

@@ -1,4 +1,4 @@
-"""`autotune lr-find`: measures, draws, prints, and writes the bounds where asked."""
+"""`autotune lr-find`: measure, plot, print and, if asked, write the bounds."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from autotune.study.request import SearchRequest
 
 
 def find_learning_rates(request: SearchRequest, write: bool, console: PlainConsole) -> dict[str, Any]:
-    """Test the one backbone that `request` names, show and save its curve. Returns what --json prints.
+    """Test the one backbone that `request` names, show and save its loss curve. Return what --json prints.
 
-    write: fix the bounds in the study's own study.toml. Raises StudyError where the loss does not clearly fall, or
-    where a study that has begun would be written to.
+    write: write the bounds to the study's study.toml. Raises StudyError if the loss does not clearly fall, or if the
+    study to write to has started.
     """
     if write:
         refuse_to_write(request)

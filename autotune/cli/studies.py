@@ -11,7 +11,7 @@ studies_app = typer.Typer(help="List the studies in this folder, or remove one."
 
 @studies_app.callback()
 def studies(context: typer.Context, as_json: Json = False) -> None:
-    """List the studies in ./studies, the one last worked on first."""
+    """List the studies in ./studies, most recently used first."""
     if context.invoked_subcommand:
         return
     from autotune.cli import views
@@ -28,7 +28,7 @@ def studies(context: typer.Context, as_json: Json = False) -> None:
 
 @studies_app.command()
 def rm(study: StudyName, yes: Yes = False) -> None:
-    """Remove a study: trials, checkpoints, reports. Its study.toml and your pictures stay."""
+    """Remove a study: trials, checkpoints and reports. Its study.toml and your pictures are kept."""
     from autotune.study.studies import remove_study, study_row
 
     found = study_row(study)

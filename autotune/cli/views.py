@@ -1,16 +1,18 @@
-"""What a finished command shows: a table or a few lines for each kind of result."""
+"""Print the result of a command: a table or a few lines for each kind of result."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from autotune.text import ago, duration, file_size, percent
+from autotune.cli.wrap import wrapped
+from autotune.text import ago, duration, file_size, percent, plural
 
-# Types alone: `autotune plugins` has to start as fast as a bare command line.
+# Imported for types only, because `autotune plugins` has to start quickly.
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -23,30 +25,30 @@ if TYPE_CHECKING:
     from autotune.report.label_issues import LabelIssue
     from autotune.study.dry_run import DryRun
     from autotune.study.range_test import RangeTestResult, RateBounds
-    from autotune.study.rows import TrialRow
+    from autotune.study.rows import Evaluation, TrialRow
     from autotune.study.studies import StudyRow
     from autotune.study.summary import Summary
 
 N_LEADERS = 10
-N_LISTED = 20  # pictures of each kind
+N_LISTED = 20  # entries per list
 
 
 def show_export(result: ExportResult, console: PlainConsole) -> None:
-    """The models that were verified, the calibration, and where the bundle is."""
+    """Print the verified files, the calibration and the folder of the bundle."""
     console.rich.print(_verified_files(result.files))
-    console.say(f"Each file, from pictures to probabilities, against the trained network ({result.right} right).")
+    console.say(f"Each file was compared with the trained network on the validation set ({result.right} correct).")
     fitted = result.calibration
-    console.say(f"Temperature {fitted.temperature:.3g}, fitted on validation.")
+    console.say(f"Temperature {fitted.temperature:.3g}, fitted on the validation set.")
     for part, one in fitted.answered.items():
         share = one.right / one.answered if one.answered else None
         console.say(
-            f"At the threshold {fitted.threshold:.4g}, {one.answered} of {one.n} {part} pictures "
-            f"stay answered, {percent(share)} of them correctly."
+            f"Threshold {fitted.threshold:.4g}: {one.answered} of {one.n} {part} pictures get a label, "
+            f"{percent(share)} of these labels are correct."
         )
     if result.refit:
         console.say(
-            "Trained again on training and validation pictures: test score, temperature and threshold are the earlier "
-            "model's, and what is right above is of pictures it has seen."
+            "This model was trained again on the training and validation sets. The test score, temperature and "
+            "threshold are the earlier model's, and the correct predictions above are on pictures it was trained on."
         )
     console.say(f"Bundle: {result.folder}")
     console.say(f"Next: autotune predict {result.folder} PICTURE...")
@@ -61,7 +63,7 @@ def _table() -> Table:
 def _verified_files(files: Iterable[VerifiedFile]) -> Table:
     table = _table()
     table.add_column("file")
-    titles = ("MB", "largest difference", "changed", "right", "ms, one thread", "ms, all", "peak MB")
+    titles = ("MB", "largest difference", "changed", "correct", "ms, 1 thread", "ms, all", "peak MB")
     for title in titles:
         table.add_column(title, justify="right")
     table.add_column("verdict")
@@ -75,17 +77,21 @@ def _verified_files(files: Iterable[VerifiedFile]) -> Table:
 
 
 def show_backbones(found: dict[str, Any]) -> None:
-    """The list for a person: a name and its description, then the facts."""
+    """Print each backbone: name, description and facts."""
     for row in found["backbones"]:
         features = row["features"] or "measured"
-        installed = "at hand" if row["weights"]["installed"] else "not at hand"
-        typer.echo(f"{row['name']}\n    {row['description']}")
-        typer.echo(f"    {row['pixels']} pixels, {features} features; weights {installed}: {row['weights']['reason']}")
+        weights = "weights installed" if row["weights"]["installed"] else "weights not installed"
+        facts = [
+            row["description"],
+            f"{row['pixels']} pixels, {features} features; {weights}: {row['weights']['reason']}",
+        ]
         if "stages" in row:
-            typer.echo(f"    {row['parameters']:,} parameters in {len(row['stages'])} stages: {_stages(row['stages'])}")
-        typer.echo(f"    {row['file']}")
+            facts.append(f"{row['parameters']:,} parameters in {len(row['stages'])} stages: {_stages(row['stages'])}")
+        typer.echo(row["name"])
+        for fact in (*facts, row["file"]):
+            typer.echo(wrapped(fact, sys.stdout, indent="    "))
     for one in found["broken"]:
-        typer.echo(f"Left out: {one['file']}: {one['reason']}")
+        typer.echo(wrapped(f"Skipped: {one['file']}: {one['reason']}", sys.stdout))
 
 
 def _stages(parameters: list[int]) -> str:
@@ -93,57 +99,57 @@ def _stages(parameters: list[int]) -> str:
 
 
 def show_dry_run(found: DryRun, console: PlainConsole) -> None:
-    """The cost of the plan that has been announced."""
+    """Print the estimated cost of the plan, which has been printed already."""
     for one in found.features:
         cuts = ", ".join(str(cut) for cut in one.after_stages)
-        there = f"; {file_size(one.bytes_there)} of it is in the cache" if one.bytes_there else ""
+        cached = f", {file_size(one.bytes_there)} of it already cached" if one.bytes_there else ""
         console.say(
             f"Feature cache: {one.backbone} at {one.pixels} pixels, after stages {cuts} of {one.stages}: "
-            f"up to {file_size(one.bytes)}{there}."
+            f"up to {file_size(one.bytes)}{cached}."
         )
     work = f"{found.feature_operations / 1e12:.3g} T operations for the feature cache, " if found.features else ""
     console.say(f"Work: {work}{found.trial_operations / 1e12:.3g} T operations for the trials.")
     disk = f"up to {file_size(found.feature_bytes)} for the feature cache, " if found.features else ""
-    console.say(f"Disk: {disk}{file_size(found.pixel_bytes)} for decoded pixels, in {_homely(found.cache_folder)}.")
+    console.say(f"Disk: {disk}{file_size(found.pixel_bytes)} for decoded pixels, in {_short_path(found.cache_folder)}.")
     if found.begun:
-        console.say(f"The study has begun: {found.n_finished} trials are finished, {found.n_left} are left.")
+        console.say(f"The study has started: {plural(found.n_finished, 'trial')} finished, {found.n_left} left.")
     if not found.n_left and found.tested:
-        console.say("Nothing is left to do; the same command only prints.")
+        console.say("The study is complete: the same command prints its result again.")
         return
     console.say(f"Time: about {duration(found.seconds)}.")
-    console.say("This was a dry run: no study was written. The same command without --dry-run starts it.")
+    console.say("Dry run: nothing was trained or saved. Run the same command without --dry-run to start.")
 
 
 def show_range_test(
     found: RangeTestResult, bounds: RateBounds, plot: Path, written: Path | None, console: PlainConsole
 ) -> None:
-    """The bounds that a range test suggests, and where they are written."""
+    """Print the suggested bounds, how they were chosen and where they were written."""
     from autotune.study.range_test import fixed_with_bounds
 
     console.say(f"Tested: {found.tested.words}")
     console.say(f"Suggested: lr_low {bounds.low:.1e}, lr_high {bounds.high:.1e}")
     console.say(
-        f"Chosen so: the smoothed training loss falls from {found.curve.level:.3g} to {bounds.least:.3g}; a tenth of "
-        "that is done at lr_low, where the fall begins, four fifths at lr_high, before it slows (Smith 2017)."
+        f"The smoothed training loss falls from {found.curve.level:.3g} to {bounds.least:.3g}. A tenth of that fall is "
+        "reached at lr_low, four fifths at lr_high (Smith 2017)."
     )
     console.say(f"Plot: {plot.resolve()}")
     if written:
         also = ", ".join(f"{name} = {value}" for name, value in fixed_with_bounds(found.tested).items())
         console.say(
-            f"Written to {written}, under [space]: lr_low and lr_high, which stand for every trial, and therefore also "
-            f"what they were measured with: {also}."
+            f"Wrote lr_low and lr_high to {written}, under [space], with the values they were measured with: {also}. "
+            "Every trial of the study uses them."
         )
-    elif not found.has_begun:
-        console.say(f"With --write they go into {found.folder / 'study.toml'}.")
+    elif not found.has_started:
+        console.say(f"Use --write to save them in {found.folder / 'study.toml'}.")
 
 
-def _homely(folder: Path) -> str:
-    """A path as a person writes it."""
+def _short_path(folder: Path) -> str:
+    """Abbreviate the home folder as ~."""
     return f"~/{folder.relative_to(Path.home()).as_posix()}" if folder.is_relative_to(Path.home()) else str(folder)
 
 
 def show_cache(found: CacheStatus, console: PlainConsole) -> None:
-    """What the cache holds, and how much it may."""
+    """Print the entries of the cache, its size and its limit."""
     from rich.markup import escape
 
     table = _table()
@@ -156,13 +162,13 @@ def show_cache(found: CacheStatus, console: PlainConsole) -> None:
 
 
 def show_study(summary: Summary, console: PlainConsole) -> None:
-    """The end of a study, or `autotune status`: leaderboard, the winner in words, the test beside validation."""
+    """Print a study: the leaderboard, the winner, and its test score beside the validation score."""
     pictures, trials = summary.pictures, summary.n_trials
     console.say()
     console.say(
         f"Study {summary.study}: {pictures['train']} training, {pictures['validation']} validation and "
-        f"{pictures['test']} test pictures of {len(summary.classes)} classes; {trials['complete']} trials complete, "
-        f"{trials['pruned']} pruned, {trials['failed']} failed"
+        f"{pictures['test']} test pictures in {plural(len(summary.classes), 'class')}; "
+        f"{plural(trials['complete'], 'trial')} complete, {trials['pruned']} pruned, {trials['failed']} failed"
     )
     if summary.best is None:
         console.say("No trial is complete yet.")
@@ -173,15 +179,28 @@ def show_study(summary: Summary, console: PlainConsole) -> None:
         console.say(line)
     seconds = summary.seconds
     console.say(
-        f"Time: {duration(seconds.total)} in all; reading {seconds.read:.1f} s, feature cache {seconds.cache:.1f} s, "
+        f"Time: {duration(seconds.total)} in total; reading {seconds.read:.1f} s, feature cache {seconds.cache:.1f} s, "
         f"trials {seconds.trials:.1f} s, test {seconds.test:.1f} s"
     )
-    console.say(f"Everything lies in {summary.folder}: record.db, trials.db, manifest.csv, checkpoints/, logs/")
-    name = summary.study
-    console.say(
-        f"Next: autotune report {name} draws it; autotune predict {name} PICTURE... names pictures; "
-        f"autotune export {name} makes a model for others; autotune search ... --trials {trials['total'] + 50} goes on"
-    )
+    console.say(f"Folder: {summary.folder}")
+    console.rich.print(_next_commands(summary.study, trials["total"] + 50))
+
+
+def _next_commands(study: str, n_trials: int) -> Table:
+    from rich.markup import escape
+
+    table = _table()
+    table.show_header = False
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for command, result in (
+        (f"autotune report {study}", "curves, hyperparameters and mistakes in one HTML file"),
+        (f"autotune predict {study} PICTURE...", "labels for new pictures"),
+        (f"autotune export {study}", "a standalone model"),
+        (f"autotune search ... --trials {n_trials}", "more trials"),
+    ):
+        table.add_row(escape(command), result)
+    return table
 
 
 def _leaderboard(summary: Summary) -> Table:
@@ -193,7 +212,7 @@ def _leaderboard(summary: Summary) -> Table:
     table = _table()
     for name in ("trial", find_metric(summary.metric).label, "epochs", "ended", "seconds"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("choices")
+    table.add_column("hyperparameters")
     for row in summary.leaderboard[:N_LEADERS]:
         if row.state == FAILED:
             continue
@@ -208,28 +227,35 @@ def _scores(summary: Summary, best: TrialRow) -> list[str]:
     test, label = summary.test, find_metric(summary.metric).label
     name = label[0].upper() + label[1:]
     if test is None:
-        return [f"{name}: validation {percent(best.value)}; the test pictures have not been looked at."]
+        return [f"{name}: validation {percent(best.value)}. Test set not evaluated yet."]
     low, high = test.value_interval
-    looks = "once" if summary.n_evaluations == 1 else f"{summary.n_evaluations} times"
+    n_times = "once" if summary.n_evaluations == 1 else f"{summary.n_evaluations} times"
     lines = [
         f"{name}: test {percent(test.value)} (95 % interval {percent(low)} to {percent(high)}, n = {test.n}), "
-        f"validation {percent(best.value)}: it flattered by {100 * ((best.value or 0.0) - test.value):+.1f} points. "
-        f"The test pictures were looked at {looks}."
+        f"validation {percent(best.value)}{_optimism(best, test)}. Test set evaluated {n_times}."
     ]
     weak = sorted(test.per_class.items(), key=lambda item: item[1].recall)[:3]
     lines.append("Weakest classes: " + ", ".join(f"{name} {one.right} of {one.n}" for name, one in weak))
     return lines
 
 
+def _optimism(best: TrialRow, test: Evaluation) -> str:
+    """The difference of validation and test score in words; nothing where both are shown as the same number."""
+    points = 100 * ((best.value or 0.0) - test.value)
+    if abs(points) < 0.05:
+        return ""
+    return f" ({abs(points):.1f} points too {'optimistic' if points > 0 else 'pessimistic'})"
+
+
 def show_studies(rows: Sequence[StudyRow], console: PlainConsole) -> None:
-    """The table for a person."""
+    """Print the table of studies."""
     from rich.markup import escape
 
     from autotune.study.summary import STUDIES
     from autotune.training.metrics import METRICS
 
     if not rows:
-        console.say(f"There is no study in {STUDIES.resolve()}. Begin one: autotune search PHOTOS")
+        console.say(f"No studies in {STUDIES.resolve()}. Start one: autotune search PHOTOS")
         return
     table = _table()
     heads = ("study", "trials", "metric", "validation", "test", "size", "last used")
@@ -243,42 +269,41 @@ def show_studies(rows: Sequence[StudyRow], console: PlainConsole) -> None:
 
 
 def show_data(found: DataSurvey, console: PlainConsole) -> None:
-    """The survey for a person."""
-    console.say(f"{found.folder}: {found.pictures} pictures of {len(found.classes)} classes")
+    """Print what a study would use."""
+    console.say(f"{found.folder}: {plural(found.pictures, 'picture')} in {plural(len(found.classes), 'class')}")
     width = max(len(name) for name in found.classes)
     for name, n in found.classes.items():
         console.say(f"  {name:{width}} {n:7d}")
-    console.say(f"The largest class has {found.uneven:.1f} times the pictures of the smallest.")
-    console.say(f"The median picture's shorter side is {found.side} pixels.")
+    console.say(f"Largest class: {found.uneven:.1f} times as many pictures as the smallest.")
+    console.say(f"Median of the shorter side: {found.side} pixels.")
     if found.parts:
-        whose = "as the folders say" if len(found.given_parts) > 1 else "by a hash of their content"
+        source = "given" if len(found.given_parts) > 1 else "by a hash of the content"
         parts = ", ".join(f"{n} {name}" for name, n in found.parts.items())
-        console.say(f"Parts, {whose}: {parts}")
-    _list(console, "Set aside", [f"{one.path}: {one.reason}" for one in found.skipped])
-    _list(console, "Copies, kept on one side of the split", [_equal(group) for group in found.duplicates])
-    _list(console, "Near-copies, kept on one side too", [_equal(group) for group in found.near_duplicates])
+        console.say(f"Split, {source}: {parts}")
+    _list(console, "Skipped", [f"{one.path}: {one.reason}" for one in found.skipped])
+    _list(console, "Duplicates, kept in the same set", [_group(group) for group in found.duplicates])
+    _list(console, "Near-duplicates, kept in the same set", [_group(group) for group in found.near_duplicates])
     if found.too_much_alike:
-        console.say("  The pictures are too much alike to tell near-copies from others; exact copies alone count.")
+        console.say("  Not searched: the pictures are too similar to tell near-duplicates from others.")
     contradictions = [" = ".join(f"{one.path} ({one.label})" for one in group) for group in found.contradictions]
-    _list(console, "Copies whose labels contradict each other", contradictions)
+    _list(console, "Duplicates with conflicting labels", contradictions)
     if found.suspects:
-        _list(console, "Labels to look at, the most doubtful first", [_doubt(one) for one in found.suspects])
+        _list(console, "Likely label errors, most likely first", [_label_issue(one) for one in found.suspects])
     if found.problem:
         console.say(f"No study can start: {found.problem}")
 
 
-def _equal(group: Sequence[Picture]) -> str:
+def _group(group: Sequence[Picture]) -> str:
     return " = ".join(picture.path for picture in group)
 
 
-def _doubt(one: LabelIssue) -> str:
-    return f"{one.path}: labelled {one.label}, looks like {one.answer} ({percent(one.probability)})"
+def _label_issue(one: LabelIssue) -> str:
+    return f"{one.path}: labelled {one.label}, predicted {one.answer} ({percent(one.probability)})"
 
 
 def _list(console: PlainConsole, title: str, lines: list[str]) -> None:
-
     console.say(f"{title}: {len(lines) or 'none'}")
     for line in lines[:N_LISTED]:
         console.say(f"  {line}")
     if len(lines) > N_LISTED:
-        console.say(f"  ... and {len(lines) - N_LISTED} more; --json lists them all")
+        console.say(f"  ... and {len(lines) - N_LISTED} more (--json lists all)")

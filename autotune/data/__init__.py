@@ -1,1 +1,1 @@
-"""Labelled files become a catalogue, groups of copies and a split; a random view of a picture."""
+"""The catalog of labelled pictures, their duplicates, the split into sets, and augmentation."""

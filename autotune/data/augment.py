@@ -1,4 +1,4 @@
-"""Augmentation: one random view per picture, for a whole batch at once, with a single geometric resampling."""
+"""Augmentation: one random view per picture, computed for a whole batch with a single geometric resampling."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ N_DRAWS = 16
 
 @dataclass(frozen=True)
 class AugmentRanges:
-    """How far each operation goes at magnitude 1, as in Keras's ImageDataGenerator. shift: of the picture's side.
+    """The range of each operation at magnitude 1, as in Keras's ImageDataGenerator. shift: fraction of the side.
 
-    All of it enters the keys of cached views, so that rows of other ranges are not used again.
+    All fields are part of the keys of cached views: rows computed with other ranges are not reused.
     """
 
     shift: float = 0.2
@@ -27,24 +27,24 @@ class AugmentRanges:
     channel_shift: float = 0.2
 
 
-RANGES = AugmentRanges()  # those of the hot-dog write-up
+RANGES = AugmentRanges()  # from the hot-dog write-up
 
 
 @dataclass(frozen=True)
 class Invariances:
-    """What may be done to these pictures without changing what they show. angle: largest rotation, in degrees."""
+    """The transformations that do not change a picture's class. angle: largest rotation, in degrees."""
 
     flips: str = "horizontal"
     angle: float = 15.0
 
 
 def augmentation_key() -> str:
-    """The constants that a view depends on, besides its picture and its study."""
+    """Return the constants that a view depends on, apart from its picture and its study."""
     return f"{RANGES} {N_DRAWS}"
 
 
 def random_draws(digests: Sequence[str], views: Sequence[int], seed: int) -> Tensor:
-    """Random numbers in [0, 1), (N, 16), that depend on (seed, content, view number) alone."""
+    """Return random numbers (N, 16) in [0, 1) that depend only on (seed, content, view number)."""
     raw = b"".join(
         hashlib.blake2b(f"{seed}:{digest}:{view}".encode(), digest_size=4 * N_DRAWS).digest()
         for digest, view in zip(digests, views, strict=True)
@@ -54,10 +54,10 @@ def random_draws(digests: Sequence[str], views: Sequence[int], seed: int) -> Ten
 
 
 def augment(pixels: Tensor, magnitude: Tensor, drawn: Tensor, invariances: Invariances) -> Tensor:
-    """Views (N, 3, P, P), float in [0, 1], of pictures (N, 3, P, P), uint8.
+    """Return views (N, 3, P, P), float in [0, 1], of pictures (N, 3, P, P), uint8.
 
-    magnitude: (N,) in [0, 1]; 0 gives the picture itself. drawn: (N, 16) from `random_draws`. Pixels beyond the edge
-    are filled by reflection.
+    magnitude: (N,) in [0, 1]; 0 returns the picture unchanged. drawn: (N, 16) from `random_draws`. Pixels beyond the
+    edge are filled by reflection.
     """
     image = pixels.float().div(255)
     magnitude = magnitude.to(image)
@@ -75,7 +75,7 @@ def augment(pixels: Tensor, magnitude: Tensor, drawn: Tensor, invariances: Invar
 
 
 def _affine(magnitude: Tensor, drawn: Tensor, invariances: Invariances) -> Tensor:
-    """Affine matrices (N, 2, 3) of rotation, shear, zoom, flip and shift, in grid_sample's [-1, 1] coordinates."""
+    """Return affine matrices (N, 2, 3): rotation, shear, zoom, flip and shift, in grid_sample's [-1, 1] coordinates."""
     angle = math.radians(invariances.angle) * magnitude * _signed(drawn[:, 0])
     shear = RANGES.shear * magnitude * _signed(drawn[:, 1])
     zoom = 1 + RANGES.zoom * magnitude * _signed(drawn[:, 2])

@@ -19,18 +19,19 @@ from autotune.data.near_duplicates import find_near_duplicates, thumbnail
 from autotune.data.picture import Picture, UnreadableError, pixel_digest, read_picture
 from autotune.data.table import is_table, list_table
 from autotune.errors import DataError
+from autotune.text import plural
 
 BAD_SHARE = 0.1
-READ_AT_ONCE = 512  # files handed to the threads at a time, so that few are waited for after Ctrl-C
+READ_AT_ONCE = 512  # files submitted to the threads at a time; Ctrl-C waits for these only
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Catalog:
-    """Pictures, and the files that were set aside. root: where relative paths start.
+    """The pictures and the skipped files of a data set. root: the folder that relative paths start from.
 
-    near: pairs of near-copies, by digest; None where the pictures are too much alike to tell.
+    near: pairs of near-duplicates, by digest; None if the pictures are too similar to distinguish.
     """
 
     root: Path
@@ -41,13 +42,13 @@ class Catalog:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Pictures per class, in the order of classes."""
+        """The number of pictures per class, in the order of `classes`."""
         found = Counter(picture.label for picture in self.pictures)
         return {name: found[name] for name in self.classes}
 
     @property
     def duplicates(self) -> list[list[Picture]]:
-        """Groups of two or more pictures with the same pixels."""
+        """Groups of two or more pictures with identical pixels."""
         groups: dict[str, list[Picture]] = defaultdict(list)
         for picture in self.pictures:
             groups[picture.digest].append(picture)
@@ -55,29 +56,29 @@ class Catalog:
 
     @property
     def side(self) -> int:
-        """The median shorter side, in pixels."""
+        """The median of the pictures' shorter sides, in pixels."""
         return int(np.median([picture.side for picture in self.pictures]))
 
 
 class PictureSink(Protocol):
-    """Is offered every picture while it is decoded, so that it need not be decoded again for what is wanted of it."""
+    """A receiver of every picture as it is decoded, to avoid decoding it again."""
 
     def begin(self, root: Path, files: Sequence[LabelledFile]) -> None:
-        """These files will be read; their paths start at root. Called once, before the first is read."""
+        """Receive the files to be read, with paths relative to root. Called once, before the first file is read."""
 
     def offer(self, picture: Picture, image: Image.Image) -> None:
-        """A decoded picture. Called from several threads."""
+        """Receive a decoded picture. Called from several threads."""
 
     def close(self) -> None:
-        """All files have been read."""
+        """Called once, after all files have been read."""
 
 
 def read_catalog(source: Path, known: Mapping[str, Picture] | None = None, progress: Progress | None = None,
                  sink: PictureSink | None = None) -> Catalog:  # fmt: skip
     """Find, decode and hash every picture of a folder or table, in parallel.
 
-    known: pictures of an earlier run, by path. Those whose files are unchanged are not decoded again, and near-copies
-    are not searched. Raises DataError: no such folder, no pictures, one class.
+    known: pictures of an earlier run, by path. Unchanged files are not decoded again, and near-duplicates are not
+    searched. Raises DataError if the folder does not exist, has no pictures or has only one class.
     """
     root, files, skipped = _list_files(source)
     if sink:
@@ -87,27 +88,27 @@ def read_catalog(source: Path, known: Mapping[str, Picture] | None = None, progr
         sink.close()
     pictures = tuple(one.picture for one in results if one.picture)
     skipped += [one.skipped for one in results if one.skipped]
-    _refuse_empty(source, pictures, skipped)
+    _check_not_empty(source, pictures, skipped)
     classes = tuple(sorted({picture.label for picture in pictures}))
-    _refuse_single_class(source, classes)
+    _check_classes(source, classes)
     near = () if known else _near_duplicates(results)
     return Catalog(root, classes, pictures, tuple(sorted(skipped, key=lambda one: one.path)), near)
 
 
-def refuse_many_unreadable(catalog: Catalog) -> None:
-    """Raise DataError where over a tenth of the pictures cannot be read: more likely a fault than a few bad files."""
+def check_readable(catalog: Catalog) -> None:
+    """Raise DataError if over 10 % of the pictures cannot be read, which suggests a systematic fault."""
     bad = [one for one in catalog.skipped if one.bad]
     if len(bad) > BAD_SHARE * (len(bad) + len(catalog.pictures)):
         shown = "; ".join(f"{one.path}: {one.reason}" for one in bad[:3])
         raise DataError(
             f"{len(bad)} of {len(bad) + len(catalog.pictures)} pictures cannot be read ({shown}, ...).",
-            "`autotune data` lists them all. Fix or delete them, or leave them out: --skip-unreadable",
+            "Run `autotune data` to list them. Fix or delete them, or skip them with --skip-unreadable.",
         )
 
 
 @dataclass(frozen=True)
 class _ReadFile:
-    """What became of one file: a picture, or the reason why not. thumb: of a decoded picture that has one."""
+    """The result of reading one file: a picture or a skipped file. thumb: set for decoded pictures that have one."""
 
     picture: Picture | None = None
     skipped: SkippedFile | None = None
@@ -115,17 +116,17 @@ class _ReadFile:
 
 
 def _list_files(source: Path) -> tuple[Path, list[LabelledFile], list[SkippedFile]]:
-    """The root that paths start at, the files that may be pictures, and those that cannot be."""
+    """Return the root of relative paths, the files that may be pictures, and the skipped files."""
     if is_table(source):
         return source.parent, *list_table(source)
     if not source.is_dir():
-        raise DataError(f"There is no folder {source}.", "Name a folder that holds one folder of pictures a class.")
+        raise DataError(f"Folder {source} does not exist.", "Name a folder with one folder of pictures per class.")
     return source, *list_folder(source)
 
 
 def _read_files(root: Path, files: Sequence[LabelledFile], known: Mapping[str, Picture], sink: PictureSink | None,
                 progress: Progress) -> list[_ReadFile]:  # fmt: skip
-    """Read files in parallel; the results are in the order of files."""
+    """Read files in parallel. The results are in the order of `files`."""
     results: list[_ReadFile] = []
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
@@ -159,33 +160,33 @@ def _read_file(root: Path, file: LabelledFile, known: Mapping[str, Picture], sin
 
 
 def _near_duplicates(results: Iterable[_ReadFile]) -> tuple[tuple[str, str], ...] | None:
-    """Pairs of near-copies, by digest."""
+    """Return pairs of near-duplicates, by digest."""
     thumbs = {one.picture.digest: one.thumb for one in results if one.picture and one.thumb is not None}
     digests = list(thumbs)
     pairs = find_near_duplicates(list(thumbs.values()))
     return None if pairs is None else tuple((digests[i], digests[j]) for i, j in pairs)
 
 
-def _refuse_empty(source: Path, pictures: Sequence[Picture], skipped: Sequence[SkippedFile]) -> None:
+def _check_not_empty(source: Path, pictures: Sequence[Picture], skipped: Sequence[SkippedFile]) -> None:
     if pictures:
         return
-    fix = "Put the pictures of each class into a folder of its own below it."
+    fix = "Create one folder of pictures per class in it."
     if skipped:
         first = skipped[0]
         raise DataError(
-            f"{source} has no picture that can be used; {len(skipped)} files were set aside, "
-            f"the first, {first.path}: {first.reason}.",
+            f"{source} contains no usable picture; {plural(len(skipped), 'file')} skipped, "
+            f"first {first.path}: {first.reason}.",
             fix,
         )
     raise DataError(f"{source} is empty.", fix)
 
 
-def _refuse_single_class(source: Path, classes: Sequence[str]) -> None:
+def _check_classes(source: Path, classes: Sequence[str]) -> None:
     if len(classes) < 2:
         raise DataError(
-            f"{source} holds one class, {classes[0]!r}.", "Give each class a folder of its own; two at least."
+            f"{source} contains only one class, {classes[0]!r}.", "Create one folder per class, at least two."
         )
 
 
 def _ignore(done: int, total: int) -> None:
-    """Progress that nobody follows."""
+    """Ignore progress updates."""

@@ -1,4 +1,4 @@
-"""Data sets by name: the built-in digits, and those that torchvision downloads."""
+"""Named data sets: the built-in digits, and those that torchvision downloads."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from PIL import Image
 from autotune.data.table import ENDINGS
 from autotune.errors import DataError, did_you_mean
 from autotune.files import make_folder
+from autotune.text import first_line
 
 DIGITS = "digits"
 TABLE = "pictures.csv"
@@ -27,10 +28,10 @@ OFFICIAL = (("train", {"split": "trainval"}), ("test", {"split": "test"}))
 
 @dataclass(frozen=True)
 class TorchvisionDataset:
-    """A data set of torchvision. kind: its class there. parts: the name of each part, and the class's arguments for it.
+    """A data set of torchvision. kind: the name of its class. parts: each part's name and constructor arguments.
 
-    has_files: it is a folder of picture files, whose paths are passed to its `loader`; else it holds arrays.
-    is_writing: its pictures mean something else when mirrored.
+    has_files: it consists of picture files and has a `loader` argument; otherwise it returns decoded pictures.
+    is_writing: mirroring changes the class of its pictures.
     """
 
     kind: str
@@ -63,7 +64,7 @@ DATASETS = {
 
 
 def default_study_name(data: Path | None) -> str:
-    """What a study of these pictures is called by default."""
+    """Return the default name of a study of these pictures."""
     if data is None:
         return DIGITS
     found = data.resolve()
@@ -71,24 +72,24 @@ def default_study_name(data: Path | None) -> str:
 
 
 def reference_of(data: Path | None) -> str:
-    """What was given on the command line, in a form that works from any folder; "" for the digits."""
+    """Return the data argument in a form that is valid in any working directory; "" for the digits."""
     if data is None:
         return ""
     return str(data.resolve()) if data.exists() else str(data)
 
 
 def is_writing(data: Path | None) -> bool:
-    """Whether these are digits, letters or signs, which must not be mirrored."""
+    """Return whether the pictures show digits, letters or signs, which must not be mirrored."""
     return data is None or (not data.exists() and str(data) in DATASETS and DATASETS[str(data)].is_writing)
 
 
 def locate(data: Path | None, cache: Path, say: Callable[[str], None]) -> Path:
-    """The folder or table that `data` names; without it, the digits. Raises DataError where there is none.
+    """Return the folder or table that `data` names; the digits if it is None. Raises DataError if it does not exist.
 
-    A folder or file of that name comes before a data set of torchvision.
+    An existing folder or file takes precedence over a torchvision data set of the same name.
     """
     if data is None:
-        say("No folder was named: this is the built-in sample, 1,797 handwritten digits from scikit-learn.")
+        say("No folder given: using the built-in sample, 1,797 handwritten digits from scikit-learn.")
         return write_digits(cache)
     if data.exists():
         return data.resolve()
@@ -96,8 +97,8 @@ def locate(data: Path | None, cache: Path, say: Callable[[str], None]) -> Path:
         return _downloaded(str(data), cache, say)
     is_word = len(data.parts) == 1 and not data.suffix
     near = did_you_mean(str(data), DATASETS) if is_word else ""
-    fix = near if near.startswith("Did") else "Name a folder that holds one folder of pictures a class, or a .csv file."
-    raise DataError(f"There is no folder or table {data}.", fix)
+    fix = near if near.startswith("Did") else "Name a folder with one folder of pictures per class, or a .csv file."
+    raise DataError(f"Folder or table {data} does not exist.", fix)
 
 
 def digits_folder(cache: Path) -> Path:
@@ -105,7 +106,7 @@ def digits_folder(cache: Path) -> Path:
 
 
 def write_digits(cache: Path) -> Path:
-    """The built-in sample as a folder of PNG files: scikit-learn's 1,797 handwritten digits, 8 x 8 pixels."""
+    """Write the built-in sample as PNG files: scikit-learn's 1,797 handwritten digits of 8 x 8 pixels."""
     folder = digits_folder(cache)
     if folder.is_dir():
         return folder
@@ -120,11 +121,11 @@ def write_digits(cache: Path) -> Path:
 
 
 def _downloaded(which: str, cache: Path, say: Callable[[str], None]) -> Path:
-    """The table of a data set's pictures, with labels and parts; downloaded and written once."""
+    """Return the table of a data set's pictures, labels and parts; the data set is downloaded and written once."""
     folder = (cache / "samples" / which).resolve()
     if (folder / TABLE).is_file():
         return folder / TABLE
-    say(f"There is no folder {which!r} here; torchvision has a data set of that name, and downloads it if need be.")
+    say(f"No folder named {which!r}; using the torchvision data set of that name, downloaded if necessary.")
     unfinished = _unfinished(cache, which)
     try:
         with (unfinished / TABLE).open("w", newline="", encoding="utf-8") as out:
@@ -135,15 +136,15 @@ def _downloaded(which: str, cache: Path, say: Callable[[str], None]) -> Path:
         return _moved(unfinished, folder) / TABLE
     except OSError as error:
         raise DataError(
-            f"{which} cannot be unpacked in {folder.parent}: {error.strerror or error}.",
-            "Free some disk space, or set AUTOTUNE_CACHE to a folder on a larger disk; then run the same command.",
+            f"Data set {which} cannot be unpacked in {folder.parent}: {error.strerror or error}.",
+            "Free some disk space, or set AUTOTUNE_CACHE to a folder on a larger disk, and run the same command again.",
         ) from error
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)  # what Ctrl-C or an error has left; once moved, nothing
+        shutil.rmtree(unfinished, ignore_errors=True)  # left over after Ctrl-C or an error
 
 
 def _rows(which: str, part: str, options: dict[str, Any], root: Path, folder: Path) -> Iterator[tuple[str, str, str]]:
-    """Path, label and part of each picture; one that is no file becomes a PNG in the folder."""
+    """Yield the path, label and part of each picture; pictures without a file are saved as PNG in the folder."""
     opened = _opened(which, options, root)
     classes = getattr(opened, "classes", None)
     for number in range(len(opened)):
@@ -157,17 +158,17 @@ def _rows(which: str, part: str, options: dict[str, Any], root: Path, folder: Pa
 
 
 def _opened(which: str, options: dict[str, Any], root: Path) -> Any:
-    """torchvision's data set object. Raises DataError where it is neither on disk nor can be downloaded."""
+    """Open a torchvision data set. Raises DataError if it is not on disk and cannot be downloaded."""
     from torchvision import datasets
 
     one = DATASETS[which]
     more = {"loader": os.path.abspath} if one.has_files else {}
     try:
         return getattr(datasets, one.kind)(root, download=True, **options, **more)
-    except (OSError, RuntimeError, ValueError) as error:  # no network, a broken archive, a check sum that is not met
+    except (OSError, RuntimeError, ValueError) as error:  # no network, a broken archive, a wrong checksum
         raise DataError(
-            f"torchvision cannot get {which}: {str(error).partition(chr(10))[0] or type(error).__name__}.",
-            f"See to the network, or put the data set, as torchvision keeps it, into {root}.",
+            f"torchvision cannot download {which}: {first_line(error) or type(error).__name__}.",
+            f"Check the network connection, or copy the data set in torchvision's layout into {root}.",
         ) from error
 
 

@@ -1,7 +1,7 @@
-"""Names pictures with the model beside this file: python predict.py PICTURE...
+"""Classify pictures with the ONNX model in this folder: python predict.py PICTURE...
 
-Prints path, label and probability, tab-separated. Needs onnxruntime, NumPy and Pillow, nothing else. The first argument
-may name another model beside it: python predict.py model.int8.onnx PICTURE...
+Prints the path, label and probability of each picture, separated by tabs. Requires onnxruntime, NumPy and Pillow.
+To use another model in this folder, name it first: python predict.py model.int8.onnx PICTURE...
 """
 
 import json
@@ -13,19 +13,19 @@ from PIL import Image, ImageOps
 
 
 def decode_image(path: str | Path) -> Image.Image:
-    """One upright RGB picture: EXIF turned, transparency on white, 16 bits scaled to 8."""
-    if not Path(path).is_file():  # also a pipe, which would be waited for
-        raise ValueError("there is no such file")
+    """Return an upright RGB picture: EXIF orientation applied, transparency on white, 16 bits scaled to 8."""
+    if not Path(path).is_file():  # opening a pipe would block
+        raise ValueError("file not found")
     with Image.open(path) as file:
-        # MPO is what phones write: a JPEG with a second view behind it.
+        # Phones write MPO: a JPEG followed by a second view.
         if getattr(file, "is_animated", False) and file.format != "MPO":
             raise ValueError(f"animated, {getattr(file, 'n_frames', 2)} frames")
         if file.mode == "F":
-            raise ValueError("floating-point pixels, whose white nobody states")
-        ImageOps.exif_transpose(file, in_place=True)  # without a copy where nothing is to be turned
+            raise ValueError("floating-point pixels without a defined white level")
+        ImageOps.exif_transpose(file, in_place=True)  # in place: no copy if there is nothing to rotate
         file.load()
         image: Image.Image = file
-    if image.mode.startswith("I"):  # 16 bits a channel
+    if image.mode.startswith("I"):  # 16 bits per channel
         image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -34,10 +34,10 @@ def decode_image(path: str | Path) -> Image.Image:
 
 
 def crop_square(image: Image.Image, pixels: int, interpolation: str) -> np.ndarray:
-    """(3, P, P) uint8: the largest square in the picture's centre, resized."""
+    """Return the largest square in the picture's centre, resized to P pixels: (3, P, P), uint8."""
     side = min(image.size)
     left, top = (image.width - side) / 2, (image.height - side) / 2
-    # Only the centre is resized: the whole of a picture 1 pixel wide and 60,000 high would not fit into memory.
+    # Resize only the centre: a whole picture 1 pixel wide and 60,000 high would not fit into memory.
     box = (left, top, left + side, top + side)
     cut = image.resize((pixels, pixels), Image.Resampling[interpolation.upper()], box=box)
     return np.ascontiguousarray(np.asarray(cut).transpose(2, 0, 1))
@@ -57,8 +57,8 @@ def main() -> None:
     for name in names:
         try:
             pixels = crop_square(decode_image(name), how["pixels"], how["interpolation"])
-        except Exception as error:  # Pillow's decoders raise whatever a damaged file leads them to
-            print(f"{name}: not a picture that can be read ({error})", file=sys.stderr)
+        except Exception as error:  # Pillow's decoders raise many types on damaged files
+            print(f"{name}: cannot be read ({error})", file=sys.stderr)
             failed = 1
             continue
         probabilities = model.run(None, {"pixels": pixels[None]})[0][0]

@@ -1,4 +1,4 @@
-"""A folder of pictures: its files, with the class and the part that their folders name."""
+"""Listing a folder of pictures: classes and parts are taken from the names of its folders."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RAW = {".3fr", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", "
 
 @dataclass(frozen=True)
 class LabelledFile:
-    """A file that should be a picture. path: relative to the root, or absolute. part, group: as its source says."""
+    """A file that may be a picture. path: relative to the root, or absolute. part, group: from the folder or table."""
 
     path: str
     label: str
@@ -29,7 +29,7 @@ class LabelledFile:
 
 @dataclass(frozen=True)
 class SkippedFile:
-    """A file that is not used. bad: its name is a picture's, but it cannot be read."""
+    """A file that is not used. bad: it has a picture's file name but cannot be read."""
 
     path: str
     reason: str
@@ -37,62 +37,60 @@ class SkippedFile:
 
 
 def list_folder(root: Path) -> tuple[list[LabelledFile], list[SkippedFile]]:
-    """Every file that might be a picture, with its class and part, and those that cannot be. Raises DataError."""
+    """Return the files that may be pictures, with class and part, and the skipped files. Raises DataError."""
     parts = _parts(root)
     files: list[LabelledFile] = []
-    aside: list[SkippedFile] = []
+    skipped: list[SkippedFile] = []
     for path in _walk(root):
         inner = path.relative_to(root).parts
         name = "/".join(inner)
         part = parts.get(inner[0]) if parts else None
         label = inner[1:-1] if parts else inner[:-1]
         if not _is_text(name):
-            aside.append(
+            skipped.append(
                 SkippedFile(name.encode(errors="replace").decode(), "its name is not valid Unicode", bad=False)
             )
         elif parts and part is None:
-            aside.append(SkippedFile(name, f"lies outside {', '.join(sorted(parts))}", bad=False))
+            skipped.append(SkippedFile(name, f"outside {', '.join(sorted(parts))}", bad=False))
         elif not label:
-            aside.append(SkippedFile(name, "lies in no class's folder", bad=False))
+            skipped.append(SkippedFile(name, "not in a class folder", bad=False))
         elif other := other_format(name):
-            aside.append(other)
+            skipped.append(other)
         else:
             files.append(LabelledFile(name, label[0], part))
-    return files, aside
+    return files, skipped
 
 
 def other_format(name: str) -> SkippedFile | None:
-    """Why a file of this name cannot be read, and what would read it; None where it can be tried."""
-    ending = Path(name).suffix.lower()
-    if ending in Image.registered_extensions():
+    """Return why a file of this name cannot be read and what can read it; None if its format is supported."""
+    suffix = Path(name).suffix.lower()
+    if suffix in Image.registered_extensions():
         return None
-    if ending in HEIC:
-        return SkippedFile(name, "HEIC, which pillow-heif reads: pip install 'autotune-vision[heic]'", bad=True)
-    if ending in RAW:
-        return SkippedFile(
-            name, f"a camera's raw file ({ending}), which rawpy reads: save it as JPEG or TIFF", bad=True
-        )
-    return SkippedFile(name, f"not a picture's file name ({ending or 'no ending'})", bad=False)
+    if suffix in HEIC:
+        return SkippedFile(name, "HEIC, which requires pillow-heif: pip install 'autotune-vision[heic]'", bad=True)
+    if suffix in RAW:
+        return SkippedFile(name, f"camera raw file ({suffix}), which rawpy reads: convert it to JPEG or TIFF", bad=True)
+    return SkippedFile(name, f"not a picture file ({suffix or 'no suffix'})", bad=False)
 
 
 def _parts(root: Path) -> dict[str, str]:
-    """The folders that name parts, where there is a `train`: {"train": "train", "valid": "validation", ...}."""
+    """Return the folders that name parts: {"train": "train", "valid": "validation", ...}; empty without a `train`."""
     folders = {path.name for path in root.iterdir() if path.is_dir()}
     given = {name: PARTS[name] for name in folders if name in PARTS} if "train" in folders else {}
     if len(set(given.values())) < len(given):
         raise DataError(
-            f"{root} has several folders for validation: {', '.join(sorted(given))}.",
+            f"{root} contains several validation folders: {', '.join(sorted(given))}.",
             "Keep one of val, valid, validation.",
         )
     return given
 
 
 def _walk(root: Path) -> Iterable[Path]:
-    """All files below root but hidden ones, in a fixed order; links are followed, each folder once."""
+    """Yield all files below root except hidden ones, in a fixed order. Links are followed, each folder once."""
     seen: set[str] = set()
     for folder, inner, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
-        if real in seen or {"record.db", "manifest.csv"} <= set(names):  # a loop of links, or a study of ours
+        if real in seen or {"record.db", "manifest.csv"} <= set(names):  # a loop of links, or a study folder
             inner.clear()
             continue
         seen.add(real)
@@ -101,7 +99,7 @@ def _walk(root: Path) -> Iterable[Path]:
 
 
 def _is_text(name: str) -> bool:
-    """Whether a file name is valid Unicode; Python gives undecodable bytes as lone surrogates."""
+    """Return whether a file name is valid Unicode; Python decodes invalid bytes to lone surrogates."""
     try:
         name.encode()
     except UnicodeEncodeError:

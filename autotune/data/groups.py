@@ -1,4 +1,4 @@
-"""Groups of pictures that belong in one part of the split: copies, near-copies, and the groups of the user's table."""
+"""Groups of pictures that must stay in one part: duplicates, near-duplicates and the groups of the user's table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from autotune.data.picture import Picture
 
 
 class Groups:
-    """Which pictures belong together, directly or through others."""
+    """A partition of pictures into groups that are connected directly or through other pictures."""
 
     def __init__(self, pictures: Iterable[Picture], near: Iterable[tuple[str, str]]) -> None:
         joined = DisjointSet()
@@ -28,16 +28,15 @@ class Groups:
         self._keys = {name: key for names in joined.subsets() for key in [_key_of(names)] for name in names}
 
     def key(self, picture: Picture) -> str:
-        """The key that all pictures of a group share.
+        """Return the key that all pictures of a group share: the smallest group name, or else the smallest digest.
 
-        It is a digest or the name of a group, so that it decides the part whatever else is in the folder. Of several
-        names the smallest, of none the smallest digest.
+        The part depends only on the key, and therefore not on other pictures in the folder.
         """
         return self._keys[picture.digest]
 
 
-def find_copies(pictures: Sequence[Picture], near: Iterable[tuple[str, str]] | None) -> list[list[Picture]]:
-    """Groups of two or more pictures that are copies or near-copies of each other."""
+def find_duplicates(pictures: Sequence[Picture], near: Iterable[tuple[str, str]] | None) -> list[list[Picture]]:
+    """Return groups of two or more pictures that are duplicates or near-duplicates of each other."""
     groups = Groups((replace(picture, group="") for picture in pictures), near or ())
     found: dict[str, list[Picture]] = defaultdict(list)
     for picture in pictures:
@@ -46,25 +45,25 @@ def find_copies(pictures: Sequence[Picture], near: Iterable[tuple[str, str]] | N
 
 
 def near_duplicates(groups: Iterable[list[Picture]]) -> list[list[Picture]]:
-    """Those of them that are not all exact copies."""
+    """Return the groups whose pictures are not all identical."""
     return [group for group in groups if len({picture.digest for picture in group}) > 1]
 
 
-def contradictions(groups: Iterable[list[Picture]]) -> list[list[Picture]]:
-    """Those whose labels differ."""
+def conflicting_labels(groups: Iterable[list[Picture]]) -> list[list[Picture]]:
+    """Return the groups with conflicting labels."""
     return [group for group in groups if len({picture.label for picture in group}) > 1]
 
 
 def group_key(group: str) -> str:
-    """The key of a group that the user has named; no digest looks like it."""
+    """Return the key of a group that the user named; it differs from every digest."""
     return f"group:{group}"
 
 
 def is_group_key(key: str) -> bool:
-    """Whether a key is a group that the user has named, and not a digest."""
+    """Return whether a key is that of a group that the user named, and not a digest."""
     return key.startswith("group:")
 
 
 def _key_of(names: Iterable[str]) -> str:
-    """Of one group's digests and group keys: the smallest group key, else the smallest digest."""
+    """Return the smallest group key among a group's digests and group keys, else the smallest digest."""
     return min(names, key=lambda name: (not is_group_key(name), name))

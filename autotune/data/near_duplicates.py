@@ -1,4 +1,4 @@
-"""Near-copies: pictures saved again, resized, slightly cropped, brightened or mirrored."""
+"""Near-duplicates: pictures saved again, resized, slightly cropped, brightened or mirrored."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-SIDE = 32  # of the squares that are compared
-LEAST_SIDE = 30  # of a picture; smaller ones look too much alike, digits above all (benchmarks/near_duplicates.py)
-COARSE = 8  # side of the hash
+SIDE = 32  # of the compared squares, in pixels
+LEAST_SIDE = 30  # of a picture; smaller ones, mainly digits, are too similar (benchmarks/near_duplicates.py)
+COARSE = 8  # side of the hash, in cells
 PROPOSED, CONFIRMED = 0.9, 0.94  # correlations (benchmarks/near_duplicates.py)
-CONTRAST = 2.0  # grey levels of 255; below it a square is blank, and all blank ones are alike
-MOST_SHARE = 0.05  # of all pairs; where more are proposed, every picture shows the same scene, and none is a copy
-MOST_EACH = 50  # pairs a picture, for the same reason in a large set
-ROWS = 1024  # compared at once
-ZOOMS = (1.0, 0.98, 0.96)  # of what one picture shows of the other
+CONTRAST = 2.0  # grey levels of 255; squares below it are blank, and all blank squares are similar
+MOST_SHARE = 0.05  # of all pairs; if more are proposed, all pictures show the same scene and none is a duplicate
+MOST_EACH = 50  # pairs per picture, for the same reason in large data sets
+ROWS = 1024  # compared at a time
+ZOOMS = (1.0, 0.98, 0.96)  # sides of a crop, as fractions of the picture's side
 
 Floats = NDArray[np.float32]
 
 
 def thumbnail(image: Image.Image) -> NDArray[np.uint8] | None:
-    """The whole RGB picture as (SIDE, SIDE, 3), or None where it is too small or too plain to tell from others."""
+    """Return the whole RGB picture as (SIDE, SIDE, 3), or None if it is too small or too uniform to be compared."""
     if min(image.size) < LEAST_SIDE:
         return None
     small = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX))
@@ -30,17 +30,17 @@ def thumbnail(image: Image.Image) -> NDArray[np.uint8] | None:
 
 
 def find_near_duplicates(thumbs: Sequence[NDArray[np.uint8]]) -> list[tuple[int, int]] | None:
-    """Pairs of places i < j whose thumbs are near-copies; None where all are too much alike to tell.
+    """Return pairs of positions i < j of near-duplicate thumbs; None if the thumbs are too similar to distinguish.
 
-    A coarse grey hash proposes (as in Zauner 2010, with its values kept instead of their signs); pixels in colour
-    confirm, after the better of a few crops. Both are correlations, so brightness and contrast do not count.
+    A coarse grey hash proposes pairs (as in Zauner 2010, with values instead of signs); the colour pixels of the best
+    of a few crops confirm them. Both compute correlations, which do not depend on brightness and contrast.
     """
     if len(thumbs) < 2:
         return []
     proposed = _proposed(np.stack(thumbs))
     if proposed is None:
         return None
-    return [(i, j) for i, j in proposed if _are_copies(thumbs[i], thumbs[j])]
+    return [(i, j) for i, j in proposed if _are_duplicates(thumbs[i], thumbs[j])]
 
 
 def _proposed(thumbs: NDArray[np.uint8]) -> list[tuple[int, int]] | None:
@@ -59,26 +59,26 @@ def _proposed(thumbs: NDArray[np.uint8]) -> list[tuple[int, int]] | None:
 
 
 def _hashes(thumbs: NDArray[np.uint8]) -> Floats:
-    """Grey means of an 8 x 8 grid, (N, 64), of length 1 about their mean."""
+    """Return the grey means of an 8 x 8 grid, centred and of length 1: (N, 64)."""
     step = SIDE // COARSE
     grid = thumbs.reshape(len(thumbs), COARSE, step, COARSE, step, 3).mean((2, 4, 5), dtype=np.float32)
     return _centred(grid)
 
 
-def _are_copies(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> bool:
+def _are_duplicates(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> bool:
     flipped = np.ascontiguousarray(one[:, ::-1])
-    return any(_shows(a, b) for a, b in ((one, other), (other, one), (flipped, other), (other, flipped)))
+    return any(_has_crop(a, b) for a, b in ((one, other), (other, one), (flipped, other), (other, flipped)))
 
 
-def _shows(whole: NDArray[np.uint8], part: NDArray[np.uint8]) -> bool:
-    """Whether some crop of a thumb is another thumb."""
+def _has_crop(whole: NDArray[np.uint8], part: NDArray[np.uint8]) -> bool:
+    """Return whether a crop of one thumb matches the other thumb."""
     wanted = _centred(part[None])[0]
     image = Image.fromarray(whole)
     return any(float(_centred(_cut(image, zoom, x, y)[None])[0] @ wanted) >= CONFIRMED for zoom, x, y in _crops())
 
 
 def _crops() -> list[tuple[float, float, float]]:
-    """Zooms, and where in the room that each leaves the crop begins: at the edges and in the middle."""
+    """Return (zoom, x, y) of each crop. x, y: offset as a fraction of the space left: both edges and the middle."""
     return [(zoom, x, y) for zoom in ZOOMS for x in (0.0, 0.5, 1.0) for y in (0.0, 0.5, 1.0) if zoom < 1 or x == y == 0]
 
 
@@ -89,7 +89,7 @@ def _cut(image: Image.Image, zoom: float, x: float, y: float) -> NDArray[np.uint
 
 
 def _centred(values: NDArray[np.generic]) -> Floats:
-    """Rows (N, D) of length 1, their mean taken out, so that a product is a correlation."""
+    """Return rows (N, D), centred and of length 1; the product of two rows is their correlation."""
     rows = values.reshape(len(values), -1).astype(np.float32)
     rows = rows - rows.mean(1, keepdims=True)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""One picture: how a file becomes upright RGB pixels, and how its content is named."""
+"""Reading a picture as upright RGB pixels, and the digest of its content."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ MOST_PIXELS = 200_000_000
 
 @dataclass(frozen=True)
 class Picture:
-    """One readable picture. path: relative to the catalog's root, or absolute. part, group: as its source says.
+    """One readable picture. path: relative to the catalog's root, or absolute. part: as given by the folder or table.
 
-    digest: 32 hex digits of its upright RGB pixels, so that equal digests are copies. side: the shorter one, in pixels.
-    stamp: size and time of its file, by which a later run recognises it without decoding. group: pictures of one group
+    digest: 32 hex digits that identify its upright RGB pixels; duplicates have equal digests. side: the shorter one, in
+    pixels. stamp: size and time of the file, to detect unchanged files without decoding. group: pictures of one group
     must stay in one part; "" for none.
     """
 
@@ -40,32 +40,32 @@ class Picture:
 
 
 class UnreadableError(Exception):
-    """Why one file is set aside; the rest are read all the same."""
+    """Raised for a file that is skipped, with the reason."""
 
 
 def read_picture(path: Path) -> Image.Image:
-    """One upright RGB picture, decoded by the code that an exported bundle carries. Raises UnreadableError."""
+    """Return an upright RGB picture, decoded by the code that is exported in bundles. Raises UnreadableError."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if not path.is_file():  # opening a pipe would wait for it
-                raise UnreadableError("there is no such file")
+            if not path.is_file():  # opening a pipe would block
+                raise UnreadableError("file not found")
             with Image.open(path) as image:
                 if image.width * image.height > MOST_PIXELS:
-                    raise UnreadableError(f"{image.width} x {image.height} pixels are more than {MOST_PIXELS:,}")
+                    raise UnreadableError(f"{image.width} x {image.height} pixels, more than {MOST_PIXELS:,}")
             return decode_image(path)
     except UnidentifiedImageError as error:
-        raise UnreadableError("not a picture, or of a format that Pillow cannot read") from error
+        raise UnreadableError("not a picture, or in a format that Pillow cannot read") from error
     except Image.DecompressionBombError as error:
         raise UnreadableError(f"more than {MOST_PIXELS:,} pixels") from error
     except UnreadableError:
         raise
-    except Exception as error:  # Pillow's decoders raise anything on a damaged file
-        raise UnreadableError(f"cannot be used: {str(error) or type(error).__name__}") from error
+    except Exception as error:  # Pillow's decoders raise many types on damaged files
+        raise UnreadableError(f"cannot be decoded: {str(error) or type(error).__name__}") from error
 
 
 def pixel_digest(image: Image.Image) -> str:
-    """32 hex digits that two pictures share only if they have the same size and the same RGB pixels."""
+    """Return 32 hex digits that are equal only for pictures of the same size and the same RGB pixels."""
     hash_ = hashlib.blake2b(f"{image.width}x{image.height}".encode(), digest_size=16)
-    hash_.update(np.ascontiguousarray(image).data)  # the buffer, without another copy
+    hash_.update(np.ascontiguousarray(image).data)  # the buffer, without a copy
     return hash_.hexdigest()

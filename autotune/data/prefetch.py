@@ -1,4 +1,4 @@
-"""Prefetching: batches are made in a thread, in pinned memory, while the GPU computes on earlier ones."""
+"""Prefetching: a thread prepares batches in pinned memory while the GPU computes on earlier ones."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Batch = tuple[Tensor, ...]
 
 
 def prefetch_count(device: torch.device) -> int:
-    """How many batches to make ahead. On a CPU none: it would take cores from the network."""
+    """Return the number of batches to prefetch; 0 on a CPU, where it would take cores from the network."""
     return 2 if device.type == "cuda" else 0
 
 
 def prefetch(batch: Callable[[int], Batch], numbers: Iterable[int], ahead: int) -> Iterator[Batch]:
-    """The batches of these numbers, in order; `ahead` of them are made before they are asked for."""
+    """Yield the batches of these numbers, in order; `ahead` batches are prepared in advance."""
     if not ahead:
         yield from map(batch, numbers)
         return
@@ -33,7 +33,7 @@ def prefetch(batch: Callable[[int], Batch], numbers: Iterable[int], ahead: int) 
 
 
 def _pinned(batch: Callable[[int], Batch], number: int) -> Batch:
-    """A batch in pinned memory where there is a GPU, so that it is copied while the GPU computes."""
+    """Return a batch in pinned memory if there is a GPU, to copy it while the GPU computes."""
     made = batch(number)
     if not torch.cuda.is_available():
         return made

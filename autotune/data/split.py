@@ -1,4 +1,4 @@
-"""The split: training, validation and test pictures, decided by content, so that copies are in one part."""
+"""The split into training, validation and test set. It depends on content: duplicates are in the same part."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from autotune.data.groups import Groups
 from autotune.data.picture import Picture
 from autotune.errors import DataError, StudyError
 from autotune.files import write_whole
+from autotune.text import plural
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 PARTS = (TRAIN, VALIDATION, TEST)
@@ -27,7 +28,7 @@ COLUMNS = ("path", "label", "part", "digest", "side", "stamp", "group", "note")
 
 @dataclass(frozen=True)
 class Split:
-    """Every usable picture with its part. notes: by path, why a picture is not in the part that its hash gives."""
+    """All usable pictures with their parts. notes: by path, why a picture was moved from the part of its hash."""
 
     classes: tuple[str, ...]
     pictures: tuple[Picture, ...]
@@ -39,7 +40,7 @@ class Split:
 
     @property
     def gap_sample(self) -> tuple[Picture, ...]:
-        """A fixed sample of the training pictures, as many as validation has, on which the gap is measured."""
+        """A fixed sample of the training set, of the size of the validation set, on which the gap is measured."""
         train = sorted(self.part(TRAIN), key=lambda picture: (hash_position(picture.digest, "gap"), picture.path))
         return tuple(train[: len(self.part(VALIDATION))])
 
@@ -49,7 +50,7 @@ class Split:
 
     @property
     def side(self) -> int:
-        """The pictures' median shorter side, in pixels."""
+        """The median of the pictures' shorter sides, in pixels."""
         return int(np.median([picture.side for picture in self.pictures]))
 
     @property
@@ -62,32 +63,32 @@ class Split:
 def split_catalog(
     catalog: Catalog, seed: int, validation: float = 0.1, test: float = 0.1, old: Sequence[Picture] = ()
 ) -> Split:
-    """Give every picture a part. Pictures of an older manifest keep theirs, parts given by folders stand, and a hash of
-    (seed, content) decides for the rest.
+    """Assign every picture to a part. Pictures of an older manifest keep their parts, parts given by folders are kept,
+    and a hash of (seed, content) decides for the others.
 
-    validation, test: shares of the pictures. Raises DataError where a class is too small for the parts that have to be
-    made, or has no picture in one of them.
+    validation, test: shares of the pictures. Raises DataError if a class has too few pictures for the parts, or no
+    picture in one of them.
     """
     given = {picture.part for picture in catalog.pictures}
     shares = {VALIDATION: 0.0 if VALIDATION in given else validation, TEST: 0.0 if TEST in given else test}
     groups = Groups(catalog.pictures, catalog.near or ())
     old_parts = {picture.digest: str(picture.part) for picture in old}
-    fixed, free, aside = _keep_given(catalog.pictures, groups, old_parts)
+    fixed, free, skipped = _keep_given(catalog.pictures, groups, old_parts)
     placed, notes = _assign(free, groups, shares, seed, old_classes={picture.label for picture in old})
     pictures = sorted((*fixed, *placed), key=lambda p: p.path)
-    split = Split(catalog.classes, _with_group_keys(pictures, groups), (*catalog.skipped, *aside), notes)
-    _refuse_missing(split)
+    split = Split(catalog.classes, _with_group_keys(pictures, groups), (*catalog.skipped, *skipped), notes)
+    _check_classes(split)
     return split
 
 
 def hash_position(key: str, salt: str) -> float:
-    """A number in [0, 1) that depends on the key and the salt alone."""
+    """Return a number in [0, 1) that depends only on the key and the salt."""
     digest = hashlib.blake2b(f"{salt}:{key}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
 
 def write_manifest(split: Split, file: Path) -> None:
-    """Write the split as a CSV manifest, a picture per row; whole or not at all."""
+    """Write the split as a CSV manifest, one row per picture, atomically."""
     out = io.StringIO(newline="")
     writer = csv.writer(out)
     writer.writerow(COLUMNS)
@@ -97,22 +98,24 @@ def write_manifest(split: Split, file: Path) -> None:
 
 
 def read_manifest(file: Path) -> tuple[Picture, ...]:
-    """The pictures of a manifest, each with its part. Raises StudyError where it is none."""
+    """Read the pictures of a manifest, with their parts. Raises StudyError if the file is not a manifest."""
     try:
         with file.open(newline="", encoding="utf-8") as rows:
             return tuple(
                 Picture(row["path"], row["label"], row["part"], row["digest"], int(row["side"]), row["stamp"],
-                        row.get("group") or "")  # a manifest of an earlier version has none
+                        row.get("group") or "")  # earlier versions wrote no column `group`
                 for row in csv.DictReader(rows)
             )  # fmt: skip
     except FileNotFoundError as error:
-        raise StudyError(f"There is no manifest {file}.", "Name a study's manifest.csv.") from error
+        raise StudyError(f"Manifest {file} does not exist.", "Name the manifest.csv of a study.") from error
     except (KeyError, ValueError, TypeError, OSError) as error:
-        raise StudyError(f"{file} is not a manifest that autotune wrote.", "Name a study's manifest.csv.") from error
+        raise StudyError(
+            f"{file} is not a manifest written by autotune.", "Name the manifest.csv of a study."
+        ) from error
 
 
 def _by_group(pictures: Iterable[Picture], groups: Groups) -> dict[str, list[Picture]]:
-    """Pictures by the key of their group."""
+    """Return pictures by the key of their group."""
     found: dict[str, list[Picture]] = defaultdict(list)
     for picture in pictures:
         found[groups.key(picture)].append(picture)
@@ -121,28 +124,29 @@ def _by_group(pictures: Iterable[Picture], groups: Groups) -> dict[str, list[Pic
 
 def _keep_given(pictures: Iterable[Picture], groups: Groups,
                 old_parts: dict[str, str]) -> tuple[list[Picture], list[Picture], list[SkippedFile]]:  # fmt: skip
-    """Pictures whose part is given, those whose part is not, and those set aside because their group would cross parts.
+    """Return the pictures with a given part, those without, and those skipped because their group would cross parts.
 
-    old_parts: of an older manifest, by digest. They come first, then what folders hold out: test before validation.
+    old_parts: of an older manifest, by digest. They take precedence over parts given by folders; among these, the test
+    set takes precedence over the validation set.
     """
     by_group = _by_group(pictures, groups)
     given = {picture.part for members in by_group.values() for picture in members}
     fixed: list[Picture] = []
     free: list[Picture] = []
-    aside: list[SkippedFile] = []
+    skipped: list[SkippedFile] = []
     for members in by_group.values():
         is_old = any(p.digest in old_parts for p in members)
         results = _parts_from_manifest(members, old_parts, given) if is_old else _parts_from_folders(members)
         for picture, result in zip(members, results, strict=True):
             if isinstance(result, SkippedFile):
-                aside.append(result)
+                skipped.append(result)
             else:
                 (fixed if is_old or result in (VALIDATION, TEST) else free).append(replace(picture, part=result))
-    return fixed, free, aside
+    return fixed, free, skipped
 
 
 def _parts_from_folders(members: Sequence[Picture]) -> list[str | SkippedFile | None]:
-    """A group's parts where folders give them: test is used as it is, and what belongs to it leaves the other parts."""
+    """Return the parts of a group by folder: the test set is unchanged, and its group is skipped in other parts."""
     rank = {TEST: 0, VALIDATION: 1, TRAIN: 2, None: 2}
     holder = min(members, key=lambda p: (rank[p.part], p.path))
     return [p.part if rank[p.part] == rank[holder.part] else _crossing(p, holder, holder.part) for p in members]
@@ -150,7 +154,7 @@ def _parts_from_folders(members: Sequence[Picture]) -> list[str | SkippedFile | 
 
 def _parts_from_manifest(members: Sequence[Picture], old_parts: dict[str, str],
                          given: set[str | None]) -> list[str | SkippedFile | None]:  # fmt: skip
-    """A group's parts where a manifest knows some: those are kept, and a new picture joins them or is set aside."""
+    """Return the parts of a group of which a manifest lists some: these are kept; new pictures join or are skipped."""
     old = {old_parts[p.digest]: p for p in members if p.digest in old_parts}
     part, holder = next(iter(old.items()))
     results: list[str | SkippedFile | None] = []
@@ -158,8 +162,8 @@ def _parts_from_manifest(members: Sequence[Picture], old_parts: dict[str, str],
         if picture.digest in old_parts:
             results.append(old_parts[picture.digest])
         elif len(old) > 1:
-            both = " and ".join(f"{p.path} in {name}" for name, p in sorted(old.items()))
-            results.append(SkippedFile(picture.path, f"would tie {both} to each other", bad=False))
+            both = " and ".join(f"{p.path} ({_set_name(name)})" for name, p in sorted(old.items()))
+            results.append(SkippedFile(picture.path, f"of the same group as {both}", bad=False))
         elif picture.part in (None, part) or (picture.part == TRAIN and part not in given):
             results.append(part)
         else:
@@ -168,16 +172,16 @@ def _parts_from_manifest(members: Sequence[Picture], old_parts: dict[str, str],
 
 
 def _crossing(picture: Picture, holder: Picture, part: str | None) -> SkippedFile:
-    """A picture set aside because one of its group is in another part."""
+    """Return a picture as skipped because its group is in another part."""
     if picture.digest == holder.digest:
-        tie = "a copy of"
+        tie = "a duplicate of"
     else:
-        tie = "of the same group as" if picture.group and picture.group == holder.group else "nearly a copy of"
-    return SkippedFile(picture.path, f"{tie} {holder.path}, which is in {part}", bad=False)
+        tie = "of the same group as" if picture.group and picture.group == holder.group else "a near-duplicate of"
+    return SkippedFile(picture.path, f"{tie} {holder.path}, which is in the {_set_name(part)}", bad=False)
 
 
 def _with_group_keys(pictures: Iterable[Picture], groups: Groups) -> tuple[Picture, ...]:
-    """Pictures with the key of their group, where a group was named or holds more than one content; else with ""."""
+    """Return pictures with the key of their group if it is named or has several digests; else with ""."""
     keys = {p.path: groups.key(p) for p in pictures}
     contents: dict[str, set[str]] = defaultdict(set)
     for p in pictures:
@@ -187,7 +191,7 @@ def _with_group_keys(pictures: Iterable[Picture], groups: Groups) -> tuple[Pictu
 
 def _assign(pictures: list[Picture], groups: Groups, shares: dict[str, float], seed: int,
             old_classes: set[str]) -> tuple[list[Picture], dict[str, str]]:  # fmt: skip
-    """Give groups their parts by hash. Every class but the old ones gets a group in every part that is made."""
+    """Assign groups to parts by hash. Every class, except the old ones, gets a group in each part with a share."""
     by_group = _by_group(pictures, groups)
     order = sorted(by_group, key=lambda key: (hash_position(key, str(seed)), key))
     parts = {key: _part_at(hash_position(key, str(seed)), shares) for key in order}
@@ -201,15 +205,15 @@ def _assign(pictures: list[Picture], groups: Groups, shares: dict[str, float], s
 
 def _fill_parts(label: str, own: list[str], parts: dict[str, str], wanted: list[str],
                 by_group: dict[str, list[Picture]], notes: dict[str, str]) -> None:  # fmt: skip
-    """Move a class's groups of the lowest hash to those of the wanted parts that it has none in.
+    """Move a class's groups of the lowest hash to the wanted parts in which it has no group.
 
-    own: the keys of its groups, in the order of their hash. parts and notes are changed.
+    own: the keys of its groups, in the order of their hash. parts and notes are changed in place.
     """
     if len(own) < len(wanted):
         raise DataError(
-            f"Class {label!r} has {len(own)} different pictures or groups of them; {', '.join(sorted(wanted))} need "
-            "one each.",
-            f"Add pictures to {label!r}, or take the class out.",
+            f"Class {label!r} has {plural(len(own), 'distinct picture')} (a group counts as one); "
+            f"{', '.join(sorted(wanted))} need one each.",
+            f"Add pictures to {label!r}, or remove the class.",
         )
     for part in wanted:
         if any(parts[key] == part for key in own):
@@ -217,7 +221,9 @@ def _fill_parts(label: str, own: list[str], parts: dict[str, str], wanted: list[
         n_groups = {other: sum(parts[key] == other for key in own) for other in wanted}
         moved = next(key for key in own if n_groups[parts[key]] > 1)
         for picture in by_group[moved]:
-            notes[picture.path] = f"moved from {parts[moved]} to {part}, which had no {label!r}"
+            notes[picture.path] = (
+                f"moved from the {_set_name(parts[moved])} to the {_set_name(part)}, which had no picture of {label!r}"
+            )
         parts[moved] = part
 
 
@@ -227,12 +233,16 @@ def _part_at(position: float, shares: dict[str, float]) -> str:
     return VALIDATION if position < shares[TEST] + shares[VALIDATION] else TRAIN
 
 
-def _refuse_missing(split: Split) -> None:
-    """Raise DataError where a class has no picture in one of the parts."""
+def _set_name(part: str | None) -> str:
+    return "training set" if part == TRAIN else f"{part} set"
+
+
+def _check_classes(split: Split) -> None:
+    """Raise DataError if a class has no picture in one of the parts."""
     for part in PARTS:
         missing = sorted(set(split.classes) - {picture.label for picture in split.part(part)})
         if missing:
             raise DataError(
-                f"{part.capitalize()} has no picture of {', '.join(map(repr, missing))}.",
-                f"Add some to {part}, or take the class out everywhere.",
+                f"The {_set_name(part)} has no picture of {', '.join(map(repr, missing))}.",
+                f"Add some to {part}, or remove the {'class' if len(missing) == 1 else 'classes'} from all parts.",
             )

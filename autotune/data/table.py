@@ -1,4 +1,4 @@
-"""A table of pictures: a CSV or TSV file with the columns path and label, and optionally split and group."""
+"""Reading a table of pictures: a CSV or TSV file with the columns path and label, and optionally split and group."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def is_table(file: Path) -> bool:
 
 
 def list_table(file: Path) -> tuple[list[LabelledFile], list[SkippedFile]]:
-    """The pictures of a table, and those of a format that cannot be read. Empty rows are ignored. Raises DataError.
+    """Return the pictures of a table, and those in unsupported formats. Empty rows are ignored. Raises DataError.
 
-    Relative paths start at the table's folder. split: train, val, test or nothing; group: pictures of one group stay
-    in one part.
+    Paths are relative to the table's folder. split: train, val, test or empty. group: pictures of one group stay in
+    one part.
     """
     files: dict[str, LabelledFile] = {}
-    aside: list[SkippedFile] = []
+    skipped: list[SkippedFile] = []
     try:
         with file.open(newline="", encoding="utf-8-sig") as text:
             for number, row in enumerate(_rows(file, text.read().splitlines(keepends=True)), 2):
@@ -33,21 +33,21 @@ def list_table(file: Path) -> tuple[list[LabelledFile], list[SkippedFile]]:
                     continue
                 known = files.setdefault(found.path, found)
                 if known != found:
-                    raise DataError(f"{file} says two things of {found.path}.", "Keep one row for each picture.")
+                    raise DataError(f"{file} has conflicting rows for {found.path}.", "Keep one row per picture.")
     except UnicodeDecodeError as error:
         raise DataError(f"{file} is not UTF-8 text.", "Save it as CSV in UTF-8.") from error
     except csv.Error as error:
-        raise DataError(f"{file} is not a table: {error}.", "Save it as CSV in UTF-8, a line each picture.") from error
+        raise DataError(f"{file} is not a table: {error}.", "Save it as CSV in UTF-8, one line per picture.") from error
     for name in list(files):
         if other := other_format(name):
-            aside.append(other)
+            skipped.append(other)
             del files[name]
-    return list(files.values()), aside
+    return list(files.values()), skipped
 
 
 def _rows(file: Path, lines: list[str]) -> list[dict[str, str]]:
     header = lines[0] if lines else ""
-    # Spreadsheets write ; where the comma is the decimal point.
+    # Spreadsheets write semicolons in locales with a decimal comma.
     delimiter = "\t" if file.suffix.lower() == ".tsv" else max(",;\t", key=header.count)
     reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
     columns = [(name or "").strip().lower() for name in reader.fieldnames or ()]
@@ -55,24 +55,22 @@ def _rows(file: Path, lines: list[str]) -> list[dict[str, str]]:
         if name not in columns:
             raise DataError(
                 f"{file} has no column {name!r}; its first line is {header.strip()[:80]!r}.",
-                "Name the columns in the first line: path,label and, if you like, split,group.",
+                "Name the columns in the first line: path,label and optionally split,group.",
             )
     reader.fieldnames = columns
     return list(reader)
 
 
 def _found(file: Path, number: int, row: Mapping[str, str | None]) -> LabelledFile | None:
-    """One row's picture; None where the row is empty."""
+    """Return the picture of a row, or None if the row is empty."""
     path, label, part, group = (" ".join((row.get(name) or "").split(" ")).strip() for name in NEEDED + OPTIONAL)
     if not path and not label:
         return None
     if not path or not label:
-        raise DataError(
-            f"Line {number} of {file} has no {'label' if path else 'path'}.", "Fill it in, or take the line out."
-        )
+        raise DataError(f"Line {number} of {file} has no {'label' if path else 'path'}.", "Add it, or delete the line.")
     if part and part.lower() not in PARTS:
         raise DataError(
-            f"Line {number} of {file}: there is no split {part!r}.",
+            f"Line {number} of {file} has an unknown split {part!r}.",
             did_you_mean(part.lower(), ("train", "val", "test")),
         )
     name = path if Path(path).is_absolute() else path.replace("\\", "/").removeprefix("./")

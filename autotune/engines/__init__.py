@@ -1,1 +1,1 @@
-"""Where trials run: the protocol, and one file an engine."""
+"""Engines that run trials: the protocol, and one module per engine."""

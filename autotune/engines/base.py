@@ -1,8 +1,8 @@
-"""The protocol between a study's driver and the engine that runs its tasks. Importing it does not import torch.
+"""Protocol between a study's driver and the engine that runs its tasks. Importing it does not import torch.
 
-The driver gives tasks to places and reads events. An engine moves both and restarts what dies; it never sees the
-study's databases, and nothing here assumes that driver and worker share a folder. A new engine implements `Engine` and
-`Place`, calls `serve` in its workers, and is added to the contract test (tests/engines/test_contract.py).
+The driver gives tasks to places and reads events. An engine transports both and replaces dead workers. It does not
+access the study's databases, and the protocol does not assume that driver and workers share a folder. A new engine
+implements `Engine` and `Place`, calls `serve` in its workers, and is added to tests/engines/test_contract.py.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from autotune.training.context import LoadedBackbones, TrialContext
 
 
-# Tasks, and what the driver sends with them.
+# Tasks, and other messages from the driver.
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class ProbeTask:
 
     @property
     def name(self) -> str:
-        """What the task's log is called."""
+        """Name of the task's log."""
         return f"probe-{self.backbone.replace(':', '-')}-{self.pixels}"
 
 
@@ -48,7 +48,7 @@ class TrialTask:
 
     @property
     def name(self) -> str:
-        """What the task's log is called."""
+        """Name of the task's log."""
         return f"trial-{self.number:04d}"
 
 
@@ -57,7 +57,7 @@ Task = ProbeTask | TrialTask
 
 @dataclass(frozen=True)
 class Assignment:
-    """A task with what it needs of the study's folder: the content of files, by name."""
+    """A task with the files that it needs from the study folder: content by name."""
 
     task: Task
     files: Mapping[str, bytes]
@@ -65,21 +65,21 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Answer:
-    """The driver's reply to an Epoch. stop: None to go on, or why to stop: PRUNED or TIMEOUT."""
+    """The driver's reply to an Epoch. stop: None to continue, or the reason to stop: PRUNED or TIMEOUT."""
 
     stop: str | None
 
 
 @dataclass(frozen=True)
 class PixelSet:
-    """Decoded pictures in the driver's cache folder: those of `cache.pixels.pixel_rows(pixels, interpolation)`."""
+    """Decoded pictures in the driver's cache folder, as in `cache.pixels.pixel_rows(pixels, interpolation)`."""
 
     pixels: int
     interpolation: str
     digests: tuple[str, ...]
 
 
-# What a worker reports. An outcome, Failed, Refused and Died end the task.
+# Reports of a worker. An outcome, Failed, Refused and Died end the task.
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Ready:
 
 @dataclass(frozen=True)
 class CacheProgress:
-    """How many of a view's pictures are in the feature cache."""
+    """Number of pictures of a view in the feature cache."""
 
     done: int
     total: int
@@ -97,7 +97,7 @@ class CacheProgress:
 
 @dataclass(frozen=True)
 class Failed:
-    """The task raised. error: the exception in a line; trace: the whole traceback."""
+    """The task raised an exception. error: the exception in one line; trace: the traceback."""
 
     error: str
     trace: str
@@ -105,7 +105,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class Refused:
-    """The study cannot go on until its user fixes something, such as a full disk."""
+    """The study cannot continue until the user fixes a problem, such as a full disk."""
 
     problem: str
     fix: str
@@ -113,7 +113,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class Died:
-    """The worker is gone. reason: how, as far as is known: "its process ended (exit code 1)"."""
+    """The worker died. reason: what is known of the cause, e.g. "its process exited with code 1"."""
 
     reason: str
 
@@ -123,10 +123,10 @@ Message = Report | Died
 
 
 class ChannelClosedError(Exception):
-    """The other end of a worker's channel is closed: there is nothing more to do."""
+    """The other end of a worker's channel is closed: the worker exits."""
 
 
-# What an engine implements.
+# Interfaces that an engine implements.
 
 
 class Place(ABC):
@@ -134,40 +134,40 @@ class Place(ABC):
 
     @abstractmethod
     def give(self, task: Task, files: Mapping[str, bytes]) -> None:
-        """Start a task here; the place is idle. files: what the task needs of the study's folder, by name."""
+        """Start a task; the place must be idle. files: as in `Assignment`."""
 
     @abstractmethod
     def answer(self, stop: str | None) -> None:
-        """Answer the Epoch that this place's task waits on: None to go on, or why to stop."""
+        """Reply to the Epoch of this place's task, which waits for it: None to continue, or the reason to stop."""
 
 
 class Engine(ABC):
-    """Some places for tasks. Leaving the `with` block leaves no worker behind; after an exception, at once."""
+    """A number of places. Leaving the `with` block ends all workers; after an exception, immediately."""
 
     @abstractmethod
     def __enter__(self) -> Self:
-        """Begin to start the workers; their start overlaps with what the driver does until `configure`."""
+        """Start the workers, in parallel with the work of the driver until `configure`."""
 
     @abstractmethod
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None: ...
 
     @abstractmethod
     def configure(self, context: TrialContext) -> None:
-        """Send all workers what their tasks share; no place is idle before."""
+        """Send the context to all workers. No place is idle before this call."""
 
     @abstractmethod
     def preload(self, pixels: Sequence[PixelSet]) -> None:
-        """Have these decoded pictures in the cache folder of every machine that has a place, before tasks run there."""
+        """Copy these decoded pictures to the cache folder of every machine with a place, before its tasks run."""
 
     @property
     @abstractmethod
     def idle(self) -> Sequence[Place]:
-        """Places that can be given a task."""
+        """Places that can take a task."""
 
     @property
     @abstractmethod
     def starting(self) -> Sequence[Place]:
-        """Places whose worker is not ready yet: the first ones, and those that replace dead ones."""
+        """Places with a worker that is not ready yet: at the start, and after the replacement of a dead one."""
 
     @property
     @abstractmethod
@@ -176,27 +176,27 @@ class Engine(ABC):
 
     @abstractmethod
     def events(self) -> Iterator[tuple[Place, Task, Message]]:
-        """Wait until a task reports something or a starting place becomes idle, and yield what was reported.
+        """Wait until a task reports something or a starting place becomes idle, and yield the reports.
 
-        May yield nothing. Call it only while a place is busy or starting. After Died, another place starts in place of
-        the dead one. Raises StudyError where workers die again and again while they start.
+        May yield nothing. Call it only while a place is busy or starting. After Died, a new place replaces the dead
+        one. Raises StudyError if workers die repeatedly during their start.
         """
 
     @abstractmethod
     def log(self, name: str) -> Path:
-        """The file that holds the output of the task of this name."""
+        """Return the file with the output of the task with this name."""
 
 
-# What an engine's workers run.
+# Main loop of a worker.
 
 Receive = Callable[[], Assignment | Answer]
 Send = Callable[[Ready | Report], None]
 
 
 def serve(context: TrialContext, receive: Receive, send: Send, scratch: Path) -> None:
-    """Run tasks one after another until the channel closes. It is all that a worker does.
+    """Run tasks in sequence until the channel closes. This is the main loop of a worker.
 
-    receive, send: the worker's ends of its channel; both raise ChannelClosedError once the driver's end is gone.
+    receive, send: the worker's end of its channel; both raise ChannelClosedError once the driver's end is closed.
     scratch: a folder that outlives the worker, for the checkpoints of unfinished trials.
     """
     worker = _Worker(context, receive, send, scratch)
@@ -211,7 +211,7 @@ def serve(context: TrialContext, receive: Receive, send: Send, scratch: Path) ->
 
 
 class _Worker:
-    """Runs a worker's tasks and, as their Reporter, passes on what they report."""
+    """Runs a worker's tasks and, as their Reporter, sends their reports to the driver."""
 
     def __init__(self, context: TrialContext, receive: Receive, send: Send, scratch: Path) -> None:
         self._context = context
@@ -227,7 +227,7 @@ class _Worker:
             raise
         except StudyError as error:
             return Refused(error.problem, error.fix)
-        except Exception as error:  # whatever a plugin or a trial raises is this task's failure, not the study's
+        except Exception as error:  # any exception of a plugin or a trial fails the task, not the study
             trace = traceback.format_exc()
             print(trace, file=sys.stderr, flush=True)
             return Failed(f"{type(error).__name__}: {error}", trace)
@@ -250,13 +250,13 @@ class _Worker:
         return run_trial(backbones, task.number, task.params, files, self._scratch, self)
 
     def _loaded(self) -> LoadedBackbones:
-        """Opened by the first task, so that what it raises is that task's failure."""
+        """Load the backbones in the first task, so that an exception fails that task."""
         import torch
 
         from autotune.training.context import LoadedBackbones
 
         if self._backbones is None:
             torch.set_num_threads(self._context.threads)
-            torch.set_flush_denormal(True)  # a trial whose weights vanish would take three times as long
+            torch.set_flush_denormal(True)  # denormal weights make a trial three times as slow
             self._backbones = LoadedBackbones(self._context)
         return self._backbones

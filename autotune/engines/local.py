@@ -1,4 +1,4 @@
-"""The local engine: places are child processes on this machine."""
+"""Local engine: places are child processes on this machine."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ from autotune.training.outcome import ProbeOutcome, TrialOutcome
 if TYPE_CHECKING:
     from autotune.training.context import TrialContext
 
-SECONDS_TO_LEAVE = 5.0
+SECONDS_TO_EXIT = 5.0
 MOST_FAILED_STARTS = 3  # in a row
 
-_START_LOG = "worker"  # written only where a worker fails before its first task
+_START_LOG = "worker"  # written only if a worker fails before its first task
 
 
 class LocalEngine(Engine):
     """Child processes of the driver, each with at most one task.
 
-    folder: the study's. Unfinished trials leave a checkpoint in its `checkpoints/`; `logs/` holds the tasks' output.
+    folder: the study folder. `checkpoints/` contains checkpoints of unfinished trials, `logs/` the output of tasks.
     """
 
     def __init__(self, n_places: int, folder: Path) -> None:
@@ -66,7 +66,7 @@ class LocalEngine(Engine):
         for place in self._places:
             place.close()
         for place in self._places:
-            place.wait_or_kill(0.0 if kind else SECONDS_TO_LEAVE)
+            place.wait_or_kill(0.0 if kind else SECONDS_TO_EXIT)
 
     def configure(self, context: TrialContext) -> None:
         self._context = context
@@ -74,7 +74,7 @@ class LocalEngine(Engine):
             place.configure(context)
 
     def preload(self, pixels: Sequence[PixelSet]) -> None:
-        """Nothing to do: the workers read the driver's own cache folder."""
+        """Do nothing: the workers read the driver's cache folder."""
 
     @property
     def idle(self) -> Sequence[LocalPlace]:
@@ -89,9 +89,9 @@ class LocalEngine(Engine):
         return any(place.task for place in self._places)
 
     def events(self) -> Iterator[tuple[Place, Task, Message]]:
-        heard = {place.pipe: place for place in self._places if place.task or not place.is_ready}
-        for pipe in connection.wait(list(heard)):
-            place = heard[pipe]  # type: ignore[index]
+        waiting = {place.pipe: place for place in self._places if place.task or not place.is_ready}
+        for pipe in connection.wait(list(waiting)):
+            place = waiting[pipe]  # type: ignore[index]
             task = place.task
             message = place.read()
             if isinstance(message, Died):
@@ -110,8 +110,8 @@ class LocalEngine(Engine):
             self._failed_starts += 1
         if self._failed_starts == MOST_FAILED_STARTS:
             raise StudyError(
-                f"{MOST_FAILED_STARTS} workers in a row have died while they started, the last so: {death.reason}.",
-                f"Run the same command again. If that does not help: {self.log(_START_LOG)} says why, if it is there.",
+                f"{MOST_FAILED_STARTS} workers in a row died during their start. The last one: {death.reason}.",
+                f"Run the same command again. If it fails again, see {self.log(_START_LOG)}, if it exists.",
             )
         new = LocalPlace(self._folder)
         self._places[self._places.index(place)] = new
@@ -120,22 +120,22 @@ class LocalEngine(Engine):
 
 
 class LocalPlace(Place):
-    """One child process. It is started with spawn, so that Linux, macOS and Windows do the same."""
+    """One child process. It is spawned, for the same behaviour on Linux, macOS and Windows."""
 
     def __init__(self, folder: Path) -> None:
         spawn = multiprocessing.get_context("spawn")
         self.pipe, theirs = spawn.Pipe()
         self.task: Task | None = None
         self.is_ready = False
-        # The context goes by the pipe: as an argument, a large one blocks this process for ever where the child dies
-        # early; and the child can load torch while the context is still being made.
+        # The context is sent through the pipe. As an argument, a large context blocks this process forever if the child
+        # dies early. The child can also load torch while the context is being built.
         self._process = spawn.Process(target=_work, args=(theirs, folder), daemon=True)
         with _ignored_ctrl_c(), _hidden_main():
             self._process.start()
         theirs.close()
 
     def configure(self, context: TrialContext) -> None:
-        """Once, before its first task."""
+        """Send the context, once, before the first task."""
         self._send(context)
 
     def give(self, task: Task, files: Mapping[str, bytes]) -> None:
@@ -146,7 +146,7 @@ class LocalPlace(Place):
         self._send(Answer(stop))
 
     def read(self) -> Ready | Message:
-        """The next message; Died where the process is gone."""
+        """Return the next message, or Died if the process has exited."""
         try:
             message: Ready | Message = self.pipe.recv()
         except (EOFError, OSError):
@@ -159,11 +159,11 @@ class LocalPlace(Place):
         return message
 
     def close(self) -> None:
-        """Close the pipe: the child leaves when it next reads from it."""
+        """Close the pipe: the child exits on its next read."""
         self.pipe.close()
 
     def wait_or_kill(self, seconds: float) -> None:
-        """Wait so long for the child to leave, then kill it."""
+        """Wait this long for the child to exit, then kill it."""
         if seconds:
             self._process.join(seconds)
         if self._process.is_alive():
@@ -171,13 +171,13 @@ class LocalPlace(Place):
             self._process.join()
 
     def _send(self, message: object) -> None:
-        with contextlib.suppress(OSError):  # the next `read` says that the child has died
+        with contextlib.suppress(OSError):  # the next `read` returns Died
             self.pipe.send(message)
 
 
 def _reason(exit_code: int | None) -> str:
-    killed = ", killed as by a machine out of memory" if exit_code == -signal.SIGKILL else ""
-    return f"its process ended (exit code {exit_code}{killed})"
+    killed = " (killed, possibly out of memory)" if exit_code == -signal.SIGKILL else ""
+    return f"its process exited with code {exit_code}{killed}"
 
 
 def _log_file(folder: Path, name: str) -> Path:
@@ -186,7 +186,7 @@ def _log_file(folder: Path, name: str) -> Path:
 
 @contextlib.contextmanager
 def _ignored_ctrl_c() -> Iterator[None]:
-    """Children started in here ignore Ctrl-C, which a terminal sends to them, too: the driver handles it."""
+    """Let children started in this context ignore Ctrl-C. A terminal sends it to them too; the driver handles it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -199,8 +199,8 @@ def _ignored_ctrl_c() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _hidden_main() -> Iterator[None]:
-    """Children started in here do not run the user's script again, as spawn does with a script that has no
-    `if __name__ == "__main__"`: workers need nothing of it.
+    """Let children started in this context not run the user's script again. spawn does so if the script has no
+    `if __name__ == "__main__"`; workers do not need it.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
@@ -216,12 +216,12 @@ def _hidden_main() -> Iterator[None]:
 @collected_less_often()
 def _work(pipe: Connection[Any, Any], folder: Path) -> None:
     """Load torch, wait for the context, then serve."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it is not inherited
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # in case it is not inherited
     threading.Thread(target=_exit_with_the_driver, daemon=True).start()
     _redirect_output(Path(os.devnull))  # until there is a task
     channel, scratch = _Channel(pipe, folder), folder / "checkpoints"
     try:
-        from autotune.training.trial import run_trial  # noqa: F401  # seconds, which the driver needs for the plan
+        from autotune.training.trial import run_trial  # noqa: F401  # takes seconds, while the driver makes the plan
 
         context = channel.receive_context()
         scratch.mkdir(parents=True, exist_ok=True)
@@ -235,7 +235,7 @@ def _work(pipe: Connection[Any, Any], folder: Path) -> None:
 
 
 class _Channel:
-    """The child's end of the pipe. Output goes to the log of the task received last."""
+    """The child's end of the pipe. Redirects output to the log of the last received task."""
 
     def __init__(self, pipe: Connection[Any, Any], folder: Path) -> None:
         self._pipe = pipe
@@ -265,7 +265,7 @@ class _Channel:
 
 
 def _exit_with_the_driver() -> None:
-    """End this process when the driver's ends, even in the middle of an epoch."""
+    """Exit when the driver exits, even in the middle of an epoch."""
     parent = multiprocessing.parent_process()
     assert parent
     connection.wait([parent.sentinel])
@@ -273,7 +273,7 @@ def _exit_with_the_driver() -> None:
 
 
 def _redirect_output(file: Path) -> None:
-    """Append all that this process prints, from Python and from libraries below it, to a file."""
+    """Append all output of this process, from Python and from native libraries, to a file."""
     file.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()

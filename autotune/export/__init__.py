@@ -1,1 +1,1 @@
-"""A trial becomes a verified bundle; a bundle answers."""
+"""Export a trial as a verified bundle, and predict with a bundle."""

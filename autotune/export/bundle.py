@@ -1,4 +1,4 @@
-"""Bundle: the folder that an exported model is, and how one is opened. No torch here: a bundle needs none."""
+"""Bundle: the folder of an exported model, and how to open it. Does not import torch."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from autotune.errors import BundleError
 from autotune.export.formats import ONNX
 from autotune.text import first_line
 
-VERSION = 1  # of the layout; a reader refuses a newer one
-INDEX = "bundle.json"  # version, which trial it is, and a hash of every other file
+VERSION = 1  # of the layout; a newer one is rejected
+INDEX = "bundle.json"  # version, study, trial, and a hash of every other file
 LABELS, PREPROCESSING, CARD, SCRIPT = "labels.txt", "preprocessing.json", "card.md", "predict.py"
-UNKNOWN = "unknown"  # the answer below the threshold
+UNKNOWN = "unknown"  # the label below the threshold
 
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # pixels (N, 3, P, P) to probabilities (N, C)
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle, its files unchanged since the export. model: the ONNX file to run. threshold: below it the
-    answer is "unknown".
+    """An opened bundle with unchanged files. model: the ONNX file to run. threshold: predictions below it are labelled
+    "unknown".
     """
 
     folder: Path
@@ -39,20 +39,20 @@ class Bundle:
 
 
 class OnnxSession:
-    """An ONNX model, loaded by onnxruntime. threads: 0 for all. Raises BundleError where it does not load."""
+    """An ONNX model loaded by onnxruntime. threads: 0 for all. Raises BundleError if it cannot be loaded."""
 
     def __init__(self, file: Path, threads: int = 0) -> None:
         onnxruntime = _import_onnxruntime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        options.log_severity_level = 3  # errors only: warnings are about how the graph could be optimised
+        options.log_severity_level = 3  # errors only: warnings are about graph optimisation
         try:
             self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime has a dozen kinds, none of them shared
-            raise BundleError(f"{file} does not load: {first_line(error)}", "Export the model again.") from error
+        except Exception as error:  # onnxruntime raises a dozen types without a common base
+            raise BundleError(f"{file} cannot be loaded: {first_line(error)}", "Export the model again.") from error
 
     def probabilities(self, squares: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Probabilities (N, C) of pixels (N, 3, P, P)."""
+        """Return probabilities (N, C) of pixels (N, 3, P, P)."""
         found: NDArray[np.float32] = self._session.run(None, {"pixels": squares})[0]
         return found
 
@@ -62,55 +62,56 @@ def _import_onnxruntime() -> Any:
         import onnxruntime
     except ImportError as error:
         raise BundleError(
-            "onnxruntime is not installed, and an ONNX model runs on it.", "pip install 'autotune-vision[export]'"
+            "onnxruntime is not installed. ONNX models require it.",
+            "Install it with: pip install 'autotune-vision[export]'",
         ) from error
     return onnxruntime
 
 
 def is_bundle(path: Path) -> bool:
-    """Whether a path is a bundle's folder, or a file in one."""
+    """Return whether a path is a bundle folder or a file in one."""
     return (_folder(path) / INDEX).is_file()
 
 
 def open_bundle(path: Path) -> Bundle:
-    """A bundle by its folder, or by the file of one of its ONNX models, with every file checked against its hash.
+    """Open a bundle by its folder or by one of its ONNX files, and check every file against its hash.
 
-    Raises BundleError where a file is missing or changed, or where the bundle is of a newer version.
+    Raises BundleError if a file is missing or has changed, or if the bundle has a newer version.
     """
     folder = _folder(path)
     hashes = _read_hashes(folder)
     _refuse_changed(folder, hashes)
     model = path if path.is_file() else folder / ONNX.file
     if model.suffix != ".onnx" or model.name not in hashes:
-        raise BundleError(f"{model} is no ONNX model of a bundle.", f"Name the folder, {folder}.")
+        raise BundleError(f"{model} is not an ONNX model of a bundle.", f"Pass the bundle folder: {folder}")
     how = json.loads((folder / PREPROCESSING).read_text(encoding="utf-8"))
     labels = (folder / LABELS).read_text(encoding="utf-8").splitlines()
     return Bundle(folder, model, tuple(labels), how["pixels"], how["interpolation"], how["threshold"])
 
 
 def write_index(folder: Path, study: str, trial: int) -> None:
-    """Write bundle.json into a folder whose other files are all there."""
+    """Write bundle.json into a folder that contains all other files."""
     hashes = {file.name: sha256(file) for file in sorted(folder.iterdir()) if file.name != INDEX}
     text = json.dumps({"version": VERSION, "study": study, "trial": trial, "files": hashes}, indent=2)
     (folder / INDEX).write_text(text + "\n", encoding="utf-8")
 
 
 def preprocessing(pixels: int, interpolation: str, threshold: float, labels: Sequence[str]) -> dict[str, Any]:
-    """The content of preprocessing.json: what has to happen to a picture before the graph, for programs and people."""
+    """Return the content of preprocessing.json: the steps from a picture to the input of the graph."""
     return {
         "pixels": pixels,
         "interpolation": interpolation,
         "threshold": threshold,
         "steps": [
-            "Decode; turn upright by the EXIF orientation.",
-            "Convert to RGB, 8 bits a channel: transparency on white, 16 bits divided by 257.",
-            "Cut the largest square from the centre.",
+            "Decode the picture and apply its EXIF orientation.",
+            "Convert it to RGB with 8 bits per channel: transparency on white, 16 bits divided by 257.",
+            "Crop the largest square from the centre.",
             f"Resize it to {pixels} x {pixels} with Pillow's {interpolation} filter (antialiased).",
-            "Hand it over as uint8, channels first; normalisation, softmax and calibration are inside the graph.",
+            "Pass it as uint8, channels first; normalisation, softmax and calibration are inside the graph.",
         ],
         "input": {"name": "pixels", "type": "uint8", "shape": ["N", 3, pixels, pixels], "order": "RGB"},
         "output": {"name": "probabilities", "type": "float32", "shape": ["N", len(labels)], "order": LABELS},
-        "answer": f"The likeliest label; below the threshold, {UNKNOWN!r}.",
+        "answer": f"The most probable label; {UNKNOWN!r} if its probability is below the threshold.",
     }
 
 
@@ -126,32 +127,34 @@ def _folder(path: Path) -> Path:
 def _refuse_changed(folder: Path, hashes: Mapping[str, str]) -> None:
     for name, expected in hashes.items():
         if not (folder / name).is_file():
-            raise BundleError(f"Bundle {folder} lacks its {name}.", "Copy the whole folder again, or export it again.")
+            raise BundleError(f"Bundle {folder} has no {name}.", "Copy the whole folder again, or export it again.")
         if sha256(folder / name) != expected:
             raise BundleError(
-                f"{folder / name} is not as it was exported.", "Copy the whole folder again, or export it again."
+                f"{folder / name} has changed since the export.", "Copy the whole folder again, or export it again."
             )
 
 
 def _read_hashes(folder: Path) -> dict[str, str]:
-    """The SHA-256 of each of a bundle's files, by name.
+    """Return the SHA-256 of each file of a bundle, by name.
 
-    Raises BundleError where bundle.json is missing or damaged, or of a newer version.
+    Raises BundleError if bundle.json is missing, is damaged or has a newer version.
     """
     file = folder / INDEX
     damaged = BundleError(f"{file} is damaged.", "Copy the whole folder again, or export it again.")
     try:
         index = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise BundleError(f"{folder} is no bundle: it has no {INDEX}.", "Make one: autotune export STUDY") from error
+        raise BundleError(
+            f"{folder} is not a bundle: it has no {INDEX}.", "Create a bundle with `autotune export STUDY`."
+        ) from error
     except ValueError as error:
         raise damaged from error
     if not isinstance(index, dict) or not isinstance(index.get("version"), int):
         raise damaged
     if index["version"] > VERSION:
         raise BundleError(
-            f"Bundle {folder} is of version {index['version']}; this autotune reads up to {VERSION}.",
-            "pip install --upgrade autotune-vision",
+            f"Bundle {folder} has version {index['version']}; this version of autotune reads up to {VERSION}.",
+            "Upgrade it with: pip install --upgrade autotune-vision",
         )
     hashes = index.get("files")
     if not isinstance(hashes, dict) or any(Path(name).name != name for name in hashes):

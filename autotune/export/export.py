@@ -1,4 +1,4 @@
-"""Export: a trial becomes a bundle, each of its models verified on every validation picture."""
+"""Export: write a trial as a bundle and verify each of its models on every validation picture."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from autotune.export.refit import refit_trial
 from autotune.export.result import ExportResult
 from autotune.export.staging import staged_folder
 from autotune.export.validation import build_reference, calibrate, score_restored, validation_logits
-from autotune.export.verify import Reference, VerifiedFile, refuse_unverified, verify_file
+from autotune.export.verify import Reference, VerifiedFile, require_verified, verify_file
 from autotune.search.plan import pick_device
 from autotune.study.listener import StudyListener
 from autotune.study.record import lock_study, open_record
@@ -32,15 +32,16 @@ from autotune.study.reopen import FinishedTrial, reopen_trial
 from autotune.study.request import Resources
 from autotune.study.rows import Evaluation
 from autotune.study.summary import find_study
+from autotune.text import plural
 from autotune.training.restore import TrainedNetwork
 
-N_CALIBRATION_PICTURES = 128  # that a quantised format takes its ranges from
+N_CALIBRATION_PICTURES = 128  # for the ranges of a quantised format
 
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What a user asks of an export. out: None is the study's own folder bundle/. formats: beside onnx, which is
-    always written. precision: find the threshold that answers with it on validation.
+    """The options of an export. out: None for bundle/ in the study folder. formats: in addition to onnx, which is
+    always written. precision: find the threshold that reaches it on validation.
     """
 
     out: Path | None = None
@@ -54,14 +55,14 @@ class ExportRequest:
 def export_trial(name: str, request: ExportRequest, resources: Resources, listener: StudyListener) -> ExportResult:
     """Write a bundle of a study's winner, or of another trial, and verify its models.
 
-    A model that is refused is not in the bundle, and its verdict says why. Raises BundleError where that is model.onnx;
-    there is no bundle then. Raises StudyError for a study without a finished trial, ConfigError for a threshold that
-    cannot be.
+    A rejected model is not in the bundle; its verdict is the reason. If model.onnx is rejected, BundleError is raised
+    and no bundle is written. Raises StudyError for a study without a complete trial, ConfigError for an invalid
+    threshold.
     """
     formats = _check_request(request)
     folder = find_study(name)
     with lock_study(folder), open_record(folder) as record:
-        # On the CPU, where the models are run: a GPU's convolutions round more coarsely than is tolerated.
+        # On the CPU, like the exported models: a GPU's convolutions round more coarsely than the tolerance allows.
         finished = reopen_trial(folder, record, replace(resources, device="cpu"), listener, request.trial)
         _refuse_class_names(finished.parts.classes, request)
         with staged_folder(request.out or folder / "bundle") as (staging, out):
@@ -76,7 +77,7 @@ def export_trial(name: str, request: ExportRequest, resources: Resources, listen
             model = _trace(finished, network, calibration.temperature, resources.plugins)
             files = _write_models(model, formats, reference, staging, listener)
             result = ExportResult(
-                folder.name, finished.trial.number, out, request.refit, reference.right, calibration, files
+                folder.name, finished.trial.number, out, request.refit, reference.correct, calibration, files
             )
             _write_documents(finished, scores, result, staging)
         record.keep_export(result.trial, str(out), result.to_json())
@@ -85,26 +86,29 @@ def export_trial(name: str, request: ExportRequest, resources: Resources, listen
 
 
 def _check_request(request: ExportRequest) -> tuple[ExportFormat, ...]:
-    """The formats to write, onnx first. Raises ConfigError, and BundleError where a module is not installed."""
+    """Return the formats to write, onnx first. Raises ConfigError, and BundleError if a module is not installed."""
     formats = tuple(dict.fromkeys((ONNX, *map(find_format, request.formats))))
     for name, value in (("threshold", request.threshold), ("precision", request.precision)):
         if value is not None and not 0 < value <= 1:
-            raise ConfigError(f"A {name} of {value:g} cannot be.", "Give a number above 0 and at most 1.")
+            raise ConfigError(f"The {name} cannot be {value:g}.", "Use a number above 0 and at most 1.")
     if request.threshold is not None and request.precision is not None:
-        raise ConfigError("--threshold and --precision both say when to answer.", "Give one of them.")
+        raise ConfigError("--threshold and --precision both set the threshold.", "Use only one of them.")
     for format in formats:
         format.require_modules()
     return formats
 
 
 def _refuse_class_names(classes: Sequence[str], request: ExportRequest) -> None:
-    """Raise BundleError for a class that is not one line of labels.txt, or is named as the answer below a threshold."""
+    """Raise BundleError for a class name that is not one line, or that equals the label below a threshold."""
     if broken := [name for name in classes if name.splitlines() != [name]]:
-        raise BundleError(f"Class {broken[0]!r} does not fit a line of labels.txt.", "Rename its folder; search anew.")
+        raise BundleError(
+            f"The name of class {broken[0]!r} is not a single line, which labels.txt requires.",
+            "Rename its folder and search again.",
+        )
     if bundle.UNKNOWN in classes and (request.threshold or request.precision):
         raise BundleError(
-            f"A class is named {bundle.UNKNOWN!r}, which is also the answer below a threshold.",
-            "Leave the threshold out, or rename the class's folder and search anew.",
+            f"A class is named {bundle.UNKNOWN!r}, which is also the label of predictions below the threshold.",
+            "Export without a threshold, or rename the folder of the class and search again.",
         )
 
 
@@ -115,7 +119,7 @@ def _trace(
     program = graph.trace_graph(assembled, network.pixels, network.backbone.name)
 
     def calibration_pictures() -> list[NDArray[np.uint8]]:
-        """Evenly from the split's fixed order."""
+        """Read training pictures at even intervals in the fixed order of the split."""
         train = finished.parts.part(TRAIN)
         chosen = train[:: max(1, len(train) // N_CALIBRATION_PICTURES)][:N_CALIBRATION_PICTURES]
         return [read_square(finished.root / p.path, network.pixels, network.interpolation) for p in chosen]
@@ -134,17 +138,17 @@ def _trace(
 def _write_models(
     model: TracedModel, formats: Iterable[ExportFormat], reference: Reference, folder: Path, listener: StudyListener
 ) -> tuple[VerifiedFile, ...]:
-    """Write and verify each format. One that is refused is removed; raises BundleError where that is onnx."""
+    """Write and verify each format. A rejected file is removed. Raises BundleError if onnx is rejected."""
     pictures = tuple(reference.root / path for path in reference.paths)
     rows = []
     for format in formats:
         file = folder / format.file
         format.write(model, file)
-        listener.say(f"Proving {file.name} on {len(pictures)} validation pictures")
+        listener.say(f"Verifying {file.name} on {plural(len(pictures), 'validation picture')}")
         written = ModelFile(file, model.backbone, model.plugins)
         row = verify_file(InferenceJob(format, written, model.pixels, model.interpolation, pictures), reference)
         if format == ONNX:
-            refuse_unverified(row)
+            require_verified(row)
         if not row.is_verified:
             file.unlink()
         rows.append(row)
@@ -152,7 +156,7 @@ def _write_models(
 
 
 def _write_documents(finished: FinishedTrial, scores: Evaluation, result: ExportResult, folder: Path) -> None:
-    """Write what is in a bundle beside its models, the index last."""
+    """Write the files of a bundle other than its models, the index last."""
     network, labels = finished.trained, finished.parts.classes
     (folder / bundle.LABELS).write_text("".join(f"{name}\n" for name in labels), encoding="utf-8")
     how = bundle.preprocessing(network.pixels, network.interpolation, result.calibration.threshold, labels)

@@ -1,7 +1,7 @@
-"""Export formats: how each is written, loaded and verified. A new format is one more entry in FORMATS.
+"""Export formats: how each is written, loaded and verified. To add a format, add an entry to FORMATS.
 
-Entries import torch, onnx and NumPy only when they are used: the command line reads this table for --help, and a
-bundle is opened without torch.
+Entries import torch, onnx and NumPy only when they are used: the command line reads this table for --help, and
+opening a bundle does not require torch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Extra:
-    """An extra of the distribution, and the modules that it installs."""
+    """An extra of the distribution and the modules that it installs."""
 
     name: str
     modules: tuple[str, ...]
@@ -35,11 +35,11 @@ class Extra:
 
 @dataclass(frozen=True)
 class ExportFormat:
-    """One format of an exported model. Its functions are module-level: entries are pickled for another process.
+    """One format of an exported model. Its functions are module-level because entries are pickled for another process.
 
-    name: as --format takes it. file: its name in the bundle. write: creates the file; model.onnx is there by then.
-    load: a function from pixels (N, 3, P, P) to probabilities (N, C), run on so many threads, 0 for all. extra: None
-    where the format needs nothing that autotune does not.
+    name: the value of --format. file: its name in the bundle. write: creates the file; model.onnx exists already.
+    load: returns a function from pixels (N, 3, P, P) to probabilities (N, C) that runs on the given number of threads,
+    0 for all. extra: None if the format requires no additional packages.
     """
 
     name: str
@@ -50,7 +50,7 @@ class ExportFormat:
     extra: Extra | None = None
 
     def require_modules(self) -> None:
-        """Raise BundleError where a module of the extra cannot be imported."""
+        """Raise BundleError if a module of the extra cannot be imported."""
         if self.extra is None:
             return
         for module in self.extra.modules:
@@ -58,20 +58,20 @@ class ExportFormat:
                 import_module(module)
             except ImportError as error:
                 raise BundleError(
-                    f"{error.name} is not installed, and format {self.name!r} needs it.",
-                    f"pip install 'autotune-vision[{self.extra.name}]'",
+                    f"{error.name} is not installed. Format {self.name!r} requires it.",
+                    f"Install it with: pip install 'autotune-vision[{self.extra.name}]'",
                 ) from error
 
 
 def find_format(name: str) -> ExportFormat:
-    """Raises ConfigError where there is none of that name."""
+    """Return the format of that name. Raises ConfigError if it does not exist."""
     if name not in FORMATS:
-        raise ConfigError(f"There is no format {name!r}.", did_you_mean(name, FORMATS))
+        raise ConfigError(f"No format named {name!r}.", did_you_mean(name, FORMATS))
     return FORMATS[name]
 
 
 def optional_formats() -> tuple[str, ...]:
-    """The names of all formats but onnx, which is always written."""
+    """Return the names of all formats except onnx, which is always written."""
     return tuple(name for name in FORMATS if name != ONNX.name)
 
 
@@ -135,7 +135,7 @@ def _torch_run(module: torch.nn.Module, threads: int) -> Run:
 _FLOAT32 = SameProbabilities(difference=1e-3)
 _ONNX_EXTRA = Extra("export", ("onnx", "onnxruntime", "onnxscript"))
 
-# Always written, and first: it is what `autotune predict` and the bundle's own predict.py run.
+# Always written, and first: `autotune predict` and the bundle's predict.py run it.
 ONNX = ExportFormat("onnx", "model.onnx", _write_onnx, _load_onnx, _FLOAT32, _ONNX_EXTRA)
 
 FORMATS = {

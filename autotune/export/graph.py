@@ -1,4 +1,4 @@
-"""Graph: a trained network as one function from uint8 pixels to probabilities, and the files it is written to."""
+"""Graph: a trained network as one function from uint8 pixels to probabilities, and its file formats."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CALIBRATION_BATCH = 16
 
 class InferenceGraph(nn.Module):
     """Pixels (N, 3, P, P) uint8 to probabilities (N, C), on the CPU: normalisation, backbone, head, softmax of the
-    logits over a temperature.
+    logits divided by a temperature.
     """
 
     def __init__(
@@ -53,9 +53,9 @@ class InferenceGraph(nn.Module):
 
 @dataclass(frozen=True)
 class TracedModel:
-    """A trained network, ready to be written in any format.
+    """A trained network to write in any format.
 
-    plugins: folders where its backbone may be found. calibration_pictures: reads training pictures, each (3, P, P).
+    plugins: folders that may contain its backbone. calibration_pictures: reads training pictures, each (3, P, P).
     """
 
     graph: InferenceGraph
@@ -68,7 +68,7 @@ class TracedModel:
 
 
 def assemble_graph(trained: TrainedNetwork, temperature: float) -> InferenceGraph:
-    """The graph of a trained network: a copy of its prefix, tail and head."""
+    """Return the graph of a trained network: a copy of its frozen stages, its unfrozen stages and its head."""
     net = copy.deepcopy(trained.net).cpu()
     head = net.head[1]
     assert isinstance(head, nn.Linear)
@@ -78,7 +78,7 @@ def assemble_graph(trained: TrainedNetwork, temperature: float) -> InferenceGrap
 
 
 def load_graph(file: Path, entry: Backbone) -> InferenceGraph:
-    """The graph that a model.safetensors holds, its backbone built by the plugin."""
+    """Load the graph of a model.safetensors; the plugin builds its backbone."""
     state = safetensors.torch.load_file(file)
     classes, features = state["head.weight"].shape
     head = nn.Linear(features, classes)
@@ -90,24 +90,24 @@ def load_graph(file: Path, entry: Backbone) -> InferenceGraph:
 
 
 def trace_graph(graph: InferenceGraph, pixels: int, name: str) -> torch.export.ExportedProgram:
-    """The graph as torch.export traces it, for any batch size. Raises BundleError where it cannot be traced."""
+    """Trace the graph with torch.export, for any batch size. Raises BundleError if it cannot be traced."""
     blank = torch.zeros(2, 3, pixels, pixels, dtype=torch.uint8)
     try:
         with _quiet():
             shapes = {"pixels": {0: torch.export.Dim("pictures")}}
             program = torch.export.export(graph, (blank,), dynamic_shapes=shapes)
-    except Exception as error:  # whatever a plugin's forward makes the tracer raise
+    except Exception as error:  # a plugin's forward may cause any exception in the tracer
         raise BundleError(
             f"Backbone {name!r} cannot be exported: {type(error).__name__}: {first_line(error)}",
             "Export a trial of another backbone: --trial N",
         ) from error
     for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # holds paths on this machine
+        node.meta.pop("stack_trace", None)  # contains local paths
     return program
 
 
 def write_onnx(program: torch.export.ExportedProgram, pixels: int, file: Path) -> None:
-    """One ONNX file, float32."""
+    """Write one float32 ONNX file."""
     import onnx
 
     blank = torch.zeros(2, 3, pixels, pixels, dtype=torch.uint8)
@@ -116,12 +116,12 @@ def write_onnx(program: torch.export.ExportedProgram, pixels: int, file: Path) -
                           output_names=["probabilities"], external_data=False, verbose=False)  # fmt: skip
     model = onnx.load(str(file))
     for part in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info, model.graph):
-        del part.metadata_props[:]  # the exporter's notes on the modules that they came from
+        del part.metadata_props[:]  # the exporter's notes on their source modules
     onnx.save(model, str(file))
 
 
 def write_int8(source: Path, file: Path, calibration: Sequence[NDArray[np.uint8]]) -> None:
-    """A statically quantized copy of an ONNX file: int8 weights a channel, uint8 activations, ranges taken from
+    """Write a statically quantized copy of an ONNX file: int8 weights per channel, uint8 activations, ranges from
     calibration pictures, each (3, P, P) (Jacob et al. 2018; onnxruntime's quantizer).
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
@@ -145,7 +145,7 @@ def write_int8(source: Path, file: Path, calibration: Sequence[NDArray[np.uint8]
 
 def write_pt2(program: torch.export.ExportedProgram, file: Path) -> None:
     with _quiet():
-        buffer = io.BytesIO()  # written to the file by Python, which raises when the disk is full; torch aborts
+        buffer = io.BytesIO()  # Python raises when the disk is full; torch aborts the process
         torch.export.save(program, buffer)
         file.write_bytes(buffer.getvalue())
 
@@ -157,7 +157,7 @@ def write_safetensors(graph: InferenceGraph, metadata: dict[str, str], file: Pat
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence exporters, which print, warn and log at length; their errors are exceptions."""
+    """Silence the output, warnings and logs of exporters; their errors are exceptions."""
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

@@ -1,4 +1,4 @@
-"""Inference: a written model is run over pictures in a process of its own, with nothing of this one's memory."""
+"""Inference: run an exported model on pictures in a new process, which shares no memory with this one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from autotune.export.formats import ExportFormat
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A written model. backbone, plugins: for formats whose file holds weights alone."""
+    """The file of an exported model. backbone, plugins: for formats that contain only weights."""
 
     path: Path
     backbone: str
@@ -27,7 +27,7 @@ class ModelFile:
 
 @dataclass(frozen=True)
 class InferenceJob:
-    """A written model, and the pictures to classify with it."""
+    """An exported model and the pictures to classify with it."""
 
     format: ExportFormat
     model: ModelFile
@@ -38,8 +38,8 @@ class InferenceJob:
 
 @dataclass(frozen=True)
 class InferenceResult:
-    """probabilities: (N, C). milliseconds: of the median picture, decoding included, one at a time. peak_bytes: of the
-    process on all threads; None where the system does not tell.
+    """probabilities: (N, C). milliseconds: of the median picture, one at a time, including decoding. peak_bytes: of the
+    process on all threads; None if the system does not report it.
     """
 
     probabilities: NDArray[np.float32]
@@ -49,7 +49,7 @@ class InferenceResult:
 
 
 def run_job(job: InferenceJob) -> InferenceResult:
-    """Answer every picture, in the process of `runner`. Raises BundleError where it fails."""
+    """Classify every picture in a `runner` process. Raises BundleError if it fails."""
     with tempfile.TemporaryDirectory() as folder:
         job_file, result_file = Path(folder, "job"), Path(folder, "result")
         job_file.write_bytes(pickle.dumps(job))
@@ -58,7 +58,7 @@ def run_job(job: InferenceJob) -> InferenceResult:
         if done.returncode:
             last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
             raise BundleError(
-                f"The {job.format.name} model does not run: {last}", "Leave this format out, or export another trial."
+                f"The {job.format.name} model cannot be run: {last}", "Omit this format, or export another trial."
             )
         result: InferenceResult = pickle.loads(result_file.read_bytes())
         return result

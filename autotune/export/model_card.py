@@ -1,4 +1,4 @@
-"""Model card: the scores and limits of an exported model, as Hugging Face's model cards (Mitchell et al. 2019)."""
+"""Model card: the scores and limitations of an exported model, as a Hugging Face model card (Mitchell et al. 2019)."""
 
 from __future__ import annotations
 
@@ -16,21 +16,23 @@ import jinja2
 from autotune.data import datasets
 from autotune.data.split import PARTS
 from autotune.export.result import ExportResult
+from autotune.export.verify import VERIFIED
 from autotune.study.checks import source_of
 from autotune.study.reopen import FinishedTrial
 from autotune.study.reproduce import reproduction
 from autotune.study.rows import ClassScore, Evaluation
-from autotune.text import percent
+from autotune.text import percent, plural
 from autotune.training.metrics import find_metric
 
 WEAKEST = 3
 
 
 def write_model_card(file: Path, finished: FinishedTrial, validation: Evaluation, result: ExportResult) -> None:
-    """Write card.md. validation: the scores of the trained network on the validation pictures."""
+    """Write card.md. validation: the scores of the trained network on the validation set."""
     source = Path(__file__).with_suffix(".md").read_text(encoding="utf-8")
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     environment.filters["percent"] = percent
+    environment.filters["plural"] = plural
     environment.filters["cell"] = lambda text: html.escape(str(text)).replace("|", "\\|")
     environment.filters["quoted"] = shlex.quote
     values = _values(finished, validation, result)
@@ -38,12 +40,12 @@ def write_model_card(file: Path, finished: FinishedTrial, validation: Evaluation
 
 
 def _values(finished: FinishedTrial, validation: Evaluation, result: ExportResult) -> dict[str, Any]:
-    """The values of the template's variables."""
+    """Return the variables of the template."""
     record, trial = finished.record, finished.trial
     test, known = record.evaluation(trial.number), record.facts()
     backbone = known.backbone(trial.params.backbone)
     per_class = (test or validation).per_class
-    # By its name alone: the card is published, and a path on this machine is private.
+    # Only the name: the card is published, and a local path is private.
     source = Path(source_of(record)).name
     again = reproduction(known.settings, source, finished.folder.name, len(record.trials()))
     return {
@@ -60,8 +62,10 @@ def _values(finished: FinishedTrial, validation: Evaluation, result: ExportResul
         "metric": find_metric(known.settings["metric"]).label,
         "test": test,
         "validation": validation,
+        "optimism": _optimism(validation.value - test.value) if test else None,
         "n_evaluations": len(record.evaluations()),
-        "machine": f"{os.cpu_count()} processors ({platform.machine()}, {platform.system()})",
+        "verified": VERIFIED,
+        "machine": f"{plural(os.cpu_count() or 1, 'processor')} ({platform.machine()}, {platform.system()})",
         "choices": {
             key: f"{value:.4g}" if isinstance(value, float) else value for key, value in trial.params.recorded().items()
         },
@@ -79,10 +83,18 @@ def _classes(finished: FinishedTrial, per_class: Mapping[str, ClassScore]) -> li
     ]
 
 
+def _optimism(difference: float) -> str:
+    """Describe a validation score minus the test score."""
+    points = 100 * abs(difference)
+    if points < 0.05:
+        return "as high as the test score"
+    return f"{points:.1f} points {'optimistic' if difference > 0 else 'pessimistic'}"
+
+
 def _licence(finished: FinishedTrial) -> str:
     traits = finished.trained.backbone.traits
     if traits.from_scratch:
-        return "trained from scratch, no weights of others"
+        return "trained from scratch, without third-party weights"
     return f"its weights are under {traits.licence}" if traits.licence else "the licence of its weights is not stated"
 
 
@@ -96,7 +108,7 @@ def _origin(finished: FinishedTrial) -> str:
 
 
 def _metadata(finished: FinishedTrial, test: Evaluation | None, validation: Evaluation) -> str:
-    """The block of YAML that the Hugging Face Hub reads."""
+    """Return the YAML block for the Hugging Face Hub."""
     from huggingface_hub import EvalResult, ModelCardData
 
     metric = finished.record.facts().settings["metric"]

@@ -1,4 +1,4 @@
-"""Predict: labels and probabilities for new pictures, by a bundle, which needs no torch, or by a study's winner."""
+"""Predict labels and probabilities for new pictures, with a bundle, which runs without torch, or a study's winner."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from autotune.errors import BundleError, DataError, StudyError
 from autotune.export import bundle
 from autotune.export.bundle import UNKNOWN, Run
 from autotune.study.request import Resources
+from autotune.text import plural
 
 BATCH = 32
 BATCHES_AHEAD = 2  # decoded while the network runs
@@ -30,7 +31,9 @@ BATCHES_AHEAD = 2  # decoded while the network runs
 
 @dataclass(frozen=True)
 class Classifier:
-    """A loaded model. run: pixels (N, 3, P, P) to probabilities (N, C). threshold: below it the answer is "unknown"."""
+    """A loaded model. run: pixels (N, 3, P, P) to probabilities (N, C). threshold: predictions below it are labelled
+    "unknown".
+    """
 
     labels: tuple[str, ...]
     pixels: int
@@ -39,13 +42,13 @@ class Classifier:
     run: Run
 
     def predict(self, pictures: str | Path | Sequence[str | Path], top: int = 1) -> list[Prediction]:
-        """Answers for files, folders and patterns, in order; `top` likeliest labels each. A bad picture has `error`."""
+        """Predict files, folders and patterns in order, with `top` labels each. An unreadable picture has `error`."""
         return list(predict_files(self, find_pictures(pictures), top))
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer for one picture. top: the likeliest labels with their probabilities. error: why there are none."""
+    """The prediction for one picture. top: the most probable labels with their probabilities. error: why it failed."""
 
     path: str
     label: str | None
@@ -61,15 +64,15 @@ class Prediction:
 
 
 def load(source: str | Path, resources: Resources | None = None) -> Classifier:
-    """The model of a bundle (a folder, or one of its ONNX files), or of a study's winner.
+    """Load the model of a bundle (a folder, or one of its ONNX files) or of a study's winner.
 
-    Raises BundleError where the bundle is not whole, StudyError where there is neither.
+    Raises BundleError if the bundle is incomplete or has changed, StudyError if the source is neither.
     """
     path = Path(source)
     try:
         opened = bundle.open_bundle(path) if bundle.is_bundle(path) else None
     except OSError as error:
-        raise BundleError(f"{source} cannot be opened: {error.strerror}.", "Name a bundle's folder.") from error
+        raise BundleError(f"{source} cannot be opened: {error.strerror}.", "Pass a bundle folder.") from error
     if opened:
         run = bundle.OnnxSession(opened.model).probabilities
         return Classifier(opened.labels, opened.pixels, opened.interpolation, opened.threshold, run)
@@ -80,27 +83,29 @@ def load(source: str | Path, resources: Resources | None = None) -> Classifier:
     except StudyError as error:
         if path.is_dir():
             problem = f"{source} is neither a bundle (it has no {bundle.INDEX}) nor a study."
-            raise BundleError(problem, "Name a bundle's folder, or a study: autotune export STUDY") from error
+            raise BundleError(
+                problem, "Pass a bundle folder or a study. `autotune export STUDY` writes a bundle."
+            ) from error
         raise
     return _load_winner(folder, resources)
 
 
 def find_pictures(sources: str | Path | Iterable[str | Path]) -> list[Path]:
-    """Files as named, the pictures in folders and below them, and what patterns match, in order. A source that matches
-    nothing is returned as it is, and `predict_files` gives it an error in its place.
+    """Return given files, the pictures in given folders and subfolders, and the matches of patterns, in order. A source
+    that matches nothing is returned unchanged; `predict_files` yields an error for it.
 
-    Raises DataError where nothing at all is named.
+    Raises DataError if no source is given.
     """
     files: list[Path] = []
     for source in [sources] if isinstance(sources, (str, Path)) else sources:
         files.extend(_match(source) or [Path(source)])
     if not files:
-        raise DataError("No picture was named.", "Name pictures, folders of them, or patterns.")
+        raise DataError("No pictures were given.", "Pass pictures, folders or patterns.")
     return files
 
 
 def _match(source: str | Path) -> list[Path]:
-    """The files of one source; none where it matches nothing."""
+    """Return the files of one source; empty if it matches nothing."""
     try:
         path = Path(source)
         if path.is_dir():
@@ -108,7 +113,7 @@ def _match(source: str | Path) -> list[Path]:
         if path.exists() or not set(str(source)) & set("*?["):
             return [path]
         return sorted(one for one in Path(path.anchor).glob(str(path.relative_to(path.anchor))) if one.is_file())
-    except (OSError, ValueError):  # name too long, no permission, not a pattern: opening the file says more
+    except (OSError, ValueError):  # name too long, no permission, no pattern: opening the file gives a better error
         return []
 
 
@@ -121,7 +126,7 @@ def _pictures_below(folder: Path) -> list[Path]:
 def predict_files(
     model: Classifier, files: Sequence[Path], top: int = 1, progress: Progress | None = None
 ) -> Iterator[Prediction]:
-    """Predictions in order. The next batches are decoded, in parallel, while the network runs on the present one."""
+    """Yield predictions in order. The next batches are decoded in parallel while the network runs."""
     starts = range(0, len(files), BATCH)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         waiting: list[list[Future[NDArray[np.uint8] | str]]] = []
@@ -136,7 +141,7 @@ def predict_files(
 
 
 def _read_square(model: Classifier, file: Path) -> NDArray[np.uint8] | str:
-    """A picture's pixels (3, P, P), or why it cannot be read."""
+    """Return the pixels of a picture, (3, P, P), or why it cannot be read."""
     try:
         if file.is_dir():
             return "a folder without pictures"
@@ -158,13 +163,13 @@ def _predict_batch(
             continue
         row = next(rows)
         order = np.argsort(-row, kind="stable")[: max(top, 1)]
-        likeliest = tuple((model.labels[int(i)], float(row[i])) for i in order)
-        label, probability = likeliest[0]
-        yield Prediction(str(file), label if probability >= model.threshold else UNKNOWN, probability, likeliest)
+        most_probable = tuple((model.labels[int(i)], float(row[i])) for i in order)
+        label, probability = most_probable[0]
+        yield Prediction(str(file), label if probability >= model.threshold else UNKNOWN, probability, most_probable)
 
 
 def read_names(names: Sequence[str]) -> list[str]:
-    """The given names, with "-" replaced by those on stdin, one a line."""
+    """Return the given names, with "-" replaced by those on stdin, one per line."""
     found: list[str] = []
     for name in names:
         if name == "-" and sys.stdin:
@@ -177,7 +182,7 @@ def read_names(names: Sequence[str]) -> list[str]:
 def write_predictions(
     predictions: Iterable[Prediction], style: str, labels: Sequence[str], out: TextIO
 ) -> list[Prediction]:
-    """Write predictions as they come: "table", "json" (a line each) or "csv". Returns those that are errors."""
+    """Write each prediction when it is made: "table", "json" (one per line) or "csv". Return those with an error."""
     errors = []
     width = max(len(name) for name in (*labels, UNKNOWN))
     rows = csv.writer(out, lineterminator="\n")
@@ -200,22 +205,22 @@ def _table_row(one: Prediction, width: int) -> str:
     if one.error is not None or one.probability is None:
         return f"{'-':{width}}        -  {one.path}: {one.error}"
     rest = ", ".join(f"{label} {100 * p:.1f} %" for label, p in one.top if label != one.label)
-    more = f"  ({'perhaps' if one.label == UNKNOWN else 'then'} {rest})" if rest else ""
+    more = f"  ({'candidates:' if one.label == UNKNOWN else 'then'} {rest})" if rest else ""
     return f"{one.label:{width}}  {100 * one.probability:5.1f} %  {one.path}{more}"
 
 
 def refuse_unreadable(errors: Sequence[Prediction], n: int) -> None:
-    """Raise DataError where some of n pictures could not be read."""
+    """Raise DataError if some of n pictures could not be read."""
     if errors:
         some = "; ".join(f"{one.path}: {one.error}" for one in errors[:3])
         raise DataError(
-            f"{len(errors)} of {n} pictures could not be read ({some}{'; ...' if len(errors) > 3 else ''}).",
-            "Fix them or leave them out; the others are answered.",
+            f"{len(errors)} of {plural(n, 'picture')} could not be read ({some}{'; ...' if len(errors) > 3 else ''}).",
+            "Fix or remove them. All others were classified.",
         )
 
 
 def _load_winner(folder: Path, resources: Resources | None) -> Classifier:
-    """The winner of a study, run by torch."""
+    """Load the winner of a study, which runs with torch."""
     from autotune.study.listener import StudyListener
     from autotune.study.record import open_record
     from autotune.study.reopen import reopen_trial

@@ -1,4 +1,4 @@
-"""Refit: a trial's parameters trained once more, on training and validation pictures together."""
+"""Refit: train a trial again, on the training and validation pictures together."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from autotune.training.trial import run_trial
 
 
 def refit_trial(one: FinishedTrial, device: str, listener: StudyListener) -> TrainedNetwork:
-    """Train for as many epochs as the trial's best took, and keep the last: no validation is left to choose by.
+    """Train for as many epochs as the trial's best took; without validation pictures, keep the last epoch.
 
-    device: where to train; the network comes back on the finished study's. Raises StudyError where the head that the
-    trial started from is gone.
+    device: where to train; the returned network is on the finished trial's device. Raises StudyError if the head that
+    the trial started from is missing.
     """
     old, number = one.context, one.trial.number
     both = replace(
@@ -39,19 +39,19 @@ def refit_trial(one: FinishedTrial, device: str, listener: StudyListener) -> Tra
     with eviction.in_use(), quiet_lightning():
         fill_pixels(pixel_rows(params.pixels, how), one.root, pictures, how, listener.progress("Decoding"))
         outcome = run_trial(LoadedBackbones(context), number, params, files, scratch, _RefitReporter(listener))
-    here = LoadedBackbones(replace(context, device=one.context.device))
-    assert outcome.checkpoint is not None  # nothing prunes it
-    return network_from_checkpoint(here, params, outcome.checkpoint, scratch)
+    loaded = LoadedBackbones(replace(context, device=one.context.device))
+    assert outcome.checkpoint is not None  # a refit is never pruned
+    return network_from_checkpoint(loaded, params, outcome.checkpoint, scratch)
 
 
 class _RefitReporter:
-    """Passes a refit's progress on to a listener; never stops it."""
+    """Passes the progress of a refit to a listener; never stops it."""
 
     def __init__(self, listener: StudyListener) -> None:
         self._listener = listener
 
     def epoch(self, row: Epoch) -> str | None:
-        self._listener.say(f"Refit: epoch {row.number}, training {percent(row.train)}")
+        self._listener.say(f"Refit: epoch {row.number}, training score {percent(row.train)}")
         return None
 
     def cache_progress(self, done: int, total: int) -> None:

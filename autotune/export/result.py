@@ -1,4 +1,4 @@
-"""Result: what an export has written, and what was measured of it."""
+"""Result: the files of an export and their measurements."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from autotune.training.calibration import AnsweredCount
 
 @dataclass(frozen=True)
 class FittedCalibration:
-    """What was fitted on validation. threshold: 0 where every picture is answered; answered: by part, else empty."""
+    """The parameters fitted on validation. threshold: 0 for none; answered: counts by part, empty without threshold."""
 
     temperature: float
     threshold: float
@@ -23,8 +23,8 @@ class FittedCalibration:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """A written bundle. right: validation pictures that the trained network answers correctly. files: one a format,
-    those included that were refused and are not in the bundle.
+    """A written bundle. right: correct predictions of the trained network on validation. files: one per format,
+    including rejected ones, which are not in the bundle.
     """
 
     study: str
@@ -36,7 +36,7 @@ class ExportResult:
     files: tuple[VerifiedFile, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The object that --json prints and the record keeps."""
+        """Return the object that --json prints and the record contains."""
         return {
             "study": self.study,
             "trial": self.trial,
@@ -47,12 +47,12 @@ class ExportResult:
             "table": [asdict(file) for file in self.files],
         }
 
-    def refusal(self) -> BundleError | None:
-        """The error for formats that are not in the bundle, because they were refused; None where all are."""
-        refused = [f"{file.file}: {file.verdict}" for file in self.files if not file.is_verified]
-        if not refused:
+    def rejection(self) -> BundleError | None:
+        """Return the error for rejected files, which are not in the bundle; None if every file is verified."""
+        rejected = [f"{file.file} was rejected: {file.verdict}" for file in self.files if not file.is_verified]
+        if not rejected:
             return None
         return BundleError(
-            f"Not handed over: {'; '.join(refused)}.",
-            f"The rest of the bundle stands in {self.folder}. For this format export another trial: --trial N",
+            f"{'; '.join(rejected)}.",
+            f"The other files are in {self.folder}. For this format, export another trial: --trial N",
         )

@@ -1,4 +1,4 @@
-"""Runner: the process that runs a written model as its user would, from picture files to probabilities."""
+"""Runner: the process that runs an exported model as a user would, from picture files to probabilities."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ N_TIMED_ON_ONE_THREAD = 100  # pictures
 
 
 def main(job_file: Path, result_file: Path) -> None:
-    """Read a pickled InferenceJob, run it, write the pickled InferenceResult."""
+    """Read a pickled InferenceJob, run it and write the pickled InferenceResult."""
     job: InferenceJob = pickle.loads(job_file.read_bytes())
-    probabilities, all_threads = _answer(job, job.format.load(job.model, 0), job.pictures)
+    probabilities, all_threads = _classify(job, job.format.load(job.model, 0), job.pictures)
     peak = _peak_bytes()
-    _, one_thread = _answer(job, job.format.load(job.model, 1), job.pictures[:N_TIMED_ON_ONE_THREAD])
+    _, one_thread = _classify(job, job.format.load(job.model, 1), job.pictures[:N_TIMED_ON_ONE_THREAD])
     result_file.write_bytes(pickle.dumps(InferenceResult(probabilities, all_threads, one_thread, peak)))
 
 
-def _answer(job: InferenceJob, run: Run, pictures: Sequence[Path]) -> tuple[NDArray[np.float32], float]:
-    """Probabilities (N, C), and the milliseconds of the median picture."""
+def _classify(job: InferenceJob, run: Run, pictures: Sequence[Path]) -> tuple[NDArray[np.float32], float]:
+    """Return probabilities (N, C) and the milliseconds of the median picture."""
     rows, seconds = [], []
     for picture in pictures:
         start = time.perf_counter()
@@ -40,9 +40,9 @@ def _answer(job: InferenceJob, run: Run, pictures: Sequence[Path]) -> tuple[NDAr
 
 
 def _peak_bytes() -> int | None:
-    """The most memory that this process has held; None where the system does not tell."""
+    """Return the peak memory of this process; None if the system does not report it."""
     status = Path("/proc/self/status")
-    if status.is_file():  # ru_maxrss would count the parent's, from which this process was forked
+    if status.is_file():  # ru_maxrss would include the parent's memory before the fork
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return 1024 * int(line.split()[1])
     if os.name != "posix":

@@ -1,4 +1,4 @@
-"""Verification: an exported model has to answer every validation picture as the trained network does."""
+"""Verification: an exported model must classify every validation picture as the trained network does."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from autotune.errors import BundleError
 from autotune.export.inference import InferenceJob, run_job
 from autotune.export.tolerance import Tolerance
 
-VERIFIED = "verified"  # the verdict of a model that is within its format's tolerance, as records keep it
+VERIFIED = "verified"  # the verdict of a model within the tolerance of its format; records contain it
 
 Probabilities = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What the trained network answers for the validation pictures.
+    """The predictions of the trained network for the validation pictures.
 
     paths: relative to root. labels: (N,), class numbers. names: of the classes. probabilities: (N, C), calibrated.
     """
@@ -31,22 +31,22 @@ class Reference:
     probabilities: Probabilities
 
     @property
-    def answers(self) -> NDArray[np.int64]:
-        """The likeliest class (N,)."""
+    def predicted(self) -> NDArray[np.int64]:
+        """The most probable classes (N,)."""
         found: NDArray[np.int64] = self.probabilities.argmax(1)
         return found
 
     @property
-    def right(self) -> int:
-        return self.count_right(self.answers)
+    def correct(self) -> int:
+        return self.count_correct(self.predicted)
 
-    def count_right(self, answers: NDArray[np.int64]) -> int:
-        return int((answers == self.labels).sum())
+    def count_correct(self, predicted: NDArray[np.int64]) -> int:
+        return int((predicted == self.labels).sum())
 
 
 @dataclass(frozen=True)
 class VerifiedFile:
-    """What was measured of one format. changed: pictures whose answer is another. right, n: of the validation part."""
+    """The measurements of one format. changed: changed predictions. right: correct predictions, of n on validation."""
 
     format: str
     file: str
@@ -66,16 +66,16 @@ class VerifiedFile:
 
 
 def verify_file(job: InferenceJob, reference: Reference) -> VerifiedFile:
-    """Run a written model over the reference's pictures, and compare."""
+    """Run an exported model on the pictures of the reference and compare the predictions."""
     result = run_job(job)
-    answers = result.probabilities.argmax(1)
+    predicted = result.probabilities.argmax(1)
     return VerifiedFile(
         format=job.format.name,
         file=job.model.path.name,
         bytes=job.model.path.stat().st_size,
         largest_difference=float(np.abs(result.probabilities - reference.probabilities).max()),
-        changed=int(np.sum(reference.answers != answers)),
-        right=reference.count_right(answers),
+        changed=int(np.sum(reference.predicted != predicted)),
+        right=reference.count_correct(predicted),
         n=len(reference.labels),
         milliseconds_one_thread=result.milliseconds_one_thread,
         milliseconds_all_threads=result.milliseconds_all_threads,
@@ -85,16 +85,16 @@ def verify_file(job: InferenceJob, reference: Reference) -> VerifiedFile:
 
 
 def verdict(tolerance: Tolerance, reference: Reference, found: Probabilities) -> str:
-    """VERIFIED, or why a model that gives these probabilities (N, C) is refused."""
+    """Return VERIFIED, or why a model with these probabilities (N, C) is rejected."""
     if not np.isfinite(found).all():
-        return "it gives probabilities that are no numbers"
-    return tolerance.refusal(reference, found) or VERIFIED
+        return "its probabilities are not finite"
+    return tolerance.rejection(reference, found) or VERIFIED
 
 
-def refuse_unverified(row: VerifiedFile) -> None:
-    """Raise BundleError where a model is not verified."""
+def require_verified(row: VerifiedFile) -> None:
+    """Raise BundleError if a model is not verified."""
     if not row.is_verified:
         raise BundleError(
-            f"{row.file} is not handed over: {row.verdict}.",
-            "Export another trial, or report this one: --trial N",
+            f"{row.file} was rejected: {row.verdict}.",
+            "Export another trial with --trial N, or report a bug.",
         )

@@ -1,1 +1,1 @@
-"""Everything drawn for a person."""
+"""Reports, charts, and integrations that display a study."""

@@ -1,4 +1,4 @@
-"""The charts of a report, as SVG inside HTML, in the colours and the font of the page."""
+"""The charts of a report, as inline SVG that uses the colours and the font of the page."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from autotune.study.rows import COMPLETE, FAILED, PRUNED
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-NARROW = 360  # units of the SVG, about a phone's width, so that text there is as large as drawn
-WIDE = 800  # for a laptop's
+NARROW = 360  # SVG units: about the width of a phone, where text keeps its size
+WIDE = 800  # for laptops
 FONT = 11
-FEW_VALUES = 6  # of a choice in steps, up to which each has a tick
-LINEAR, LOG, STEPS, CATEGORIES = "linear", "log", "steps", "categories"  # the scales of a choice
-# What is drawn in one of these takes the page's variable of that name, which differs between light and dark.
+FEW_VALUES = 6  # of a stepped hyperparameter: up to this number, each value has a tick
+LINEAR, LOG, STEPS, CATEGORIES = "linear", "log", "steps", "categories"  # the scales of a hyperparameter
+# Placeholder colours, replaced by the page's CSS variables, which differ between the light and the dark theme.
 INK, MUTED, LINE = "#010101", "#020202", "#030303"
 TRAIN, VALIDATION, PAPER = "#040404", "#050505", "#060606"
 _VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", TRAIN: "train", VALIDATION: "validation", PAPER: "paper"}
-# What an axis of powers of ten names, by how many times its largest value is its smallest: some, none overlapping.
+# Tick factors of a log axis by the ratio of its largest to its smallest value: enough ticks, none overlapping.
 _LOG_TICKS = ((300, (1,)), (10, (1, 3)), (2, (1, 2, 3, 5, 7)), (0, tuple(range(1, 10))))
-_STATES: dict[str, dict[str, Any]] = {  # told apart by form as well as by colour
+_STATES: dict[str, dict[str, Any]] = {  # distinguished by shape as well as by colour
     COMPLETE: {"marker": "o", "color": TRAIN, "s": 22, "linewidths": 0, "alpha": 0.85},
     PRUNED: {"marker": "v", "facecolors": "none", "edgecolors": VALIDATION, "s": 22, "linewidths": 1.1},
     FAILED: {"marker": "x", "color": INK, "s": 26, "linewidths": 1.4},
@@ -44,7 +44,7 @@ _STYLE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class AxisRange:
-    """The part of an axis of percent that is drawn. n_below: values under it, which stand at its edge."""
+    """The visible range of a percent axis. n_below: number of values below it, which are drawn at its edge."""
 
     low: float
     high: float
@@ -56,7 +56,7 @@ class AxisRange:
 
 @dataclass(frozen=True)
 class Point:
-    """One trial under one choice. x: the choice's value, or its place among categories."""
+    """One trial and its value of one hyperparameter. x: that value, or its index among the categories."""
 
     x: float
     value: float
@@ -64,8 +64,9 @@ class Point:
 
 
 def axis_range(values: Sequence[float], whole: bool = False) -> AxisRange:
-    """Room for shares in [0, 1]: for all of them, or without the few so far below that they would press the rest into
-    a strip.
+    """Return an axis range for shares in [0, 1].
+
+    Unless `whole`, outliers far below the rest are excluded, because they would compress the rest into a strip.
     """
     found = 100 * np.array(values)
     first, third = np.quantile(found, [0.25, 0.75])
@@ -79,8 +80,8 @@ def axis_range(values: Sequence[float], whole: bool = False) -> AxisRange:
     )
 
 
-def answer(rows: Sequence[tuple[str, float]], interval: tuple[float, float] | None, label: str) -> Markup:
-    """Named shares on one scale, the first at the top and with its interval."""
+def scores(rows: Sequence[tuple[str, float]], interval: tuple[float, float] | None, label: str) -> Markup:
+    """Plot named shares on one axis, the first at the top and with its interval."""
 
     def draw(axes: Axes) -> None:
         shares = [100 * value for _, value in rows]
@@ -100,12 +101,12 @@ def answer(rows: Sequence[tuple[str, float]], interval: tuple[float, float] | No
         axes.grid(visible=False, axis="y")
         _percent(axes.xaxis)
 
-    return _drawn("answer", label, 34 + 26 * len(rows), draw)
+    return _drawn("scores", label, 34 + 26 * len(rows), draw)
 
 
 def curve(name: str, train: Sequence[float], validation: Sequence[float], best: int, epochs: int, room: AxisRange,
           label: str) -> Markup:  # fmt: skip
-    """A trial's training and validation by epoch, as measured and smoothed. best, epochs: numbers from 1."""
+    """Plot a trial's training and validation metric by epoch, measured and smoothed. best, epochs: counted from 1."""
     from autotune.training.metrics import smooth
 
     def draw(axes: Axes) -> None:
@@ -129,7 +130,7 @@ def curve(name: str, train: Sequence[float], validation: Sequence[float], best: 
 
 
 def history(rows: Sequence[tuple[int, str, float | None]], room: AxisRange, width: int, label: str) -> Markup:
-    """Each trial's value by its number, and the best so far of the complete ones. One that failed has no value."""
+    """Plot the values of trials by trial number, and the best complete one so far. Failed trials have no value."""
 
     def draw(axes: Axes) -> None:
         ordered = sorted(rows)
@@ -159,7 +160,7 @@ def history(rows: Sequence[tuple[int, str, float | None]], room: AxisRange, widt
 
 def sliced(name: str, points: Sequence[Point], scale: str, categories: Sequence[str], room: AxisRange,
            label: str) -> Markup:  # fmt: skip
-    """Trials' values against one choice. Categories stand in rows, because their names are long; numbers along x."""
+    """Plot trials' values by one hyperparameter: numbers along x; categories in rows, because their names are long."""
     chosen = np.array([point.x for point in points])
     spread = chosen + _spread(chosen) if scale in (STEPS, CATEGORIES) else chosen
     reached = np.array([room.clipped(point.value) for point in points])
@@ -185,21 +186,22 @@ def sliced(name: str, points: Sequence[Point], scale: str, categories: Sequence[
 
 
 def reliability(bins: Sequence[tuple[float, int, int, float, float]], label: str) -> Markup:
-    """How often answers were right against how sure they were.
+    """Plot accuracy by confidence.
 
-    bins: mean confidence, number of answers, of right ones, and the ends of the interval of their share.
+    bins: mean confidence, number of predictions, number of correct ones, both ends of the accuracy's interval.
     """
 
     def draw(axes: Axes) -> None:
         axes.plot([0, 100], [0, 100], color=MUTED, lw=1, linestyle=(0, (4, 3)))
         most = max(n for _, n, _, _, _ in bins)
-        for confidence, n, right, low, high in bins:
+        for confidence, n, n_correct, low, high in bins:
             axes.plot([100 * confidence] * 2, [100 * low, 100 * high], color=TRAIN, lw=1.2, alpha=0.6)
-            axes.scatter(100 * confidence, 100 * right / n, s=18 + 90 * n / most, color=TRAIN, linewidths=0, zorder=3)
+            size = 18 + 90 * n / most
+            axes.scatter(100 * confidence, 100 * n_correct / n, s=size, color=TRAIN, linewidths=0, zorder=3)
         axes.set_xlim(min(100 * bins[0][0] - 8, 45), 102)
         axes.set_ylim(-2, 102)
-        axes.set_xlabel("how sure it was")
-        axes.set_ylabel("how often it was right")
+        axes.set_xlabel("confidence")
+        axes.set_ylabel("accuracy")
         _percent(axes.xaxis)
         _percent(axes.yaxis)
 
@@ -207,12 +209,12 @@ def reliability(bins: Sequence[tuple[float, int, int, float, float]], label: str
 
 
 def _drawn(name: str, label: str, height: int, draw: Callable[[Axes], None], width: int = NARROW) -> Markup:
-    """An SVG. name: unique on the page, for its ids. label: what a screen reader says."""
+    """Draw an SVG. name: unique on the page, prefix of its ids. label: text for screen readers."""
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # whatever the user's matplotlibrc says
+        matplotlib.rcdefaults()  # ignore the user's matplotlibrc
         matplotlib.rcParams.update(_STYLE)  # type: ignore[arg-type, unused-ignore]  # newer stubs list every key
         figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
         draw(figure.subplots())
@@ -222,7 +224,7 @@ def _drawn(name: str, label: str, height: int, draw: Callable[[Axes], None], wid
 
 
 def _inlined(text: str, name: str, label: str, width: int) -> Markup:
-    """Matplotlib's SVG file as an element of a page: no head, ids of its own, the page's colours and font."""
+    """Convert Matplotlib's SVG file to an inline element: no header, unique ids, the page's colours and font."""
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
     text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
@@ -239,7 +241,7 @@ def _percent(axis: Any) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    # A tick above 100 % would promise what cannot be.
+    # Shares outside 0 to 100 % do not exist, so their ticks have no label.
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %" if 0 <= value <= 100 else ""))
 
 
@@ -251,7 +253,7 @@ def _whole(axis: Any, last: int) -> None:
 
 
 def _numbers(axes: Axes, values: np.ndarray[Any, Any], scale: str) -> None:
-    """The axis of a choice that is a number."""
+    """Format the axis of a numeric hyperparameter."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     axes.grid(visible=False, axis="x")
@@ -271,7 +273,7 @@ def _numbers(axes: Axes, values: np.ndarray[Any, Any], scale: str) -> None:
 
 
 def in_powers_of_ten(value: float) -> str:
-    """3·10⁻⁵ as a person writes it; Matplotlib would write TeX."""
+    """Format 3e-5 as "3·10⁻⁵"; Matplotlib's own formatter writes TeX."""
     exponent = math.floor(math.log10(value) + 1e-9)
     factor = round(value / 10**exponent)
     return power_of_ten(exponent) if factor == 1 else f"{factor}·{power_of_ten(exponent)}"
@@ -282,7 +284,7 @@ def power_of_ten(exponent: int) -> str:
 
 
 def _spread(places: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Small shifts, always the same, by which trials of the same choice can be told apart."""
+    """Return small deterministic offsets that separate trials with the same value."""
     different = np.unique(places)
     closest = float(np.diff(different).min()) if len(different) > 1 else 1.0
     return (np.arange(len(places)) * 0.618 % 1 - 0.5) * 0.4 * closest

@@ -1,4 +1,4 @@
-"""The confusion matrix of the test set, scores by class, and confidence against accuracy."""
+"""The confusion matrix of the test set, scores by class, and accuracy by confidence."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from autotune.data.picture import Picture
 from autotune.data.split import PARTS, TRAIN
 from autotune.study.rows import ClassScore
 
-MOST_CLASSES = 25  # that a table of all against all shows
+MOST_CLASSES = 25  # rows of the confusion matrix
 MOST_PAIRS = 10
 N_BINS = 10
 
 
 @dataclass(frozen=True)
 class Cell:
-    """n test pictures of one class that were answered with another. share: of the class's pictures."""
+    """Test pictures of one class predicted as one class. share: of all test pictures of the class."""
 
     n: int
     share: float
-    answer: str
-    is_right: bool
+    predicted: str
+    is_correct: bool
 
 
 @dataclass(frozen=True)
@@ -32,34 +32,34 @@ class MatrixRow:
     name: str
     n: int
     cells: tuple[Cell, ...]
-    elsewhere: int
+    n_hidden: int
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """True classes in rows, answers in columns: all classes, or those most involved in mistakes.
+    """Labels in rows, predicted labels in columns: all classes, or those with the most errors.
 
-    n_left_out: classes without a row; elsewhere: a row's answers that have no column.
+    n_hidden: number of classes without a row; in a row, number of predictions without a column.
     """
 
     classes: tuple[str, ...]
     rows: tuple[MatrixRow, ...]
-    n_left_out: int
+    n_hidden: int
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One class taken for another: so many of its n test pictures."""
+    """A class misclassified as another. times: how many of its n test pictures."""
 
     label: str
-    answer: str
+    predicted: str
     times: int
     n: int
 
 
 @dataclass(frozen=True)
 class ClassRow:
-    """One class: its pictures by part, and how many of its test pictures were named correctly, with an interval."""
+    """The scores of a class. pictures: number by part. right: correct predictions among its n test pictures."""
 
     name: str
     pictures: Mapping[str, int]
@@ -72,19 +72,19 @@ class ClassRow:
 
 @dataclass(frozen=True)
 class Bin:
-    """Answers of about one confidence, and how often they were right, with an interval."""
+    """Predictions of similar confidence. interval: 95 % interval of the share that is correct."""
 
     confidence: float
     n: int
-    right: int
+    n_correct: int
     interval: tuple[float, float]
 
 
 def matrix(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> Matrix:
-    """counts: rows are true classes, columns answers."""
+    """Return the confusion matrix. counts: labels in rows, predicted labels in columns."""
     whole = np.array(counts)
-    wrong = whole.sum(0) + whole.sum(1) - 2 * whole.diagonal()
-    chosen = sorted(sorted(range(len(classes)), key=lambda i: (-wrong[i], i))[:MOST_CLASSES])
+    errors = whole.sum(0) + whole.sum(1) - 2 * whole.diagonal()
+    chosen = sorted(sorted(range(len(classes)), key=lambda i: (-errors[i], i))[:MOST_CLASSES])
     rows = []
     for i in chosen:
         n = int(whole[i].sum())
@@ -94,18 +94,18 @@ def matrix(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> Matrix:
 
 
 def pairs(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> list[Pair]:
-    """Every class that was taken for another, the most frequent first."""
+    """Return all pairs of a label and an incorrect prediction, most frequent first."""
     whole = np.array(counts)
     found = [
         Pair(classes[i], classes[j], int(whole[i, j]), int(whole[i].sum()))
         for i, j in np.argwhere(whole).tolist()
         if i != j
     ]
-    return sorted(found, key=lambda pair: (-pair.times, -pair.times / pair.n, pair.label, pair.answer))
+    return sorted(found, key=lambda pair: (-pair.times, -pair.times / pair.n, pair.label, pair.predicted))
 
 
 def class_rows(per_class: Mapping[str, ClassScore], pictures: Sequence[Picture]) -> list[ClassRow]:
-    """Every class, the weakest first; between equals the one with fewer training pictures."""
+    """Return all classes, sorted by recall, then by the number of training pictures."""
     from autotune.training.metrics import wilson_interval
 
     counts = Counter((p.label, p.part) for p in pictures)
@@ -119,15 +119,15 @@ def class_rows(per_class: Mapping[str, ClassScore], pictures: Sequence[Picture])
     return sorted(rows, key=lambda row: (row.recall, row.pictures[TRAIN], row.name))
 
 
-def bins(confidence: Sequence[float], right: Sequence[bool]) -> list[Bin]:
-    """The answers by how sure they were, in ten bins of equal width; those that hold none are left out."""
+def bins(confidence: Sequence[float], correct: Sequence[bool]) -> list[Bin]:
+    """Group predictions by confidence into ten bins of equal width, without the empty ones."""
     from autotune.training.metrics import wilson_interval
 
-    sure, correct = np.array(confidence), np.array(right)
+    sure, is_correct = np.array(confidence), np.array(correct)
     places = np.minimum((sure * N_BINS).astype(int), N_BINS - 1)
     found = []
     for place in np.unique(places):
         own = places == place
-        n, n_right = int(own.sum()), int(correct[own].sum())
-        found.append(Bin(float(sure[own].mean()), n, n_right, wilson_interval(n_right, n)))
+        n, n_correct = int(own.sum()), int(is_correct[own].sum())
+        found.append(Bin(float(sure[own].mean()), n, n_correct, wilson_interval(n_correct, n)))
     return found

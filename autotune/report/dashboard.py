@@ -1,4 +1,4 @@
-"""The dashboard: optuna-dashboard in the browser, on a study's trials.db, which it can only read."""
+"""The dashboard: optuna-dashboard on a study's trials.db, which is opened read-only."""
 
 from __future__ import annotations
 
@@ -19,53 +19,54 @@ from sqlalchemy.exc import SQLAlchemyError
 from autotune.errors import AutotuneError, StudyError
 from autotune.study.summary import find_study
 
-HOST = "127.0.0.1"  # whoever reaches the page sees the study, so only this machine does
+HOST = "127.0.0.1"  # only this machine: the page has no access control
 
 
 def serve_dashboard(name: str, port: int, say: Callable[[str], None]) -> None:
-    """Show a study's trials at http://127.0.0.1:PORT until Ctrl-C, also while it runs. Port 0: any that is free.
+    """Serve a study's trials at http://127.0.0.1:PORT until Ctrl-C, also while it runs. port 0: any free port.
 
-    Raises AutotuneError where optuna-dashboard is not installed, the study has no trials yet, or the port is taken.
+    Raises AutotuneError if optuna-dashboard is not installed, the study has no trials yet, or the port cannot be used.
     """
     folder = find_study(name)
     try:
         import optuna_dashboard
     except ImportError as error:
         raise AutotuneError(
-            "The dashboard is not installed.", "Install it: pip install 'autotune-vision[dashboard]'"
+            "The dashboard is not installed.", "Install it with `pip install 'autotune-vision[dashboard]'`."
         ) from error
-    logging.getLogger("optuna_dashboard").setLevel(logging.CRITICAL)  # else each refused write prints a traceback
+    logging.getLogger("optuna_dashboard").setLevel(logging.CRITICAL)  # else every rejected write prints a traceback
     server = _listening(optuna_dashboard.wsgi(_read_only(folder)), port)
-    say(f"Study {folder.name}: http://{HOST}:{server.server_port}\nThe page can only read. Ctrl-C ends it.")
-    with server, contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is how it is ended
+    say(f"Study {folder.name}: http://{HOST}:{server.server_port}\nThe page is read-only. Press Ctrl-C to stop it.")
+    with server, contextlib.suppress(KeyboardInterrupt):  # the normal way to stop
         server.serve_forever()
 
 
 def _read_only(folder: Path) -> RDBStorage:
-    """Optuna's storage, opened so that SQLite itself refuses to write: a search may be at work on the file."""
+    """Open Optuna's storage in SQLite's read-only mode, because a search may be writing to the file."""
     file = quote(str((folder / "trials.db").resolve()))
     try:
         storage = RDBStorage(
             f"sqlite:///file:{file}?mode=ro&uri=true", skip_compatibility_check=True, skip_table_creation=True
         )
-        begun = bool(storage.get_all_studies())
-    except (SQLAlchemyError, StorageInternalError):  # not there, without tables, or in need of a writer's repair
-        begun = False
-    if not begun:
+        has_study = bool(storage.get_all_studies())
+    except (SQLAlchemyError, StorageInternalError):  # missing, no tables, or an interrupted write to roll back
+        has_study = False
+    if not has_study:
         raise StudyError(
-            f"Study {folder.name} has no trials to show yet.", "Wait for its first, or go on with it: autotune search"
+            f"Study {folder.name} has no trials to show yet.",
+            "Wait for its first trial, or resume it with `autotune search`.",
         )
     return storage
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    daemon_threads = True  # an open page must not outlive Ctrl-C
-    allow_reuse_address = sys.platform != "win32"  # where it would let two servers share a port
+    daemon_threads = True  # an open connection must not delay the exit after Ctrl-C
+    allow_reuse_address = sys.platform != "win32"  # there, it lets two servers share a port
 
 
 class _Handler(WSGIRequestHandler):
     def log_message(self, *_: Any) -> None:
-        """Says nothing of each request."""
+        """Do not log requests."""
 
 
 def _listening(app: Any, port: int) -> _Server:
@@ -73,5 +74,5 @@ def _listening(app: Any, port: int) -> _Server:
         return make_server(HOST, port, app, _Server, _Handler)
     except OSError as error:
         raise AutotuneError(
-            f"Port {port} cannot be used: {error.strerror}.", "Take any that is free: --port 0"
+            f"Port {port} cannot be used: {error.strerror}.", "Use another port, or `--port 0` for any free port."
         ) from error

@@ -1,4 +1,4 @@
-"""A survey of a folder: what a study of it would see, without starting one."""
+"""A survey of a data folder: classes, split, duplicates and label issues, without starting a study."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ Group = tuple[Picture, ...]
 
 @dataclass(frozen=True)
 class DataSurvey:
-    """What was found in a folder or table. classes: pictures by class. uneven: the largest class over the smallest.
+    """The contents of a folder or table. classes: pictures per class. uneven: largest class over smallest.
 
-    parts: pictures by part; None where no study can start, for the reason in problem. given_parts: those that folders
-    or the table give. side: the median shorter one, in pixels. near_duplicates: groups that are not all exact copies.
-    too_much_alike: near-copies cannot be told from other pictures. contradictions: copies of different labels.
+    parts: pictures per part; None if no study can start, for the reason in problem. given_parts: the parts given by
+    folders or the table. side: median length of the shorter side, in pixels. near_duplicates: groups that contain more
+    than exact duplicates. too_much_alike: near-duplicates cannot be distinguished from other pictures. contradictions:
+    groups of duplicates with conflicting labels. suspects: likely label errors.
     """
 
     folder: Path
@@ -51,7 +52,7 @@ class DataSurvey:
         return max(self.classes.values()) / min(self.classes.values())
 
     def to_json(self) -> dict[str, Any]:
-        """What `autotune data --json` prints."""
+        """Return the output of `autotune data --json`."""
         return {
             "folder": str(self.folder),
             "pictures": self.pictures,
@@ -71,9 +72,9 @@ class DataSurvey:
 
 
 def survey_data(data: Path | None, n_suspects: int, listener: StudyListener) -> DataSurvey:
-    """Read pictures and tell what a study would make of them. n_suspects: how many doubtful labels to look for.
+    """Survey a folder or table. n_suspects: the largest number of likely label errors to return.
 
-    Raises DataError where there are none to read, or where labels cannot be doubted.
+    Raises DataError if there are no pictures, or if label issues cannot be found.
     """
     source = datasets.locate(data, cache_folder(), listener.say)
     catalog = read_catalog(source, progress=listener.progress("Reading"))
@@ -83,7 +84,7 @@ def survey_data(data: Path | None, n_suspects: int, listener: StudyListener) -> 
         split = split_catalog(catalog, seed=0)
     except DataError as error:
         problem = f"{error.problem} {error.fix}"
-    alike = groups.find_copies(catalog.pictures, catalog.near)
+    duplicates = groups.find_duplicates(catalog.pictures, catalog.near)
     return DataSurvey(
         folder=source,
         pictures=len(catalog.pictures),
@@ -93,9 +94,9 @@ def survey_data(data: Path | None, n_suspects: int, listener: StudyListener) -> 
         side=catalog.side,
         skipped=(split or catalog).skipped,
         duplicates=_groups(catalog.duplicates),
-        near_duplicates=_groups(groups.near_duplicates(alike)),
+        near_duplicates=_groups(groups.near_duplicates(duplicates)),
         too_much_alike=catalog.near is None,
-        contradictions=_groups(groups.contradictions(alike)),
+        contradictions=_groups(groups.conflicting_labels(duplicates)),
         suspects=_suspects(split, catalog, n_suspects, listener),
         problem=problem,
     )
@@ -104,7 +105,7 @@ def survey_data(data: Path | None, n_suspects: int, listener: StudyListener) -> 
 def _suspects(split: Split | None, catalog: Catalog, n: int, listener: StudyListener) -> tuple[LabelIssue, ...]:
     if split is None or not n:
         return ()
-    from autotune.report.label_issues import find_label_issues  # imports torch, which the rest does without
+    from autotune.report.label_issues import find_label_issues  # imports torch, which the rest does not need
 
     return tuple(find_label_issues(split, catalog.root, n, listener))
 

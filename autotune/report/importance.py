@@ -1,4 +1,4 @@
-"""How much of the difference between trials each choice explains, by Optuna's fANOVA."""
+"""Hyperparameter importance: the share of the difference between trials that each explains, by Optuna's fANOVA."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial
 
-FEWEST = 4  # complete trials below which nothing is compared
+FEWEST = 4  # complete trials below which no importance is computed
 WORDS = {
     "lr_high": "highest learning rate",
     "lr_low": "lowest learning rate",
-    "cycle": "learning-rate cycle",
+    "cycle": "learning rate cycle",
     "augment": "augmentation",
     "class_weight": "weight of rare classes",
     "batch_size": "batch size",
     "weight_decay": "weight decay",
     "label_smoothing": "label smoothing",
-    "depth": "trained stages",
+    "depth": "unfrozen stages",
     "pixels": "picture size, pixels",
 }
 
 
 @dataclass(frozen=True)
-class ChoiceImportance:
-    """One thing that the search chose. importance: its share of all. categories: empty where it is a number."""
+class HyperparameterImportance:
+    """One hyperparameter. importance: its share of the total. categories: empty if its values are numbers."""
 
     name: str
     words: str
@@ -46,46 +46,50 @@ class ChoiceImportance:
 
 @dataclass(frozen=True)
 class Importances:
-    """Choices, the most important first; or why there are none. n_trials: complete ones that were compared."""
+    """Hyperparameters, most important first, or the reason why there are none. n_trials: complete trials compared."""
 
-    choices: tuple[ChoiceImportance, ...]
+    hyperparameters: tuple[HyperparameterImportance, ...]
     n_trials: int
     reason: str = ""
 
 
-class _NoneError(Exception):
-    """Why no choice can be weighed."""
+class _NotComputedError(Exception):
+    """The reason why importances cannot be computed."""
 
 
-def weigh_choices(file: Path, rows: Sequence[TrialRow], labels: Mapping[str, str]) -> Importances:
-    """How much each choice explains, by the search spaces in trials.db; values are the record's, so that a learning
-    rate is the one that a trial was trained with. rows: the study's trials. labels: of backbones, by name.
+def compute_importances(file: Path, rows: Sequence[TrialRow], labels: Mapping[str, str]) -> Importances:
+    """Compute the importance of every hyperparameter.
+
+    file: trials.db, for the search spaces. rows: the study's trials; values are taken from them, because the learning
+    rates in trials.db are not those that trials were trained with. labels: of backbones, by name.
     """
     values = [row.value for row in rows if row.state == COMPLETE and row.value is not None]
     try:
         if len(values) < FEWEST:
-            raise _NoneError(f"Too few trials are complete to compare choices: {len(values)}.")
+            raise _NotComputedError(f"Too few complete trials to compare hyperparameters: {len(values)}.")
         if len(set(values)) == 1:
-            raise _NoneError(f"All {len(values)} complete trials have the same value, so no choice made a difference.")
+            raise _NotComputedError(
+                f"All {len(values)} complete trials have the same value, so there is no difference to explain."
+            )
         study = _opened(file)
         shares = _importances(study)
         measured = {row.number: row for row in rows if row.value is not None}
         trials = [trial for trial in study.get_trials(deepcopy=False) if trial.number in measured]
-        found = tuple(_choice(name, share, trials, measured, labels) for name, share in shares.items())
-    except _NoneError as error:
+        found = tuple(_importance(name, share, trials, measured, labels) for name, share in shares.items())
+    except _NotComputedError as error:
         return Importances((), len(values), str(error))
     return Importances(found, len(values))
 
 
 def _opened(file: Path) -> Study:
-    """The Optuna study, opened so that nothing can be written into it, also while the search does."""
+    """Open the Optuna study read-only, which also works while a search writes to it."""
     import optuna
     from sqlalchemy.exc import SQLAlchemyError
 
     from autotune.search.optuna_study import STUDY_NAME
 
     if not file.is_file():
-        raise _NoneError(f"{file.name}, which holds what was chosen, is not there.")
+        raise _NotComputedError(f"{file.name}, which contains the hyperparameters, does not exist.")
     place = f"{file.resolve().as_uri()}?mode=ro"
     try:
         storage = optuna.storages.RDBStorage(
@@ -93,26 +97,26 @@ def _opened(file: Path) -> Study:
         )
         return optuna.load_study(study_name=STUDY_NAME, storage=storage)
     except (KeyError, RuntimeError, SQLAlchemyError, optuna.exceptions.OptunaError) as error:
-        raise _NoneError(f"{file.name}, which holds what was chosen, cannot be read now.") from error
+        raise _NotComputedError(f"{file.name}, which contains the hyperparameters, cannot be read.") from error
 
 
 def _importances(study: Study) -> dict[str, float]:
     import optuna
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of zero variance, which is said below
-        # Named and seeded, because the default differs between versions of Optuna and draws at random.
+        warnings.simplefilter("ignore")  # about zero variance, which is reported below
+        # Explicit and seeded: the default evaluator differs between versions of Optuna and is random.
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
         found = optuna.importance.get_param_importances(study, evaluator=evaluator)
     if not found:
-        raise _NoneError("Nothing was left to choose: every trial had the same values.")
-    if len(found) > 1 and len(set(found.values())) == 1:  # what Optuna says where it found none
-        raise _NoneError("The complete trials differ too little to say which choice made the difference.")
+        raise _NotComputedError("All trials have the same hyperparameters.")
+    if len(found) > 1 and len(set(found.values())) == 1:  # Optuna's result if no importance can be computed
+        raise _NotComputedError("The complete trials differ too little to compare hyperparameters.")
     return {name: float(share) for name, share in found.items()}
 
 
-def _choice(name: str, share: float, trials: list[FrozenTrial], rows: Mapping[int, TrialRow],
-            labels: Mapping[str, str]) -> ChoiceImportance:  # fmt: skip
+def _importance(name: str, share: float, trials: list[FrozenTrial], rows: Mapping[int, TrialRow],
+                labels: Mapping[str, str]) -> HyperparameterImportance:  # fmt: skip
     some = [trial for trial in trials if name in trial.params]
     distribution = some[0].distributions[name]
     offered = tuple(getattr(distribution, "choices", ()))
@@ -123,7 +127,8 @@ def _choice(name: str, share: float, trials: list[FrozenTrial], rows: Mapping[in
         chosen: Any = getattr(row.params, name.partition("[")[0])
         points.append(Point(float(categories.index(chosen) if categories else chosen), row.value or 0.0, row.state))
     shown = tuple(labels.get(one, one) if name == "backbone" else str(one) for one in categories)
-    return ChoiceImportance(name, _words(name, labels), share, _scale(distribution, categories), shown, tuple(points))
+    scale = _scale(distribution, categories)
+    return HyperparameterImportance(name, _words(name, labels), share, scale, shown, tuple(points))
 
 
 def _scale(distribution: Any, categories: tuple[Any, ...]) -> str:
@@ -131,14 +136,14 @@ def _scale(distribution: Any, categories: tuple[Any, ...]) -> str:
         return CATEGORIES
     if getattr(distribution, "log", False):
         return LOG
-    return LINEAR if getattr(distribution, "step", 1) is None else STEPS  # a choice among numbers has no step at all
+    return LINEAR if getattr(distribution, "step", 1) is None else STEPS  # categories have no `step`
 
 
 def _words(name: str, labels: Mapping[str, str]) -> str:
-    """A choice's name for people; `depth[NAME]` and `pixels[NAME]` belong to one backbone."""
+    """Return a hyperparameter's name in words; `depth[NAME]` and `pixels[NAME]` belong to one backbone."""
     found = re.fullmatch(r"(\w+)\[(.+)\]", name)
     if not found:
         return WORDS.get(name, name)
     kind, backbone = found.groups()
-    whose = f", {labels.get(backbone, backbone)}" if len(labels) > 1 else ""
-    return WORDS.get(kind, kind) + whose
+    suffix = f", {labels.get(backbone, backbone)}" if len(labels) > 1 else ""
+    return WORDS.get(kind, kind) + suffix

@@ -1,4 +1,4 @@
-"""Pictures whose label is doubted most by a linear probe that was not trained on them."""
+"""Likely label errors: pictures whose label disagrees with a linear probe that was not trained on them."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ STRENGTH = 1e-2  # the inverse of the L2 penalty, on standardised features
 
 @dataclass(frozen=True)
 class LabelIssue:
-    """A picture whose label is doubted. answer: the class that the probe predicts, with this probability.
+    """A likely label error. answer: the class predicted by the probe. probability: of that class.
 
-    doubt: the probability less that of the picture's own label.
+    doubt: that probability minus the probability of the picture's label.
     """
 
     path: str
@@ -40,24 +40,24 @@ class LabelIssue:
 
 
 def find_label_issues(split: Split, root: Path, n: int, listener: StudyListener) -> list[LabelIssue]:
-    """At most n training and validation pictures whose label is doubted, the most doubtful first.
+    """Return at most n likely label errors in the training and validation sets, largest doubt first.
 
-    Each picture is judged by a probe fitted without it and without its copies (confident learning: Northcutt et al.
-    2021). Test pictures are left out: correcting their labels by what a model thinks of them would make the test
-    optimistic. Raises DataError where a class has too few pictures, PluginError where no pretrained backbone has its
-    weights here.
+    Each picture is predicted by a probe fitted without it and its duplicates (confident learning: Northcutt et al.
+    2021). The test set is skipped: correcting its labels with a model's predictions would make the test score
+    optimistic. Raises DataError if a class has too few pictures, PluginError if no pretrained backbone has its weights
+    installed.
     """
     pictures = (*split.part(TRAIN), *split.part(VALIDATION))
     features = _features(_pretrained(split, listener), split, root, pictures, listener)
     probabilities = _out_of_fold(features, pictures)
     classes = sorted({picture.label for picture in pictures})
     found = [_issue(picture, row, classes) for picture, row in zip(pictures, probabilities, strict=True)]
-    doubted = [one for one in found if one.answer != one.label]
-    return sorted(doubted, key=lambda one: (-one.doubt, one.path))[:n]
+    issues = [one for one in found if one.answer != one.label]
+    return sorted(issues, key=lambda one: (-one.doubt, one.path))[:n]
 
 
 def _pretrained(split: Split, listener: StudyListener) -> Selection:
-    """The first pretrained backbone whose weights are here, at the size at which a search would use it."""
+    """Select the first pretrained backbone with installed weights, at the picture size that a search uses."""
     selection = select_backbones(Settings(), discover(), None, pick_device("auto"), split.side, listener.detail)
     first = next(one for one in selection.candidates if not one.backbone.traits.from_scratch)
     return replace(selection, candidates=(replace(first, profiles=first.profiles[:1]),))
@@ -65,7 +65,7 @@ def _pretrained(split: Split, listener: StudyListener) -> Selection:
 
 def _features(selection: Selection, split: Split, root: Path, pictures: Sequence[Picture],
               listener: StudyListener) -> NDArray[np.float32]:  # fmt: skip
-    """The backbone's features of each picture, (N, F), from the cache that a study uses too."""
+    """Return the backbone's features of each picture, (N, F), from the feature cache shared with studies."""
     (one,) = selection.candidates
     decode_pictures(split, root, selection, listener)
     name, size = one.backbone.name, one.profiles[0].pixels
@@ -78,7 +78,7 @@ def _features(selection: Selection, split: Split, root: Path, pictures: Sequence
 
 
 def _out_of_fold(features: NDArray[np.float32], pictures: Sequence[Picture]) -> NDArray[np.float64]:
-    """The probability of each class, in the order of names, (N, C); each row by a probe fitted without it."""
+    """Return class probabilities (N, C), classes sorted by name; each row is from a probe fitted without it."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
     from sklearn.pipeline import make_pipeline
@@ -89,8 +89,8 @@ def _out_of_fold(features: NDArray[np.float32], pictures: Sequence[Picture]) -> 
     fewest = min((len(set(tied[labels == label])), label) for label in set(labels.tolist()))
     if fewest[0] < 2:
         raise DataError(
-            f"Class {fewest[1]!r} has too few pictures to doubt any of them: {fewest[0]} beside the test.",
-            "Add some, or take the class out.",
+            f"Class {fewest[1]!r} has too few pictures to find label errors: {fewest[0]} outside the test set.",
+            "Add pictures to the class, or remove it.",
         )
     model = make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTH, max_iter=300))
     folds = StratifiedGroupKFold(min(FOLDS, fewest[0]), shuffle=True, random_state=0)

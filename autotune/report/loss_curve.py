@@ -1,4 +1,4 @@
-"""The curve of a range test: as characters for a terminal, and as a PNG."""
+"""The loss curve of a learning rate range test, as text for a terminal and as a PNG."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WIDTH, HEIGHT = 80, 16  # of the plot in characters
 
 
 def draw_loss_curve(curve: LossCurve, bounds: RateBounds | None) -> str:
-    """The smoothed curve, and the bounds where there are any, in characters."""
+    """Draw the smoothed curve as text, with lr_low and lr_high if there are bounds."""
     figure, rates = plotext.figure, np.log10(curve.rates)
     figure.clear()
     figure.plot_size(WIDTH, HEIGHT)
@@ -29,7 +29,7 @@ def draw_loss_curve(curve: LossCurve, bounds: RateBounds | None) -> str:
 
 
 def save_loss_curve(curve: LossCurve, bounds: RateBounds | None, title: str, file: Path) -> None:
-    """The losses of all steps, the smoothed curve and the bounds, as a PNG. Raises OSError."""
+    """Save a PNG of the losses of all steps, the smoothed curve, lr_low and lr_high. Raises OSError."""
     figure = Figure((9, 5), layout="constrained")
     axes = figure.subplots()
     axes.plot(curve.rates, curve.losses, ".", color="0.7", label="each step")

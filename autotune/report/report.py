@@ -1,4 +1,4 @@
-"""The report: a study as one HTML file that needs nothing else."""
+"""The report: a study as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from autotune.errors import StudyError
 from autotune.files import write_whole
 from autotune.report import charts, confusion, importance
 from autotune.report.charts import AxisRange
-from autotune.report.importance import ChoiceImportance, Importances
+from autotune.report.importance import HyperparameterImportance, Importances
 from autotune.report.thumbnails import Thumbnail, first_shown, thumbnail
 from autotune.study.checks import source_of
 from autotune.study.record import Record, open_record
 from autotune.study.reproduce import Reproduction, reproduction
 from autotune.study.rows import COMPLETE, PRUNED, Evaluation, ExportRow, TrialRow
 from autotune.study.summary import Summary, find_study, study_status
-from autotune.text import duration, percent
+from autotune.text import duration, percent, plural
 from autotune.training.metrics import find_metric
 
 FILE = "report.html"
@@ -36,22 +36,22 @@ TEMPLATE = Path(__file__).with_name(FILE)
 N_CURVES = 4
 N_SLICES = 6
 N_MISTAKES = 24
-N_GROUPS = 12  # of copies, and of contradictions, that are shown
+N_GROUPS = 12  # groups shown of duplicates, and of conflicting labels
 N_SKIPPED = 12
-N_CLASSES = 12  # up to which one table holds all; else the weakest and the rarest
-FEW = 20  # complete trials below which importances are called a hint
+N_CLASSES = 12  # above this, the lowest recalls and the rarest classes get separate tables
+FEW = 20  # complete trials below which importances are called a rough indication
 ENDS = {
-    "done": "trained to the last epoch",
+    "done": "completed all epochs",
     "gap": "stopped by the gap between training and validation",
-    "pruned": "pruned, because others were ahead at the same epoch",
-    "timeout": "stopped by the study's time limit",
-    "diverged": "stopped because its numbers ran away",
+    "pruned": "pruned: other trials were better at the same epoch",
+    "timeout": "timed out: the study's time limit was reached",
+    "diverged": "diverged: the log loss grew without bound",
 }
 
 
 @dataclass(frozen=True)
 class TrialCurve:
-    """One of the best trials. ended: why, in words."""
+    """One of the best trials. ended: the reason why it stopped, in words."""
 
     number: int
     value: float
@@ -63,15 +63,17 @@ class TrialCurve:
 
 
 @dataclass(frozen=True)
-class ChoiceSlice:
-    choice: ChoiceImportance
+class HyperparameterSlice:
+    hyperparameter: HyperparameterImportance
     plot: Markup
 
 
 @dataclass(frozen=True)
 class BackboneRow:
-    """A backbone in this study. probe: a linear head on its frozen features, on validation; best: its best trial's
-    value. seconds: of the median trial. trained_parameters: of its best trial.
+    """A backbone in this study.
+
+    probe: validation value of a linear head on its frozen features. best: value of its best trial. seconds: median over
+    its trials. trained_parameters: of its best trial.
     """
 
     label: str
@@ -87,13 +89,13 @@ class BackboneRow:
 class ShownMistake:
     picture: Thumbnail
     label: str
-    answer: str
+    predicted: str
     probability: float
 
 
 @dataclass(frozen=True)
 class PictureGroup:
-    """Pictures with the same pixels, of which one is shown."""
+    """Duplicates or near-duplicates of one picture. picture: the one that is shown."""
 
     picture: Thumbnail
     pictures: tuple[Picture, ...]
@@ -101,8 +103,9 @@ class PictureGroup:
 
 @dataclass(frozen=True)
 class TestSection:
-    """What the test pictures said, class by class and picture by picture. weakest, rarest: empty where `classes`
-    shows all. baseline: the share of the most frequent class.
+    """The test scores by class and by picture.
+
+    baseline: the share of the most frequent class. weakest, rarest: empty if one table shows all classes.
     """
 
     scores: Evaluation
@@ -119,34 +122,34 @@ class TestSection:
 
 @dataclass(frozen=True)
 class DataSection:
-    """What the pictures were like. shown: set-aside files that can be shown all the same."""
+    """Skipped files, duplicates and conflicting labels. shown: skipped files that can be displayed."""
 
     skipped: tuple[SkippedFile, ...]
     shown: list[Thumbnail]
-    contradictions: list[PictureGroup]
-    n_contradictions: int
+    conflicts: list[PictureGroup]
+    n_conflicts: int
     duplicates: list[PictureGroup]
     n_duplicates: int
 
 
 @dataclass(frozen=True)
 class ReportPage:
-    """All that the template is told."""
+    """The variables of the template."""
 
     summary: Summary
     best: TrialRow
     best_words: str
     metric: str
     written: str
-    answer: Markup
+    scores_chart: Markup
     head_of: str
     curves: list[TrialCurve]
     history_wide: Markup
     history_narrow: Markup
     room: AxisRange
     ended: list[tuple[str, int]]
-    weighed: Importances
-    slices: list[ChoiceSlice]
+    importances: Importances
+    slices: list[HyperparameterSlice]
     backbones: list[BackboneRow]
     n_evaluations: int
     tested: TestSection | None
@@ -157,7 +160,7 @@ class ReportPage:
 
 
 def write_report(name: str) -> dict[str, str]:
-    """Write the study's report.html, whole or not at all. Raises StudyError where no trial is complete."""
+    """Write the study's report.html atomically. Raises StudyError if no trial is complete."""
     folder, summary = find_study(name), study_status(name)
     best = summary.winner
     with open_record(folder) as record:
@@ -173,15 +176,15 @@ def write_report(name: str) -> dict[str, str]:
 
 
 def _rendered(page: ReportPage) -> str:
-    room = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    room.filters |= {
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {
         "percent": _percent,
         "duration": _duration,
-        "points": _points,
+        "plural": plural,
         "times": _times,
         "exponents": _exponents,
     }
-    return room.from_string(TEMPLATE.read_text(encoding="utf-8")).render(vars(page), ends=ENDS, few=FEW)
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(vars(page), ends=ENDS, few=FEW)
 
 
 def _page(record: Record, folder: Path, summary: Summary, best: TrialRow) -> ReportPage:
@@ -189,9 +192,9 @@ def _page(record: Record, folder: Path, summary: Summary, best: TrialRow) -> Rep
     root, metric, rows = Path(facts.root), find_metric(summary.metric).label, summary.leaderboard
     labels = {name: one.label for name, one in summary.backbones.items()}
     room = charts.axis_range([row.value for row in rows if row.value is not None])
-    weighed = importance.weigh_choices(folder / "trials.db", rows, labels)
+    importances = importance.compute_importances(folder / "trials.db", rows, labels)
     pictures = read_manifest(folder / MANIFEST) if (folder / MANIFEST).is_file() else ()
-    told = f"{metric} of {len(rows)} trials in their order; the best reached {percent(best.value)}"
+    label = f"{metric} of {plural(len(rows), 'trial')} by trial number; the best reached {percent(best.value)}"
     order = [(row.number, row.state, row.value) for row in rows]
     exports = record.exports()
     return ReportPage(
@@ -200,15 +203,15 @@ def _page(record: Record, folder: Path, summary: Summary, best: TrialRow) -> Rep
         best_words=summary.describe(best),
         metric=metric,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        answer=_answer(summary, best, metric),
+        scores_chart=_scores_chart(summary, best, metric),
         head_of=labels.get(summary.probes[0].backbone, "") if summary.probes else "",
         curves=_curves(record, summary, metric),
-        history_wide=charts.history(order, room, charts.WIDE, told),
-        history_narrow=charts.history(order, room, charts.NARROW, told),
+        history_wide=charts.history(order, room, charts.WIDE, label),
+        history_narrow=charts.history(order, room, charts.NARROW, label),
         room=room,
         ended=Counter(row.ended for row in rows if row.state in (COMPLETE, PRUNED)).most_common(),
-        weighed=weighed,
-        slices=_slices(weighed, room, metric),
+        importances=importances,
+        slices=_slices(importances, room, metric),
         backbones=_backbones(summary),
         n_evaluations=summary.n_evaluations,
         tested=_tested(summary, root, pictures),
@@ -219,15 +222,15 @@ def _page(record: Record, folder: Path, summary: Summary, best: TrialRow) -> Rep
     )
 
 
-def _answer(summary: Summary, best: TrialRow, metric: str) -> Markup:
+def _scores_chart(summary: Summary, best: TrialRow, metric: str) -> Markup:
     test = summary.test
     rows = [(f"validation {percent(best.value)}", best.value or 0.0)]
     if test:
         rows.insert(0, (f"test {percent(test.value)}", test.value))
     if summary.probes:
         rows.append((f"linear head {percent(summary.probes[0].value)}", summary.probes[0].value))
-    told = "; ".join(name for name, _ in rows)
-    return charts.answer(rows, test.value_interval if test else None, f"{metric} compared: {told}")
+    label = f"{metric}: {'; '.join(name for name, _ in rows)}"
+    return charts.scores(rows, test.value_interval if test else None, label)
 
 
 def _curves(record: Record, summary: Summary, metric: str) -> list[TrialCurve]:
@@ -245,8 +248,8 @@ def _curves(record: Record, summary: Summary, metric: str) -> list[TrialCurve]:
         train, validation = [epoch.train for epoch in epochs], [epoch.validation for epoch in epochs]
         best_epoch, value = row.best_epoch or 0, row.value or 0.0
         label = (
-            f"trial {row.number}, {metric} by epoch: training ends at {percent(train[-1])}, validation at "
-            f"{percent(validation[-1])}, its best {percent(value)} in epoch {best_epoch}"
+            f"trial {row.number}, {metric} by epoch: last training value {percent(train[-1])}, last validation value "
+            f"{percent(validation[-1])}, best validation value {percent(value)} in epoch {best_epoch}"
         )
         plot = charts.curve(f"curve-{row.number}", train, validation, best_epoch, longest, room, label)
         ended, words = ENDS.get(row.ended, row.ended), summary.describe(row)
@@ -254,18 +257,17 @@ def _curves(record: Record, summary: Summary, metric: str) -> list[TrialCurve]:
     return curves
 
 
-def _slices(weighed: Importances, room: AxisRange, metric: str) -> list[ChoiceSlice]:
+def _slices(importances: Importances, room: AxisRange, metric: str) -> list[HyperparameterSlice]:
     found = []
-    for place, one in enumerate(weighed.choices[:N_SLICES]):
-        label = f"{metric} of {len(one.points)} trials against {one.words}"
-        found.append(
-            ChoiceSlice(one, charts.sliced(f"slice-{place}", one.points, one.scale, one.categories, room, label))
-        )
+    for place, one in enumerate(importances.hyperparameters[:N_SLICES]):
+        label = f"{metric} of {plural(len(one.points), 'trial')} by {one.words}"
+        plot = charts.sliced(f"slice-{place}", one.points, one.scale, one.categories, room, label)
+        found.append(HyperparameterSlice(one, plot))
     return found
 
 
 def _backbones(summary: Summary) -> list[BackboneRow]:
-    """Every backbone that took part, the best first."""
+    """Return a row for every backbone of the study, best first."""
     found = []
     for name, one in summary.backbones.items():
         own = [row for row in summary.leaderboard if row.params.backbone == name]
@@ -285,7 +287,7 @@ def _backbones(summary: Summary) -> list[BackboneRow]:
 
 
 def _tested(summary: Summary, root: Path, pictures: Sequence[Picture]) -> TestSection | None:
-    """The latest evaluation of the winner; None where there is none."""
+    """Return the winner's latest evaluation, or None if there is none."""
     scores, classes = summary.test, summary.classes
     if scores is None:
         return None
@@ -313,27 +315,27 @@ def _reliability(scores: Evaluation) -> Markup | None:
     if not scores.confidence:  # an evaluation of an earlier version
         return None
     found = confusion.bins(scores.confidence, scores.right)
-    told = "; ".join(f"{one.right} of {one.n} right at about {percent(one.confidence)}" for one in found)
-    rows = [(one.confidence, one.n, one.right, *one.interval) for one in found]
-    return charts.reliability(rows, f"how often answers were right by how sure they were: {told}")
+    shares = "; ".join(f"{one.n_correct} of {one.n} correct at about {percent(one.confidence)}" for one in found)
+    rows = [(one.confidence, one.n, one.n_correct, *one.interval) for one in found]
+    return charts.reliability(rows, f"correct predictions by confidence: {shares}")
 
 
 def _data(skipped: tuple[SkippedFile, ...], pictures: Sequence[Picture], root: Path) -> DataSection:
     tied: dict[str, list[Picture]] = defaultdict(list)
-    for picture in pictures:  # a group that the user has named says nothing of what its pictures show
+    for picture in pictures:  # a group given by the user does not imply duplicates
         tied[picture.digest if not picture.group or groups.is_group_key(picture.group) else picture.group].append(
             picture
         )
-    copies = [group for group in tied.values() if len(group) > 1]
-    contradictions = groups.contradictions(copies)
-    agreeing = [group for group in copies if group not in contradictions]
-    # Most skipped files cannot be decoded, and each try takes its time.
+    duplicates = [group for group in tied.values() if len(group) > 1]
+    conflicts = groups.conflicting_labels(duplicates)
+    agreeing = [group for group in duplicates if group not in conflicts]
+    # Most skipped files cannot be decoded, and every attempt takes time.
     paths = [one.path for one in skipped[: 5 * N_SKIPPED]]
     return DataSection(
         skipped=skipped,
         shown=first_shown(root, paths, N_SKIPPED),
-        contradictions=_shown(contradictions, root),
-        n_contradictions=len(contradictions),
+        conflicts=_shown(conflicts, root),
+        n_conflicts=len(conflicts),
         duplicates=_shown(agreeing, root),
         n_duplicates=len(agreeing),
     )
@@ -352,19 +354,14 @@ def _duration(seconds: float) -> str:
 
 
 def _exponents(words: str) -> str:
-    """5.9e-05 as 5.9·10⁻⁵, which no line breaks at its hyphen."""
+    """Write 5.9e-05 as 5.9·10⁻⁵, which a browser does not break at the hyphen."""
     return re.sub(r"(\d\.\d)e([+-]\d+)", lambda found: f"{found[1]}·{charts.power_of_ten(int(found[2]))}", words)
 
 
-def _points(difference: float) -> str:
-    """A difference of shares, in points of percent."""
-    return _unbroken(f"{100 * difference:+.1f} points").replace("-", "\N{MINUS SIGN}")
-
-
 def _times(n: int) -> str:
-    return {1: "once", 2: "twice"}.get(n, f"{n} times")
+    return "once" if n == 1 else f"{n} times"
 
 
 def _unbroken(text: str) -> str:
-    """A number is not parted from its unit at the end of a line."""
+    """Keep a number and its unit on one line."""
     return text.replace(" ", "\N{NO-BREAK SPACE}")

@@ -1,4 +1,4 @@
-"""TensorBoard: a run for each trial, a copy of what the record has."""
+"""TensorBoard logs: one run per trial, copied from the study record."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def how_to_open(folder: str | Path) -> str:
 
 
 class TensorBoardListener(StudyListener):
-    """Hears of every epoch and every finished trial, after the record, and writes them down for TensorBoard.
+    """Write every epoch and every finished trial for TensorBoard, after they are stored in the record.
 
-    What the record had before is written anew, so that no run is missing and no point there twice. Raises
-    AutotuneError where TensorBoard is not installed.
+    Trials that are already in the record are rewritten when the study is opened, so no run is missing and no point is
+    written twice. Raises AutotuneError if TensorBoard is not installed.
     """
 
     _folder: Path
@@ -38,7 +38,7 @@ class TensorBoardListener(StudyListener):
             import torch.utils.tensorboard  # noqa: F401
         except ImportError as error:
             raise AutotuneError(
-                "TensorBoard is not installed.", "Install it: pip install 'autotune-vision[tensorboard]'"
+                "TensorBoard is not installed.", "Install it with `pip install 'autotune-vision[tensorboard]'`."
             ) from error
         self._writers: dict[int, tuple[SummaryWriter, int]] = {}  # with the last epoch written
 
@@ -48,34 +48,34 @@ class TensorBoardListener(StudyListener):
             self._finish(row)
 
     def epoch(self, number: int, row: Epoch) -> None:
-        """Write an epoch. One that does not follow the last is of a trial that starts again, or goes on."""
+        """Write an epoch. If it does not follow the last one, the trial was restarted or resumed: rewrite its run."""
         writer, last = self._writers.get(number, (None, 0))
         if writer is None or row.number != last + 1:
-            writer = self._begun(number, row.number - 1)
+            writer = self._new_run(number, row.number - 1)
         self._write(number, writer, row)
 
     def finished(self, row: TrialRow, backbone: BackboneFacts, is_best: bool) -> None:
         self._finish(row)
 
     def _finish(self, row: TrialRow) -> None:
-        """Add a finished trial's choices, with what came of them."""
+        """Write a finished trial's hyperparameters and scores."""
         number = row.number
-        writer = self._writers[number][0] if number in self._writers else self._begun(number, row.epochs)
+        writer = self._writers[number][0] if number in self._writers else self._new_run(number, row.epochs)
         if row.state != FAILED:
-            came = {f"hparam/{self._metric}": row.value, "hparam/log_loss": row.log_loss}
-            writer.add_hparams(row.params.recorded(), came, run_name=".")
+            scores = {f"hparam/{self._metric}": row.value, "hparam/log_loss": row.log_loss}
+            writer.add_hparams(row.params.recorded(), scores, run_name=".")
         writer.close()
         self._writers.pop(number, None)
 
-    def _begun(self, trial: int, epochs: int | None) -> SummaryWriter:
-        """A trial's run from its start, with the first epochs of those that the record has; None: all of them."""
+    def _new_run(self, trial: int, epochs: int | None) -> SummaryWriter:
+        """Start a trial's run, with its first recorded epochs. epochs: how many of them; None: all."""
         from torch.utils.tensorboard import SummaryWriter
 
         if trial in self._writers:
             self._writers[trial][0].close()
-        place = self._folder / f"trial-{trial:04d}"
-        shutil.rmtree(place, ignore_errors=True)  # Windows keeps a file that a TensorBoard has open;
-        writer = SummaryWriter(str(place), purge_step=0)  # this tells it to forget what is in there
+        folder = self._folder / f"trial-{trial:04d}"
+        shutil.rmtree(folder, ignore_errors=True)  # on Windows, files that TensorBoard has open remain;
+        writer = SummaryWriter(str(folder), purge_step=0)  # purge_step makes it discard their contents
         self._writers[trial] = writer, 0
         for row in self._record.curve(trial)[:epochs]:
             self._write(trial, writer, row)
@@ -92,5 +92,5 @@ class TensorBoardListener(StudyListener):
         }
         for name, value in shown.items():
             writer.add_scalar(name, value, row.number)
-        writer.flush()  # for who looks on, and for kill -9
+        writer.flush()  # for live viewing, and in case of kill -9
         self._writers[trial] = writer, row.number

@@ -1,4 +1,4 @@
-"""Thumbnails: pictures of a study, small enough to be part of an HTML file."""
+"""Thumbnails of pictures, small enough to embed in an HTML file."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 
 from autotune.data.picture import UnreadableError, read_picture
 
-LONGEST = 160  # pixels on the longer side
-TINY = 64  # pixels up to which every one is kept, and shown as a square of its own
+LONGEST = 160  # pixels of the longer side
+TINY = 64  # up to this side length every pixel is kept, and displayed as a square
 QUALITY = 80
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """One picture by its path below the study's root. source: a data URI, or None where it cannot be shown.
+    """A thumbnail. path: relative to the study's root. source: a data URI, or None if it cannot be displayed.
 
-    width, height: pixels of what source holds.
+    width, height: of the thumbnail, in pixels.
     """
 
     path: str
@@ -32,10 +32,10 @@ class Thumbnail:
 
 
 def thumbnail(root: Path, path: str) -> Thumbnail:
-    """A picture made small. One that is gone or cannot be read has no source, and fails nothing."""
+    """Return a thumbnail; without a source if the picture is missing or cannot be read."""
     try:
         image = read_picture(root / path)
-    except (OSError, UnreadableError, ValueError):  # ValueError: a path that holds a zero byte
+    except (OSError, UnreadableError, ValueError):  # ValueError: the path contains a null byte
         return Thumbnail(path)
     image.thumbnail((LONGEST, LONGEST))
     kind = "png" if max(image.size) <= TINY else "jpeg"
@@ -45,7 +45,7 @@ def thumbnail(root: Path, path: str) -> Thumbnail:
 
 
 def first_shown(root: Path, paths: list[str], most: int) -> list[Thumbnail]:
-    """The first of these pictures that can be shown, at most so many."""
+    """Return thumbnails of the first `most` pictures that can be displayed."""
     found: list[Thumbnail] = []
     for path in paths:
         if len(found) == most:

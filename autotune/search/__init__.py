@@ -1,1 +1,1 @@
-"""What may be tried, what is tried next, and what it costs."""
+"""Search space, choice of the next trial, and cost of a study."""

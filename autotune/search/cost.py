@@ -1,4 +1,4 @@
-"""What a study costs, counted in operations and bytes before it starts; it decides which cuts are cached."""
+"""Cost of a study in operations and bytes, counted before it starts; decides which cuts are cached."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from autotune.search.candidates import Selection
 from autotune.search.ranges import Fixed
 from autotune.search.settings import Settings
 
-EPOCHS_SHARE = 0.6  # of the epochs allowed, what a trial takes on average
-MOST_BYTES = 8 * 2**30  # of one cut's features; a cut that takes more is not cached
-# What a byte written or read weighs beside an operation: the ratio of common rates, and never one measured here,
-# because what is decided must not vary from run to run.
+EPOCHS_SHARE = 0.6  # of the maximum number of epochs: the average per trial
+MOST_BYTES = 8 * 2**30  # of one cut's features; larger cuts are not cached
+# Cost of a byte written or read, in operations: the ratio of common rates. Not measured, because the decision must be
+# reproducible.
 OPERATIONS_A_BYTE = {"cpu": 200, "mps": 1000, "cuda": 5000}
 
 Cuts = Mapping[tuple[str, int], tuple[int, ...]]  # the cuts that are cached, by backbone and size
@@ -24,7 +24,7 @@ Cuts = Mapping[tuple[str, int], tuple[int, ...]]  # the cuts that are cached, by
 
 @dataclass(frozen=True)
 class ExpectedShare:
-    """What falls to one backbone at one size. trials: expected at each depth. augmented: trials may be."""
+    """Expected share of one backbone at one size. trials: per depth. augmented: whether they may augment."""
 
     n_train: int
     n_validation: int
@@ -34,7 +34,7 @@ class ExpectedShare:
 
     @property
     def pictures(self) -> float:
-        """Pictures that one depth's trials take in: in each epoch all for training, and two clean samples."""
+        """Pictures that the trials of one depth process: in each epoch, the training set and two clean samples."""
         return self.all_epochs * (self.n_train + 2 * self.n_validation)
 
     @property
@@ -43,12 +43,12 @@ class ExpectedShare:
 
     @property
     def n_views(self) -> int:
-        """Augmented views of each training picture that may be asked for."""
+        """Augmented views per training picture."""
         return N_VIEWS * self.augmented
 
     @property
     def n_rows(self) -> int:
-        """Rows of one cached cut: every training picture in every view, every validation picture as it is."""
+        """Rows of one cached cut: all views of the training pictures, the clean view of the validation pictures."""
         return self.n_train * (1 + self.n_views) + self.n_validation
 
 
@@ -67,7 +67,7 @@ class CutCost:
 
 
 def cut_cost(profile: StageProfile, number: int, share: ExpectedShare, device: str) -> CutCost:
-    """Count both ways to serve trials that train what comes after the first `number` stages."""
+    """Count the operations of trials that freeze the first `number` stages, with and without caching their output."""
     forward = sum(profile.operations[:number])
     row_bytes = bytes_per_row(profile, number)
     n_rows = share.n_rows
@@ -77,12 +77,12 @@ def cut_cost(profile: StageProfile, number: int, share: ExpectedShare, device: s
 
 
 def bytes_per_row(profile: StageProfile, number: int) -> int:
-    """Of the first `number` stages' output for one picture, in half precision."""
+    """Return the size of the first `number` stages' output for one picture, in half precision."""
     return 2 * math.prod(profile.shapes[number - 1])
 
 
 def trial_operations(profile: StageProfile, depth: int, share: ExpectedShare, is_cached: bool) -> float:
-    """Operations of one depth's trials. A training step costs three forward passes of the tail, a measurement one."""
+    """Count the operations of one depth's trials: three forward passes of the tail per step, one per evaluation."""
     tail = profile.tail_operations(depth)
     frozen = 0.0 if is_cached else share.pictures * (sum(profile.operations) - tail)
     return share.all_epochs * tail * (3 * share.n_train + 2 * share.n_validation) + frozen
@@ -91,7 +91,7 @@ def trial_operations(profile: StageProfile, depth: int, share: ExpectedShare, is
 def expected_shares(
     selection: Selection, settings: Settings, split: Split, n_trials: float
 ) -> dict[tuple[str, int], ExpectedShare]:
-    """What falls to each backbone and size if trials are spread evenly."""
+    """Return the share of each backbone and size if trials are distributed evenly."""
     share = ExpectedShare(
         n_train=len(split.part(TRAIN)),
         n_validation=len(split.part(VALIDATION)),
@@ -111,7 +111,7 @@ def expected_shares(
 def count_cuts(
     selection: Selection, settings: Settings, split: Split, n_trials: int
 ) -> dict[tuple[str, int], list[CutCost]]:
-    """For each pretrained backbone and size, what caching each of its cuts costs and saves in so many trials."""
+    """Return the cost of each cut over n trials, for each pretrained backbone and size."""
     costs = {}
     shares = expected_shares(selection, settings, split, n_trials)
     for one in selection.candidates:
@@ -123,19 +123,19 @@ def count_cuts(
 
 
 def choose_cuts(selection: Selection, settings: Settings, split: Split, n_trials: int) -> Cuts:
-    """The cuts that are cached, by backbone and size."""
+    """Return the cuts to cache, by backbone and size."""
     n_stages = {one.backbone.name: one.n_stages for one in selection.candidates}
     costs = count_cuts(selection, settings, split, n_trials)
     return {(name, pixels): cuts_to_cache(cuts, n_stages[name]) for (name, pixels), cuts in costs.items()}
 
 
 def cuts_to_cache(cuts: Sequence[CutCost], n_stages: int) -> tuple[int, ...]:
-    """The cuts whose features are cached. The one after the last stage always is: the probe needs it."""
+    """Return the cuts to cache. The cut after the last stage is always cached: the probe needs it."""
     return tuple(one.number for one in cuts if one.number == n_stages or one.pays)
 
 
 def describe_cut(backbone: str, pixels: int, one: CutCost, n_stages: int) -> str:
-    """One caching decision, for `--verbose`."""
+    """Describe one caching decision, for `--verbose`."""
     verdict = "cached" if one.pays or one.number == n_stages else "computed every epoch"
     return (
         f"{backbone} at {pixels} pixels, after stage {one.number} of {n_stages}: {verdict}; {one.cached / 1e12:.3g} T "

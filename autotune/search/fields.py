@@ -1,4 +1,4 @@
-"""What a setting may be, as its field in the model declares it: how it is checked, and how it is worded."""
+"""Allowed values of a setting, as declared by its field in the model: validation and description."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BOUNDS = {"gt": "more than", "ge": "at least", "lt": "less than", "le": "at most
 
 
 class FieldError(ValueError):
-    """A value that a field refuses for a reason of its own: the problem and the fix, for the user."""
+    """An invalid value, with a specific problem and fix for the user."""
 
     def __init__(self, problem: str, fix: str) -> None:
         super().__init__(problem)
@@ -34,7 +34,7 @@ class FieldError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class OneOf:
-    """A field's constraint: one of the names in a table, which is read at each check, so that an added entry counts."""
+    """Constraint of a field: one of the names in a table. The table is read at each check, so entries can be added."""
 
     names: Collection[str]
 
@@ -48,7 +48,7 @@ class OneOf:
 
 
 class Values:
-    """A range's constraint: the type and the limits of each value in it. Reads a Domain from study.toml's notation."""
+    """Constraint of a range: type and limits of its values. Reads a Domain in the notation of study.toml."""
 
     def __init__(self, kind: type, *constraints: Any, **limits: float) -> None:
         self.kind = kind
@@ -59,7 +59,7 @@ class Values:
         return handler.generate_schema(Annotated[list[each], WrapValidator(self._read)])
 
     def _read(self, given: Any, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Domain | None:
-        """A single value is fixed, a list is a choice, a table {low, high, log, step} a range. check: of a list."""
+        """Read a value as fixed, a list as a choice, a table {low, high, log, step} as a range. check: for lists."""
         name = str(info.field_name)
         if given is None or isinstance(given, Domain):
             return given
@@ -67,14 +67,14 @@ class Values:
             return self._read_table(name, given, check)
         values = list(given) if isinstance(given, (list, tuple)) else [given]
         if not values:
-            raise FieldError(f"{name} is an empty list.", "Leave the line out, or name what to choose from.")
+            raise FieldError(f"{name} is an empty list.", "Remove the line, or list at least one value.")
         check(values)
         return Fixed(values[0]) if len(values) == 1 else Choice(tuple(dict.fromkeys(values)))
 
     def _read_table(self, name: str, table: dict[str, Any], check: ValidatorFunctionWrapHandler) -> Domain:
         known = {"low", "high", "log", "step"}
         if unknown := [key for key in table if key not in known]:
-            raise FieldError(f"{name} has no {unknown[0]!r}.", did_you_mean(unknown[0], known))
+            raise FieldError(f"{name} has no key {unknown[0]!r}.", did_you_mean(unknown[0], known))
         if not {"low", "high"} <= set(table) or self.kind is str:
             raise FieldError(
                 f"{name} is not a range.", f"Write {name} = {{ low = ..., high = ... }}, a value, or a list."
@@ -87,8 +87,8 @@ class Values:
         check([high])
         if low > high or (log and (low <= 0 or "step" in table or is_whole)):
             raise FieldError(
-                f"{name} cannot range from {low} to {high}{', log' if log else ''}.",
-                "Put the smaller first; a log range starts above 0 and has no step.",
+                f"Invalid range for {name}: {low} to {high}{', log' if log else ''}.",
+                "Put the smaller value first. A log range starts above 0 and has no step.",
             )
         if low == high:
             return Fixed(low)
@@ -105,16 +105,16 @@ def _check_step(name: str, step: Any, is_whole: bool) -> None:
 
 
 def choices(field: FieldInfo) -> Collection[str] | None:
-    """The names that a field, or each value of a range, may be; None where it is not one of a list."""
+    """Return the allowed names of a field, or of each value of a range; None if it is not restricted to names."""
     return next((one.names for one in _each(field).metadata if isinstance(one, OneOf)), None)
 
 
 def limits(field: FieldInfo) -> str:
-    """What a field, or each value of a range, may be, in words: `whole number, at least 1`."""
+    """Describe the allowed values of a field, or of each value of a range: `whole number, at least 1`."""
     each = _each(field)
     kinds = {each.annotation, *get_args(each.annotation)}
     if str in kinds:
-        return "name, in quotes"
+        return "string"
     bounds = [
         f"{words} {getattr(one, bound):g}"
         for one in each.metadata
@@ -125,11 +125,11 @@ def limits(field: FieldInfo) -> str:
 
 
 def fix(field: FieldInfo, value: Any) -> str:
-    """How to correct a value that a field refused."""
+    """Return the fix for an invalid value of a field."""
     names = choices(field)
     return did_you_mean(str(value), names) if names is not None else f"Give a {limits(field)}."
 
 
 def _each(field: FieldInfo) -> FieldInfo:
-    """A field's own constraints, or those of each value of a range."""
+    """Return a field with its own constraints, or with those of each value of a range."""
     return next((FieldInfo.from_annotation(one.each) for one in field.metadata if isinstance(one, Values)), field)

@@ -1,4 +1,4 @@
-"""The Optuna study of a search: which trial comes next, and which one is not worth finishing."""
+"""The Optuna study of a search: it proposes the next trial and prunes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from autotune.training.params import Params
 if TYPE_CHECKING:
     from autotune.training.outcome import Epoch
 
-# Hyperband chooses a trial's bracket by hashing the study's name, so the name must not vary between runs.
+# Hyperband hashes the study's name to choose a trial's bracket, so the name must be the same in every run.
 STUDY_NAME = "autotune"
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -28,7 +28,7 @@ warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning
 
 
 class OptunaStudy:
-    """One Optuna study, driven by ask, report and tell from this process alone."""
+    """One Optuna study with ask, report and tell, used only by this process."""
 
     def __init__(self, file: Path, settings: Settings, arms: tuple[BackboneOptions, ...]) -> None:
         self._settings = settings
@@ -43,12 +43,12 @@ class OptunaStudy:
         )
 
     def enqueue(self, arms: Sequence[BackboneOptions]) -> None:
-        """Queue the first trials, each once; the backbones come best first."""
+        """Enqueue the warm start trials, each once. arms: best backbone first."""
         for values in first_trials(self._settings.space, tuple(arms)):
             self._study.enqueue_trial(values, skip_if_exists=True)
 
     def unfinished(self) -> list[Trial]:
-        """Trials that a killed driver left running, by number. They keep their number, Params and seed."""
+        """Return the trials that a killed driver left running, in order. They keep their number, Params and seed."""
         running = [trial.number for trial in self._trials() if trial.state == TrialState.RUNNING]
         return [self._reopen(number) for number in sorted(running)]
 
@@ -56,20 +56,20 @@ class OptunaStudy:
         return sum(trial.state.is_finished() for trial in self._trials())
 
     def ask(self) -> Trial:
-        """The next trial: one waiting in the queue, or a new one. Its randomness comes from (seed, number)."""
+        """Return the next trial: an enqueued one, or a new one. Its randomness depends on (seed, number)."""
         waiting = [trial.number for trial in self._trials() if trial.state == TrialState.WAITING]
         self._seed(min(waiting) if waiting else len(self._trials()))
         return self._study.ask()
 
     def params(self, trial: Trial) -> Params:
-        """A trial's Params; what it was not given before is drawn now."""
+        """Return a trial's Params; missing values are drawn."""
         self._seed(trial.number)
         return suggest(trial, self._settings.space, self._arms)
 
     def should_prune(self, trial: Trial, row: Epoch) -> bool:
-        """Report the end of a cycle, and say whether to prune. The last epoch prunes nothing.
+        """Report the end of a cycle, and return whether to prune. The last epoch never prunes.
 
-        An epoch reported before a restart gets the same answer again.
+        An epoch that was reported before a restart gets the same decision.
         """
         if not row.cycle_end or row.number >= self._settings.n_epochs:
             return False
@@ -85,15 +85,15 @@ class OptunaStudy:
         self._study.tell(trial, value if state == TrialState.COMPLETE else None, state, skip_if_finished=True)
 
     def _reopen(self, number: int) -> Trial:
-        """A running trial by its number. `Study` offers no way to it, so the storage is asked for its id."""
+        """Return a running trial by its number. `Study` has no method for it, so its id is read from the storage."""
         self._seed(number)  # first: the constructor calls the sampler
         study = self._storage.get_study_id_from_name(STUDY_NAME)
         return Trial(self._study, self._storage.get_trial_id_from_study_id_trial_number(study, number))
 
     def _trials(self) -> list[FrozenTrial]:
-        """All trials, by number."""
+        """Return all trials, in order."""
         return self._study.get_trials(deepcopy=False)
 
     def _seed(self, number: int) -> None:
-        """Seed the sampler for the trial of a number: the draw must not depend on what ran before in this process."""
+        """Seed the sampler by the number of a trial: the draw must not depend on earlier trials of this process."""
         self._study.sampler = build_sampler(self._settings, (self._settings.seed * 1_000_003 + number) % 2**32)

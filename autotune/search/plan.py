@@ -1,4 +1,4 @@
-"""The plan of a study: its backbones, its resolved settings, what is cached; and what its workers are told."""
+"""The plan of a study: backbones, resolved settings, cached cuts, and the context sent to workers."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from autotune.training.batches import LabelledPictures
 from autotune.training.context import TrialContext
 
 RESIDENT_SHARE = 0.4  # of a GPU's memory, for rows; the rest is for training
-UNEVEN = 1.5  # the largest class over the smallest from which class weights are searched
+UNEVEN = 1.5  # ratio of the largest to the smallest class above which class weights are searched
 DEFAULT_TRIALS = 50
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a study does with its pictures. settings: resolved by them. cuts: those whose features are cached."""
+    """The plan of a study. settings: resolved for its pictures. cuts: those to cache."""
 
     split: Split
     settings: Settings
@@ -37,31 +37,31 @@ class Plan:
 
 def make_plan(settings: Settings, split: Split, selection: Selection, n_trials: int = DEFAULT_TRIALS,
               cuts: Cuts | None = None) -> Plan:  # fmt: skip
-    """Resolve the settings and decide what is cached, unless an earlier run has decided it: cuts."""
+    """Resolve the settings and choose the cuts to cache, unless `cuts` from an earlier run are given."""
     settings = resolve_settings(settings, split)
     return Plan(split, settings, selection, cuts or choose_cuts(selection, settings, split, n_trials))
 
 
 def pick_device(name: str) -> str:
-    """The device that `auto` stands for, or the one named, if it is there. Raises ConfigError."""
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    """Resolve `auto`, or check that the named device is available. Raises ConfigError."""
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     kind, _, index = name.partition(":")
     last = torch.cuda.device_count() - 1 if kind == "cuda" else -1
     if name == "auto":
-        return next(kind for kind in ("cuda", "mps", "cpu") if there[kind])
-    if not there.get(kind, False) or (index and not (index.isdecimal() and int(index) <= last)):
-        here = ", ".join(kind for kind, found in there.items() if found)
-        raise ConfigError(f"There is no device {name!r} here.", f"Choose from: auto, {here}.")
+        return next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
+    if not available.get(kind, False) or (index and not (index.isdecimal() and int(index) <= last)):
+        names = ", ".join(kind for kind, found in available.items() if found)
+        raise ConfigError(f"Device {name!r} is not available.", f"Choose from: auto, {names}.")
     return name
 
 
 def class_weight_range(counts: Mapping[str, int]) -> Domain:
-    """Searched where classes are uneven; else it would change nothing. counts: pictures by class."""
+    """Return the default range: searched for imbalanced classes, else 0. counts: pictures per class."""
     return Range(0.0, 1.0) if max(counts.values()) > UNEVEN * min(counts.values()) else Fixed(0.0)
 
 
 def resolve_settings(settings: Settings, split: Split) -> Settings:
-    """Settings with what the training pictures decide filled in: epochs, and whether class weights are searched."""
+    """Fill in the settings that depend on the training pictures: epochs, and the range of class weights."""
     train = split.part(TRAIN)
     ranged = settings.space.class_weight or class_weight_range(Counter(p.label for p in train))
     epochs = settings.epochs or epochs_for(len(train))
@@ -69,7 +69,7 @@ def resolve_settings(settings: Settings, split: Split) -> Settings:
 
 
 def build_context(plan: Plan, n_workers: int) -> TrialContext:
-    """What workers are told: no path of a picture, nothing of the test part."""
+    """Build the context sent to workers: no picture paths, nothing of the test set."""
     split, settings, device = plan.split, plan.settings, plan.selection.device
     return TrialContext(
         classes=len(split.classes),
@@ -92,9 +92,9 @@ def build_context(plan: Plan, n_workers: int) -> TrialContext:
 
 
 def _resident_bytes(device: str) -> int:
-    """Bytes of a GPU's memory for rows: a share of its total, because what is free varies from run to run."""
+    """Return the bytes of a GPU's memory for rows: a share of the total, because free memory varies from run to run."""
     if not device.startswith("cuda"):
-        return 0  # a CPU reads the memory map as fast
+        return 0  # on a CPU, the memory map is as fast
     return int(RESIDENT_SHARE * torch.cuda.get_device_properties(torch.device(device)).total_memory)
 
 

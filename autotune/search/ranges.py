@@ -1,4 +1,4 @@
-"""What a hyperparameter may be: a fixed value, a choice, or an interval."""
+"""Domains of a hyperparameter: a fixed value, a choice, or a range."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Range:
-    """From low to high, both included. log: sampled uniformly in the logarithm. step: the grid's, from low on."""
+    """From low to high, inclusive. log: uniform in the logarithm. step: of the grid, which starts at low."""
 
     low: float
     high: float

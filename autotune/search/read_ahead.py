@@ -1,4 +1,4 @@
-"""Reading ahead: pictures are stored while they are read, as the study will most likely want them."""
+"""Read-ahead: store pixels while pictures are read, at the sizes that the study will most likely use."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from autotune.data.split import TEST, VALIDATION, hash_position
 from autotune.search.candidates import default_backbones, fixed_names, sizes_for
 from autotune.search.settings import Settings
 
-N_HEADERS = 1000  # files whose headers are read beforehand
-UNOPENED = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what opening a damaged file raises
+N_HEADERS = 1000  # files whose headers are read first
+UNOPENED = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # raised on opening a damaged file
 
 
 class ReadAhead:
-    """Stores what is read for a new study, so that trials need not decode it again; a `PictureSink`.
+    """Stores the pixels of a new study's pictures while they are read, to avoid a second decode; a `PictureSink`.
 
-    The sizes that will be searched depend on the median side of all pictures, and the test part on all of them, so both
-    are guessed. A wrong guess costs a second decode and nothing else: what is missing is decoded when it is needed, and
-    what is stored without need is not read. weights: a folder, or None. old: pictures whose parts will be kept.
+    The sizes depend on the median side of all pictures, and the test set on all pictures, so both are guessed. A wrong
+    guess costs only a second decode: missing pixels are decoded when they are needed, unneeded ones are not read.
+    weights: a folder, or None. old: pictures that keep their parts.
     """
 
     def __init__(self, settings: Settings, registry: Registry, weights: Path | None, old: Sequence[Picture]) -> None:
@@ -54,19 +54,19 @@ class ReadAhead:
 
 
 def likely_side(root: Path, files: Sequence[LabelledFile]) -> int:
-    """The median shorter side of the pictures, in pixels, from the headers of some; 0 where none can be opened."""
+    """Return the median shorter side, in pixels, from the headers of a sample; 0 if no file can be opened."""
     sides = []
     for found in files[:: max(len(files) // N_HEADERS, 1)]:
         file = root / found.path
         if not file.is_file():
             continue
-        with contextlib.suppress(*UNOPENED), Image.open(file) as image:  # reading reports what is wrong with it
+        with contextlib.suppress(*UNOPENED), Image.open(file) as image:  # errors are reported when the file is read
             sides.append(min(image.size))
     return int(np.median(sides)) if sides else 0
 
 
 def likely_sizes(settings: Settings, registry: Registry, folder: Path | None, side: int) -> list[tuple[int, str]]:
-    """The sizes, with their interpolations, at which backbones will most likely be searched; none is built for it."""
+    """Return the sizes, with interpolations, that will most likely be searched. Builds no backbone."""
     asked = fixed_names(settings.space.backbone)
     named = [registry.find(name) for name in asked] if asked else default_backbones(registry, side)
     backbones = [one for one in named if asked or find_weights(one, folder).installed]
@@ -76,9 +76,9 @@ def likely_sizes(settings: Settings, registry: Registry, folder: Path | None, si
 
 
 def likely_test(seed: int, share: float, old: Sequence[Picture] = ()) -> Callable[[Picture], bool]:
-    """Tells of a picture just read whether the split will most likely put it into the test part.
+    """Return a function that predicts whether the split puts a picture into the test set.
 
-    Near-copies, which are not known yet, and classes that would miss a part may lead the split to decide otherwise.
+    The split can differ because of near-duplicates, which are not known yet, and of classes missing from a part.
     """
     old_parts = {picture.digest: picture.part for picture in old}
 

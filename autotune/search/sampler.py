@@ -1,6 +1,6 @@
-"""Samplers and pruners, by the name that study.toml gives them. To add one, add an entry; nothing else lists them.
+"""Samplers and pruners, by their names in study.toml. To add one, add an entry; there is no other list.
 
-The builders import Optuna, this module does not: the settings read the names from here.
+The builders import Optuna. This module does not, because the settings import it for the names.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ STARTUP_TRIALS = 5
 
 @dataclass(frozen=True)
 class Sampler:
-    """label: what it is, for the docs. build: makes it from the settings and the seed of one trial."""
+    """label: description for the docs. build: builds it from the settings and the seed of one trial."""
 
     label: str
     build: Callable[[Settings, int], BaseSampler]
@@ -31,7 +31,7 @@ class Sampler:
 
 @dataclass(frozen=True)
 class Pruner:
-    """label: what it is, for the docs. build: makes it from settings whose epochs are known."""
+    """label: description for the docs. build: builds it from settings with known epochs."""
 
     label: str
     build: Callable[[Settings], BasePruner]
@@ -102,16 +102,16 @@ Entry = TypeVar("Entry")
 
 
 def build_sampler(settings: Settings, seed: int) -> BaseSampler:
-    """The sampler for one trial. Raises ConfigError for an unknown name."""
+    """Build the sampler for one trial. Raises ConfigError for an unknown name."""
     return _find("sampler", settings.sampler, SAMPLERS).build(settings, seed)
 
 
 def build_pruner(settings: Settings) -> BasePruner:
-    """The pruner of a study. Raises ConfigError for an unknown name."""
+    """Build the pruner of a study. Raises ConfigError for an unknown name."""
     return _find("pruner", settings.pruner, PRUNERS).build(settings)
 
 
 def _find(kind: str, name: str, table: Mapping[str, Entry]) -> Entry:
     if name not in table:
-        raise ConfigError(f"There is no {kind} {name!r}.", did_you_mean(name, table))
+        raise ConfigError(f"No {kind} named {name!r}.", did_you_mean(name, table))
     return table[name]

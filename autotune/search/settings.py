@@ -1,4 +1,4 @@
-"""A study's definition: the settings and the search space that study.toml and flags give."""
+"""Settings and search space of a study, from study.toml and command line flags."""
 
 from __future__ import annotations
 
@@ -17,103 +17,104 @@ from autotune.search.sampler import ETA, PRUNERS, SAMPLERS
 from autotune.training.metrics import METRICS
 from autotune.training.optimizers import OPTIMIZERS
 
-Finding = Mapping[str, Any]  # one of those that pydantic's ValidationError.errors() lists
+Finding = Mapping[str, Any]  # an entry of pydantic's ValidationError.errors()
 
 CYCLES = ("triangular", "triangular2", "one-cycle")
 FLIPS = ("none", "horizontal", "vertical", "both")
-SMALL_PIXELS = 64  # below this, pictures are enlarged fourfold for a pretrained net, and the from-scratch CNN joins
-# The string below a field is its description, which docs/study-toml.md is generated from.
+SMALL_PIXELS = 64  # smaller pictures are enlarged up to fourfold if pretrained, and small_cnn is searched
+CONFIG_FIX = "Pass the path of a study.toml with --config FILE."
+# The string below a field is its description; docs/study-toml.md is generated from it.
 DEFINITION = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class SearchSpace(BaseModel, frozen=True):
-    """The domain of each of Params' fields. None: decided from the pictures, the backbone and the device."""
+    """Domains of the fields of Params. None: depends on the pictures, the backbone and the device."""
 
     model_config = DEFINITION
 
     backbone: Annotated[Domain | None, Values(str)] = None
-    """The networks, by name. By default those whose weights are on this machine."""
+    """Names of the backbones. Default: those with installed weights."""
 
     depth: Annotated[Domain | None, Values(int, ge=0)] = None
-    """The number of last stages that train; 0: the head alone. By default any; on a CPU, at most 40 % of the work."""
+    """Number of last stages to unfreeze; 0: head only. Default: any; on a CPU, at most 40 % of the operations."""
 
     pixels: Annotated[Domain | None, Values(int, ge=8, le=2048)] = None
-    """Side of the square that pictures are resized to. By default the backbone's, less for small pictures."""
+    """Side of the square that pictures are resized to. Default: that of the backbone, less for small pictures."""
 
     lr_low: Annotated[Domain | None, Values(float, gt=0)] = None
-    """The lower bound of the learning-rate cycle. By default 1e-6 to 1e-4, log, times the optimizer's factor."""
+    """Lower limit of the learning rate cycle. Default: 1e-6 to 1e-4, log, times the optimizer's factor."""
 
     lr_high: Annotated[Domain | None, Values(float, gt=0)] = None
-    """The upper bound. By default 1e-4 to 1e-2, log, times the optimizer's factor."""
+    """Upper limit of the learning rate cycle. Default: 1e-4 to 1e-2, log, times the optimizer's factor."""
 
     class_weight: Annotated[Domain | None, Values(float, ge=0, le=1)] = None
-    """c of (1 / frequency)^c. By default searched, from 0 to 1, where classes are uneven; else 0."""
+    """Exponent c of the class weights (1 / frequency)^c. Default: 0 to 1 for imbalanced classes, otherwise 0."""
 
     cycle: Annotated[Domain, Values(str, OneOf(CYCLES))] = Choice(CYCLES)
-    """How the learning rate moves between its bounds."""
+    """Schedule of the learning rate between lr_low and lr_high."""
 
     augment: Annotated[Domain, Values(float, ge=0, le=1)] = Range(0.0, 1.0, step=0.25)
-    """Strength; 1 is shift 20 %, shear 30 %, zoom 10 %, channel shift 20 %, and the whole `angle`."""
+    """Augmentation strength; 1 means shift 20 %, shear 30 %, zoom 10 %, channel shift 20 % and rotation by `angle`."""
 
     optimizer: Annotated[Domain, Values(str, OneOf(OPTIMIZERS))] = Choice(tuple(OPTIMIZERS))
-    """Its factor multiplies the default bounds of the learning rate."""
+    """Optimizer. Its factor multiplies the default lr_low and lr_high."""
 
     batch_size: Annotated[Domain, Values(int, ge=1)] = Choice((32, 64))
-    """Pictures a step."""
+    """Pictures per step."""
 
     weight_decay: Annotated[Domain, Values(float, ge=0)] = Range(1e-6, 1e-1, log=True)
-    """Of the optimizer; decoupled for adamw."""
+    """Weight decay of the optimizer; decoupled for adamw."""
 
     dropout: Annotated[Domain, Values(float, ge=0, le=0.95)] = Range(0.0, 0.5)
-    """Before the head."""
+    """Dropout before the head."""
 
     label_smoothing: Annotated[Domain, Values(float, ge=0, le=0.95)] = Range(0.0, 0.2)
-    """Of the cross-entropy."""
+    """Label smoothing of the cross-entropy."""
 
     mixup: Annotated[Domain, Values(float, ge=0, le=4)] = Fixed(0.0)
-    """Alpha of the Beta distribution that two pictures are mixed by, where the tail begins; 0 mixes none."""
+    """Alpha of the Beta distribution for mixing two pictures at the input of the unfrozen stages; 0: no mixup."""
 
 
 class Settings(BaseModel, frozen=True):
-    """A study's definition. epochs: None until `resolve_settings` has seen how many pictures there are."""
+    """Settings of a study. epochs: can be None until `resolve_settings` sets it by the number of pictures."""
 
     model_config = DEFINITION
 
     metric: Annotated[str, OneOf(METRICS)] = "accuracy"
-    """What the search maximises, and the score reported for the test set."""
+    """Metric that the search maximises and that is reported for the test set."""
 
     epochs: Annotated[int | None, Field(ge=1)] = None
-    """The most a trial may have. By default about 6,000 pictures' worth, between 4 and 12."""
+    """Maximum number of epochs per trial. Default: enough for about 6,000 training pictures, between 4 and 12."""
 
     cycle_epochs: Annotated[int | None, Field(ge=1)] = None
-    """Epochs of one learning-rate cycle; trials are pruned at the ends of cycles alone. Give `epochs` too."""
+    """Epochs per learning rate cycle; trials are pruned only at the end of a cycle. Requires `epochs`."""
 
     patience: Annotated[int, Field(ge=1)] = 5  # benchmarks/gap.py
-    """Epochs (a cycle at least) without a better validation score before the gap can end a trial."""
+    """Epochs (at least one cycle) without a better validation score before the gap can stop a trial."""
 
     gap: Annotated[float, Field(ge=0, le=1)] = 0.05
-    """How far training may run ahead of validation, smoothed, as a difference of the metric."""
+    """Maximum gap: training metric minus validation metric, smoothed."""
 
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
-    """Decides the split, the trials and their randomness."""
+    """Seed of the split, the trials and their training."""
 
     sampler: Annotated[str, OneOf(SAMPLERS)] = "tpe"
-    """How the next trial is chosen, by one of Optuna's samplers."""
+    """Optuna sampler that chooses the next trial."""
 
     pruner: Annotated[str, OneOf(PRUNERS)] = "hyperband"
-    """Which trials are ended early because they fall behind, by one of Optuna's pruners."""
+    """Optuna pruner that stops weak trials early."""
 
     validation: Annotated[float, Field(gt=0, le=0.5)] = 0.1
-    """The share of the pictures that trials are compared on."""
+    """Share of the pictures in the validation set, which trials are compared on."""
 
     test: Annotated[float, Field(gt=0, le=0.5)] = 0.1
-    """The share of the pictures that no trial sees; the winner is tested on it."""
+    """Share of the pictures in the test set. No trial uses it; the winner is evaluated on it."""
 
     flips: Annotated[str, OneOf(FLIPS)] = "horizontal"
-    """Which mirrorings do not change what a picture shows."""
+    """Flips that do not change what a picture shows."""
 
     angle: Annotated[float, Field(ge=0, le=180)] = 15.0
-    """The largest rotation, in degrees, that does not change what a picture shows; augmentation uses up to that."""
+    """Largest rotation, in degrees, that does not change what a picture shows; the limit for augmentation."""
 
     space: SearchSpace = Field(default_factory=SearchSpace, strict=False)
 
@@ -124,37 +125,37 @@ class Settings(BaseModel, frozen=True):
         if cycle_epochs is None:
             return None
         if epochs is None:
-            raise FieldError("cycle_epochs is given without epochs.", "Give epochs too, a multiple of it.")
+            raise FieldError("cycle_epochs requires epochs.", "Set epochs to a multiple of cycle_epochs.")
         if epochs % cycle_epochs:
             raise FieldError(
-                f"{epochs} epochs are no whole number of cycles of {cycle_epochs}.",
-                "Make epochs a multiple of cycle_epochs.",
+                f"epochs ({epochs}) is not a multiple of cycle_epochs ({cycle_epochs}).",
+                "Set epochs to a multiple of cycle_epochs.",
             )
         return cycle_epochs
 
     @property
     def n_epochs(self) -> int:
-        """The epochs of a study whose pictures are known."""
+        """Maximum number of epochs, after `resolve_settings`."""
         assert self.epochs
         return self.epochs
 
     @property
     def cycle_length(self) -> int:
-        """Epochs of a cycle; by default the largest divisor of epochs that leaves Hyperband three rungs."""
+        """Epochs per cycle; by default the largest divisor of epochs that gives Hyperband three rungs."""
         if self.cycle_epochs:
             return self.cycle_epochs
         return max(n for n in range(1, max(1, self.n_epochs // ETA**2) + 1) if self.n_epochs % n == 0)
 
 
 def read_settings(file: Path | None, flags: Mapping[str, Any], is_writing: bool = False) -> Settings:
-    """Settings from study.toml (if there is one) and flags, which win. Raises ConfigError with all that is wrong.
+    """Read settings from study.toml, if given, and from flags, which override it. Raises ConfigError with all errors.
 
-    flags: names of Settings' or SearchSpace's fields; None means not given. is_writing: what may not be mirrored.
+    flags: fields of Settings or SearchSpace by name; None: not given. is_writing: pictures of writing, not flipped.
     """
     table = _toml(file)
     space = table.pop("space", {})
     if not isinstance(space, dict):
-        raise ConfigError(f"`space` in {file} is not a table.", "Write [space], and the ranges below it.")
+        raise ConfigError(f"`space` in {file} is not a table.", "Write [space] on one line, and the ranges below it.")
     for name, value in flags.items():
         if value is not None:
             (space if name in SearchSpace.model_fields else table)[name] = value
@@ -167,13 +168,13 @@ def read_settings(file: Path | None, flags: Mapping[str, Any], is_writing: bool 
 
 
 def definition(settings: Settings) -> dict[str, Any]:
-    """Settings as plain values that survive JSON, for the record and for `differences`."""
+    """Return settings as JSON values, for the record and for `differences`."""
     space = {name: _plain(getattr(settings.space, name)) for name in SearchSpace.model_fields}
     return {**settings.model_dump(exclude={"space"}), "space": space}
 
 
 def settings_from_record(plain: Mapping[str, Any]) -> Settings:
-    """Settings from what `definition` made of them."""
+    """Return the settings of a `definition`."""
     space = {name: value for name, value in plain["space"].items() if value != "by default"}
     ranges = {
         name: {key: edge for key, edge in value.items() if edge is not None} if isinstance(value, dict) else value
@@ -184,7 +185,7 @@ def settings_from_record(plain: Mapping[str, Any]) -> Settings:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What differs between two studies' definitions, in words."""
+    """Describe the differences between the definitions of two studies."""
     flat_old, flat_new = _flat(old), _flat(new)
     return [
         f"{name} was {flat_old.get(name)}, is {flat_new.get(name)}"
@@ -194,12 +195,12 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def narrow(settings: Settings, **domains: Domain) -> Settings:
-    """The same settings with some ranges replaced."""
+    """Return the settings with some ranges replaced."""
     return settings.model_copy(update={"space": settings.space.model_copy(update=domains)})
 
 
 def epochs_for(n_train: int) -> int:
-    """Epochs that show a trial about 6,000 pictures, between 4 and 12: small sets need more, large ones fewer."""
+    """Return the epochs for about 6,000 training pictures, between 4 and 12: small sets need more epochs."""
     return min(max(round(6000 / n_train), 4), 12)
 
 
@@ -209,30 +210,31 @@ def _toml(file: Path | None) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ConfigError(f"There is no file {file}.", "Name a study.toml: --config FILE") from error
+        raise ConfigError(f"Configuration file {file} does not exist.", CONFIG_FIX) from error
     except OSError as error:
-        raise ConfigError(f"{file} cannot be read: {error.strerror}.", "Name a study.toml: --config FILE") from error
+        raise ConfigError(f"{file} cannot be read: {error.strerror}.", CONFIG_FIX) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} is not TOML: {error}", "See https://toml.io for how it is written.") from error
+        raise ConfigError(f"{file} is not valid TOML: {error}", "See https://toml.io for the syntax.") from error
 
 
 def _config_error(error: ValidationError, ranges: list[str], settings: list[str], file: Path | None) -> ConfigError:
-    """All findings in one: on ranges, then on settings, as they were given; then on how settings go together."""
+    """Merge all errors: of ranges, then of settings, in the given order; then of combinations. No fix is repeated."""
 
     def place(found: Finding) -> tuple[int, int]:
         if found["loc"][0] == "space":
             return 0, ranges.index(str(found["loc"][1]))
-        return 2 if _refusal(found) else 1, settings.index(str(found["loc"][0]))
+        return 2 if _own_error(found) else 1, settings.index(str(found["loc"][0]))
 
     found = [_problem_and_fix(one) for one in sorted(error.errors(), key=place)]
     where = f" ({file})" if file else ""
-    return ConfigError(" ".join(problem for problem, _ in found) + where, " ".join(fix for _, fix in found))
+    fixes = dict.fromkeys(fix for _, fix in found)
+    return ConfigError(" ".join(problem for problem, _ in found) + where, " ".join(fixes))
 
 
 def _problem_and_fix(found: Finding) -> tuple[str, str]:
-    """One of pydantic's findings in autotune's words."""
-    if refused := _refusal(found):
-        return refused.problem, refused.fix
+    """Convert one of pydantic's errors."""
+    if own := _own_error(found):
+        return own.problem, own.fix
     is_range = found["loc"][0] == "space"
     name = str(found["loc"][1 if is_range else 0])
     settings, ranges = Settings.model_fields, SearchSpace.model_fields
@@ -241,12 +243,12 @@ def _problem_and_fix(found: Finding) -> tuple[str, str]:
         return f"{name} cannot be {found['input']!r}.", fix(field, found["input"])
     if is_range:
         advice = "It belongs above [space]." if name in settings else did_you_mean(name, ranges)
-        return f"There is nothing called {name!r} to search.", advice
+        return f"No hyperparameter named {name!r}.", advice
     advice = "It belongs under [space]." if name in ranges else did_you_mean(name, settings)
-    return f"There is no setting {name!r}.", advice
+    return f"No setting named {name!r}.", advice
 
 
-def _refusal(found: Finding) -> FieldError | None:
+def _own_error(found: Finding) -> FieldError | None:
     error = found.get("ctx", {}).get("error")
     return error if isinstance(error, FieldError) else None
 

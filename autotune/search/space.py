@@ -1,4 +1,4 @@
-"""Drawing one trial's Params from the search space."""
+"""Sampling one trial's Params from the search space."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BackboneOptions:
-    """A backbone as this study may use it: at these sizes, with this many last stages trained."""
+    """A backbone with its sizes and depths in this study."""
 
     backbone: str
     pixels: tuple[int, ...]
@@ -26,7 +26,7 @@ class BackboneOptions:
 
 
 def suggest(trial: Trial, space: SearchSpace, arms: tuple[BackboneOptions, ...]) -> Params:
-    """Draw one trial's Params. Depth and pixels have a name for each backbone, since their ranges differ."""
+    """Sample one trial's Params. Depth and pixels have one name per backbone, because their ranges differ."""
     names = [arm.backbone for arm in arms]
     backbone = str(_suggest_value(trial, "backbone", _domain_of(names)))
     arm = arms[names.index(backbone)]
@@ -54,7 +54,7 @@ def suggest(trial: Trial, space: SearchSpace, arms: tuple[BackboneOptions, ...])
 
 
 def _domain_of(values: Sequence[int] | Sequence[str]) -> Domain:
-    """The simplest domain of these values: one, an interval of whole numbers, or a choice."""
+    """Return the simplest domain of these values: fixed, a range of whole numbers, or a choice."""
     if len(values) == 1:
         return Fixed(values[0])
     if all(isinstance(v, int) for v in values) and list(values) == list(range(int(values[0]), int(values[-1]) + 1)):

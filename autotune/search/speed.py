@@ -1,4 +1,4 @@
-"""About how long a study will take: counted work, at speeds measured on this machine."""
+"""Estimated duration of a study: counted work at speeds measured on this machine."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from autotune.search.plan import Plan
 from autotune.training.malloc import keep_freed_memory
 from autotune.training.trainer import bfloat16_pays
 
-TRIAL_SECONDS = 0.3  # what a trial takes besides its arithmetic
-EPOCH_SECONDS = 0.03  # likewise an epoch
-CLASSES = 10  # of the head that is timed; the number hardly matters beside the tail
+TRIAL_SECONDS = 0.3  # overhead per trial, without its arithmetic
+EPOCH_SECONDS = 0.03  # overhead per epoch
+CLASSES = 10  # of the timed head; the number hardly affects the time
 
 
 @dataclass(frozen=True)
 class MachineSpeed:
-    """Seconds a picture. forward: through all stages. steps, cleans: by depth, of a training step and of a measurement,
-    each through the last `depth` stages.
+    """Seconds per picture. forward: through all stages. steps, cleans: by depth, of a training step and an evaluation
+    through the last `depth` stages.
     """
 
     forward: float
@@ -39,10 +39,9 @@ class MachineSpeed:
 
 
 def estimate_seconds(plan: Plan, n_trials: int, missing: Mapping[tuple[str, int], int] | None = None) -> float:
-    """About how many seconds so many trials will take. Nothing but what is shown depends on it.
+    """Estimate the duration of n trials in seconds, for display only.
 
-    missing: for each backbone and size, the pictures whose features are not cached yet, counted once a view; without
-    it, all of them.
+    missing: per backbone and size, the number of pictures without cached features, counted once per view; None: all.
     """
     keep_freed_memory()
     epochs = max(plan.settings.n_epochs * EPOCHS_SHARE, 1)
@@ -60,7 +59,7 @@ def estimate_seconds(plan: Plan, n_trials: int, missing: Mapping[tuple[str, int]
 
 
 def measure_speed(chain: nn.Sequential, pixels: int, depths: Sequence[int], device: torch.device) -> MachineSpeed:
-    """Run a chain (of any weights) on blank pictures, twice each way; the second run is timed."""
+    """Run a chain (with any weights) on blank pictures, twice per measurement; the second run is timed."""
     chain = chain.eval().to(device).to(memory_format=torch.channels_last)
     x = channels_last(torch.zeros(BATCH, 3, pixels, pixels, device=device))
     inputs: list[Tensor] = [x]
@@ -80,12 +79,12 @@ def measure_speed(chain: nn.Sequential, pixels: int, depths: Sequence[int], devi
 
 
 def _all_views(plan: Plan) -> int:
-    """Pictures of an empty feature cache, counted once a view."""
+    """Return the number of pictures missing from an empty feature cache, counted once per view."""
     return len(plan.split.part(TRAIN)) * (1 + N_VIEWS) + len(plan.split.part(VALIDATION))
 
 
 def _epoch_seconds(plan: Plan, one: Candidate, profile: StageProfile, speed: MachineSpeed) -> float:
-    """Of an epoch at the median depth, because the search soon leaves depths that bring nothing."""
+    """Return the seconds of an epoch at the median depth, because the search soon avoids poor depths."""
     n_train, n_validation = len(plan.split.part(TRAIN)), len(plan.split.part(VALIDATION))
     cached = plan.cuts.get((one.backbone.name, profile.pixels))
     return statistics.median(
@@ -97,7 +96,7 @@ def _epoch_seconds(plan: Plan, one: Candidate, profile: StageProfile, speed: Mac
 
 
 def _frozen_seconds(speed: MachineSpeed, profile: StageProfile, depth: int, cached: Sequence[int] | None) -> float:
-    """Of the frozen part, for one picture in one epoch: nothing where its output is cached or there is none."""
+    """Return the seconds per picture and epoch in the frozen stages: 0 if their output is cached."""
     cut = profile.stages - depth
     return 0.0 if cached is None or cut in cached else speed.forward - speed.cleans[depth]
 
@@ -118,7 +117,7 @@ def _step(net: nn.Module, x: Tensor, half: bool) -> Callable[[], object]:
 
 
 def _seconds(work: Callable[[], object]) -> float:
-    """A picture's share of the time of one batch, after one to warm up."""
+    """Time one batch after a warm-up batch. Returns seconds per picture."""
     work()
     start = time.perf_counter()
     work()

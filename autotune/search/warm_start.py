@@ -1,4 +1,4 @@
-"""The first trials: known good choices, within the ranges of the study."""
+"""Warm start: first trials with hyperparameters that are known to work, within the ranges of the study."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ N_BACKBONES = 2
 
 
 def first_trials(space: SearchSpace, arms: tuple[BackboneOptions, ...]) -> list[dict[str, Value]]:
-    """The values to enqueue, by the names that `suggest` uses, for the best backbones, which come first in arms.
+    """Return the values to enqueue, by the names in `suggest`, for the best backbones. arms: best backbone first.
 
-    For a pretrained net the head alone, then the last stage too at a low learning rate; for a net from scratch, all
-    of it at a common one. What the ranges do not allow is moved to the nearest value that they do.
+    A pretrained network is trained head only, then with the last stage unfrozen at a low learning rate; a network from
+    scratch is trained completely, at a common learning rate. Values outside the ranges are moved to the nearest limit.
     """
     common: dict[str, Value] = {"optimizer": "adamw", "batch_size": 32, "weight_decay": 1e-2, "dropout": 0.2}
     common |= {"label_smoothing": 0.0, "augment": 0.5, "class_weight": 0.0, "cycle": "one-cycle"}
-    head_alone = {"lr_low": 1e-5, "lr_high": 3e-3, "augment": 0.0}
+    head_only = {"lr_low": 1e-5, "lr_high": 3e-3, "augment": 0.0}
     last_stage = {"lr_low": 1e-5, "lr_high": 3e-4}
     from_scratch = {"lr_low": 1e-5, "lr_high": 1e-3, "augment": 0.25}
     found = []
     for arm in arms[:N_BACKBONES]:
-        wanted = [(0, head_alone), (1, last_stage)] if 0 in arm.depths else [(arm.depths[0], from_scratch)]
+        wanted = [(0, head_only), (1, last_stage)] if 0 in arm.depths else [(arm.depths[0], from_scratch)]
         for depth, own in wanted:
             if depth not in arm.depths:
                 continue
             values: dict[str, Value] = {**common, **own, "backbone": arm.backbone}
             values |= {f"depth[{arm.backbone}]": depth, f"pixels[{arm.backbone}]": arm.pixels[0]}
             found.append((depth, _within(space, values)))
-    return [values for _, values in sorted(found, key=lambda one: one[0])]  # the cheapest first
+    return [values for _, values in sorted(found, key=lambda one: one[0])]  # cheapest first
 
 
 def _within(space: SearchSpace, values: dict[str, Value]) -> dict[str, Value]:
-    """Values within the ranges: numbers are clamped; fixed values and choices that are not offered are left out."""
+    """Clamp numbers to their ranges. Omit fixed hyperparameters and choices that are not allowed."""
     kept: dict[str, Value] = {}
     for name, value in values.items():
         domain = getattr(space, name, None)

@@ -1,1 +1,1 @@
-"""A study on disk: record, driver, run, resume, test."""
+"""A study on disk: its record and driver; run, resume and evaluate it."""

@@ -1,29 +1,29 @@
-"""How a plan is told: in lines for a person, and as an outline for a live listener."""
+"""Print a plan, and outline it for a live display."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from autotune.data.split import TEST, TRAIN, VALIDATION
-from autotune.search.candidates import Candidate
+from autotune.search.candidates import Candidate, first_few, with_name
 from autotune.search.cost import count_cuts, describe_cut
 from autotune.search.plan import Plan
 from autotune.study.listener import Outline, StudyListener
+from autotune.text import plural
 
 
 def announce(listener: StudyListener, plan: Plan, n_trials: int, n_done: int) -> None:
-    """Say which pictures and backbones take part, and what is planned. n_trials: in all; n_done: finished ones."""
+    """Print the number of pictures, the backbones and the plan. n_trials: in total; n_done: already finished."""
     counts, settings, selection = plan.split.counts, plan.settings, plan.selection
     listener.say(
-        f"{counts[TRAIN]} training, {counts[VALIDATION]} validation, {counts[TEST]} test pictures of "
-        f"{len(plan.split.classes)} classes; {counts['skipped']} set aside."
+        f"{counts[TRAIN]} training, {counts[VALIDATION]} validation and {counts[TEST]} test pictures in "
+        f"{plural(len(plan.split.classes), 'class')}; {counts['skipped']} skipped."
     )
     if selection.without_weights:
-        names = ", ".join(selection.without_weights)
-        listener.say(f"Skipped (weights not installed): {names}. `autotune plugins` shows where they come from.")
+        listener.say(f"Skipped (weights not installed): {first_few(selection.without_weights)}.")
     for name, reason in selection.left_out.items():
-        if name not in selection.without_weights:
-            listener.say(f"Left out: {name}: {reason}")
+        show = listener.detail if name in selection.without_weights else listener.say
+        show(f"Skipped: {with_name(name, reason)}")
     for one in selection.candidates:
         sizes = ", ".join(str(size) for size in one.options.pixels)
         listener.say(f"Backbone: {one.backbone.name} at {sizes} pixels, {_depths(one)}{_weights(one)}.")
@@ -31,13 +31,13 @@ def announce(listener: StudyListener, plan: Plan, n_trials: int, n_done: int) ->
         for cut in cuts:
             listener.detail(describe_cut(name, size, cut, n_stages=cuts[-1].number))
     listener.say(
-        f"Plan: {max(n_trials - n_done, 0)} trials of up to {settings.n_epochs} epochs, {settings.sampler} and "
-        f"{settings.pruner}, on {selection.device}."
+        f"Plan: {plural(max(n_trials - n_done, 0), 'trial')} of up to {plural(settings.n_epochs, 'epoch')}, "
+        f"sampler {settings.sampler}, pruner {settings.pruner}, on {selection.device}."
     )
 
 
 def outline(study: str, plan: Plan, n_trials: int) -> Outline:
-    """The plan in a few words."""
+    """Summarise a plan."""
     counts, settings, selection = plan.split.counts, plan.settings, plan.selection
     pictures = " + ".join(str(counts[part]) for part in (TRAIN, VALIDATION, TEST))
     backbones = [
@@ -45,26 +45,28 @@ def outline(study: str, plan: Plan, n_trials: int) -> Outline:
         for one in selection.candidates
     ]
     facts = (
-        f"{pictures} pictures of {len(plan.split.classes)} classes", *backbones,
-        f"{n_trials} trials of up to {settings.n_epochs} epochs", f"on {selection.device}",
+        f"{pictures} pictures in {plural(len(plan.split.classes), 'class')}", *backbones,
+        f"{plural(n_trials, 'trial')} of up to {plural(settings.n_epochs, 'epoch')}", f"on {selection.device}",
     )  # fmt: skip
     return Outline(study, facts, settings.metric, settings.n_epochs, settings.gap, selection.device)
 
 
 def _weights(one: Candidate) -> str:
-    """Where a backbone's weights come from, after a comma."""
+    """Return the source of a backbone's weights, after a comma."""
     traits = one.backbone.traits
     if traits.from_scratch:
         return ""
     if one.weights.installed or (traits.weights or "").startswith("package:"):
         return f", weights {one.weights.reason}"
-    return f", weights by download, {traits.megabytes or '?'} MB"
+    return f", weights to be downloaded, {traits.megabytes or '?'} MB"
 
 
 def _depths(one: Candidate) -> str:
     if one.backbone.traits.from_scratch:
         return "from scratch"
-    return f"last {_span(one.depths)} of {one.n_stages} stages"
+    if max(one.depths) == 0:
+        return "head only"
+    return f"last {_span(one.depths)} of {one.n_stages} stages unfrozen"
 
 
 def _span(depths: Sequence[int]) -> str:

@@ -1,4 +1,4 @@
-"""The files in a study's `checkpoints/`: what probes and trials leave, and what later trials start from."""
+"""The checkpoints of a study: the heads of its probes and the networks of its trials."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CHECKPOINTS = "checkpoints"
 
 
 class Checkpoints:
-    """One study's checkpoints. What is kept is on the disk when the method returns. Raises StudyError."""
+    """The checkpoints of one study. A file is on disk when the method that saves it returns. Raises StudyError."""
 
     def __init__(self, folder: Path, context: TrialContext) -> None:
         self._folder = folder / CHECKPOINTS
@@ -24,16 +24,19 @@ class Checkpoints:
         self._keep(probe_file_name(backbone, pixels), head)
 
     def keep_trial(self, number: int, checkpoint: bytes) -> str:
-        """Returns the file's path in the study's folder."""
+        """Save a trial's checkpoint and return its path relative to the study folder."""
         return self._keep(f"trial-{number:04d}.safetensors", checkpoint)
 
     def needed_by(self, number: int, params: Params) -> dict[str, bytes]:
-        """The content of the files that a trial starts from, by name. Raises StudyError where one is gone."""
+        """Return the files that a trial starts from: content by name. Raises StudyError if one is missing."""
         if not self._context.starts_from_probe(params):
             return {}
         head = self._folder / probe_file_name(params.backbone, params.pixels)
         if not head.is_file():
-            raise StudyError(f"{head}, which trial {number} starts from, is gone.", "Put it back, or search anew.")
+            raise StudyError(
+                f"{head} is missing; trial {number} starts from it.",
+                "Restore the file, or start another study: --study NEW",
+            )
         return {head.name: head.read_bytes()}
 
     def _keep(self, name: str, content: bytes) -> str:
@@ -43,6 +46,7 @@ class Checkpoints:
             write_whole(file, content, durable=True)
         except OSError as error:
             raise StudyError(
-                f"{file} cannot be written: {error.strerror}.", "Free some disk space; the same command goes on."
+                f"{file} cannot be written: {error.strerror}.",
+                "Free some disk space, then run the same command again to resume.",
             ) from error
         return f"{CHECKPOINTS}/{name}"

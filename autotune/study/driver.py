@@ -1,4 +1,4 @@
-"""The driver: gives probes and trials to an engine's places, answers what they report, and writes it down."""
+"""The driver: runs probes and trials on an engine's workers and records the results."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from autotune.training.outcome import TIMEOUT, Epoch, ProbeOutcome, TrialOutcome
 from autotune.training.params import Params
 
 MOST_FAILURES = 5  # in a row
-MOST_STARTS = 3  # of a trial whose worker dies each time
+MOST_STARTS = 3  # of a trial, if its worker dies each time
 STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
 
 
 class Driver:
-    """One run of a study's trials. deadline: on time.monotonic's clock, after which no trial goes on."""
+    """One run of a study's trials. deadline: on time.monotonic's clock; after it, every trial is stopped."""
 
     def __init__(self, search: OptunaStudy, engine: Engine, checkpoints: Checkpoints, record: Record,
                  listener: StudyListener, deadline: float | None) -> None:  # fmt: skip
@@ -34,17 +34,17 @@ class Driver:
         self._record = record
         self._listener = listener
         self._deadline = deadline
-        self._interrupted = search.unfinished()  # to be run again before a new one is asked for
+        self._interrupted = search.unfinished()  # restarted before new trials are started
         self._running: dict[int, tuple[Trial, Params]] = {}
         self._n_starts: Counter[int] = Counter()
-        self._began_late = False
+        self._started_late = False
 
     def run(self, n_trials: int) -> None:
-        """Give every idle place a trial and handle what is reported, until n_trials are finished or time is up.
+        """Run trials on all workers until n_trials are finished or the deadline has passed.
 
-        Raises StudyError where five trials in a row have failed, or where the study cannot go on.
+        Raises StudyError if five trials in a row have failed, or if the study cannot continue.
         """
-        self._began_late = self._is_late
+        self._started_late = self._is_late
         self._tell_finished()
         self._listener.earlier(self._record.trials(), self._record.facts().backbones or {})
         progress = self._listener.progress(TRIALS)
@@ -69,11 +69,11 @@ class Driver:
                 self._start(place, self._interrupted.pop(0) if self._interrupted else self._search.ask())
 
     def _has_next(self, n_trials: int) -> bool:
-        """Whether another trial is to be started.
+        """Return whether to start another trial.
 
-        A run that begins before the deadline starts at least one, even if its workers are ready only after it.
+        A run that starts before the deadline starts at least one trial, even if its workers are ready only after it.
         """
-        if self._is_late and (self._n_starts or self._began_late):
+        if self._is_late and (self._n_starts or self._started_late):
             return False
         return bool(self._interrupted) or self._search.n_finished() + len(self._running) < n_trials
 
@@ -97,7 +97,7 @@ class Driver:
             self._finish(number, message)
 
     def _stop_reason(self, number: int, row: Epoch) -> str | None:
-        """Record an epoch and say whether its trial goes on: None, or why it stops."""
+        """Record an epoch and return the reason to stop its trial; None to continue."""
         self._record.keep_epoch(number, row)
         self._listener.epoch(number, row)
         if self._is_late:
@@ -105,13 +105,13 @@ class Driver:
         return PRUNED if self._search.should_prune(self._running[number][0], row) else None
 
     def _start_again(self, number: int, death: Died) -> None:
-        """A trial whose worker died is started again, under the same number and with the same seed."""
+        """Restart a trial whose worker died, with the same number and seed."""
         trial, _ = self._running.pop(number)
-        self._listener.say(f"trial {number:3d}  {death.reason}; it starts again")
+        self._listener.say(f"trial {number:3d}  {death.reason}; restarting the trial")
         self._interrupted.insert(0, trial)
 
     def _finish(self, number: int, message: TrialOutcome | ProbeOutcome | Failed | Died) -> None:
-        """The record is written first: `_tell_finished` tells Optuna what this process, killed here, would not."""
+        """Record a trial, then report it to Optuna. `_tell_finished` catches up if the driver is killed between."""
         trial, params = self._running.pop(number)
         if isinstance(message, TrialOutcome):
             content = message.checkpoint
@@ -127,15 +127,15 @@ class Driver:
         self._listener.finished(row, self._backbone(params), is_best=best is not None and best.number == number)
         if self._record.last_states(MOST_FAILURES) == [FAILED] * MOST_FAILURES:
             raise StudyError(
-                f"{MOST_FAILURES} trials in a row have failed, the last by {row.error}.",
-                f"Read {self._engine.log(f'trial-{number:04d}')}; the same command goes on.",
+                f"{MOST_FAILURES} trials in a row have failed, the last with {row.error}.",
+                f"Read {self._engine.log(f'trial-{number:04d}')}, then run the same command again to resume.",
             )
 
     def _backbone(self, params: Params) -> BackboneFacts:
         return self._record.facts().backbone(params.backbone)
 
     def _tell_finished(self) -> None:
-        """Tell Optuna of trials that the record has as finished and a killed driver did not get to tell."""
+        """Report to Optuna the trials that were recorded but not reported before the driver was killed."""
         for trial in list(self._interrupted):
             if row := self._record.trial(trial.number):
                 self._tell(trial, row)
@@ -148,7 +148,7 @@ class Driver:
 def run_probes(
     engine: Engine, todo: Sequence[ProbeTask], checkpoints: Checkpoints, listener: StudyListener
 ) -> Iterator[tuple[ProbeTask, ProbeOutcome | Failed]]:
-    """Run probes on all places, keep their heads, and yield the outcome of each. One whose worker dies has failed."""
+    """Run probes on all workers, save their heads and yield each outcome. A probe whose worker dies has failed."""
     waiting = list(todo)
     while waiting or engine.busy:
         for place in engine.idle[: len(waiting)]:

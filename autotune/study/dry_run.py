@@ -1,4 +1,4 @@
-"""A dry run: what a search would do and what it would cost, without doing it."""
+"""A dry run: plan a search and estimate its cost without running it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from autotune.search.settings import Settings
 from autotune.search.space import BackboneOptions
 from autotune.search.speed import estimate_seconds
 from autotune.study.announce import announce
-from autotune.study.checks import has_begun, recorded_backbones, recorded_cuts, refuse_another, refuse_other_weights
+from autotune.study.checks import has_started, recorded_backbones, recorded_cuts, refuse_another, refuse_other_weights
 from autotune.study.listener import StudyListener
 from autotune.study.prepare import Prepared, prepare
 from autotune.study.record import open_record
@@ -28,10 +28,10 @@ from autotune.training.context import LoadedBackbones, TrialContext
 
 @dataclass(frozen=True)
 class FeatureCost:
-    """The features that one backbone at one size may need, in all views that augmentation may ask for.
+    """The features that one backbone may need at one size, in all augmentation views.
 
-    after_stages: the cached cuts. bytes: of all, of which bytes_there are cached already. pictures_missing: whose
-    features are not, counted once a view, since one pass computes all cuts; operations: of these passes.
+    after_stages: the cached cuts. bytes: in total, of which bytes_there are already cached. pictures_missing: not yet
+    cached, counted once per view, since one pass computes all cuts; operations: of these passes.
     """
 
     backbone: str
@@ -50,10 +50,11 @@ class FeatureCost:
 
 @dataclass(frozen=True)
 class DryRun:
-    """What a search would do and what it would cost.
+    """The plan of a search and its estimated cost.
 
-    begun, tested: whether the study has trials already, and whether its winner is tested. trial_operations: of all
-    trials that are left. pixel_bytes: of decoded pixels that are not cached yet. seconds: about, all in all.
+    begun, tested: whether the study has started, and whether its winner has been evaluated on the test set.
+    trial_operations: of all remaining trials. pixel_bytes: of decoded pixels that are not cached yet. seconds: the
+    estimated total.
     """
 
     study: str
@@ -80,11 +81,11 @@ class DryRun:
 
     @property
     def feature_bytes(self) -> int:
-        """Of cached features that are still to be computed."""
+        """Size of the features that are not cached yet."""
         return sum(one.bytes - one.bytes_there for one in self.features)
 
     def to_json(self) -> dict[str, Any]:
-        """What `search --dry-run --json` prints."""
+        """Return the object that `search --dry-run --json` prints."""
         return {
             "study": self.study,
             "begun": self.begun,
@@ -107,10 +108,10 @@ class DryRun:
 
 
 def dry_run(request: SearchRequest, listener: StudyListener) -> DryRun:
-    """Read and split the pictures, plan, count and estimate.
+    """Read and split the pictures, plan the search and estimate its cost.
 
-    Writes nothing to the study's folder and to the cache nothing but the built-in sample; starts no worker, downloads
-    nothing. Raises AutotuneError where the search could not start.
+    Writes nothing to the study folder and only the built-in sample to the cache; starts no worker, downloads nothing.
+    Raises AutotuneError if the search could not start.
     """
     ready = prepare(request, listener, store_pixels=False)
     earlier = _earlier_run(ready)
@@ -126,7 +127,7 @@ def dry_run(request: SearchRequest, listener: StudyListener) -> DryRun:
 
 @dataclass(frozen=True)
 class _EarlierRun:
-    """What earlier runs of the study have left; of a new study, nothing."""
+    """The results of a study's earlier runs; the defaults are those of a new study."""
 
     n_finished: int = 0
     is_tested: bool = False
@@ -135,7 +136,7 @@ class _EarlierRun:
 
 
 def _earlier_run(ready: Prepared) -> _EarlierRun:
-    if not has_begun(ready.folder):
+    if not has_started(ready.folder):
         return _EarlierRun()
     with open_record(ready.folder) as record:
         refuse_another(record, ready.folder, ready.settings, ready.split)
@@ -143,11 +144,11 @@ def _earlier_run(ready: Prepared) -> _EarlierRun:
 
 
 def _refuse_other_weights(folder: Path, selection: Selection) -> None:
-    """As the search does, for backbones whose weights are here."""
-    if has_begun(folder):
+    """Check the backbones as a search does, except those without installed weights."""
+    if has_started(folder):
         with open_record(folder) as record:
-            here = tuple(one for one in selection.candidates if one.weights.installed)
-            refuse_other_weights(record, replace(selection, candidates=here))
+            installed = tuple(one for one in selection.candidates if one.weights.installed)
+            refuse_other_weights(record, replace(selection, candidates=installed))
 
 
 def _count(request: SearchRequest, folder: Path, plan: Plan, earlier: _EarlierRun) -> DryRun:
@@ -184,11 +185,11 @@ def _feature_cost(context: TrialContext, one: Candidate, profile: StageProfile, 
     cache = LoadedBackbones(context).feature_cache(name, size) if one.weights.installed else None
     n_missing, n_pictures, bytes_there = 0, 0, 0
     for view, digests in _views(context, share.n_views):
-        n_here = len(set(digests))
-        missing = {cut: len(cache.rows(cut, view).missing(digests)) if cache else n_here for cut in cuts}
+        n_in_view = len(set(digests))
+        missing = {cut: len(cache.rows(cut, view).missing(digests)) if cache else n_in_view for cut in cuts}
         n_missing += max(missing.values())
-        n_pictures += n_here
-        bytes_there += sum((n_here - n) * bytes_per_row(profile, cut) for cut, n in missing.items())
+        n_pictures += n_in_view
+        bytes_there += sum((n_in_view - n) * bytes_per_row(profile, cut) for cut, n in missing.items())
     return FeatureCost(
         backbone=name,
         pixels=size,
@@ -203,14 +204,14 @@ def _feature_cost(context: TrialContext, one: Candidate, profile: StageProfile, 
 
 
 def _views(context: TrialContext, n: int) -> Iterable[tuple[int, tuple[str, ...]]]:
-    """Each view with the pictures that are cached in it: validation pictures are never augmented."""
+    """Yield each view with the pictures cached in it; validation pictures are never augmented."""
     yield 0, (*context.train.digests, *context.validation.digests)
     for view in range(1, n + 1):
         yield view, tuple(context.train.digests)
 
 
 def _trial_operations(plan: Plan, shares: Mapping[tuple[str, int], ExpectedShare]) -> float:
-    """Of all trials that are left."""
+    """Operations of all remaining trials."""
     total = 0.0
     for one in plan.selection.candidates:
         for profile in one.profiles:
@@ -223,7 +224,7 @@ def _trial_operations(plan: Plan, shares: Mapping[tuple[str, int], ExpectedShare
 
 
 def _pixel_bytes(plan: Plan) -> int:
-    """Bytes of decoded pixels that are not in the cache yet."""
+    """Size of the decoded pixels that are not cached yet."""
     digests = [picture.digest for part in (TRAIN, VALIDATION) for picture in plan.split.part(part)]
     candidates = plan.selection.candidates
     sizes = {(size, one.backbone.traits.interpolation) for one in candidates for size in one.options.pixels}

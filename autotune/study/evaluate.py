@@ -1,4 +1,4 @@
-"""The test: the winner is evaluated on the sealed test set. Nothing else reads those pictures."""
+"""Evaluate the winner on the test set. Nothing else uses these pictures."""
 
 from __future__ import annotations
 
@@ -25,48 +25,49 @@ MISTAKES = 50
 
 def evaluate_trial(backbones: LoadedBackbones, record: Record, folder: Path, root: Path, parts: Split,
                    trial: TrialRow, progress: Progress) -> None:  # fmt: skip
-    """Measure one trial on the test set and keep the evaluation in the record.
+    """Evaluate one trial on the test set and record the scores.
 
-    folder: the study's; root: the pictures'. Raises DataError where a picture is gone or has changed, StudyError where
-    the checkpoint is missing.
+    folder: of the study; root: of the pictures. Raises DataError if a picture is missing or has changed, StudyError
+    if the checkpoint is missing.
     """
     start = time.monotonic()
     net = restore_network(backbones, trial.number, trial.params, folder / str(trial.checkpoint))
-    known, held_out = parts.part(VALIDATION), parts.part(TEST)
-    temperature = fit_temperature(picture_logits(net, root, known, progress), class_numbers(known, parts.classes))
-    logits = picture_logits(net, root, held_out, progress)
-    scores = score_logits(backbones.context.metric, logits, held_out, parts.classes, temperature)
+    validation, test = parts.part(VALIDATION), parts.part(TEST)
+    labels = class_numbers(validation, parts.classes)
+    temperature = fit_temperature(picture_logits(net, root, validation, progress), labels)
+    logits = picture_logits(net, root, test, progress)
+    scores = score_logits(backbones.context.metric, logits, test, parts.classes, temperature)
     record.keep_evaluation(trial.number, time.monotonic() - start, scores)
 
 
 def class_numbers(pictures: Sequence[Picture], classes: Sequence[str]) -> Tensor:
-    """The labels (N,) as places in classes."""
+    """Return the labels as indices into classes, (N,)."""
     numbers = {name: number for number, name in enumerate(classes)}
     return torch.tensor([numbers[picture.label] for picture in pictures])
 
 
 def score_logits(metric: str, logits: Tensor, pictures: Sequence[Picture], classes: Sequence[str],
                  temperature: float = 1.0) -> Evaluation:  # fmt: skip
-    """Scores with intervals, per class, the confusion matrix, calibration and mistakes.
+    """Compute the scores with intervals, per class, the confusion matrix, the calibration error and the mistakes.
 
-    logits: (N, C), in the order of pictures. temperature: fitted on validation; probabilities are those after it.
+    logits: (N, C), in the order of pictures. temperature: fitted on validation, applied to all probabilities.
     """
     labels = class_numbers(pictures, classes)
-    truth, answers, n_classes = labels.numpy(), predicted_classes(logits), len(classes)
-    right = truth == answers
+    truth, predicted, n_classes = labels.numpy(), predicted_classes(logits), len(classes)
+    correct = truth == predicted
     confusion = np.zeros((n_classes, n_classes), dtype=int)
-    np.add.at(confusion, (truth, answers), 1)
+    np.add.at(confusion, (truth, predicted), 1)
     probabilities = (logits / temperature).softmax(1)
     confidence = probabilities.max(1).values.double().numpy()
-    wrong = sorted(np.flatnonzero(~right).tolist(), key=lambda i: -float(confidence[i]))
+    misclassified = sorted(np.flatnonzero(~correct).tolist(), key=lambda i: -float(confidence[i]))
     return Evaluation(
         n=len(truth),
-        value=score(metric, truth, answers, n_classes),
-        value_interval=score_interval(metric, truth, answers, n_classes),
-        accuracy=score("accuracy", truth, answers, n_classes),
-        interval=wilson_interval(int(right.sum()), len(truth)),
-        balanced_accuracy=score("balanced_accuracy", truth, answers, n_classes),
-        macro_f1=score("macro_f1", truth, answers, n_classes),
+        value=score(metric, truth, predicted, n_classes),
+        value_interval=score_interval(metric, truth, predicted, n_classes),
+        accuracy=score("accuracy", truth, predicted, n_classes),
+        interval=wilson_interval(int(correct.sum()), len(truth)),
+        balanced_accuracy=score("balanced_accuracy", truth, predicted, n_classes),
+        macro_f1=score("macro_f1", truth, predicted, n_classes),
         log_loss=log_loss(logits, labels),
         per_class={name: _class_score(confusion, i) for i, name in enumerate(classes)},
         confusion=tuple(tuple(row) for row in confusion.tolist()),
@@ -75,15 +76,15 @@ def score_logits(metric: str, logits: Tensor, pictures: Sequence[Picture], class
             error_before=expected_calibration_error(logits.softmax(1), labels),
             error_after=expected_calibration_error(probabilities, labels),
         ),
-        right=tuple(bool(one) for one in right),
+        right=tuple(bool(one) for one in correct),
         confidence=tuple(round(float(one), 6) for one in confidence),
         mistakes=tuple(
-            Mistake(pictures[i].path, pictures[i].label, classes[answers[i]], round(float(confidence[i]), 4))
-            for i in wrong[:MISTAKES]
+            Mistake(pictures[i].path, pictures[i].label, classes[predicted[i]], round(float(confidence[i]), 4))
+            for i in misclassified[:MISTAKES]
         ),
     )
 
 
 def _class_score(confusion: np.ndarray[tuple[int, ...], np.dtype[np.int_]], i: int) -> ClassScore:
-    n, right, named = int(confusion[i].sum()), int(confusion[i, i]), int(confusion[:, i].sum())
-    return ClassScore(n, right, right / n if n else 0.0, right / named if named else 0.0)
+    n, correct, predicted = int(confusion[i].sum()), int(confusion[i, i]), int(confusion[:, i].sum())
+    return ClassScore(n, correct, correct / n if n else 0.0, correct / predicted if predicted else 0.0)

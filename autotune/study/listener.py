@@ -1,4 +1,4 @@
-"""What a study tells whoever follows it: a console, TensorBoard, nobody."""
+"""Listeners: receive the progress of a study, to print it or to log it to TensorBoard."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from autotune.study.rows import BackboneFacts, TrialRow
     from autotune.training.outcome import Epoch
 
-TRIALS = "Trials"  # the title of the work that is estimated beforehand
+TRIALS = "Trials"  # the title of the work whose duration is estimated
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Outline:
-    """What a study is about to do. facts: in a few words each. epochs, gap: the most that a trial may have of them."""
+    """A summary of the plan. facts: short phrases. epochs, gap: the limits of a trial."""
 
     study: str
     facts: tuple[str, ...]
@@ -30,47 +30,45 @@ class Outline:
 
 
 class StudyListener:
-    """Hears of a study's progress, always in the driver's process. A listener overrides what it wants to hear; this one
-    ignores everything.
-    """
+    """Receives the progress of a study, in the driver's process. The methods do nothing by default."""
 
     def say(self, text: str = "") -> None:
-        """A line for a person."""
+        """Show a line of text."""
 
     def detail(self, text: str) -> None:
-        """A line for a person who asked for more."""
+        """Show a line of verbose output."""
 
     def progress(self, title: str) -> Progress:
-        """A function that is told (done, total) of one piece of work."""
+        """Return a function to call with (done, total) as one piece of work proceeds."""
         return lambda done, total: None
 
     def opened(self, folder: Path, metric: str, record: Record) -> None:
-        """The study's record is open, with what earlier runs have left. record: to read from."""
+        """The study's record is open and contains the results of earlier runs. record: only to be read."""
 
     def planned(self, outline: Outline) -> None:
-        """A study is about to start, or to go on."""
+        """A study is about to start or resume."""
 
     def estimated(self, seconds: float) -> None:
-        """What is left of the study will take about so long."""
+        """The estimated duration of the rest of the study is available."""
 
     def earlier(self, trials: Sequence[TrialRow], backbones: Mapping[str, BackboneFacts]) -> None:
-        """Trials that were finished before this run."""
+        """The trials finished before this run are available."""
 
     def started(self, number: int, words: str) -> None:
-        """A trial has begun, or begins again. words: its choices."""
+        """A trial has started or restarted. words: its hyperparameters."""
 
     def epoch(self, number: int, row: Epoch) -> None:
-        """A running trial has finished an epoch, which the record has by now."""
+        """A running trial has finished an epoch, which is already recorded."""
 
     def finished(self, row: TrialRow, backbone: BackboneFacts, is_best: bool) -> None:
-        """A trial has ended, failed ones too."""
+        """A trial has finished or failed."""
 
     def close(self) -> None:
-        """The end of a piece of work; what is told later starts anew."""
+        """A piece of work has ended; later calls belong to a new one."""
 
 
 class Listeners(StudyListener):
-    """Several listeners, told in order."""
+    """Several listeners, called in order."""
 
     def __init__(self, *listeners: StudyListener) -> None:
         self._listeners = listeners
@@ -84,13 +82,13 @@ class Listeners(StudyListener):
             one.detail(text)
 
     def progress(self, title: str) -> Progress:
-        told = [one.progress(title) for one in self._listeners]
+        functions = [one.progress(title) for one in self._listeners]
 
-        def tell(done: int, total: int) -> None:
-            for one in told:
-                one(done, total)
+        def update(done: int, total: int) -> None:
+            for function in functions:
+                function(done, total)
 
-        return tell
+        return update
 
     def opened(self, folder: Path, metric: str, record: Record) -> None:
         for one in self._listeners:

@@ -1,4 +1,4 @@
-"""What every command on pictures begins with: settings, backbones, device, pictures and their split."""
+"""The first steps of every command on pictures: settings, backbones, device, pictures and their split."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from autotune.backbones.registry import Registry, discover
 from autotune.cache.pixels import fill_pixels, pixel_rows
 from autotune.data import datasets
-from autotune.data.catalog import read_catalog, refuse_many_unreadable
+from autotune.data.catalog import check_readable, read_catalog
 from autotune.data.picture import Picture
 from autotune.data.split import MANIFEST, TRAIN, VALIDATION, Split, read_manifest, split_catalog
 from autotune.errors import StudyError
@@ -17,7 +17,7 @@ from autotune.search.candidates import Selection, fixed_names
 from autotune.search.plan import pick_device
 from autotune.search.read_ahead import ReadAhead
 from autotune.search.settings import Settings, read_settings
-from autotune.study.checks import has_begun, refuse_changed
+from autotune.study.checks import has_started, refuse_changed
 from autotune.study.listener import StudyListener
 from autotune.study.request import SearchRequest
 from autotune.study.summary import STUDIES
@@ -25,7 +25,7 @@ from autotune.study.summary import STUDIES
 
 @dataclass(frozen=True)
 class Prepared:
-    """A request whose pictures are read and split. settings: as asked, not yet resolved. root: where paths start."""
+    """A request with its pictures read and split. settings: as requested, not yet resolved. root: of all paths."""
 
     folder: Path
     settings: Settings
@@ -38,8 +38,8 @@ class Prepared:
 def prepare(request: SearchRequest, listener: StudyListener, store_pixels: bool = True) -> Prepared:
     """Check a request, then read and split its pictures. Nothing is written to the study's folder.
 
-    store_pixels: what is decoded is also resized and stored, so that a search need not decode it again. Raises
-    AutotuneError for what the user can fix.
+    store_pixels: also resize decoded pictures and store them, which saves a search from decoding them again. Raises
+    AutotuneError for problems that the user can fix.
     """
     folder = study_folder(request)
     settings = read_settings(_config(request, folder), request.flags or {}, datasets.is_writing(request.data))
@@ -54,15 +54,18 @@ def prepare(request: SearchRequest, listener: StudyListener, store_pixels: bool 
 
 
 def study_folder(request: SearchRequest) -> Path:
-    """Where the study lives: studies/NAME; the name is the data folder's unless given. Raises StudyError."""
+    """Return the study folder, studies/NAME; the name defaults to the data folder's. Raises StudyError."""
     name = request.name or datasets.default_study_name(request.data)
     if not name or name.startswith(".") or set(name) & set("/\\?"):  # "?" would end the path of a database's URL
-        raise StudyError(f"A study cannot be named {name!r}.", "Give it a plain name: --study NAME")
+        raise StudyError(
+            f"A study cannot be named {name!r}.",
+            "Choose a name without /, \\ and ?, and without a dot at the start: --study NAME",
+        )
     return STUDIES / name
 
 
 def decode_pictures(split: Split, root: Path, selection: Selection, listener: StudyListener) -> None:
-    """Decode what trials see, training and validation pictures, at every size that is searched."""
+    """Decode the pictures that trials use, training and validation, at every size that is searched."""
     pictures = (*split.part(TRAIN), *split.part(VALIDATION))
     for one in selection.candidates:
         how = one.backbone.traits.interpolation
@@ -71,24 +74,24 @@ def decode_pictures(split: Split, root: Path, selection: Selection, listener: St
 
 
 def _config(request: SearchRequest, folder: Path) -> Path | None:
-    """The study.toml that counts: the one named, or the study's own if there is one."""
+    """Return the configuration file to use: the given one, or else the study's study.toml if it exists."""
     own = folder / "study.toml"
     return request.config or (own if own.is_file() else None)
 
 
 def _read_split(request: SearchRequest, folder: Path, settings: Settings, old: tuple[Picture, ...],
                 ahead: ReadAhead | None, listener: StudyListener) -> tuple[Split, Path]:  # fmt: skip
-    """The pictures with their parts, and where their paths start. A study that has begun keeps its own manifest.
+    """Return the split and the root of its paths. A study that has started keeps its manifest.
 
-    Raises StudyError where such a study's pictures have changed.
+    Raises StudyError if the pictures of such a study have changed.
     """
     source = datasets.locate(request.data, cache_folder(), listener.say)
     manifest = folder / MANIFEST
-    own = read_manifest(manifest) if manifest.is_file() and has_begun(folder) else ()
+    own = read_manifest(manifest) if manifest.is_file() and has_started(folder) else ()
     known = {picture.path: picture for picture in own}
     catalog = read_catalog(source, known, listener.progress("Reading"), None if own else ahead)
     if not request.skip_unreadable:
-        refuse_many_unreadable(catalog)
+        check_readable(catalog)
     listener.close()
     if own:
         refuse_changed(folder, own, catalog.pictures)

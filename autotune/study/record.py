@@ -1,4 +1,4 @@
-"""The record, record.db: what a study did. All of its SQL is here."""
+"""The record of a study, record.db. All SQL on it is in this module."""
 
 from __future__ import annotations
 
@@ -83,36 +83,36 @@ def m004_skipped_and_verified(db: Database) -> None:
 
 
 class Record:
-    """An open record.db; only the driver writes to it. Raises StudyError where it is damaged or cannot be opened."""
+    """An open record.db; only the driver writes to it. Raises StudyError if it is damaged or cannot be opened."""
 
     def __init__(self, file: Path) -> None:
         try:
             self._db = Database(file)
             if migrations.pending(self._db):
-                # `status` may ask at the moment when a study makes its record: one of them makes the tables.
+                # `status` may open the record while a study creates it; the lock lets only one create the tables.
                 with FileLock(file.with_name("record.lock")):
                     migrations.apply(self._db)
         except sqlite3.DatabaseError as error:
             raise StudyError(
-                f"{file} cannot be read: {error}.", "Put back a copy of it, or start another study."
+                f"{file} cannot be read: {error}.", "Restore a copy of it, or start another study."
             ) from error
 
     def close(self) -> None:
         self._db.close()
 
     def facts(self) -> StudyFacts:
-        """All facts of the study, as they stand now."""
+        """Return the current facts of the study."""
         rows = self._db.query("select key, value from study")
         known = {row["key"]: json.loads(row["value"]) for row in rows}
         return StudyFacts(**{name: _TYPED[name](value) if name in _TYPED else value for name, value in known.items()})
 
     def keep_facts(self, **values: Any) -> None:
-        """Keep some facts, under the names of StudyFacts' fields."""
+        """Save facts, named as the fields of StudyFacts."""
         plain = ({"key": name, "value": json.dumps(_plain(name, value))} for name, value in values.items())
         self._db.table("study").upsert_all(plain, pk="key")
 
     def add_seconds(self, **kinds: float) -> None:
-        """Add to what reading, the search and the test have taken over all runs."""
+        """Add to the seconds that each kind of work has taken over all runs."""
         known = self.facts().seconds
         self.keep_facts(seconds={**known, **{name: known.get(name, 0.0) + value for name, value in kinds.items()}})
 
@@ -121,7 +121,7 @@ class Record:
         self._db.table("probes").upsert(asdict(row), pk=("backbone", "pixels"))
 
     def probes(self) -> list[ProbeRow]:
-        """Best first; between equals the first in name."""
+        """Return all probes, best first, ties by name."""
         rows = self._db.query("select * from probes order by value desc, backbone, pixels")
         return [ProbeRow(**row) for row in rows]
 
@@ -129,12 +129,12 @@ class Record:
         self._db.table("epochs").upsert({"trial": trial, **asdict(row)}, pk=("trial", "number"))
 
     def curve(self, trial: int) -> list[Epoch]:
-        """A trial's epochs, in order."""
+        """Return the epochs of a trial, in order."""
         rows = self._db.query("select * from epochs where trial = ? order by number", [trial])
         return [Epoch(**{**row, "cycle_end": bool(row["cycle_end"])}) for row in rows if row.pop("trial") is not None]
 
     def keep_outcome(self, number: int, params: Params, outcome: TrialOutcome, checkpoint: str | None) -> None:
-        """checkpoint: its file in the study's folder."""
+        """Save a finished trial. checkpoint: its path relative to the study folder."""
         state = PRUNED if outcome.ended == outcomes.PRUNED else COMPLETE
         kept = {name: value for name, value in asdict(outcome).items() if name in _TRIAL_COLUMNS}
         self._keep_trial(number, params, {**kept, "state": state, "checkpoint": checkpoint})
@@ -143,51 +143,51 @@ class Record:
         self._keep_trial(number, params, {"state": FAILED, "ended": error, "error": error, "trace": trace})
 
     def trials(self) -> list[TrialRow]:
-        """Every finished trial, the winner first, by `TrialRow.rank`."""
+        """Return all finished trials sorted by `TrialRow.rank`, the winner first."""
         rows = self._db.query("select * from trials")
         found = [TrialRow(**{**row, "params": Params(**json.loads(row["params"]))}) for row in rows]
         return sorted(found, key=lambda row: row.rank)
 
     def best(self) -> TrialRow | None:
-        """The winner: the first of the complete trials."""
+        """Return the winner, the first complete trial; None if no trial is complete."""
         return next((row for row in self.trials() if row.state == COMPLETE), None)
 
     def trial(self, number: int) -> TrialRow | None:
-        """One finished trial; None where there is none of that number."""
+        """Return a finished trial by its number; None if it does not exist."""
         return next((row for row in self.trials() if row.number == number), None)
 
     def is_tested(self) -> bool:
-        """Whether the winner, if there is one, has been evaluated on the test set."""
+        """Return whether the winner has been evaluated on the test set; True without a winner."""
         best = self.best()
         return best is None or self.evaluation(best.number) is not None
 
     def last_states(self, n: int) -> list[str]:
-        """The states of the trials finished last, latest first."""
+        """Return the states of the n trials finished last, latest first."""
         rows = self._db.query("select state from trials order by finished desc, number desc limit ?", [n])
         return [row["state"] for row in rows]
 
     def keep_evaluation(self, trial: int, seconds: float, scores: Evaluation) -> None:
-        """One evaluation on the test set; each is a row and is counted."""
+        """Save one evaluation on the test set. Every evaluation is a row, so all are counted."""
         row = {"trial": trial, "finished": _now(), "seconds": seconds, "scores": json.dumps(scores.to_json())}
         self._db.table("evaluations").insert(row, pk="id")
 
     def evaluation(self, trial: int) -> Evaluation | None:
-        """The latest evaluation of this trial on the test set; None where there is none."""
+        """Return the latest evaluation of a trial on the test set, or None."""
         own = [row.scores for row in self.evaluations() if row.trial == trial]
         return own[-1] if own else None
 
     def evaluations(self) -> list[EvaluationRow]:
-        """Every evaluation on the test set, in order."""
+        """Return all evaluations on the test set, in order."""
         rows: Iterable[dict[str, Any]] = self._db.query("select * from evaluations order by id")
         return [EvaluationRow(**{**row, "scores": Evaluation.from_json(json.loads(row["scores"]))}) for row in rows]
 
     def keep_export(self, trial: int, folder: str, facts: Mapping[str, Any]) -> None:
-        """One exported bundle. facts: what the export tells of it, as JSON."""
+        """Save one exported bundle. facts: the JSON object that the export printed."""
         row = {"trial": trial, "folder": folder, "finished": _now(), "facts": json.dumps(facts)}
         self._db.table("exports").insert(row, pk="id")
 
     def exports(self) -> list[ExportRow]:
-        """Every exported bundle, in order."""
+        """Return all exported bundles, in order."""
         rows = self._db.query("select * from exports order by id")
         return [ExportRow(**{**row, "facts": json.loads(row["facts"])}) for row in rows]
 
@@ -197,13 +197,13 @@ class Record:
 
 
 def _backbones(plain: Mapping[str, Any]) -> dict[str, BackboneFacts]:
-    """By name. Earlier versions did not repeat the name in the row."""
+    """Return backbones by name. Earlier versions did not repeat the name in the row."""
     pairs = {name: {**one, "name": name, "pixels": tuple(one["pixels"]), "depths": tuple(one["depths"])}
              for name, one in plain.items()}  # fmt: skip
     return {name: BackboneFacts(**one) for name, one in pairs.items()}
 
 
-# How facts that are more than JSON come back from it.
+# Functions that convert facts from plain JSON to their types.
 _TYPED: dict[str, Callable[[Any], Any]] = {
     "classes": tuple,
     "skipped": lambda rows: tuple(SkippedFile(**row) for row in rows),
@@ -213,7 +213,7 @@ _TYPED: dict[str, Callable[[Any], Any]] = {
 
 
 def _plain(name: str, value: Any) -> Any:
-    """A fact as JSON holds it."""
+    """Convert a fact to plain JSON."""
     if name == "cuts":
         return [[*key, cuts] for key, cuts in value.items()]
     if name == "skipped":
@@ -223,19 +223,20 @@ def _plain(name: str, value: Any) -> Any:
 
 @contextmanager
 def lock_study(folder: Path) -> Iterator[None]:
-    """One driver a study. Raises StudyError where another is at work."""
+    """Lock a study for one driver. Raises StudyError if another process has the lock."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StudyError(
-            f"{folder.resolve()} cannot be made: {error.strerror}.", "Run it where you may write."
+            f"{folder.resolve()} cannot be created: {error.strerror}.",
+            "Run the command in a folder that you can write to.",
         ) from error
     lock = FileLock(folder / "lock", timeout=0)
     try:
         lock.acquire()
     except Timeout as error:
         raise StudyError(
-            f"Study {folder.name} is being worked on by another process.", "Wait for it, or stop it."
+            f"Study {folder.name} is in use by another process.", "Wait until it finishes, or stop it."
         ) from error
     try:
         yield
@@ -245,7 +246,7 @@ def lock_study(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def open_record(folder: Path) -> Iterator[Record]:
-    """The record of a study, closed afterwards."""
+    """Open the record of a study and close it on exit."""
     record = Record(folder / "record.db")
     try:
         yield record

@@ -1,4 +1,4 @@
-"""A finished trial, opened again to be evaluated once more, exported or used for prediction."""
+"""Reopen a finished trial to evaluate it again, export it or predict with it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from autotune.training.restore import TrainedNetwork, restore_network
 
 @dataclass(frozen=True)
 class FinishedTrial:
-    """One complete trial of a study, with all that is needed to put its network together again."""
+    """One complete trial of a study, with everything needed to restore its network."""
 
     folder: Path
     record: Record
@@ -51,9 +51,9 @@ class FinishedTrial:
 def reopen_trial(
     folder: Path, record: Record, resources: Resources, listener: StudyListener, number: int | None = None
 ) -> FinishedTrial:
-    """The winner of a study, or another complete trial by its number.
+    """Reopen the winner of a study, or another complete trial by its number.
 
-    Raises StudyError where there is none, or where manifest or backbone are not those of the study.
+    Raises StudyError if it does not exist, or if the manifest or the backbone has changed.
     """
     trial = _complete(folder, record, number)
     facts = record.facts()
@@ -71,7 +71,7 @@ def reopen_trial(
 
 
 def evaluate_again(name: str, resources: Resources, listener: StudyListener) -> Summary:
-    """Look at the test pictures once more with the winner; the record counts it."""
+    """Evaluate the winner on the test set again. The record counts every evaluation."""
     folder = find_study(name)
     with lock_study(folder), open_record(folder) as record:
         one = reopen_trial(folder, record, resources, listener)
@@ -83,24 +83,24 @@ def evaluate_again(name: str, resources: Resources, listener: StudyListener) -> 
 def _complete(folder: Path, record: Record, number: int | None) -> TrialRow:
     best = record.best()
     if best is None:
-        raise StudyError(f"Study {folder.name} has no complete trial.", "Let it finish one: the same search again.")
+        raise StudyError(f"Study {folder.name} has no complete trial.", "Run the search again until one completes.")
     if number is None:
         return best
     trial = record.trial(number)
     if not trial or trial.state != COMPLETE:
-        what = f"is {trial.state}, so it left no model" if trial else "is not there"
+        what = f"is {trial.state}, so it has no model" if trial else "does not exist"
         raise StudyError(f"Trial {number} of study {folder.name} {what}.", f"Choose from: {_numbers(record.trials())}.")
     return trial
 
 
 def _numbers(rows: Sequence[TrialRow]) -> str:
-    """The complete trials by number, the best first."""
+    """List the numbers of the complete trials, best first."""
     found = [str(row.number) for row in rows if row.state == COMPLETE]
     return ", ".join(found[:10]) + (", ..." if len(found) > 10 else "")
 
 
 def _root(record: Record) -> Path:
-    """Where the pictures are. The built-in sample is written anew if the cache was cleared."""
+    """Return the folder of the pictures. The built-in sample is written again if the cache was cleared."""
     root = Path(record.facts().root)
     if root == datasets.digits_folder(cache_folder()):
         datasets.write_digits(cache_folder())

@@ -1,4 +1,4 @@
-"""The command and the study.toml that run a study again."""
+"""The command and the study.toml that reproduce a study."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ PACKAGES = (
     "autotune-vision", "torch", "torchvision", "pytorch-lightning", "optuna", "timm", "onnx", "onnxruntime", "numpy",
     "pillow",
 )  # fmt: skip
-_FLAGS = ("metric", "epochs", "backbone", "pixels")  # settings with a flag of their own, apart from the seed
+_FLAGS = ("metric", "epochs", "backbone", "pixels")  # settings with a command line option, except the seed
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """How to run a study again.
+    """How to reproduce a study.
 
-    command: one line for a shell. toml: the study.toml that it needs, "" for none. definition: every setting and range,
-    in words. versions: of the installed packages.
+    command: one line for a shell. toml: the study.toml that it needs, "" for none. definition: every setting and range
+    as text. versions: of the installed packages.
     """
 
     command: str
@@ -37,7 +37,7 @@ class Reproduction:
 
 
 def reproduction(definition: Mapping[str, Any], source: str, name: str, n_trials: int) -> Reproduction:
-    """How to run the study of a name again. definition, source: as its record holds them."""
+    """Return how to reproduce the study called name. definition, source: from its record."""
     data = Path(source) if source else None
     default = definition_of(read_settings(None, {}, is_writing=datasets.is_writing(data)))
     words = ["autotune", "search", *([source] if source else []), "--trials", str(n_trials)]
@@ -50,7 +50,7 @@ def reproduction(definition: Mapping[str, Any], source: str, name: str, n_trials
     for key in _FLAGS:
         table = ranges if key in ranges else settings
         if key in table and not isinstance(table[key], dict):
-            words += [f"--{key}s" if key == "backbone" else f"--{key}", _listed(table.pop(key))]
+            words += [f"--{key}", _listed(table.pop(key))]
     toml = [f"{key} = {_toml(value)}" for key, value in settings.items()]
     if ranges:
         toml += ["", "[space]"] if toml else ["[space]"]

@@ -1,4 +1,4 @@
-"""What a user asks for: a search, or a study opened again. Importing it imports no torch."""
+"""Requests: a search, or a study to reopen. Importing this module does not import torch."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Resources:
-    """What a finished study is opened again with. The device may differ from the search's; weights (a folder) and
-    plugins (folders) must not.
+    """The resources to reopen a finished study with. The device may differ from the search's; weights (a folder) and
+    plugins (folders) must be the same.
     """
 
     device: str = "auto"
@@ -21,9 +21,9 @@ class Resources:
 
 @dataclass(frozen=True)
 class SearchRequest:
-    """A search to start or to go on with. data: None for the built-in digits. trials: in all, with earlier ones.
+    """A search to start or resume. data: None for the built-in digits. trials: in total, including earlier ones.
 
-    timeout: seconds. flags: settings and ranges by name; they come before those of config.
+    timeout: in seconds. flags: settings and ranges by name; they override those of config.
     """
 
     data: Path | None = None

@@ -1,4 +1,4 @@
-"""What the record keeps, row by row, as it travels between rooms."""
+"""The rows of a record, as the other packages use them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Cuts = Mapping[tuple[str, int], tuple[int, ...]]
 
 @dataclass(frozen=True)
 class BackboneFacts:
-    """A backbone as a study uses it: at these sizes, with these depths. label: the name people write.
+    """A backbone with the sizes and depths that a study uses. label: the display name.
 
-    digest: of its pretrained weights and structure; "" for one from scratch.
+    digest: of its pretrained weights and structure; "" if it trains from scratch.
     """
 
     name: str
@@ -32,16 +32,16 @@ class BackboneFacts:
     digest: str
 
     def describe(self, params: Params) -> str:
-        """A trial's choices in a line; the trial is of this backbone."""
+        """Describe the hyperparameters of a trial of this backbone in one line."""
         return describe(params, self.label, self.stages, self.from_scratch)
 
 
 @dataclass(frozen=True)
 class StudyFacts:
-    """What a study was made from and how far it is; empty before its first trial. source: what the search was given,
-    as it can be given again, "" for the built-in sample; None in records of earlier versions. root: the pictures'
-    folder. pictures: their number by part. split: the identity of the split. definition: Settings as plain values.
-    cuts: the cuts that are cached, by backbone and size. seconds: by kind of work, over all runs.
+    """What a study uses and its progress; empty before its first trial. source: the DATA argument of the search, ""
+    for the built-in sample; None in records of earlier versions. root: the folder of the pictures. pictures: counts by
+    part. split: the identity of the split. definition: Settings as plain values. cuts: the cached cuts, by backbone
+    and size. seconds: by kind of work, over all runs.
     """
 
     root: str = ""
@@ -59,28 +59,28 @@ class StudyFacts:
     first_trials_queued: bool = False
 
     @property
-    def has_begun(self) -> bool:
-        """Whether trials can have been started: until then, whatever is asked for may change."""
+    def has_started(self) -> bool:
+        """Whether trials may have started. Until then, the pictures and settings may change."""
         return self.backbones is not None
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """The definition of a study that has begun."""
+        """The definition of a study that has started."""
         assert self.definition is not None
         return self.definition
 
     def backbone(self, name: str) -> BackboneFacts:
-        """A backbone of a study that has begun."""
+        """Return a backbone of a study that has started."""
         assert self.backbones is not None
         return self.backbones[name]
 
 
 @dataclass(frozen=True)
 class TrialRow:
-    """A finished trial. state: COMPLETE, PRUNED or FAILED. ended: why. checkpoint: a file in the study's folder.
+    """A finished trial. state: COMPLETE, PRUNED or FAILED. ended: why. checkpoint: a path in the study folder.
 
-    value: the metric on validation, in [0, 1]; log_loss: mean cross-entropy, in nats; both of its best epoch, and None
-    where it failed. seconds: in all, of which cache_seconds for the feature cache.
+    value: the metric on validation, in [0, 1]; log_loss: mean cross-entropy, in nats; both of the best epoch, and None
+    if the trial failed. seconds: in total, of which cache_seconds for the feature cache.
     """
 
     number: int
@@ -101,8 +101,8 @@ class TrialRow:
 
     @property
     def rank(self) -> tuple[int, float, float, int, int]:
-        """Sorts the winner first: complete before pruned before failed, then by metric, then by lower cross-entropy,
-        then by fewer trained parameters, then by number.
+        """Sort key, the winner first: complete before pruned before failed, then by metric, then by lower
+        cross-entropy, then by fewer trained parameters, then by number.
         """
         measured = -(self.value or 0.0), self.log_loss or 0.0, self.trained_parameters or 0
         return STATES.index(self.state), *measured, self.number
@@ -121,7 +121,7 @@ class ProbeRow:
 
 @dataclass(frozen=True)
 class ClassScore:
-    """How the n pictures of one class were answered."""
+    """The scores of one class. n: its pictures; right: the correct predictions among them."""
 
     n: int
     right: int
@@ -131,7 +131,7 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A picture whose answer is wrong. probability: that of the answer."""
+    """A misclassified picture. answer: the predicted label; probability: of that label."""
 
     path: str
     label: str
@@ -141,7 +141,7 @@ class Mistake:
 
 @dataclass(frozen=True)
 class CalibrationError:
-    """temperature: what logits are divided by. The expected calibration error before and after, in [0, 1]."""
+    """The expected calibration error, in [0, 1], before and after dividing the logits by temperature."""
 
     temperature: float
     error_before: float
@@ -150,9 +150,10 @@ class CalibrationError:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a trained network answers n pictures. value: of the study's metric, with its 95 % interval; interval: of the
-    accuracy. confusion: rows are true classes, columns answers. right, confidence: of each picture, in the split's
-    order; empty in records of earlier versions. mistakes: the most confident first.
+    """The scores of a trained network on n pictures. value: of the study's metric, with its 95 % interval; interval:
+    of the accuracy. confusion: rows are true classes, columns predicted ones. right: whether each prediction is
+    correct, confidence: of each, both in the split's order and empty in records of earlier versions. mistakes: the most
+    confident first.
     """
 
     n: int
@@ -203,7 +204,7 @@ class EvaluationRow:
 
 @dataclass(frozen=True)
 class ExportRow:
-    """One exported bundle. facts: what the export printed, as JSON."""
+    """One exported bundle. facts: the JSON object that the export printed."""
 
     id: int
     trial: int

@@ -1,4 +1,4 @@
-"""A study from pictures to a tested winner: plan, probe, search, test. The same call again resumes it."""
+"""Run a study: plan, probe, search, and evaluate the winner on the test set. The same call again resumes it."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ from autotune.training.outcome import ProbeOutcome
 
 
 def run_study(request: SearchRequest, listener: StudyListener) -> Summary:
-    """Run a study to the number of trials asked for, or go on with one, then test the winner. Returns its summary.
+    """Start or resume a study, run the requested number of trials, evaluate the winner and return the summary.
 
-    Raises AutotuneError for what the user can fix. Ctrl-C loses nothing: the same call goes on.
+    Raises AutotuneError for problems that the user can fix. Ctrl-C loses nothing: the same call resumes the study.
     """
     with eviction.in_use():
         eviction.trim(eviction.limit())
@@ -49,7 +49,7 @@ def _search(request: SearchRequest, listener: StudyListener) -> Summary:
     ready = prepare(request, listener)
     with lock_study(ready.folder), open_record(ready.folder) as record, _timed(record, start):
         refuse_another(record, ready.folder, ready.settings, ready.split)
-        record.keep_facts(root=str(ready.root), source=datasets.reference_of(request.data))  # which may have moved
+        record.keep_facts(root=str(ready.root), source=datasets.reference_of(request.data))  # the folder may have moved
         listener.opened(ready.folder, ready.settings.metric, record)
         if len(record.trials()) < request.trials or not record.is_tested():
             context = _run_trials(request, ready, record, listener, start)
@@ -61,7 +61,7 @@ def _search(request: SearchRequest, listener: StudyListener) -> Summary:
 def _run_trials(
     request: SearchRequest, ready: Prepared, record: Record, listener: StudyListener, start: float
 ) -> TrialContext:
-    """Plan, probe and search. start: of this run, on time.monotonic's clock. Returns what the trials shared."""
+    """Plan, probe and search; return the context of the trials. start: of this run, on time.monotonic's clock."""
     folder = ready.folder
     with LocalEngine(request.workers, folder) as engine:
         plan = _plan(request, ready, record, listener)
@@ -71,20 +71,20 @@ def _run_trials(
         announce(listener, plan, request.trials, len(record.trials()))
         decode_pictures(ready.split, ready.root, plan.selection, listener)
         engine.preload(_pixel_sets(plan.selection, context))
-        _begin(record, ready, plan)
+        _record_start(record, ready, plan)
         record.add_seconds(read=time.monotonic() - start)
         checkpoints = Checkpoints(folder, context)
         backbones = _probe(engine, checkpoints, plan.selection, record, listener)
         n_left = max(request.trials - len(record.trials()), 0)
-        listener.estimated(estimate_seconds(plan, n_left))  # here, because the workers wait while speed is measured
-        trials = _queued(OptunaStudy(folder / "trials.db", plan.settings, backbones), backbones, record)
+        listener.estimated(estimate_seconds(plan, n_left))  # measured here, while the workers are idle
+        trials = _with_first_trials(OptunaStudy(folder / "trials.db", plan.settings, backbones), backbones, record)
         deadline = start + request.timeout if request.timeout is not None else None
         Driver(trials, engine, checkpoints, record, listener, deadline).run(request.trials)
     return context
 
 
 def _plan(request: SearchRequest, ready: Prepared, record: Record, listener: StudyListener) -> Plan:
-    """The plan of a new study, or of the earlier run. Raises AutotuneError where a backbone cannot take part."""
+    """Return the plan of a new study, or of the earlier run. Raises AutotuneError if a backbone cannot be used."""
     selection = select_backbones(
         ready.settings, ready.registry, request.weights, ready.device, ready.split.side, listener.say,
         recorded_backbones(record),
@@ -93,13 +93,13 @@ def _plan(request: SearchRequest, ready: Prepared, record: Record, listener: Stu
     return make_plan(ready.settings, ready.split, selection, request.trials, recorded_cuts(record))
 
 
-def _begin(record: Record, ready: Prepared, plan: Plan) -> None:
-    """Write down what this study is, before its first trial."""
-    if record.facts().has_begun:
+def _record_start(record: Record, ready: Prepared, plan: Plan) -> None:
+    """Record the study's pictures, split and settings before its first trial."""
+    if record.facts().has_started:
         return
     folder, split = ready.folder, ready.split
     (folder / ".gitignore").write_text("*\n!study.toml\n", encoding="utf-8")
-    for left in folder.glob("checkpoints/*.unfinished.ckpt"):  # of a study whose record was deleted
+    for left in folder.glob("checkpoints/*.unfinished.ckpt"):  # left by a study whose record was deleted
         left.unlink()
     write_manifest(split, folder / MANIFEST)
     record.keep_facts(
@@ -109,7 +109,7 @@ def _begin(record: Record, ready: Prepared, plan: Plan) -> None:
 
 
 def _pixel_sets(selection: Selection, context: TrialContext) -> list[PixelSet]:
-    """What `decode_pictures` has decoded."""
+    """Return the pixels that `decode_pictures` has stored."""
     digests = (*context.train.digests, *context.validation.digests)
     return [
         PixelSet(size, one.backbone.traits.interpolation, digests)
@@ -121,9 +121,9 @@ def _pixel_sets(selection: Selection, context: TrialContext) -> list[PixelSet]:
 def _probe(
     engine: Engine, checkpoints: Checkpoints, selection: Selection, record: Record, listener: StudyListener
 ) -> tuple[BackboneOptions, ...]:
-    """Fit a linear probe for each pretrained backbone and size. Returns the backbones, the best first.
+    """Fit a linear probe for each pretrained backbone and size. Return the backbones, best first.
 
-    A backbone whose probe raises is left out.
+    A backbone whose probe fails is skipped.
     """
     done = {(row.backbone, row.pixels) for row in record.probes()}
     left_out = dict(selection.left_out)
@@ -133,25 +133,25 @@ def _probe(
         for size in one.pixels
         if (one.backbone, size) not in done
     ]
-    for task, news in run_probes(engine, todo, checkpoints, listener):
-        if isinstance(news, ProbeOutcome):
-            record.keep_probe(task.backbone, task.pixels, news)
-            listener.say(f"Probe: a linear head on {task.backbone} at {task.pixels} pixels: {percent(news.value)}")
+    for task, outcome in run_probes(engine, todo, checkpoints, listener):
+        if isinstance(outcome, ProbeOutcome):
+            record.keep_probe(task.backbone, task.pixels, outcome)
+            listener.say(f"Probe: linear head on {task.backbone} at {task.pixels} pixels: {percent(outcome.value)}")
         else:
-            left_out[task.backbone] = news.error
-            listener.say(f"Left out: {task.backbone}: {news.error}")
+            left_out[task.backbone] = outcome.error
+            listener.say(f"Skipped: {task.backbone}: {outcome.error}")
     kept = [one for one in selection.candidates if one.backbone.name not in left_out]
     if not kept:
-        raise StudyError("Every backbone has failed its probe.", f"Read {engine.log('probe-*')}; then try again.")
+        raise StudyError("The probe of every backbone failed.", f"Read {engine.log('probe-*')}, then try again.")
     order = [row.backbone for row in record.probes()]
     kept.sort(key=lambda one: order.index(one.backbone.name) if one.backbone.name in order else len(order))
-    if not record.facts().has_begun:
+    if not record.facts().has_started:
         record.keep_facts(backbones={one.backbone.name: _facts(one) for one in kept}, left_out=left_out)
     return tuple(one.options for one in kept)
 
 
 def _facts(one: Candidate) -> BackboneFacts:
-    """What the record keeps of a backbone that takes part."""
+    """Return the facts to record about a backbone."""
     return BackboneFacts(
         name=one.backbone.name,
         label=one.backbone.label,
@@ -163,8 +163,8 @@ def _facts(one: Candidate) -> BackboneFacts:
     )
 
 
-def _queued(search: OptunaStudy, backbones: tuple[BackboneOptions, ...], record: Record) -> OptunaStudy:
-    """A new search with its first trials, those of an experienced practitioner, in the queue."""
+def _with_first_trials(search: OptunaStudy, backbones: tuple[BackboneOptions, ...], record: Record) -> OptunaStudy:
+    """Enqueue the warm start of a new search: the trials of an experienced practitioner."""
     if not record.facts().first_trials_queued:
         search.enqueue(backbones)
         record.keep_facts(first_trials_queued=True)
@@ -172,7 +172,7 @@ def _queued(search: OptunaStudy, backbones: tuple[BackboneOptions, ...], record:
 
 
 def _test(context: TrialContext, record: Record, ready: Prepared, listener: StudyListener) -> None:
-    """Evaluate the winner on the test part, unless it has been."""
+    """Evaluate the winner on the test set, unless it already was."""
     best = record.best()
     if best is None or record.is_tested():
         return
@@ -184,7 +184,7 @@ def _test(context: TrialContext, record: Record, ready: Prepared, listener: Stud
 
 @contextmanager
 def _timed(record: Record, start: float) -> Iterator[None]:
-    """Add a run's time to the study's, also if it is interrupted."""
+    """Add the duration of a run to the study's total, also if it is interrupted."""
     try:
         yield
     finally:

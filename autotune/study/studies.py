@@ -1,4 +1,4 @@
-"""All studies in this folder, and how one is removed."""
+"""List the studies in this folder, and remove one."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from autotune.study.record import lock_study, open_record
 from autotune.study.rows import COMPLETE
 from autotune.study.summary import STUDIES, find_study
 
-DEFINITION = "study.toml"  # the user's own, and kept in git
+DEFINITION = "study.toml"  # belongs to the user and is kept in git
 
 
 @dataclass(frozen=True)
 class StudyRow:
-    """A study in a list. trials: complete ones. metric: "" and problem: why, where its record cannot be read.
+    """A study in a list. trials: complete ones. problem: why its record cannot be read; metric is "" then.
 
-    bytes: of all its files. used: when one of them changed last, in seconds since 1970.
+    bytes: of all its files. used: the last change of a file, in seconds since 1970.
     """
 
     name: str
@@ -36,25 +36,25 @@ class StudyRow:
 
     @property
     def words(self) -> str:
-        return f"study {self.name}, {self.trials} trial{'s' * (self.trials != 1)}, {text.file_size(self.bytes)}"
+        return f"study {self.name}, {text.plural(self.trials, 'trial')}, {text.file_size(self.bytes)}"
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "last_used": datetime.fromtimestamp(self.used, UTC).isoformat(timespec="seconds")}
 
 
 def list_studies() -> list[StudyRow]:
-    """Every study in ./studies, the one last worked on first. A damaged one has `problem`."""
+    """Return all studies in ./studies, most recently used first. A damaged one has `problem`."""
     rows = [_row(file.parent) for file in STUDIES.glob("*/record.db")]
     return sorted(rows, key=lambda row: -row.used)
 
 
 def study_row(name: str) -> StudyRow:
-    """One of them. Raises StudyError where there is none."""
+    """Return one study. Raises StudyError if it does not exist."""
     return _row(find_study(name))
 
 
 def remove_study(name: str) -> StudyRow:
-    """Delete what autotune has written for a study. Raises StudyError where it is at work."""
+    """Delete the files that autotune wrote for a study. Raises StudyError if it is in use."""
     folder = find_study(name)
     with lock_study(folder):
         row = _row(folder)
@@ -80,6 +80,6 @@ def _row(folder: Path) -> StudyRow:
             n_complete = sum(row.state == COMPLETE for row in record.trials())
     except StudyError as error:
         return StudyRow(*place, size, used, problem=error.problem)
-    metric = definition["metric"] if definition else "not begun"
+    metric = definition["metric"] if definition else "not started"
     scores = best.value if best else None, test.value if test else None
     return StudyRow(*place, size, used, n_complete, metric, *scores)

@@ -1,4 +1,4 @@
-"""The summary of a study: all that is known of it, for the command line, the report and Python."""
+"""The summary of a study, for the command line, the report and Python."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _IN_BOARD = (
 
 @dataclass(frozen=True)
 class StudySeconds:
-    """What a study has taken over all its runs, by kind of work."""
+    """The time that a study has taken over all runs, by kind of work."""
 
     read: float
     cache: float
@@ -32,9 +32,9 @@ class StudySeconds:
 
 @dataclass(frozen=True)
 class Summary:
-    """A study as it stands. pictures: their number by part. leaderboard: finished trials, the winner first.
+    """The current results of a study. pictures: counts by part. leaderboard: finished trials, the winner first.
 
-    test: the winner's latest evaluation on the test set; n_evaluations: those of all trials.
+    test: the winner's latest evaluation on the test set; n_evaluations: the number for all trials.
     """
 
     study: str
@@ -52,15 +52,15 @@ class Summary:
 
     @property
     def best(self) -> TrialRow | None:
-        """The winner; None where no trial is complete."""
+        """The winner; None if no trial is complete."""
         first = self.leaderboard[0] if self.leaderboard else None
         return first if first and first.state == COMPLETE else None
 
     @property
     def winner(self) -> TrialRow:
-        """The winner. Raises StudyError where no trial is complete."""
+        """The winner. Raises StudyError if no trial is complete."""
         if self.best is None:
-            raise StudyError(f"Study {self.study} has no complete trial.", "Let it finish one: the same search again.")
+            raise StudyError(f"Study {self.study} has no complete trial.", "Run the search again until one completes.")
         return self.best
 
     @property
@@ -70,11 +70,11 @@ class Summary:
         return {**{state: counts[state] for state in STATES}, "total": len(self.leaderboard)}
 
     def describe(self, row: TrialRow) -> str:
-        """A trial's choices in a line."""
+        """Describe a trial's hyperparameters in one line."""
         return self.backbones[row.params.backbone].describe(row.params)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values: what --json prints."""
+        """Return the object that --json prints."""
         return {
             "study": self.study,
             "folder": str(self.folder),
@@ -91,8 +91,8 @@ class Summary:
         }
 
     def _board_json(self, row: TrialRow) -> dict[str, Any]:
-        told = {name: getattr(row, name) for name in _IN_BOARD}
-        return {**told, "params": row.params.recorded(), "words": self.describe(row)}
+        columns = {name: getattr(row, name) for name in _IN_BOARD}
+        return {**columns, "params": row.params.recorded(), "words": self.describe(row)}
 
     def _best_json(self, row: TrialRow) -> dict[str, Any]:
         return {
@@ -105,27 +105,27 @@ class Summary:
         }
 
     def _test_json(self, test: Evaluation, best: TrialRow) -> dict[str, Any]:
-        """Less what it says of every single picture."""
-        told = {name: value for name, value in test.to_json().items() if name not in ("right", "confidence")}
-        return {"evaluations": self.n_evaluations, "trial": best.number, **told}
+        """Return an evaluation without the values of each picture."""
+        scores = {name: value for name, value in test.to_json().items() if name not in ("right", "confidence")}
+        return {"evaluations": self.n_evaluations, "trial": best.number, **scores}
 
 
 def study_status(name: str) -> Summary:
-    """The summary of a study as it stands, also while it runs. Raises StudyError where it has not begun."""
+    """Return the current summary of a study, also while it runs. Raises StudyError if it has not started."""
     folder = find_study(name)
     with open_record(folder) as record:
         if record.facts().definition is None:
-            raise StudyError(f"Study {name} has not begun.", "Wait a moment, or start it: autotune search")
+            raise StudyError(f"Study {name} has not started.", "Wait a moment, or start it with `autotune search`.")
         return _summary(record, folder)
 
 
 def find_study(name: str) -> Path:
-    """A study's folder, by name or by path. Raises StudyError."""
+    """Return a study's folder by name or path. Raises StudyError."""
     for folder in (STUDIES / name, Path(name)):
         if (folder / "record.db").is_file():
             return folder
     known = [file.parent.name for file in STUDIES.glob("*/record.db")]
-    raise StudyError(f"There is no study {name!r} in {STUDIES.resolve()}.", did_you_mean(name, known))
+    raise StudyError(f"No study named {name!r} in {STUDIES.resolve()}.", did_you_mean(name, known))
 
 
 def _summary(record: Record, folder: Path) -> Summary:

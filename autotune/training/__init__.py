@@ -1,1 +1,1 @@
-"""One trial: params become a network, epochs and an outcome."""
+"""Training of one trial: hyperparameters, network, epochs, outcome."""

@@ -1,4 +1,4 @@
-"""The batches that a network is trained and evaluated on: cached features, or pixels that are augmented anew."""
+"""Batches for training and evaluation: cached features, or pixels augmented on each pass."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Positions = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class LabelledPictures:
-    """Pictures as workers know them: by digest and class number, without their paths."""
+    """Pictures as workers receive them: digests and class numbers, without paths."""
 
     digests: tuple[str, ...]
     labels: tuple[int, ...]
@@ -33,7 +33,7 @@ class LabelledPictures:
 
 
 class BatchSource(Protocol):
-    """The inputs of a batch, as `FrozenPrefix` takes them, for positions (N,) in a fixed list of pictures."""
+    """Inputs of a batch, in the form `FrozenPrefix` takes, for positions (N,) in a fixed list of pictures."""
 
     def clean(self, positions: Positions) -> tuple[Tensor, ...]: ...
 
@@ -41,17 +41,17 @@ class BatchSource(Protocol):
 
 
 class FeatureSource:
-    """Cached features at one cut. Strength s draws evenly from the clean view and the views of magnitude up to s.
+    """Cached features at one cut. Strength s draws uniformly from the clean view and the views of magnitude up to s.
 
-    views: the clean one, then those of rising magnitude. flips: how feature maps are mirrored at random as well: that
-    is nearly what the frozen prefix computes for a mirrored picture, and costs nothing.
+    views: the clean one, then those of increasing magnitude. flips: the directions in which feature maps are also
+    flipped at random, which costs nothing and is nearly what the frozen stages compute for a flipped picture.
     """
 
     def __init__(self, views: Sequence[ResidentRows], flips: str = "none") -> None:
         self._views = views
         shape = views[0].shape
         is_map = len(shape) == 3 and shape[1] == shape[2]  # otherwise tokens, vectors or channels last
-        self._is_mirrored = [is_map and flips in sides for sides in (("horizontal", "both"), ("vertical", "both"))]
+        self._is_flipped = [is_map and flips in options for options in (("horizontal", "both"), ("vertical", "both"))]
 
     def clean(self, positions: Positions) -> tuple[Tensor, ...]:
         return (self._views[0].take(positions),)
@@ -63,13 +63,13 @@ class FeatureSource:
         for view in np.unique(drawn):
             places = np.flatnonzero(drawn == view)
             out[torch.from_numpy(places).to(device)] = self._views[view].take(positions[places]).to(device)
-        if not strength or not any(self._is_mirrored):
+        if not strength or not any(self._is_flipped):
             return (out,)
-        return out, torch.from_numpy((rng.random((len(positions), 2)) < 0.5) & self._is_mirrored)
+        return out, torch.from_numpy((rng.random((len(positions), 2)) < 0.5) & self._is_flipped)
 
 
 class PixelSource:
-    """Decoded pixels, augmented anew each time: for networks from scratch, and where caching features does not pay."""
+    """Decoded pixels, augmented on each pass: for networks from scratch, or if caching features does not pay off."""
 
     def __init__(self, pixels: ResidentRows, digests: tuple[str, ...], seed: int) -> None:
         self._pixels = pixels
@@ -87,15 +87,15 @@ class PixelSource:
 
 
 def views_up_to(strength: float) -> range:
-    """The cached views that a strength draws from: view 0 is clean, view v has magnitude v / N_VIEWS."""
+    """Return the cached views for a strength: view 0 is clean, view v has magnitude v / N_VIEWS."""
     return range(int(strength * N_VIEWS + 1e-9) + 1)
 
 
 class TrainBatches:
-    """An epoch of shuffled, augmented batches each time it is iterated. Order and views depend on (seed, epoch) alone.
+    """One epoch of shuffled, augmented batches per iteration. Order and views depend only on (seed, epoch).
 
-    Lightning saves its state, so that a checkpoint taken within an epoch resumes there. ahead: batches to prepare in a
-    background thread, in pinned memory.
+    Lightning saves its state: a checkpoint taken within an epoch resumes at the next batch. ahead: the number of
+    batches to prepare in a background thread, in pinned memory.
     """
 
     def __init__(self, source: BatchSource, labels: tuple[int, ...], batch_size: int, strength: float, seed: int,
@@ -111,7 +111,7 @@ class TrainBatches:
 
     def __len__(self) -> int:
         full, rest = divmod(len(self._labels), self._batch_size)
-        return max(full + (rest > 1), 1)  # BatchNorm cannot learn from a single picture: it waits for the next epoch
+        return max(full + (rest > 1), 1)  # BatchNorm cannot train on one picture: skip it this epoch
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         if self._next >= len(self):
@@ -135,7 +135,7 @@ class TrainBatches:
 
 
 class EvaluationBatches:
-    """Every picture once, unaugmented and in order."""
+    """Every picture once, in order, without augmentation."""
 
     def __init__(self, source: BatchSource, labels: tuple[int, ...], ahead: int = 0) -> None:
         self._source = source

@@ -1,4 +1,4 @@
-"""Calibration: the temperature, the expected calibration error, and the threshold below which not to answer."""
+"""Calibration: temperature, expected calibration error, and the threshold below which predictions are unknown."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor
 from autotune.errors import ConfigError
 
 N_BINS = 15
-MARGIN = 1e-3  # how far an exported model's probabilities may differ
-MAX_TEMPERATURE = 20.0  # the lowest is its inverse
+MARGIN = 1e-3  # the most that an exported model's probabilities may differ by
+MAX_TEMPERATURE = 20.0  # the minimum is its inverse
 
 
 @dataclass(frozen=True)
 class AnsweredCount:
-    """Of n pictures, those answered at a threshold, and those of them answered correctly."""
+    """Counts at a threshold. answered: predictions at or above it, for n pictures. right: correct ones of these."""
 
     n: int
     answered: int
@@ -26,10 +26,10 @@ class AnsweredCount:
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """What to divide logits (N, C) by, so that their softmax is calibrated best (Guo et al. 2017).
+    """Return the temperature that calibrates the softmax of logits (N, C) best (Guo et al. 2017).
 
-    The target of the true class is (N + 1) / (N + 2), not 1, and the others share the rest, so that the temperature
-    does not go to 0 where all answers are right (Platt 1999).
+    The target of the true class is (N + 1) / (N + 2), not 1, and the others share the rest. Without this, the
+    temperature goes to 0 if all predictions are correct (Platt 1999).
     """
     from scipy.optimize import minimize_scalar
 
@@ -46,28 +46,28 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
 
 def expected_calibration_error(probabilities: Tensor, labels: Tensor) -> float:
-    """The expected calibration error of probabilities (N, C), in [0, 1], over bins of equal width (Guo et al. 2017)."""
+    """Expected calibration error, in [0, 1], of probabilities (N, C), with bins of equal width (Guo et al. 2017)."""
     from torchmetrics.functional.classification import multiclass_calibration_error
 
     return float(multiclass_calibration_error(probabilities.float(), labels, probabilities.shape[1], N_BINS, "l1"))
 
 
-def find_threshold(confidence: NDArray[np.float64], right: NDArray[np.bool_], precision: float) -> float:
-    """The lowest threshold at which the answers (N,) of that confidence and above are right with this precision.
+def find_threshold(confidence: NDArray[np.float64], correct: NDArray[np.bool_], precision: float) -> float:
+    """Return the lowest threshold at which the predictions (N,) at or above it reach this precision.
 
-    It lies halfway to the next lower confidence; where all answers reach the precision, just below the lowest, because
-    nothing is known of lower ones. Raises ConfigError where no threshold reaches it.
+    It is halfway to the next lower confidence, or just below the lowest one if all predictions reach the precision,
+    because lower ones are not observed. Raises ConfigError if no threshold reaches it.
     """
     order = np.argsort(-confidence, kind="stable")
     sorted_ = confidence[order]
-    reached = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
+    reached = np.cumsum(correct[order]) / np.arange(1, len(order) + 1)
     last_of_ties = np.append(sorted_[:-1] > sorted_[1:], True)
     good = np.flatnonzero(last_of_ties & (reached >= precision))
     if not len(good):
         best = reached[last_of_ties].max()
         raise ConfigError(
-            f"No threshold answers with precision {precision:g} on validation; the best reached is {best:.3f}.",
-            "Ask for less, or give a threshold of your own: --threshold",
+            f"No threshold reaches a precision of {precision:g} on the validation set. The best is {best:.3f}.",
+            "Lower --precision, or set a threshold with --threshold.",
         )
     last = int(good[-1])
     if last + 1 == len(sorted_):
@@ -75,7 +75,7 @@ def find_threshold(confidence: NDArray[np.float64], right: NDArray[np.bool_], pr
     return float((sorted_[last] + sorted_[last + 1]) / 2)
 
 
-def count_answered(confidence: NDArray[np.float64], right: NDArray[np.bool_], threshold: float) -> AnsweredCount:
-    """Count the answers (N,) at a threshold."""
+def count_answered(confidence: NDArray[np.float64], correct: NDArray[np.bool_], threshold: float) -> AnsweredCount:
+    """Count the predictions (N,) at or above a threshold, and the correct ones."""
     kept = confidence >= threshold
-    return AnsweredCount(len(confidence), int(kept.sum()), int((kept & right).sum()))
+    return AnsweredCount(len(confidence), int(kept.sum()), int((kept & correct).sum()))

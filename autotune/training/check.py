@@ -1,4 +1,4 @@
-"""The checks that every backbone has to pass, bundled or not."""
+"""Checks that every backbone must pass, bundled or not."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ N_CLASSES = 3
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One check of a backbone. requirement: what must hold. problem: why it does not; None where it does."""
+    """One check of a backbone. problem, fix: why it fails, and how to correct that; both None if it passes."""
 
     requirement: str
-    problem: str | None
+    problem: str | None = None
+    fix: str | None = None
 
     @property
     def passed(self) -> bool:
@@ -44,13 +45,13 @@ def check_backbone(
     weights: Path | str | None = None,
     callback: Callable[[CheckResult], None] | None = None,
 ) -> list[CheckResult]:
-    """Check a backbone, as `autotune plugins check` does.
+    """Check a backbone, like `autotune plugins check`.
 
     plugin: its name as on the command line, or the function marked `@backbone(...)`, which is read from its file.
-    plugins: folders to look for the name in, besides the bundled and installed backbones. weights: a folder of
-    NAME.safetensors or NAME.pth. callback: is given each result as soon as it is known.
+    plugins: folders to search for the name, in addition to the bundled and installed backbones. weights: a folder of
+    NAME.safetensors or NAME.pth. callback: called with each result as soon as it is available.
 
-    Raises PluginError with all the problems where a check fails or where there is no such backbone.
+    Raises PluginError for an unknown backbone, or with all problems if a check fails.
     """
     if isinstance(plugin, str):
         entry = discover([Path(folder) for folder in plugins]).find(plugin)
@@ -61,44 +62,50 @@ def check_backbone(
         results.append(result)
         if callback:
             callback(result)
-    problems = [result.problem for result in results if result.problem]
-    if problems:
-        raise PluginError(f"Backbone {entry.name!r} fails its check: {' '.join(problems)}", f"Fix {entry.file}.")
+    if failed := [result for result in results if not result.passed]:
+        raise _check_error(entry, failed)
     return results
 
 
 def run_checks(entry: Backbone, weights: WeightsSource) -> Iterator[CheckResult]:
-    """Run the checks in order. Where the stages do not load or give no features, nothing else can be checked."""
-    loads = "it loads: a chain of stages, each with parameters"
+    """Run the checks in order. Stops if the stages do not load or return no features: the later checks need both."""
+    loads = "loads as a chain of stages, each with parameters"
     try:
         chain = build_stages(entry, pretrained=False)
     except PluginError as error:
-        yield CheckResult(loads, f"{error.problem} {error.fix}")
+        yield CheckResult(loads, error.problem, error.fix)
         return
-    yield CheckResult(loads, None)
-    features = _attempt("it gives a feature vector (N, F)", lambda: _check_features(entry, chain))
+    yield CheckResult(loads)
+    features = _attempt("returns a feature vector (N, F)", lambda: _check_features(entry, chain))
     yield features
     if not features.passed:
         return
     for requirement, check in (
-        ("a picture's features do not depend on its neighbours", _check_independence),
-        ("every depth freezes and trains what it should", _check_depths),
-        ("train and evaluation mode differ by dropout alone", _check_modes),
+        ("features do not depend on the other pictures of a batch", _check_independence),
+        ("every depth freezes and trains the expected parameters", _check_depths),
+        ("training and evaluation mode differ only in dropout", _check_modes),
         ("gradients reach every stage", _check_gradients),
     ):
         yield _attempt(requirement, partial(check, entry, chain))
     if weights.installed and not entry.traits.from_scratch:
-        yield _attempt(f"its weights ({weights.reason}) fit", lambda: _check_weights(entry, weights))
+        yield _attempt(f"weights load ({weights.reason})", lambda: _check_weights(entry, weights))
 
 
 def _attempt(requirement: str, check: Callable[[], str | None]) -> CheckResult:
     try:
-        problem = check()
+        return CheckResult(requirement, check())
     except AutotuneError as error:
-        problem = f"{error.problem} {error.fix}"
-    except Exception as error:  # whatever the plugin's code raises
-        problem = f"{type(error).__name__}: {error}"
-    return CheckResult(requirement, problem)
+        return CheckResult(requirement, error.problem, error.fix)
+    except Exception as error:  # plugin code can raise anything
+        return CheckResult(requirement, f"{type(error).__name__}: {error}")
+
+
+def _check_error(entry: Backbone, failed: Sequence[CheckResult]) -> PluginError:
+    """All problems in one error. The backbone is named once, and no fix is repeated."""
+    problem = " ".join(str(result.problem) for result in failed)
+    if repr(entry.name) not in problem:
+        problem = f"Backbone {entry.name!r} fails its check: {problem}"
+    return PluginError(problem, " ".join(dict.fromkeys(result.fix or f"Fix {entry.file}." for result in failed)))
 
 
 def _check_features(entry: Backbone, chain: nn.Sequential) -> str | None:
@@ -108,28 +115,28 @@ def _check_features(entry: Backbone, chain: nn.Sequential) -> str | None:
 
 @torch.no_grad()
 def _check_independence(entry: Backbone, chain: nn.Sequential) -> str | None:
-    """The feature cache keeps a picture's features whatever batch they were computed in."""
+    """The feature cache stores features independently of the batch that they are computed in."""
     chain.eval()
     x = _random_pixels(entry)
     if torch.allclose(chain(x)[:1], chain(x[:1]), rtol=1e-3, atol=1e-4):
         return None
-    return "In evaluation mode, a picture alone gives other features than in a batch."
+    return "In evaluation mode, the features of a single picture differ from those in a batch."
 
 
 def _check_depths(entry: Backbone, chain: nn.Sequential) -> str | None:
-    bare = copy.deepcopy(chain).to("meta")  # tensors without values: copied for each depth at no cost
+    bare = copy.deepcopy(chain).to("meta")  # tensors without values, which are copied at no cost
     features = _n_features(entry, chain)
     for depth in range(len(chain) + 1):
         net = _network(entry, bare, depth, features)
-        moving = sum(p.requires_grad for p in net.entry.parameters())
-        still = sum(not p.requires_grad for p in net.trained())
-        if moving or still:
-            return f"At depth {depth}, {moving} frozen parameters would train and {still} would not that should."
+        trainable = sum(p.requires_grad for p in net.entry.parameters())
+        frozen = sum(not p.requires_grad for p in net.trained())
+        if trainable or frozen:
+            return f"At depth {depth}, {trainable} frozen parameters are trainable and {frozen} unfrozen ones are not."
     return None
 
 
 def _check_modes(entry: Backbone, chain: nn.Sequential) -> str | None:
-    """With BatchNorm's statistics frozen, only random layers may make a difference."""
+    """With frozen BatchNorm statistics, only random layers may differ between the modes."""
     net = _network(entry, chain, len(chain), _n_features(entry, chain))
     for module in net.modules():
         if _is_random(module):
@@ -141,7 +148,7 @@ def _check_modes(entry: Backbone, chain: nn.Sequential) -> str | None:
         trained, evaluated = net.train()(x), net.eval()(x)
     if torch.allclose(trained, evaluated, rtol=1e-3, atol=1e-4):
         return None
-    return "Its stages compute something else in train mode, beside BatchNorm and dropout."
+    return "Its stages compute other features in training mode, apart from BatchNorm and dropout."
 
 
 def _check_gradients(entry: Backbone, chain: nn.Sequential) -> str | None:
@@ -171,7 +178,7 @@ def _network(entry: Backbone, chain: nn.Sequential, depth: int, features: int) -
 
 
 def _random_pixels(entry: Backbone) -> torch.Tensor:
-    """Two pictures (2, 3, P, P), as if normalised."""
+    """Return two random pictures (2, 3, P, P) with the statistics of normalised pixels."""
     return torch.randn(2, 3, entry.traits.pixels, entry.traits.pixels, generator=torch.Generator().manual_seed(0))
 
 

@@ -1,4 +1,4 @@
-"""What all trials of a study share, and what a process loads once for them: backbones, feature caches, sources."""
+"""Data shared by all trials of a study, and what a process loads once for them: backbones, feature caches, sources."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from autotune.training.params import Params
 
 @dataclass(frozen=True)
 class TrialContext:
-    """What all trials of a study share, as workers get it: no path of a picture, no folder, nothing of the test part.
+    """Data shared by all trials of a study, as sent to workers: no picture paths, no folders, nothing of the test set.
 
-    cuts: for each backbone and size, the cuts that the feature cache keeps (one pass computes them all); trials at
-    other cuts run their frozen part every epoch. resident_bytes: how much of the device's memory rows may fill.
-    refit_epochs: train for so many and keep the last, because validation pictures are trained on, too.
+    cuts: per backbone and size, the cuts in the feature cache (one pass computes them all); trials at other cuts
+    compute their frozen stages every epoch. resident_bytes: the device memory that rows may fill.
+    refit_epochs: train for this many epochs and keep the last, because validation pictures are trained on, too.
     """
 
     classes: int
@@ -49,17 +49,17 @@ class TrialContext:
     refit_epochs: int | None = None
 
     def is_from_scratch(self, backbone: str) -> bool:
-        """Whether all stages of a backbone train, from random weights."""
+        """Return whether all stages of a backbone are trained from random weights."""
         return self.backbones[backbone][0].traits.from_scratch
 
     def starts_from_probe(self, params: Params) -> bool:
-        """Whether a trial's head starts as the linear probe of its backbone and size."""
+        """Return whether a trial's head is initialised from the linear probe of its backbone and size."""
         return params.depth > 0 and not self.is_from_scratch(params.backbone)
 
 
 @dataclass
 class LoadedBackbones:
-    """The stages and feature caches that a process has loaded, kept from trial to trial."""
+    """Stages and feature caches that a process has loaded, reused by its trials."""
 
     context: TrialContext
     resident: ResidentPool = field(init=False)
@@ -69,7 +69,7 @@ class LoadedBackbones:
 
     def __post_init__(self) -> None:
         self.resident = ResidentPool(self.device, self.context.resident_bytes)
-        keep_freed_memory()  # here, because whatever computes with a backbone loads it here first
+        keep_freed_memory()  # here, because all code that runs a backbone loads it through this class
 
     @property
     def device(self) -> torch.device:
@@ -77,7 +77,7 @@ class LoadedBackbones:
 
     @property
     def n_prefetch(self) -> int:
-        """How many batches to make ready ahead of training."""
+        """Number of batches to prepare ahead of training."""
         return prefetch_count(self.device)
 
     def chain(self, name: str) -> nn.Sequential:
@@ -102,7 +102,7 @@ class LoadedBackbones:
 
 @dataclass(frozen=True)
 class TrialSources:
-    """Where a trial's batches come from."""
+    """Batch sources of one trial."""
 
     train: BatchSource
     validation: BatchSource
@@ -110,7 +110,7 @@ class TrialSources:
 
 
 def open_sources(backbones: LoadedBackbones, params: Params, progress: Progress) -> TrialSources:
-    """The feature cache where it keeps this trial's cut, filled first; else decoded pixels."""
+    """Fill and return the feature cache if this trial's cut is cached; otherwise return decoded pixels."""
     cut = len(backbones.chain(params.backbone)) - params.depth
     if cut == 0 or cut not in backbones.context.cuts[params.backbone, params.pixels]:
         return _pixel_sources(backbones, params)

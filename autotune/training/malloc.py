@@ -1,4 +1,4 @@
-"""Settings of malloc: memory freed by large arrays is kept for the next ones."""
+"""malloc settings: reuse the memory of freed large arrays."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import sys
 
 # From glibc's malloc.h.
 TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3
-LARGEST_MAPPED = 2**30  # bytes; what is larger still gets pages of its own
+LARGEST_MAPPED = 2**30  # bytes; larger arrays are still mapped separately
 PAD = 64 * 2**20
 
 
 def keep_freed_memory() -> None:
     """Make glibc keep freed memory; without glibc, do nothing.
 
-    By default it returns every array over 32 MB to the kernel, which clears each page again when the next layer needs
+    By default glibc returns every array over 32 MB to the kernel, which clears each page before the next layer uses
     it: a forward pass on a CPU then takes several times as long (benchmarks/memory.py).
     """
     if not sys.platform.startswith("linux"):

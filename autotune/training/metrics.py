@@ -1,4 +1,4 @@
-"""The metrics that a study can maximise, their 95 % intervals, and log loss. Importing it loads no numpy, no torch."""
+"""The metrics that a study can maximise, their 95 % intervals, and log loss. Imports neither numpy nor torch."""
 
 from __future__ import annotations
 
@@ -17,52 +17,52 @@ if TYPE_CHECKING:
     ClassNumbers = NDArray[np.int64]
 
 N_RESAMPLES = 2000
-WORST_LOG_LOSS = 1e6  # of a network that has diverged: JSON has no infinity, and NaN cannot be ordered
+WORST_LOG_LOSS = 1e6  # of a diverged network: JSON has no infinity, and NaN cannot be ordered
 
 
-def accuracy(labels: ClassNumbers, answers: ClassNumbers, n_classes: int) -> float:
-    """The share of right answers."""
-    return float((labels == answers).mean())
+def accuracy(labels: ClassNumbers, predictions: ClassNumbers, n_classes: int) -> float:
+    """Share of correct predictions."""
+    return float((labels == predictions).mean())
 
 
-def balanced_accuracy(labels: ClassNumbers, answers: ClassNumbers, n_classes: int) -> float:
-    """The mean recall of the classes that occur in labels."""
+def balanced_accuracy(labels: ClassNumbers, predictions: ClassNumbers, n_classes: int) -> float:
+    """Mean recall over the classes that occur in labels."""
     import numpy as np
     from sklearn.metrics import recall_score
 
     present = np.unique(labels)
-    return float(recall_score(labels, answers, labels=present, average="macro", zero_division=0.0))
+    return float(recall_score(labels, predictions, labels=present, average="macro", zero_division=0.0))
 
 
-def macro_f1(labels: ClassNumbers, answers: ClassNumbers, n_classes: int) -> float:
-    """The mean F1 of all classes."""
+def macro_f1(labels: ClassNumbers, predictions: ClassNumbers, n_classes: int) -> float:
+    """Mean F1 over all classes."""
     from sklearn.metrics import f1_score
 
-    return float(f1_score(labels, answers, labels=range(n_classes), average="macro", zero_division=0.0))
+    return float(f1_score(labels, predictions, labels=range(n_classes), average="macro", zero_division=0.0))
 
 
-def wilson_interval(right: int, n: int) -> tuple[float, float]:
-    """The 95 % Wilson interval of a share (Wilson 1927)."""
+def wilson_interval(correct: int, n: int) -> tuple[float, float]:
+    """95 % Wilson interval of a proportion (Wilson 1927)."""
     from scipy.stats import binomtest
 
-    low, high = binomtest(right, n).proportion_ci(method="wilson")
+    low, high = binomtest(correct, n).proportion_ci(method="wilson")
     return float(low), float(high)
 
 
-def accuracy_interval(labels: ClassNumbers, answers: ClassNumbers, n_classes: int) -> tuple[float, float]:
-    return wilson_interval(int((labels == answers).sum()), len(labels))
+def accuracy_interval(labels: ClassNumbers, predictions: ClassNumbers, n_classes: int) -> tuple[float, float]:
+    return wilson_interval(int((labels == predictions).sum()), len(labels))
 
 
 def bootstrap_interval(
     score: Callable[[ClassNumbers, ClassNumbers, int], float],
     labels: ClassNumbers,
-    answers: ClassNumbers,
+    predictions: ClassNumbers,
     n_classes: int,
 ) -> tuple[float, float]:
-    """The 95 % percentile bootstrap interval of a score, seeded.
+    """Seeded 95 % percentile bootstrap interval of a score.
 
-    Pictures are resampled within each class, so that no class is ever absent. Where every answer is right, the interval
-    has no width and understates the uncertainty.
+    Pictures are resampled within each class, so every class is always present. If all predictions are correct, the
+    interval has zero width and understates the uncertainty.
     """
     import numpy as np
 
@@ -71,23 +71,26 @@ def bootstrap_interval(
     scores = []
     for _ in range(N_RESAMPLES):
         chosen = np.concatenate([rng.choice(places, len(places)) for places in members])
-        scores.append(score(labels[chosen], answers[chosen], n_classes))
+        scores.append(score(labels[chosen], predictions[chosen], n_classes))
     low, high = np.quantile(scores, [0.025, 0.975])
     return float(low), float(high)
 
 
 def macro_f1_change(counts: Sequence[int]) -> float:
-    """The true class's F1, 2 tp / (n + named), changes by at most 2 / (n + 1), the answered class's by 1 / (2n + 1)."""
+    """Return the most that one prediction can change macro F1, given the number of pictures per class.
+
+    F1, 2 tp / (n + predicted), changes by at most 2 / (n + 1) for the true class, 1 / (2n + 1) for the predicted one.
+    """
     rarest = min(n for n in counts if n)
     return (2 / (rarest + 1) + 1 / (2 * rarest + 1)) / len(counts)
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric and what is needed to report it. label: its name in text. hub_name: its name on the Hugging Face Hub.
+    """A metric and how to report it. label: its name in text. hub_name: its name on the Hugging Face Hub.
 
-    score, interval: in [0, 1], of labels (N,), answers (N,), both class numbers, and the number of classes.
-    change_by_one: the most that one picture's answer can change the score, given the number of pictures in each class.
+    score, interval: in [0, 1], of labels (N,), predictions (N,), both class numbers, and the number of classes.
+    change_by_one: the most that one prediction can change the score, given the number of pictures per class.
     """
 
     label: str
@@ -123,24 +126,24 @@ METRICS: dict[str, Metric] = {
 
 
 def find_metric(name: str) -> Metric:
-    """Raises ConfigError where there is no metric of that name."""
+    """Return the metric with this name. Raises ConfigError for an unknown name."""
     if name not in METRICS:
-        raise ConfigError(f"There is no metric {name!r}.", did_you_mean(name, METRICS))
+        raise ConfigError(f"No metric named {name!r}.", did_you_mean(name, METRICS))
     return METRICS[name]
 
 
-def score(metric: str, labels: ClassNumbers, answers: ClassNumbers, n_classes: int) -> float:
-    """The score, in [0, 1], of answers (N,) to labels (N,), both class numbers. Raises ConfigError where unknown."""
-    return find_metric(metric).score(labels, answers, n_classes)
+def score(metric: str, labels: ClassNumbers, predictions: ClassNumbers, n_classes: int) -> float:
+    """Score predictions (N,) for labels (N,), class numbers, in [0, 1]. Raises ConfigError for an unknown metric."""
+    return find_metric(metric).score(labels, predictions, n_classes)
 
 
-def score_interval(metric: str, labels: ClassNumbers, answers: ClassNumbers, n_classes: int) -> tuple[float, float]:
-    """The 95 % interval of that score. Raises ConfigError where the metric is unknown."""
-    return find_metric(metric).interval(labels, answers, n_classes)
+def score_interval(metric: str, labels: ClassNumbers, predictions: ClassNumbers, n_classes: int) -> tuple[float, float]:
+    """95 % interval of `score`. Raises ConfigError for an unknown metric."""
+    return find_metric(metric).interval(labels, predictions, n_classes)
 
 
 def log_loss(logits: Tensor, labels: Tensor) -> float:
-    """Mean cross-entropy, in nats, of logits (N, C); WORST_LOG_LOSS where that is not a number."""
+    """Mean cross-entropy, in nats, of logits (N, C); WORST_LOG_LOSS if it is not a number."""
     from torch.nn import functional
 
     loss = float(functional.cross_entropy(logits.cpu().double(), labels.cpu()))
@@ -148,12 +151,12 @@ def log_loss(logits: Tensor, labels: Tensor) -> float:
 
 
 def predicted_classes(logits: Tensor) -> ClassNumbers:
-    """The likeliest class (N,) of logits (N, C)."""
+    """Most probable class (N,) of logits (N, C)."""
     return logits.argmax(1).cpu().numpy()
 
 
 def smooth(values: Sequence[float], weight: float = 0.8) -> list[float]:
-    """An exponential moving average with the start's bias corrected (Adam's correction; TensorBoard's smoothing)."""
+    """Exponential moving average with bias correction (as in Adam, and as TensorBoard smooths)."""
     average, out = 0.0, []
     for number, value in enumerate(values, 1):
         average = weight * average + (1 - weight) * value

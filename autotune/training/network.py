@@ -1,4 +1,4 @@
-"""The network of one trial: the tail of a backbone and a head, as a LightningModule."""
+"""Network of one trial: the unfrozen stages of a backbone and a head, as a LightningModule."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from autotune.training.params import Params
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long training lasts. steps: batches per epoch."""
+    """Length of the training. steps: batches per epoch."""
 
     epochs: int
     cycle_epochs: int
@@ -30,10 +30,10 @@ class Schedule:
 
 
 class TrialNetwork(lightning.LightningModule):
-    """Trains a tail and a head on the output of a frozen prefix, `entry`.
+    """Unfrozen stages, `tail`, and a head, trained on the output of the frozen stages, `entry`.
 
-    frozen_statistics: in the tail, BatchNorm's scale and shift train while its running statistics stay as they are,
-    because small batches would spoil them.
+    frozen_statistics: in the tail, train BatchNorm's scale and shift but keep its running statistics, because small
+    batches degrade them.
     """
 
     def __init__(self, entry: FrozenPrefix, tail: nn.Sequential, head: nn.Linear, params: Params, schedule: Schedule,
@@ -59,12 +59,12 @@ class TrialNetwork(lightning.LightningModule):
         return self
 
     def forward(self, batch: Sequence[Tensor]) -> Tensor:
-        """Logits (N, C) of a batch as `FrozenPrefix` takes it."""
+        """Return logits (N, C) of a batch in the form `FrozenPrefix` takes."""
         logits: Tensor = self.head(self.tail(self.entry(batch)))
         return logits
 
     def training_step(self, batch: Sequence[Tensor], _: int) -> Tensor:
-        # Seeded by the step, so that dropout draws the same after a resume as without one.
+        # Seeded by the step: dropout is the same with and without a resume.
         seed_device((self.seed * 1_000_003 + self.global_step) % 2**63, self.device)
         *inputs, labels = batch
         x = self.entry(inputs)
@@ -77,14 +77,14 @@ class TrialNetwork(lightning.LightningModule):
         return share * self._loss(logits, labels) + (1 - share) * self._loss(logits, labels[other])
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The sum of w_y * cross-entropy over the batch, divided by the batch's size."""
+        """Sum of w_y * cross-entropy over the batch, divided by the batch size."""
         loss = functional.cross_entropy(logits, labels, reduction="none", label_smoothing=self.params.label_smoothing)
         return (loss * self.class_weights[labels]).mean()
 
     def validation_step(self, batch: Sequence[Tensor], _: int, dataloader_idx: int = 0) -> Any:
-        """Returns (which loader, logits, labels) for `EpochRecorder`."""
+        """Return (loader index, logits, labels) for `EpochRecorder`."""
         *inputs, labels = batch
-        # In float32 whatever the precision of training, because the exported model will answer in it.
+        # In float32 at any training precision, because the exported model runs in float32.
         with torch.autocast(self.device.type, enabled=False):
             return dataloader_idx, self(inputs), labels
 
@@ -94,11 +94,11 @@ class TrialNetwork(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._schedule(optimizer), "interval": "step"}}
 
     def trained(self) -> list[nn.Parameter]:
-        """The parameters of tail and head."""
+        """Return the parameters of tail and head."""
         return [*self.tail.parameters(), *self.head.parameters()]
 
     def state(self) -> dict[str, Tensor]:
-        """A copy of what training changes: tail and head."""
+        """Return a copy of the trained tensors: tail and head."""
         return {
             name: value.detach().cpu().clone().contiguous()
             for name, value in self.state_dict().items()
@@ -106,7 +106,7 @@ class TrialNetwork(lightning.LightningModule):
         }
 
     def _schedule(self, optimizer: torch.optim.Optimizer) -> Any:
-        """Learning rates between the trial's bounds: triangular cycles (Smith 2017) or one (Smith & Topin 2018)."""
+        """Learning rates from lr_low to lr_high: triangular cycles (Smith 2017) or one cycle (Smith & Topin 2018)."""
         low, high = self.params.lr_low, self.params.lr_high
         if self.params.cycle == "one-cycle":
             total = max(self.schedule.epochs * self.schedule.steps, 2)
@@ -119,7 +119,7 @@ class TrialNetwork(lightning.LightningModule):
             optimizer,
             low,
             high,
-            step_size_up=half,  # type: ignore[arg-type]  # a fraction of a step is right
+            step_size_up=half,  # type: ignore[arg-type]  # may be a fraction of a step
             mode=self.params.cycle,  # type: ignore[arg-type]
             cycle_momentum=False,  # type: ignore[arg-type]
         )
@@ -128,23 +128,23 @@ class TrialNetwork(lightning.LightningModule):
 def assemble_network(chain: nn.Sequential, entry: FrozenPrefix, params: Params, n_classes: int, features: int,
                      schedule: Schedule, labels: Sequence[int], seed: int,
                      from_scratch: bool) -> TrialNetwork:  # fmt: skip
-    """A trial's network. Its tail is a copy of the chain's last `depth` stages; the chain itself is not changed."""
+    """Build a trial's network. Its tail is a copy of the last `depth` stages of the chain, which is not changed."""
     seed_device(seed, torch.device("cpu"))  # for the head
-    tail = copy.deepcopy(chain[len(chain) - params.depth :]).requires_grad_(True)  # also where the plugin froze it
+    tail = copy.deepcopy(chain[len(chain) - params.depth :]).requires_grad_(True)  # also if the plugin froze it
     weights = class_weights(labels, n_classes, params.class_weight)
     head = nn.Linear(features, n_classes)
     return TrialNetwork(entry, tail, head, params, schedule, weights, seed, frozen_statistics=not from_scratch)
 
 
 def seed_device(seed: int, device: torch.device) -> None:
-    """Seed the CPU's generator and the device's. torch.manual_seed would queue a call for each absent device too."""
+    """Seed the generators of the CPU and the device. torch.manual_seed also queues a call per absent device."""
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.manual_seed(seed)
 
 
 def class_weights(labels: Sequence[int], n_classes: int, exponent: float) -> Tensor:
-    """w (C,) = (1 / frequency)^exponent, scaled so that its mean over the training pictures is 1."""
+    """Return w (C,) = (1 / frequency)^exponent, scaled to a mean of 1 over the training pictures."""
     found = Counter(labels)
     counts = torch.tensor([max(found[label], 1) for label in range(n_classes)], dtype=torch.float64)
     raw = (len(labels) / counts) ** exponent

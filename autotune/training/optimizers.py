@@ -1,4 +1,4 @@
-"""The optimizers a trial can use. Importing this imports no torch."""
+"""Optimizers that a trial can use. Importing this module does not import torch."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """class_name: of a class in torch.optim. arguments: its keyword arguments besides learning rate and weight decay.
+    """class_name: a class in torch.optim. arguments: its keyword arguments except learning rate and weight decay.
 
-    learning_rate_factor: what multiplies AdamW's default bounds to suit this optimizer, the ratio of the learning rates
-    they are commonly used at.
+    learning_rate_factor: multiplies AdamW's default ranges of lr_low and lr_high. It is the ratio of the learning rates
+    commonly used with the two optimizers.
     """
 
     class_name: str
@@ -30,7 +30,7 @@ class Optimizer:
         return f"factor {self.learning_rate_factor:g}"
 
 
-# Their order is that of the default choices: a sampler's draws depend on it.
+# The order is that of the default search space: a sampler's draws depend on it.
 OPTIMIZERS: dict[str, Optimizer] = {
     "adamw": Optimizer("AdamW", arguments={"fused": True}),
     "adam": Optimizer("Adam", arguments={"fused": True}),
@@ -42,16 +42,16 @@ OPTIMIZERS: dict[str, Optimizer] = {
 
 
 def find_optimizer(name: str) -> Optimizer:
-    """Raises ConfigError where there is no optimizer of that name."""
+    """Return the optimizer with this name. Raises ConfigError for an unknown name."""
     if name not in OPTIMIZERS:
-        raise ConfigError(f"There is no optimizer {name!r}.", did_you_mean(name, OPTIMIZERS))
+        raise ConfigError(f"No optimizer named {name!r}.", did_you_mean(name, OPTIMIZERS))
     return OPTIMIZERS[name]
 
 
 def build_optimizer(
     name: str, parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """The torch optimizer of that name. Raises ConfigError where there is none."""
+    """Build the torch optimizer with this name. Raises ConfigError for an unknown name."""
     import torch
 
     found = find_optimizer(name)

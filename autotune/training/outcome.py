@@ -1,19 +1,20 @@
-"""What a trial reports while it trains, and its outcome."""
+"""Reports of a running trial, and its outcome."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Protocol
 
-# Why a trial ended. Each but PRUNED leaves it complete, with its best epoch.
+# Reasons for the end of a trial. Except for PRUNED, the trial is complete and has a best epoch.
 DONE, GAP, DIVERGED, PRUNED, TIMEOUT = "done", "gap", "diverged", "pruned", "timeout"
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One row of a trial's curve. number: from 1. train, validation: the metric, in evaluation mode, unaugmented.
+    """One row of a trial's curve. number: from 1. rate: learning rate.
 
-    gap: train minus validation, smoothed. cycle_end: the only rows the pruner sees.
+    train, validation: the metric, in evaluation mode and without augmentation. gap: train minus validation, smoothed.
+    cycle_end: the pruner receives only these rows.
     """
 
     number: int
@@ -29,10 +30,10 @@ class Epoch:
 
 @dataclass(frozen=True)
 class TrialOutcome:
-    """A trained trial. value, log_loss: of its best epoch on validation. ended: one of the reasons above.
+    """A trained trial. value, log_loss: of its best epoch, on the validation set. ended: one of the reasons above.
 
-    checkpoint: the best epoch's tail and head, as the content of a safetensors file; None where it was pruned.
-    seconds: in all, of which cache_seconds for the feature cache.
+    checkpoint: tail and head of the best epoch, as the content of a safetensors file; None if pruned.
+    seconds: in total, including cache_seconds for the feature cache.
     """
 
     value: float
@@ -48,9 +49,9 @@ class TrialOutcome:
 
 @dataclass(frozen=True)
 class ProbeOutcome:
-    """A fitted linear probe. value: on validation. head: its weights, as the content of a safetensors file.
+    """A fitted linear probe. value: on the validation set. head: its weights, as the content of a safetensors file.
 
-    seconds: of the fit. cache_seconds: of the feature cache, before it.
+    seconds: of the fit. cache_seconds: of filling the feature cache before the fit.
     """
 
     value: float
@@ -60,10 +61,10 @@ class ProbeOutcome:
 
 
 class Reporter(Protocol):
-    """Where training sends its progress."""
+    """Receiver of training progress."""
 
     def epoch(self, row: Epoch) -> str | None:
-        """Report an epoch. Returns None to go on, or why to stop: PRUNED or TIMEOUT."""
+        """Report an epoch. Returns None to continue, or the reason to stop: PRUNED or TIMEOUT."""
 
     def cache_progress(self, done: int, total: int) -> None:
-        """Report progress of the feature cache, in pictures."""
+        """Report the progress of filling the feature cache, in pictures."""

@@ -1,4 +1,4 @@
-"""One trial's choices, and how they are worded."""
+"""Hyperparameters of one trial, and their description in words."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ Value = float | int | str
 
 @dataclass(frozen=True)
 class Params:
-    """One trial's choices. depth: last stages that train. lr_low, lr_high: the bounds of the cycle.
+    """Hyperparameters of one trial. depth: unfrozen last stages. lr_low, lr_high: learning rates of the cycle.
 
-    class_weight: c of w = (1 / frequency)^c. batch_size: pictures per step. mixup: alpha of the Beta distribution that
-    two pictures of a batch are mixed by, at the input of the tail; 0: not mixed.
+    class_weight: c of w = (1 / frequency)^c. batch_size: pictures per step. mixup: alpha of the Beta distribution for
+    mixing two pictures of a batch at the input of the unfrozen stages; 0: no mixup.
     """
 
     backbone: str
@@ -31,16 +31,16 @@ class Params:
     mixup: float = 0.0
 
     def recorded(self) -> dict[str, Value]:
-        """As the record keeps them: mixup only where pictures are mixed."""
+        """Return the hyperparameters as stored in the record: mixup only if it is not 0."""
         return {name: value for name, value in asdict(self).items() if name != "mixup" or value}
 
 
 def describe(params: Params, label: str, stages: int, from_scratch: bool) -> str:
-    """A trial's choices in a line. label, stages, from_scratch: of its backbone."""
+    """Describe hyperparameters in one line. label, stages, from_scratch: of the backbone."""
     if from_scratch:
         trained = "from scratch"
     else:
-        trained = "head alone" if params.depth == 0 else f"last {params.depth} of {stages} stages"
+        trained = "head only" if params.depth == 0 else f"last {params.depth} of {stages} stages unfrozen"
     augment = f"augmentation {params.augment:g}" if params.augment else "no augmentation"
     return (
         f"{label}, {trained}, {params.pixels} pixels, {params.optimizer} {params.lr_low:.1e} to {params.lr_high:.1e} "

@@ -1,4 +1,4 @@
-"""The linear probe: a head on frozen features. It ranks backbones, and deeper trials start from it."""
+"""Linear probe: a head on frozen features. It ranks backbones and initialises the heads of deeper trials."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ INVERSE_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)  # scikit-learn's C, on standardise
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """A fitted head. weight: (C, F), bias: (C,), for features that are not standardised. value: on validation."""
+    """A fitted head. weight: (C, F), bias: (C,), for raw features. value: on the validation set."""
 
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
     value: float
 
     def head(self) -> nn.Linear:
-        """As a layer that can be trained further."""
+        """Return a trainable layer with these weights."""
         layer = nn.Linear(self.weight.shape[1], self.weight.shape[0])
         with torch.no_grad():
             layer.weight.copy_(torch.from_numpy(self.weight))
@@ -39,7 +39,7 @@ def fit_probe(
     validation: NDArray[np.float32],
     validation_labels: NDArray[np.int64],
 ) -> LinearProbe:
-    """Logistic regression on features (N, F), its penalty chosen on validation; ties go to the stronger one.
+    """Fit logistic regression on features (N, F). The validation set decides the penalty; ties go to the stronger one.
 
     Fine-tuning from such a head distorts pretrained features less than from a random one (LP-FT: Kumar et al. 2022).
     """
@@ -54,8 +54,8 @@ def fit_probe(
             weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
         weight = weight / scale
         bias = bias - weight @ mean
-        answers = np.argmax(validation @ weight.T + bias, 1)
-        value = score(metric, validation_labels, answers, n_classes)
+        predictions = np.argmax(validation @ weight.T + bias, 1)
+        value = score(metric, validation_labels, predictions, n_classes)
         if best is None or value > best.value:
             best = LinearProbe(weight.astype(np.float32), bias.astype(np.float32), value)
     assert best

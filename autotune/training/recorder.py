@@ -1,4 +1,4 @@
-"""The Lightning callback that measures every epoch, keeps the best one and stops a trial on the gap."""
+"""Lightning callback that evaluates every epoch, keeps the best one and stops a trial by the gap."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from autotune.training.network import TrialNetwork
 from autotune.training.outcome import DIVERGED, DONE, GAP, Epoch, Reporter
 from autotune.training.params import Params
 
-VALIDATION, GAP_SAMPLE = 0, 1  # the loaders' places, as `run_trial` gives them to Lightning
+VALIDATION, GAP_SAMPLE = 0, 1  # loader indices, in the order of `run_trial`
 
 
 class EpochRecorder(lightning.Callback):
-    """Measures every epoch, keeps the best one's tensors, reports to the driver, and stops when told to or on the gap.
+    """Evaluates every epoch, keeps the best one's tensors, reports to the driver, stops at its request or by the gap.
 
-    rows: the epochs so far. best: the place of the best one in them.
+    rows: the epochs so far. best: the index of the best one.
     """
 
     def __init__(self, context: TrialContext, params: Params, reporter: Reporter) -> None:
@@ -55,9 +55,9 @@ class EpochRecorder(lightning.Callback):
             self.best = len(self.rows) - 1
             assert isinstance(module, TrialNetwork)
             self.best_state = module.state()
-        answer = self._reporter.epoch(row)
+        stop = self._reporter.epoch(row)
         is_last = len(self.rows) >= (refit or self._context.epochs)
-        self.ended = answer or self._reason_to_end(row, is_last)
+        self.ended = stop or self._reason_to_end(row, is_last)
         trainer.should_stop = is_last or self.ended != DONE
 
     def state_dict(self) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class EpochRecorder(lightning.Callback):
 
     def _measure(self, trainer: lightning.Trainer) -> Epoch:
         number = len(self.rows) + 1
-        (validation, log_loss_), (train, _) = (self._score(which) for which in (VALIDATION, GAP_SAMPLE))
+        (validation, log_loss_), (train, _) = (self._score(loader) for loader in (VALIDATION, GAP_SAMPLE))
         loss = float(torch.stack(self._losses).mean()) if self._losses else float("nan")
         self._outputs, self._losses = [], []
         return Epoch(
@@ -92,12 +92,12 @@ class EpochRecorder(lightning.Callback):
             seconds=time.monotonic() - self._start,
         )
 
-    def _score(self, which: int) -> tuple[float, float]:
-        """The metric and the cross-entropy of one loader's pictures."""
-        logits = torch.cat([out[1] for out in self._outputs if out[0] == which])
-        labels = torch.cat([out[2] for out in self._outputs if out[0] == which])
-        answers = predicted_classes(logits)
-        value = score(self._context.metric, labels.cpu().numpy(), answers, self._context.classes)
+    def _score(self, loader: int) -> tuple[float, float]:
+        """Return the metric and the cross-entropy over one loader."""
+        logits = torch.cat([out[1] for out in self._outputs if out[0] == loader])
+        labels = torch.cat([out[2] for out in self._outputs if out[0] == loader])
+        predictions = predicted_classes(logits)
+        value = score(self._context.metric, labels.cpu().numpy(), predictions, self._context.classes)
         return value, log_loss(logits, labels)
 
     def _ends_cycle(self, number: int) -> bool:
@@ -106,19 +106,19 @@ class EpochRecorder(lightning.Callback):
 
 
 def is_better(row: Epoch, other: Epoch) -> bool:
-    """A higher metric; between equals, a lower cross-entropy."""
+    """Compare by the metric, then by a lower cross-entropy."""
     return (row.validation, -row.log_loss) > (other.validation, -other.log_loss)
 
 
 def smoothed_gap(pairs: Sequence[tuple[float, float]]) -> list[float]:
-    """Train minus validation, each smoothed with 0.8, for a curve of (train, validation)."""
+    """Return train minus validation, each smoothed with weight 0.8, for a curve of (train, validation)."""
     train, validation = (smooth([pair[i] for pair in pairs]) for i in (0, 1))
     return [a - b for a, b in zip(train, validation, strict=True)]
 
 
 def stops_on_gap(rows: Sequence[Epoch], patience: int, cycle_epochs: int, most: float) -> bool:
-    """Whether a trial has begun to overfit: validation has not improved for `patience` epochs (a cycle at least), and
-    the smoothed gap is over `most` or has grown in that time.
+    """Return whether a trial overfits: validation has not improved for `patience` epochs (at least one cycle), and the
+    smoothed gap exceeds `most` or has grown over these epochs.
     """
     window = max(patience, cycle_epochs)
     if len(rows) <= window:

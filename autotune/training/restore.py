@@ -1,4 +1,4 @@
-"""A finished trial's network, restored from its checkpoint, and its logits of picture files."""
+"""Restore a finished trial's network from its checkpoint, and compute its logits for picture files."""
 
 from __future__ import annotations
 
@@ -25,10 +25,12 @@ from autotune.training.network import TrialNetwork
 from autotune.training.params import Params
 from autotune.training.trial import build_network
 
+RESTORE = "Restore the file, or start a new study."
+
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """A trial's whole network in float32 and evaluation mode, on a device."""
+    """Complete network of a trial in float32 and evaluation mode, on a device."""
 
     net: TrialNetwork
     backbone: Backbone
@@ -44,39 +46,42 @@ class TrainedNetwork:
 
     @torch.no_grad()
     def logits(self, pictures: NDArray[np.uint8]) -> Tensor:
-        """Logits (N, C), on the CPU, of pixels (N, 3, P, P)."""
+        """Return logits (N, C), on the CPU, for pixels (N, 3, P, P)."""
         found: Tensor = self.net([torch.from_numpy(pictures).to(self.device)])
         return found.float().cpu()
 
 
 def restore_network(backbones: LoadedBackbones, number: int, params: Params, file: Path) -> TrainedNetwork:
-    """The network of trial `number` with its trained weights. file: its checkpoint. Raises StudyError where that is
-    gone, damaged or another backbone's.
+    """Return the network of trial `number` with its trained weights. file: its checkpoint.
+
+    Raises StudyError if the checkpoint is missing, damaged or of another backbone.
     """
     if not file.is_file():
-        raise StudyError(f"The checkpoint of trial {number}, {file}, is gone.", "Put it back, or search anew.")
+        raise StudyError(f"The checkpoint of trial {number} is missing: {file}.", RESTORE)
     return network_from_checkpoint(backbones, params, file.read_bytes(), file)
 
 
 def network_from_checkpoint(backbones: LoadedBackbones, params: Params, content: bytes, file: Path) -> TrainedNetwork:
-    """A network with the weights of a checkpoint. file: where it lies, for errors. Raises StudyError."""
+    """Build a network with the weights of a checkpoint. file: its path, for errors. Raises StudyError."""
     net = build_network(backbones, params, steps=1, seed=0)
     try:
         state = safetensors.torch.load(content)
     except safetensors.SafetensorError as error:
-        raise StudyError(f"{file} is damaged: {error}.", "Put it back, or search anew.") from error
+        raise StudyError(f"{file} is damaged: {error}.", RESTORE) from error
     try:
         found = net.load_state_dict(state, strict=False)
     except RuntimeError as error:  # tensors of other shapes
-        raise StudyError(f"{file} does not fit its backbone.", "Put it back, or search anew.") from error
+        raise StudyError(f"{file} does not match its backbone.", RESTORE) from error
     if found.unexpected_keys or any(not name.startswith("entry.") for name in found.missing_keys):
-        raise StudyError(f"{file} does not fit its backbone.", "Name the same --plugins as before, or search anew.")
+        raise StudyError(
+            f"{file} does not match its backbone.", "Use the --plugins of the search, or start a new study."
+        )
     entry = backbones.context.backbones[net.params.backbone][0]
     return TrainedNetwork(net.eval().to(backbones.device), entry, backbones.device)
 
 
 def picture_logits(trained: TrainedNetwork, root: Path, pictures: Sequence[Picture], progress: Progress) -> Tensor:
-    """Logits (N, C) of a study's pictures, from their files. Raises DataError where one is gone or has changed."""
+    """Return logits (N, C) for the picture files of a study. Raises DataError if one is missing or has changed."""
     found = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for first in range(0, len(pictures), CLEAN_BATCH):
@@ -88,17 +93,17 @@ def picture_logits(trained: TrainedNetwork, root: Path, pictures: Sequence[Pictu
 
 
 def _picture_pixels(root: Path, picture: Picture, pixels: int, interpolation: str) -> NDArray[np.uint8]:
-    """One picture's pixels (3, P, P). Raises DataError where its file is not that of the manifest any more."""
+    """Return the pixels (3, P, P) of one picture. Raises DataError if its file no longer matches the manifest."""
     path = root / picture.path
     try:
         image = read_picture(path)
     except (UnreadableError, OSError) as error:
         raise DataError(
-            f"{str(picture.part).capitalize()} picture {path} cannot be read: {error}.", "Put it back."
+            f"{str(picture.part).capitalize()} picture {path} cannot be read: {error}.", "Restore the file."
         ) from error
     if pixel_digest(image) != picture.digest:
         raise DataError(
-            f"{str(picture.part).capitalize()} picture {path} is not the one of the manifest any more.",
-            "Put the old one back, or start a new study on the changed folder.",
+            f"{str(picture.part).capitalize()} picture {path} no longer matches the manifest.",
+            "Restore the original file, or start a new study on the changed folder.",
         )
     return crop_square(image, pixels, interpolation)

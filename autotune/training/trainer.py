@@ -1,4 +1,4 @@
-"""The Lightning Trainer of a trial, and the checkpoint from which an interrupted one goes on."""
+"""The Lightning Trainer of a trial, and the checkpoint that an interrupted trial resumes from."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CHECKPOINT_SECONDS = 10
 
 
 def build_trainer(device: torch.device, net: TrialNetwork, **options: Any) -> lightning.Trainer:
-    """A Trainer that prints and logs nothing, in the faster precision. options: further ones of Lightning's Trainer."""
+    """Build a Trainer without output or logs, in the faster precision. options: arguments of Lightning's Trainer."""
     return lightning.Trainer(
         accelerator={"cuda": "gpu"}.get(device.type, device.type),
         devices=[device.index or 0] if device.type == "cuda" else 1,
@@ -38,7 +38,7 @@ def build_trainer(device: torch.device, net: TrialNetwork, **options: Any) -> li
 
 @contextlib.contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Hide what Lightning prints about the machine. Workers need not: their output goes to a log."""
+    """Suppress Lightning's messages about the machine. Workers do not need it: their output goes to a log."""
     logger = logging.getLogger("pytorch_lightning")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -46,15 +46,15 @@ def quiet_lightning() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except SystemExit as error:  # what Lightning makes of Ctrl-C
+    except SystemExit as error:  # Lightning raises it on Ctrl-C
         raise KeyboardInterrupt from error
     finally:
         logger.setLevel(level)
 
 
 def bfloat16_pays(tail: nn.Module, device: torch.device) -> bool:
-    """Whether training in bfloat16 is faster: it needs the hardware, and on a CPU a tail with something to do but
-    without grouped convolutions, whose backward pass is up to twice as slow in it (benchmarks/precision.py).
+    """Return whether training in bfloat16 is faster. It needs hardware support and, on a CPU, a non-empty tail without
+    grouped convolutions: their backward pass is up to twice as slow in bfloat16 (benchmarks/precision.py).
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
@@ -65,19 +65,19 @@ def bfloat16_pays(tail: nn.Module, device: torch.device) -> bool:
 
 
 def is_resumable(file: Path) -> bool:
-    """Whether training can go on from a checkpoint. One that cannot be read, or holds code, is deleted."""
+    """Return whether training can resume from a checkpoint. Deletes one that cannot be read or contains code."""
     if not file.exists():
         return False
     try:
-        torch.load(file, map_location="cpu", weights_only=True)  # the folder may have come from elsewhere
-    except Exception:  # whatever such a file makes pickle or zipfile raise
+        torch.load(file, map_location="cpu", weights_only=True)  # the file is not trusted
+    except Exception:  # pickle and zipfile raise many types
         file.unlink()
         return False
     return True
 
 
 class ResumeCheckpoint(ModelCheckpoint):
-    """Never saves between an epoch's last batch and its validation: resumed there, Lightning would skip validation."""
+    """Checkpoint that never saves between an epoch's last batch and its validation: Lightning would skip validation."""
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any, **kwargs: Any) -> None:
         if not trainer.is_last_batch:
@@ -85,7 +85,7 @@ class ResumeCheckpoint(ModelCheckpoint):
 
 
 def resume_checkpoint(file: Path) -> ResumeCheckpoint:
-    """A callback that saves an unfinished trial every ten seconds, so that kill -9 loses little."""
+    """Return a callback that saves an unfinished trial every ten seconds, to limit the loss on kill -9."""
     return ResumeCheckpoint(
         dirpath=file.parent,
         filename=file.stem,

@@ -1,4 +1,4 @@
-"""One task: a linear probe is fitted, or a trial's Params become a trained tail and head, a curve and scores."""
+"""The tasks of a worker: fit a linear probe, train a trial."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def run_probe(backbones: LoadedBackbones, name: str, pixels: int, reporter: Repo
 
 def run_trial(backbones: LoadedBackbones, number: int, params: Params, files: Mapping[str, bytes], scratch: Path,
               reporter: Reporter) -> TrialOutcome:  # fmt: skip
-    """Train one trial to its end.
+    """Train one trial, or resume it.
 
-    files: what the trial starts from, by file name: the probe's head, where `TrialContext.starts_from_probe`.
-    scratch: a folder for the checkpoint of the unfinished trial, from which a trial that was killed goes on.
+    files: content by file name: the probe's head if `TrialContext.starts_from_probe`.
+    scratch: a folder for the checkpoint of the unfinished trial, which a killed trial resumes from.
     """
     start = time.monotonic()
     sources = open_sources(backbones, params, reporter.cache_progress)
@@ -57,23 +57,21 @@ def run_trial(backbones: LoadedBackbones, number: int, params: Params, files: Ma
 
 def prepare_training(backbones: LoadedBackbones, params: Params, source: BatchSource, number: int,
                      files: Mapping[str, bytes]) -> tuple[TrialNetwork, TrainBatches]:  # fmt: skip
-    """The network that trial `number` starts with, and its training batches. files: as of `run_trial`."""
+    """Return the initial network of trial `number` and its training batches. files: as for `run_trial`."""
     context = backbones.context
     seed = int(np.random.SeedSequence((context.seed, number)).generate_state(1)[0])
-    batches = TrainBatches(
-        source, context.train.labels, params.batch_size, params.augment, seed, backbones.n_prefetch
-    )  # fmt: skip
+    batches = TrainBatches(source, context.train.labels, params.batch_size, params.augment, seed, backbones.n_prefetch)
     net = build_network(backbones, params, len(batches), seed, with_prefix=not isinstance(source, FeatureSource))
     if context.starts_from_probe(params):
         net.head[1] = _load_head(files[probe_file_name(params.backbone, params.pixels)])
-    net.train()  # Lightning leaves the modes as it finds them
+    net.train()  # Lightning does not change the mode
     return net, batches
 
 
 def build_network(
     backbones: LoadedBackbones, params: Params, steps: int, seed: int, with_prefix: bool = True
 ) -> TrialNetwork:
-    """The untrained network of a trial. with_prefix: its frozen part comes first; else it takes cached features."""
+    """Build the untrained network of a trial. with_prefix: include the frozen stages; else it takes cached features."""
     context = backbones.context
     backbone, weights = context.backbones[params.backbone]
     from_scratch = backbone.traits.from_scratch
@@ -89,13 +87,13 @@ def build_network(
 
 
 def probe_file_name(backbone: str, pixels: int) -> str:
-    """The file of a probe's head."""
+    """Return the file name of a probe's head."""
     return f"probe-{backbone.replace(':', '-')}-{pixels}.safetensors"
 
 
 def _train(backbones: LoadedBackbones, net: TrialNetwork, batches: TrainBatches, sources: TrialSources,
            recorder: EpochRecorder, unfinished: Path) -> None:  # fmt: skip
-    """Train until the recorder ends the trial. unfinished: the checkpoint to go on from, gone when this returns."""
+    """Train until the recorder stops the trial. unfinished: the checkpoint to resume from, deleted at the end."""
     context = backbones.context
     trainer = build_trainer(
         backbones.device, net, max_epochs=context.epochs, callbacks=[recorder, resume_checkpoint(unfinished)]

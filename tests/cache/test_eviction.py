@@ -27,19 +27,19 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def stored(folder: Path, name: str, minutes_ago: float, n: int = 10) -> RowStore:
-    """n rows of 1,000 bytes, last used so long ago."""
+    """Store n rows of 1,000 bytes with the given last use."""
     rows = RowStore(folder / name, (1000,), np.uint8)
     rows.append([f"{i:032x}" for i in range(n)], np.zeros((n, 1000), np.uint8))
-    at = time.time() - 60 * minutes_ago
-    os.utime(folder / name / "keys.bin", (at, at))
+    used = time.time() - 60 * minutes_ago
+    os.utime(folder / name / "keys.bin", (used, used))
     return rows
 
 
-def names(gone: list[CacheEntry]) -> list[str]:
-    return [one.name for one in gone]
+def names(entries: list[CacheEntry]) -> list[str]:
+    return [one.name for one in entries]
 
 
-def test_what_was_used_longest_ago_makes_way_first(folder: Path) -> None:
+def test_the_least_recently_used_entries_are_evicted_first(folder: Path) -> None:
     for name, minutes in (
         ("pixels/32-bilinear", 5),
         ("features/net-32/cut9-view0-a", 60),
@@ -55,7 +55,7 @@ def test_what_was_used_longest_ago_makes_way_first(folder: Path) -> None:
     assert not list(folder.rglob(".gone*"))
 
 
-def test_what_earlier_versions_have_left_is_named_and_makes_way(folder: Path) -> None:
+def test_entries_of_earlier_versions_are_listed_and_evicted(folder: Path) -> None:
     for name, minutes in (("banks/net-32/cut9-view0-a", 90), ("pixels/32-bilinear", 60), ("pixels/32-bilinear-v7", 5)):
         stored(folder, name, minutes)
     each = eviction.entries()[0].n_bytes
@@ -63,32 +63,32 @@ def test_what_earlier_versions_have_left_is_named_and_makes_way(folder: Path) ->
     assert names(eviction.entries()) == ["pixels/32-bilinear"]
 
 
-def test_opening_rows_is_using_them(folder: Path) -> None:
+def test_opening_rows_counts_as_use(folder: Path) -> None:
     stored(folder, "pixels/old", 60)
     stored(folder, "pixels/new", 5)
     RowStore(folder / "pixels" / "old", (1000,), np.uint8)
     assert names(eviction.entries()) == ["pixels/new", "pixels/old"]
 
 
-def test_a_reader_keeps_what_it_has_open(folder: Path) -> None:
+def test_rows_deleted_while_open_can_still_be_read(folder: Path) -> None:
     rows = stored(folder, "pixels/x", 5)
     places = rows.places(["0" * 32])
     assert names(eviction.clear()) == ["pixels/x"]
     assert rows.take(places).shape == (1, 1000)
-    with pytest.raises(StudyError, match="has lost rows"):
+    with pytest.raises(StudyError, match="were deleted while in use"):
         rows.places(["0" * 32])
 
 
-def test_nothing_that_a_running_study_uses_makes_way(folder: Path) -> None:
+def test_entries_used_by_a_running_study_are_not_evicted(folder: Path) -> None:
     stored(folder, "pixels/before", 5)
     with subprocess.Popen([sys.executable, "-c", HOLD], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout
         assert other.stdout.readline() == "in\n"
         stored(folder, "pixels/since", -1)
         assert names(eviction.trim(0)) == ["pixels/before"]
-        with pytest.raises(StudyError, match="is running"):
+        with pytest.raises(StudyError, match="running study"):
             eviction.clear()
-        other.kill()  # as kill -9: it cannot clean up
+        other.kill()  # like kill -9: no clean-up
     assert names(eviction.clear()) == ["pixels/since"]
     assert not list((folder / eviction.RUNNING).glob("*.lock"))
 
@@ -96,23 +96,23 @@ def test_nothing_that_a_running_study_uses_makes_way(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "n"), [("5GB", 5 * 10**9), ("1.5 mb", 1_500_000), ("1000", 1000), ("2 TB", 2 * 10**12)]
 )
-def test_sizes(text: str, n: int) -> None:
+def test_sizes_are_parsed(text: str, n: int) -> None:
     assert eviction.parse_size(text) == n
 
 
 @pytest.mark.parametrize("text", ["", "GB", "5 XB", "-1GB", "five"])
-def test_bad_sizes_are_said(text: str) -> None:
+def test_invalid_sizes_raise(text: str) -> None:
     with pytest.raises(ConfigError):
         eviction.parse_size(text)
 
 
-def test_the_limit_is_told_by_the_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limit_is_read_from_the_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert 0 < eviction.limit() <= eviction.MOST_BYTES
     monkeypatch.setenv(eviction.LIMIT, "2GB")
     assert eviction.limit() == 2 * 10**9
 
 
-def test_the_command_shows_trims_and_clears(folder: Path) -> None:
+def test_the_command_shows_trims_and_clears_the_cache(folder: Path) -> None:
     assert json.loads(run_command("cache", "--json").stdout)["entries"] == []
     for view in (0, 1):
         stored(folder, f"features/net-32/cut9-view{view}-a", 5)
@@ -124,47 +124,47 @@ def test_the_command_shows_trims_and_clears(folder: Path) -> None:
     assert "features/net-32/cut9" in shown
     assert "20.3 KB of at most" in shown
     assert run_command("cache", "trim", "--to", "15KB").stdout == "Deleted 10.2 KB.\n"
-    refused = run_command("cache", "clear")
-    assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 2)
+    unconfirmed = run_command("cache", "clear")
+    assert (unconfirmed.returncode, len(unconfirmed.stderr.splitlines())) == (1, 2)
     assert run_command("cache", "clear", "--yes").stdout == "Deleted 10.2 KB.\n"
     assert eviction.entries() == []
     assert run_command("cache", "trim", "--to", "much").returncode == 1
 
 
 @pytest.mark.slow
-def test_a_deleted_cache_changes_no_trial(
+def test_deleting_the_cache_changes_no_trial(
     here: Path, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flags = {"backbone": ["efficientnet_lite0"], "depth": [0, 1]}
-    straight = search(digits, 3, "straight", flags=flags)
+    expected = search(digits, 3, "uninterrupted", flags=flags)
     monkeypatch.setenv("AUTOTUNE_CACHE", str(tmp_path / "cache"))
     search(digits, 2, flags=flags)
     shutil.rmtree(tmp_path / "cache")
-    assert without_time(search(digits, 3, flags=flags)) == without_time(straight)
+    assert without_time(search(digits, 3, flags=flags)) == without_time(expected)
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1.9 MB: room for the pixels of this study, 1.7 MB, and for no features."""
+    """A file system of 1.9 MB: large enough for the pixels of this study, 1.7 MB, but not for its features."""
     place = tmp_path / "disk"
     place.mkdir()
     words = ["mount", "-t", "tmpfs", "-o", "size=1900k", "none", str(place)]
     mounted = subprocess.run(words, check=False, capture_output=True)
     if mounted.returncode:
-        pytest.skip("a file system cannot be mounted here")
+        pytest.skip("no permission to mount a file system")
     yield place
     subprocess.run(["umount", str(place)], check=True)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("mount") is None, reason="needs mount")
-def test_a_disk_that_fills_ends_in_two_lines_and_the_same_command_goes_on(
+def test_a_full_disk_raises_and_the_same_search_resumes(
     here: Path, digits: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flags = {"backbone": ["efficientnet_lite0"], "depth": [0, 1]}
-    straight = search(digits, 2, "straight", flags=flags)
+    expected = search(digits, 2, "uninterrupted", flags=flags)
     monkeypatch.setenv("AUTOTUNE_CACHE", str(small_disk))
     with pytest.raises(StudyError, match="No space left"):
         search(digits, 2, flags=flags)
     subprocess.run(["mount", "-o", "remount,size=100M", str(small_disk)], check=True)
-    assert without_time(search(digits, 2, flags=flags)) == without_time(straight)
+    assert without_time(search(digits, 2, flags=flags)) == without_time(expected)

@@ -42,7 +42,7 @@ def digests(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
 
 @pytest.fixture
 def fresh_cache(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache with the decoded pixels in it and no features."""
+    """A cache folder with the decoded pixels and no features."""
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "pixels").symlink_to(cache / "pixels", target_is_directory=True)
     monkeypatch.setenv("AUTOTUNE_CACHE", str(tmp_path / "cache"))
@@ -67,7 +67,7 @@ def filled(
 
 
 @torch.no_grad()
-def test_a_cached_row_is_what_the_frozen_stages_compute(
+def test_cached_rows_equal_the_outputs_of_the_frozen_stages(
     chain: nn.Sequential, digests: tuple[str, ...], fresh_cache: Path
 ) -> None:
     found, _ = filled(chain, digests, [0, 2])
@@ -80,12 +80,10 @@ def test_a_cached_row_is_what_the_frozen_stages_compute(
             rows = found.rows(cut, view)
             cached = torch.from_numpy(rows.take(rows.places(digests))).float()
             exact = whole(batch)
-            assert float((cached - exact).norm() / exact.norm()) < 1e-3  # half precision alone makes 2e-4 of it
+            assert float((cached - exact).norm() / exact.norm()) < 1e-3  # half precision causes 2e-4
 
 
-def test_a_row_does_not_depend_on_its_neighbours(
-    chain: nn.Sequential, digests: tuple[str, ...], fresh_cache: Path
-) -> None:
+def test_a_row_does_not_depend_on_its_batch(chain: nn.Sequential, digests: tuple[str, ...], fresh_cache: Path) -> None:
     found, _ = filled(chain, digests[:1], [0, 1])
     found.fill(digests, [0, 1], lambda *_: None)
     one = [found.rows(cut, view).take(np.array([0])) for cut in CUTS for view in (0, 1)]
@@ -98,14 +96,14 @@ def test_a_row_does_not_depend_on_its_neighbours(
     assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def test_frozen_work_is_done_once(chain: nn.Sequential, digests: tuple[str, ...], fresh_cache: Path) -> None:
+def test_features_are_computed_once(chain: nn.Sequential, digests: tuple[str, ...], fresh_cache: Path) -> None:
     _, first = filled(chain, digests, [0])
     _, second = filled(chain, digests, [0])
     assert first[-1] == (40, 40)
     assert second == []
 
 
-def test_what_was_cut_off_is_computed_again(chain: nn.Sequential, digests: tuple[str, ...], fresh_cache: Path) -> None:
+def test_truncated_rows_are_computed_again(chain: nn.Sequential, digests: tuple[str, ...], fresh_cache: Path) -> None:
     found, _ = filled(chain, digests, [0])
     whole = found.rows(8, 0).take(found.rows(8, 0).places(digests))
     with next(found.folder.glob("cut8-view0*/keys.bin")).open("r+b") as out:
@@ -115,18 +113,18 @@ def test_what_was_cut_off_is_computed_again(chain: nn.Sequential, digests: tuple
     assert np.array_equal(again.rows(8, 0).take(again.rows(8, 0).places(digests)), whole)
 
 
-def test_a_deeper_cut_goes_on_from_a_shallower_one(
+def test_a_deeper_cut_is_computed_from_a_cached_shallower_one(
     chain: nn.Sequential, digests: tuple[str, ...], fresh_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, _ = filled(chain, digests, [0, 3])
-    there = [whole.rows(9, view).take(whole.rows(9, view).places(digests)) for view in (0, 3)]
+    expected = [whole.rows(9, view).take(whole.rows(9, view).places(digests)) for view in (0, 3)]
     for folder in (fresh_cache / "features").glob("*/cut[89]-*"):
         shutil.rmtree(folder)
     again = opened(chain, (8, 9))
-    monkeypatch.setattr(FrozenPrefix, "forward", lambda *_: pytest.fail("pixels were asked for"))
+    monkeypatch.setattr(FrozenPrefix, "forward", lambda *_: pytest.fail("computed from pixels"))
     again.fill(digests, [0, 3], lambda *_: None)
-    here = [again.rows(9, view).take(again.rows(9, view).places(digests)) for view in (0, 3)]
-    assert all(np.array_equal(a, b) for a, b in zip(there, here, strict=True))
+    computed = [again.rows(9, view).take(again.rows(9, view).places(digests)) for view in (0, 3)]
+    assert all(np.array_equal(a, b) for a, b in zip(expected, computed, strict=True))
 
 
 def test_other_weights_have_other_rows(chain: nn.Sequential, fresh_cache: Path) -> None:
@@ -134,20 +132,20 @@ def test_other_weights_have_other_rows(chain: nn.Sequential, fresh_cache: Path) 
     assert opened(chain).rows(9, 0).folder != opened(other).rows(9, 0).folder
 
 
-def test_rows_of_other_augmentation_are_not_used_again(
+def test_rows_with_other_augmentation_are_not_reused(
     chain: nn.Sequential, digests: tuple[str, ...], fresh_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, _ = filled(chain, digests, [0, 2])
     old = before.rows(9, 2).take(before.rows(9, 2).places(digests))
     monkeypatch.setattr(augmentation, "RANGES", AugmentRanges(shift=0.1))
     after, seen = filled(chain, digests, [0, 2])
-    assert seen == [(len(digests), len(digests))]  # of view 2; the clean view is not augmented
+    assert seen == [(len(digests), len(digests))]  # view 2 only: view 0 is not augmented
     new = after.rows(9, 2).take(after.rows(9, 2).places(digests))
     assert not np.allclose(old, new)
 
 
 @pytest.mark.parametrize("module", [features, pixels])
-def test_rows_of_another_version_of_the_code_are_not_used_again(
+def test_rows_of_another_code_version_are_not_reused(
     chain: nn.Sequential, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch, module: Any
 ) -> None:
     before = [opened(chain).rows(9, view).folder for view in (0, 2)]
@@ -156,7 +154,7 @@ def test_rows_of_another_version_of_the_code_are_not_used_again(
     assert not set(before) & set(after)
 
 
-def test_outputs_beyond_half_precision_are_refused() -> None:
+def test_outputs_beyond_half_precision_raise() -> None:
     class Loud(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -169,11 +167,11 @@ def test_outputs_beyond_half_precision_are_refused() -> None:
         opened(nn.Sequential(Loud()), (1,))
 
 
-def test_strength_draws_from_views_up_to_it() -> None:
+def test_a_magnitude_uses_the_views_up_to_it() -> None:
     assert [len(views_up_to(s)) - 1 for s in (0, 0.2, 0.25, 0.5, 0.99, 1)] == [0, 0, 1, 2, 3, 4]
 
 
-def test_a_cached_batch_mixes_the_views_allowed(
+def test_a_cached_batch_mixes_the_allowed_views(
     chain: nn.Sequential, digests: tuple[str, ...], fresh_cache: Path
 ) -> None:
     found, _ = filled(chain, digests, [0, 1, 2])
@@ -187,7 +185,7 @@ def test_a_cached_batch_mixes_the_views_allowed(
     assert torch.equal(source.clean(places)[0], options[0])
 
 
-def test_feature_maps_are_mirrored_and_vectors_are_not(
+def test_feature_maps_are_flipped_and_vectors_are_not(
     chain: nn.Sequential, digests: tuple[str, ...], fresh_cache: Path
 ) -> None:
     found, _ = filled(chain, digests, [0, 1])
@@ -205,26 +203,24 @@ def test_feature_maps_are_mirrored_and_vectors_are_not(
     assert len(vectors.augmented(places, 0.25, np.random.default_rng(0))) == 1
 
 
-def test_rows_held_on_the_device_are_those_on_disk(
-    chain: nn.Sequential, digests: tuple[str, ...], fresh_cache: Path
-) -> None:
+def test_resident_rows_equal_those_on_disk(chain: nn.Sequential, digests: tuple[str, ...], fresh_cache: Path) -> None:
     found, _ = filled(chain, digests, [0, 1])
     stores = [found.rows(8, view) for view in (0, 1)]
     size = stores[0].row_bytes * len(digests)
-    room = ResidentPool(torch.device("cpu"), 2 * size)
-    held = [room.held(rows, digests) for rows in stores]
+    pool = ResidentPool(torch.device("cpu"), 2 * size)
+    held = [pool.held(rows, digests) for rows in stores]
     read = [on_disk(rows, digests) for rows in stores]
     places = np.array([3, 1, 1, 39])
     assert all(torch.equal(a.take(places), b.take(places)) for a, b in zip(held, read, strict=True))
-    assert room.held(stores[0], digests) is held[0]
-    room.held(found.rows(9, 0), digests)  # takes the place of view 1, used longest ago
-    assert room.held(stores[0], digests) is held[0]
-    assert room.held(stores[1], digests) is not held[1]
+    assert pool.held(stores[0], digests) is held[0]
+    pool.held(found.rows(9, 0), digests)  # evicts view 1, the least recently used
+    assert pool.held(stores[0], digests) is held[0]
+    assert pool.held(stores[1], digests) is not held[1]
     assert held[0].is_resident
     assert not ResidentPool(torch.device("cpu"), size - 1).held(stores[0], digests).is_resident
 
 
-def test_batches_made_ahead_are_the_same_batches(digests: tuple[str, ...]) -> None:
+def test_prefetched_batches_equal_those_without_prefetching(digests: tuple[str, ...]) -> None:
     source = PixelSource(on_disk(pixel_rows(SIZE, ENTRY.traits.interpolation), digests), digests, 0)
     labels = tuple(range(len(digests)))
     plain, ahead = (TrainBatches(source, labels, 8, 0.5, seed=3, ahead=n) for n in (0, 2))
@@ -232,12 +228,12 @@ def test_batches_made_ahead_are_the_same_batches(digests: tuple[str, ...]) -> No
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
     cut = TrainBatches(source, labels, 8, 0.5, seed=3, ahead=2)
     next(iter(cut))
-    assert cut.state_dict() == {"epoch": 0, "next": 1}  # not what was made ahead
+    assert cut.state_dict() == {"epoch": 0, "next": 1}  # prefetched batches do not count
     clean = [list(EvaluationBatches(source, labels, ahead=n)) for n in (0, 2)]
     assert all(torch.equal(a[0], b[0]) for a, b in zip(*clean, strict=True))
 
 
-def test_an_epoch_cut_in_the_middle_goes_on_with_the_rest(digests: tuple[str, ...]) -> None:
+def test_an_interrupted_epoch_resumes_with_the_remaining_batches(digests: tuple[str, ...]) -> None:
     def batches() -> TrainBatches:
         source = PixelSource(on_disk(pixel_rows(SIZE, ENTRY.traits.interpolation), digests), digests, 0)
         return TrainBatches(source, tuple(range(len(digests))), 8, 0.5, seed=3)
@@ -259,13 +255,13 @@ def test_an_epoch_cut_in_the_middle_goes_on_with_the_rest(digests: tuple[str, ..
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def test_fresh_augmentation_gives_views_of_the_same_pictures(digests: tuple[str, ...]) -> None:
+def test_pixel_batches_at_magnitude_0_are_unchanged(digests: tuple[str, ...]) -> None:
     source = PixelSource(on_disk(pixel_rows(SIZE, ENTRY.traits.interpolation), digests), digests, 0)
     batch = source.augmented(np.arange(4), 0.0, np.random.default_rng(0))
     assert torch.equal(augment(batch[0], batch[1], batch[2], SUBJECT), batch[0].float() / 255)
 
 
-def test_a_single_picture_left_over_is_no_batch(digests: tuple[str, ...]) -> None:
+def test_a_single_remaining_picture_is_not_a_batch(digests: tuple[str, ...]) -> None:
     source = PixelSource(on_disk(pixel_rows(SIZE, ENTRY.traits.interpolation), digests), digests, 0)
     batches = TrainBatches(source, tuple(range(len(digests))), 13, 0.0, seed=4)
     first, second = ([b[-1].tolist() for b in batches] for _ in range(2))

@@ -18,7 +18,7 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def test_what_is_written_is_what_decoding_gives(digits: Path, empty: Path) -> None:
+def test_stored_pixels_equal_decoded_pixels(digits: Path, empty: Path) -> None:
     catalog = read_catalog(digits)
     writer = PixelWriter(SIZES)
     for picture in catalog.pictures:
@@ -28,11 +28,11 @@ def test_what_is_written_is_what_decoding_gives(digits: Path, empty: Path) -> No
         rows = pixel_rows(size, how)
         assert rows.missing(p.digest for p in catalog.pictures) == []
         for picture in catalog.pictures[::20]:
-            kept = rows.take(rows.places([picture.digest]))[0]
-            assert np.array_equal(kept, read_square(digits / picture.path, size, how))
+            stored = rows.take(rows.places([picture.digest]))[0]
+            assert np.array_equal(stored, read_square(digits / picture.path, size, how))
 
 
-def test_writing_again_adds_no_row(digits: Path, empty: Path) -> None:
+def test_adding_a_picture_twice_stores_one_row(digits: Path, empty: Path) -> None:
     picture = read_catalog(digits).pictures[0]
     image = read_picture(digits / picture.path)
     for _ in range(2):
@@ -43,7 +43,7 @@ def test_writing_again_adds_no_row(digits: Path, empty: Path) -> None:
     assert [file.stat().st_size for file in empty.rglob("keys.bin")] == [16, 16]
 
 
-def test_pixels_of_another_version_of_the_code_are_decoded_again(
+def test_pixels_of_another_code_version_are_decoded_again(
     digits: Path, empty: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pictures = read_catalog(digits).pictures[:5]
@@ -54,7 +54,7 @@ def test_pixels_of_another_version_of_the_code_are_decoded_again(
     assert pixel_rows(32, "bilinear").missing(digests) == digests
 
 
-def test_a_picture_is_its_centre_square_resized(tmp_path: Path) -> None:
+def test_the_centre_square_is_resized(tmp_path: Path) -> None:
     wide = Image.new("RGB", (300, 100), "red")
     wide.paste("blue", (100, 0, 200, 100))
     wide.save(tmp_path / "x.png")
@@ -64,6 +64,6 @@ def test_a_picture_is_its_centre_square_resized(tmp_path: Path) -> None:
     assert square[0, :, 2:-2].max() < 5
 
 
-def test_a_very_long_picture_takes_no_more_memory_than_its_centre(tmp_path: Path) -> None:
+def test_only_the_centre_of_a_very_long_picture_is_resized(tmp_path: Path) -> None:
     Image.new("RGB", (1, 60_000), "red").save(tmp_path / "x.png")
     assert read_square(tmp_path / "x.png", 224, "bilinear").shape == (3, 224, 224)

@@ -21,13 +21,13 @@ def filled(folder: Path, n: int = 5) -> RowStore:
     return rows
 
 
-def test_rows_come_back_by_key(tmp_path: Path) -> None:
+def test_rows_are_read_by_key(tmp_path: Path) -> None:
     rows = filled(tmp_path)
     found = rows.take(rows.places([key(3), key(0), key(3)]))
     assert found[:, 0, 0].tolist() == [18, 0, 18]
 
 
-def test_another_reader_sees_what_was_appended_since(tmp_path: Path) -> None:
+def test_an_open_reader_sees_appended_rows(tmp_path: Path) -> None:
     reader = RowStore(tmp_path, (2, 3), np.float16)
     assert reader.missing([key(0)]) == [key(0)]
     filled(tmp_path)
@@ -36,7 +36,7 @@ def test_another_reader_sees_what_was_appended_since(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kept", [0, 5, 40])
 def test_rows_whose_keys_were_not_written_are_never_read(tmp_path: Path, kept: int) -> None:
-    """What kill -9 leaves: rows in whole or in part, and their keys not, or not all of one."""
+    """As after kill -9: complete or partial rows without their keys, or with a partial key."""
     filled(tmp_path)
     with (tmp_path / "rows.bin").open("ab") as out:
         out.write(b"\xff" * kept)
@@ -49,14 +49,14 @@ def test_rows_whose_keys_were_not_written_are_never_read(tmp_path: Path, kept: i
     assert again.take(again.places([key(4), key(5)]))[:, 0, 0].tolist() == [24, 50]
 
 
-def test_keys_without_rows_are_not_believed(tmp_path: Path) -> None:
+def test_keys_without_rows_are_ignored(tmp_path: Path) -> None:
     filled(tmp_path)
     with (tmp_path / "rows.bin").open("r+b") as out:
         out.truncate(4 * 12)
     assert RowStore(tmp_path, (2, 3), np.float16).missing([key(3), key(4)]) == [key(4)]
 
 
-def test_a_full_disk_is_an_error_with_a_fix(tmp_path: Path) -> None:
+def test_a_full_disk_raises_with_a_fix(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     rows = RowStore(tmp_path / "file" / "below", (1,), np.uint8)
     with pytest.raises(StudyError, match="cannot be written") as error:
@@ -64,13 +64,13 @@ def test_a_full_disk_is_an_error_with_a_fix(tmp_path: Path) -> None:
     assert "AUTOTUNE_CACHE" in error.value.fix
 
 
-def test_the_cache_folder_can_be_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_cache_folder_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AUTOTUNE_CACHE", str(tmp_path))
     assert files.cache_folder() == tmp_path
 
 
 @pytest.mark.parametrize("n", [0, 3, 5, 8])
-def test_rows_deleted_and_begun_anew_are_noticed(tmp_path: Path, n: int) -> None:
+def test_deleted_and_rewritten_rows_are_detected(tmp_path: Path, n: int) -> None:
     rows = filled(tmp_path / "x")
     shutil.rmtree(tmp_path / "x")
     other = RowStore(tmp_path / "x", (2, 3), np.float16)
@@ -82,7 +82,7 @@ def test_rows_deleted_and_begun_anew_are_noticed(tmp_path: Path, n: int) -> None
     assert found[:, 0, 0].tolist() == [8.0] + [7.0] * bool(n)
 
 
-def test_the_map_is_opened_anew_after_much_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memory_map_is_reopened_after_many_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "REMAPPED", 20)
     rows = filled(tmp_path)
     places = rows.places([key(1), key(2)])

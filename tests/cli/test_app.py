@@ -8,6 +8,8 @@ from commands import run_command
 from conftest import write_digits
 from PIL import Image
 
+import autotune
+
 
 def run_in_a_process(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "autotune", *words], capture_output=True, text=True, check=False)
@@ -19,23 +21,27 @@ def test_help_names_every_command() -> None:
     assert all(name in out.stdout for name in ("search", "status", "evaluate", "data", "plugins"))
 
 
-def test_what_a_user_can_mend_is_two_lines_and_exit_1(here: Path) -> None:
+def test_an_error_is_two_lines_and_exit_code_1(here: Path) -> None:
     out = run_command("search", "nowhere", "--quiet")
     assert (out.returncode, out.stdout) == (1, "")
     lines = out.stderr.splitlines()
     assert len(lines) == 2
-    assert "There is no folder" in lines[0]
+    assert "does not exist" in lines[0]
     assert not (here / "studies").exists()
+
+
+def test_the_version_is_printed() -> None:
+    assert run_command("--version").stdout == f"autotune {autotune.__version__}\n"
 
 
 @pytest.mark.parametrize(
     "words", [("serch",), ("search", "--trials", "0"), ("search", "--trials", "many"), ("status",)]
 )
-def test_wrong_usage_exits_2(here: Path, words: tuple[str, ...]) -> None:
+def test_wrong_usage_exits_with_2(here: Path, words: tuple[str, ...]) -> None:
     assert run_command(*words).returncode == 2
 
 
-def test_an_unknown_study_is_answered_with_the_nearest(here: Path) -> None:
+def test_an_unknown_study_suggests_the_nearest(here: Path) -> None:
     (here / "studies" / "cats").mkdir(parents=True)
     (here / "studies" / "cats" / "record.db").write_bytes(b"")
     out = run_command("status", "cat")
@@ -43,7 +49,7 @@ def test_an_unknown_study_is_answered_with_the_nearest(here: Path) -> None:
     assert "Did you mean 'cats'?" in out.stderr
 
 
-def test_data_tells_what_a_study_would_see(here: Path, digits: Path) -> None:
+def test_data_shows_what_a_study_would_use(here: Path, digits: Path) -> None:
     (digits / "0" / "bad.png").write_bytes(b"x")
     some = sorted((digits / "0").glob("0*.png"))
     Image.open(some[0]).save(digits / "0" / "copy.bmp")
@@ -63,7 +69,7 @@ def test_data_tells_what_a_study_would_see(here: Path, digits: Path) -> None:
     assert "0/copy.bmp" in told
 
 
-def test_data_says_why_no_study_can_start(here: Path, tmp_path: Path) -> None:
+def test_data_explains_why_no_study_can_start(here: Path, tmp_path: Path) -> None:
     out = run_command("data", str(write_digits(tmp_path / "few", classes=2, each=2)), "--json")
     assert out.returncode == 0
     assert "need one each" in json.loads(out.stdout)["problem"]
@@ -81,25 +87,25 @@ def test_plugins_are_listed_for_people_and_programs(here: Path) -> None:
 
 
 def test_a_new_plugin_is_written_and_checked(here: Path) -> None:
-    assert run_command("plugins", "new", "my_net").returncode == 0
+    assert run_command("plugins", "new", "my_net", "--from-scratch").returncode == 0
     out = run_command("plugins", "check", "my_net", "--plugins", ".")
     assert out.returncode == 0, out.stderr
     assert all(line.startswith("yes ") for line in out.stdout.splitlines())
-    (here / "my_net.py").write_text((here / "my_net.py").read_text().replace("features=576", "features=577"))
+    (here / "my_net.py").write_text((here / "my_net.py").read_text().replace("features=128", "features=129"))
     out = run_command("plugins", "check", "my_net", "--plugins", ".")
     assert out.returncode == 1
-    assert "gives (576,) a picture, not (577,)" in out.stderr
+    assert "returns shape (128,) per picture, not (129,)" in out.stderr
 
 
 @pytest.mark.slow
-def test_json_is_one_object_on_stdout_and_nothing_else(here: Path, digits: Path) -> None:
+def test_json_is_one_object_and_nothing_else_on_stdout(here: Path, digits: Path) -> None:
     words = (
         str(digits),
         "--study",
         "s",
         "--trials",
         "2",
-        "--backbones",
+        "--backbone",
         "small_cnn",
         "--epochs",
         "2",

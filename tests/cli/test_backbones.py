@@ -2,19 +2,23 @@ from pathlib import Path
 
 import pytest
 
+from autotune.backbones.registry import discover
 from autotune.cli.backbones import write_new
 from autotune.errors import PluginError
 from autotune.testing import check_backbone
 
 
-def test_a_new_backbone_is_written_and_passes(here: Path) -> None:
-    file = write_new("my_net")
+@pytest.mark.parametrize("from_scratch", [False, True])
+def test_a_new_backbone_passes_its_check_and_names_no_weights(here: Path, from_scratch: bool) -> None:
+    file = write_new("my_net", from_scratch)
     assert len([line for line in file.read_text().splitlines() if line.strip()]) <= 18
     check_backbone("my_net", plugins=[here])
+    entry = discover([here]).find("my_net")
+    assert (entry.label, entry.traits.weights, entry.traits.from_scratch) == ("my_net", None, from_scratch)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "my-net", "1net", "class", "_x"])
-def test_a_new_backbone_needs_a_free_python_name(here: Path, name: str) -> None:
+def test_a_new_backbone_needs_an_unused_python_name(here: Path, name: str) -> None:
     with pytest.raises(PluginError):
         write_new(name)
 

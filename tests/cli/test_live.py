@@ -1,4 +1,4 @@
-"""The live screen: drawn at several sizes, and followed in a real terminal through a real study."""
+"""The live panel: drawn at several sizes, and followed in a real terminal through a real study."""
 
 import io
 import os
@@ -57,7 +57,7 @@ def opened(width: int = 110, height: int = 40) -> LiveConsole:
 
 
 def studying(width: int = 110, height: int = 40, running: int = 1) -> LiveConsole:
-    """A study in the middle: ten trials finished, the best last, and some running."""
+    """A running study: ten trials finished, the best last, and some running."""
     screen = opened(width, height)
     screen.planned(OUTLINE)
     screen.estimated(200)
@@ -74,7 +74,7 @@ def studying(width: int = 110, height: int = 40, running: int = 1) -> LiveConsol
 
 
 def lines(screen: LiveConsole) -> list[str]:
-    """What the panel shows now, without colours."""
+    """The panel's current lines, without colours."""
     size = screen.rich.size
     paper = Console(file=io.StringIO(), width=size.width, height=size.height)
     paper.print(Group(screen.drawn()))
@@ -82,13 +82,13 @@ def lines(screen: LiveConsole) -> list[str]:
     return paper.file.getvalue().splitlines()  # type: ignore[attr-defined, no-any-return]
 
 
-def test_a_curve_is_drawn_from_its_lowest_to_its_highest_with_dots_for_what_is_to_come() -> None:
+def test_a_curve_spans_its_lowest_to_its_highest_value_with_dots_for_missing_values() -> None:
     assert sparkline([0.0, 0.5, 1.0, None], 0.0, 1.0) == "▁▅█·"
     assert sparkline([0.25, None, 0.5], 0.0, 1.0) == "▃·▅"
     assert sparkline([0.7, 0.7], 0.7, 0.7) == "▅▅"
 
 
-def test_a_running_trial_shows_its_choices_epoch_and_both_curves_on_one_scale() -> None:
+def test_a_running_trial_shows_hyperparameters_epoch_and_both_curves_on_one_scale() -> None:
     shown = lines(studying())
     at = next(number for number, line in enumerate(shown) if line.startswith("Trial 10, epoch 4 of 9"))
     assert "EfficientNet-Lite0, last 2 of 9 stages" in shown[at]
@@ -108,7 +108,7 @@ def test_the_gap_is_green_then_yellow_then_red(gap: float, colour: str) -> None:
     assert colour in {span.style for span in drawn.spans if span.start <= place < span.end}
 
 
-def test_the_leaderboard_has_the_best_first_and_counts_those_that_did_not_finish() -> None:
+def test_the_leaderboard_has_the_best_first_and_counts_pruned_and_failed_trials() -> None:
     shown = lines(studying())
     at = next(number for number, line in enumerate(shown) if line.startswith("10 finished"))
     assert shown[at] == "10 finished: 8 complete, 1 pruned, 1 failed; best accuracy:"
@@ -120,7 +120,7 @@ def test_the_leaderboard_has_the_best_first_and_counts_those_that_did_not_finish
 @pytest.mark.parametrize(
     ("width", "height", "running"), [(60, 24, 1), (60, 50, 2), (110, 24, 8), (40, 12, 3), (200, 60, 4), (110, 4, 1)]
 )
-def test_it_fits_every_terminal_and_shows_the_running_trials_first(width: int, height: int, running: int) -> None:
+def test_it_fits_every_terminal_and_shows_running_trials_first(width: int, height: int, running: int) -> None:
     shown = lines(studying(width, height, running))
     assert len(shown) <= height - SPARED
     assert max(len(line) for line in shown) <= width
@@ -129,21 +129,21 @@ def test_it_fits_every_terminal_and_shows_the_running_trials_first(width: int, h
     assert sum(line.startswith("Trial 1") for line in shown) == min(running, room)
 
 
-def test_on_a_small_terminal_choices_and_curves_share_a_line() -> None:
+def test_on_a_small_terminal_hyperparameters_and_curves_share_a_line() -> None:
     shown = lines(studying(110, 14, 4))
     assert "Trial 13 4/9 ▁▅█······ ▁▄▇······ 90.0 % +6.0 EfficientNet-Lite0, last 2" in "\n".join(shown)
 
 
-def test_time_left_goes_by_what_is_done_and_before_that_by_the_estimate() -> None:
-    bar = panel.ProgressBar("Trials", done=4, total=20, begun=100, told=100, first=4, expected=60)
+def test_time_left_follows_the_pace_and_before_that_the_estimate() -> None:
+    bar = panel.ProgressBar("Trials", done=4, total=20, started=100, updated=100, first=4, expected=60)
     assert bar.left(now=110) == 50
-    bar.done, bar.told = 8, 120
+    bar.done, bar.updated = 8, 120
     assert bar.left(now=120) == 60
     assert bar.left(now=121) == 59
-    assert panel.ProgressBar("Bank", 1, 2, begun=0, told=0, first=1).left(now=5) is None
+    assert panel.ProgressBar("Reading", 1, 2, started=0, updated=0, first=1).left(now=5) is None
 
 
-def test_a_trial_that_starts_again_keeps_the_epochs_it_goes_on_from() -> None:
+def test_a_restarted_trial_keeps_the_epochs_it_resumes_from() -> None:
     screen = studying()
     screen.started(10, WORDS)
     screen.epoch(10, epoch(3, 0.6, 0.6))
@@ -153,17 +153,17 @@ def test_a_trial_that_starts_again_keeps_the_epochs_it_goes_on_from() -> None:
     screen.close()
 
 
-def test_what_is_said_stands_above_the_panel_and_stays() -> None:
+def test_printed_lines_stay_above_the_panel() -> None:
     screen = studying()
-    screen.say("Left out: some_net: a reason")
+    screen.say("Skipped: some_net: a reason")
     screen.close()
     out = screen.rich.file.getvalue()  # type: ignore[attr-defined]
-    for said in ("Left out: some_net: a reason", "About 3 min to go.", "trial   9  failed    bad"):
+    for said in ("Skipped: some_net: a reason", "Estimated time left: 3 min.", "trial   9  failed    bad"):
         assert out.count(said) == 1
     assert out.rindex("\x1b[?25h") > out.rindex("\x1b[?25l")
 
 
-def test_it_is_drawn_at_most_four_times_a_second_however_much_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_drawn_at_most_four_times_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = opened()
     screen.planned(OUTLINE)
     drawn = []
@@ -182,14 +182,14 @@ def test_it_is_drawn_at_most_four_times_a_second_however_much_happens(monkeypatc
     assert len(drawn) <= (1 / SOONEST + TICKS) * seconds + 3
 
 
-def test_drawing_while_trials_come_and_go_is_safe() -> None:
+def test_drawing_is_thread_safe() -> None:
     screen, failed = studying(running=3), []
 
     def draw() -> None:
         try:
             for _ in range(300):
                 screen.drawn()
-        except Exception as error:  # whatever it is, the test tells it
+        except Exception as error:  # reported by the test, whatever it is
             failed.append(error)
 
     thread = threading.Thread(target=draw)
@@ -197,14 +197,14 @@ def test_drawing_while_trials_come_and_go_is_safe() -> None:
     for number in range(20, 220):
         screen.started(number, WORDS)
         screen.epoch(number, epoch(1))
-        screen.progress(f"Bank {number}")(1, 2)
+        screen.progress(f"Reading {number}")(1, 2)
         screen.finished(ended(number, 0.5), NET, is_best=False)
     thread.join()
     screen.close()
     assert failed == []
 
 
-def test_memory_is_that_of_this_process_and_of_the_machine() -> None:
+def test_memory_is_measured_for_this_process_and_the_machine() -> None:
     found = memory_in_use("cpu")
     assert 10 * 2**20 < found.own < found.machine
     assert found.gpu is None
@@ -212,7 +212,7 @@ def test_memory_is_that_of_this_process_and_of_the_machine() -> None:
     assert both == "Memory: 5 GB of 16 GB (driver 2 GB, workers 3 GB); GPU 1 GB of 80 GB"
 
 
-def test_without_a_terminal_or_for_a_program_the_screen_is_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_terminal_or_for_a_program_the_console_is_plain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     assert type(open_console(False, False, False)) is PlainConsole
     assert type(open_console(False, True, False)) is PlainConsole
@@ -220,7 +220,7 @@ def test_without_a_terminal_or_for_a_program_the_screen_is_plain(monkeypatch: py
 
 
 def followed(words: list[str], until: str | None = None) -> tuple[int, str]:
-    """Run autotune in a terminal of 100 x 30; press Ctrl-C when it has written a text. Its exit code and its bytes."""
+    """Run autotune in a terminal of 100 x 30 and press Ctrl-C after a text. Return the exit code and the output."""
     import fcntl
     import pty
     import struct
@@ -240,7 +240,7 @@ def followed(words: list[str], until: str | None = None) -> tuple[int, str]:
             continue
         try:
             out += os.read(terminal, 65536)
-        except OSError:  # how Linux says that nobody holds the other side any more
+        except OSError:  # Linux raises it when the other end is closed
             break
         if until and until in out.decode(errors="replace"):
             os.write(terminal, b"\x03")
@@ -253,15 +253,15 @@ def followed(words: list[str], until: str | None = None) -> tuple[int, str]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
-def test_a_study_in_a_terminal_is_followed_and_leaves_it_clean(here: Path, digits: Path) -> None:
-    words = ["search", str(digits), "--study", "s", "--backbones", "small_cnn", "--epochs", "2", "--device", "cpu"]
+def test_a_study_in_a_terminal_is_followed_and_leaves_the_terminal_clean(here: Path, digits: Path) -> None:
+    words = ["search", str(digits), "--study", "s", "--backbone", "small_cnn", "--epochs", "2", "--device", "cpu"]
     code, out = followed([*words, "--trials", "40"], until="Trial 0, epoch 1 of 2")
     assert code == 130
-    assert "Stopped. What is finished is kept; the same command goes on." in out
+    assert "Stopped. Finished work is saved; run the same command again to resume." in out
     assert out.rindex("\x1b[?25h") > out.rindex("\x1b[?25l")
     for shown in ("Reading", "Memory: ", "  training ", "  validation "):
         assert shown in out, shown
-    while_it_ran = out[: out.index("  validation ")]  # kill -9 there would leave the cursor as it is
+    while_it_ran = out[: out.index("  validation ")]  # after kill -9 the cursor would stay in this state
     assert while_it_ran.rindex("\x1b[?25h") > while_it_ran.rindex("\x1b[?25l")
     screen = opened()
     request = SearchRequest(

@@ -10,7 +10,7 @@ from PIL import Image
 from autotune.data import catalog as catalogs
 from autotune.data import datasets, groups
 from autotune.data import picture as pictures
-from autotune.data.catalog import Catalog, read_catalog, refuse_many_unreadable
+from autotune.data.catalog import Catalog, check_readable, read_catalog
 from autotune.data.folder import LabelledFile
 from autotune.data.picture import Picture, UnreadableError, read_picture
 from autotune.errors import DataError
@@ -48,17 +48,17 @@ def test_16_bits_are_scaled_to_8(tmp_path: Path) -> None:
     assert np.asarray(read_picture(tmp_path / "x.png"))[0, :, 0].tolist() == [0, 1, 255, 100]
 
 
-def test_exif_turns_the_picture_upright(tmp_path: Path) -> None:
+def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     image = picture(1)
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees
+    exif[0x0112] = 6  # rotated by 90 degrees
     image.save(tmp_path / "x.png", exif=exif)
-    turned = read_picture(tmp_path / "x.png")
-    assert turned.size == (30, 40)
-    assert np.array_equal(np.asarray(turned), np.rot90(np.asarray(image), -1))
+    upright = read_picture(tmp_path / "x.png")
+    assert upright.size == (30, 40)
+    assert np.array_equal(np.asarray(upright), np.rot90(np.asarray(image), -1))
 
 
-def test_transparency_lies_on_white(tmp_path: Path) -> None:
+def test_transparency_is_rendered_on_white(tmp_path: Path) -> None:
     Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(tmp_path / "x.png")
     assert np.asarray(read_picture(tmp_path / "x.png")).min() == 255
 
@@ -73,7 +73,7 @@ def test_other_modes_are_read_as_rgb(tmp_path: Path, mode: str) -> None:
     assert np.abs(np.asarray(decoded, dtype=int) - expected).mean() < 12  # JPEG loses a little
 
 
-def test_what_cannot_be_read_is_set_aside_by_name(folder: Path) -> None:
+def test_unreadable_files_are_skipped_with_a_reason(folder: Path) -> None:
     whole = folder / "a" / "0.png"
     (folder / "a" / "short.png").write_bytes(whole.read_bytes()[:-300])
     (folder / "a" / "empty.jpg").write_bytes(b"")
@@ -86,23 +86,23 @@ def test_what_cannot_be_read_is_set_aside_by_name(folder: Path) -> None:
     (folder / ".hidden.png").write_bytes(b"")
     (folder / "Thumbs.db").write_bytes(b"")
     catalog = read_catalog(folder)
-    said = reasons(catalog)
-    assert set(said) == {
+    found = reasons(catalog)
+    assert set(found) == {
         *("a/short.png", "a/empty.jpg", "a/text.jpg"),
         *("b/moving.gif", "b/float.tiff", "b/notes.txt", "loose.png"),
     }
-    assert "animated, 2 frames" in said["b/moving.gif"]
-    assert "no class" in said["loose.png"]
+    assert "animated, 2 frames" in found["b/moving.gif"]
+    assert "not in a class folder" in found["loose.png"]
     assert {one.path for one in catalog.skipped if not one.bad} == {"b/notes.txt", "loose.png"}
 
 
-def test_enormous_pictures_are_set_aside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_with_too_many_pixels_are_rejected(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictures, "MOST_PIXELS", 40 * 30 - 1)
     with pytest.raises(UnreadableError, match="more than"):
         read_picture(folder / "a" / "0.png")
 
 
-def test_copies_are_found_by_pixels_whatever_the_file(folder: Path) -> None:
+def test_duplicates_are_found_by_pixels_in_any_file_format(folder: Path) -> None:
     Image.open(folder / "a" / "0.png").save(folder / "a" / "again.bmp")
     Image.open(folder / "a" / "1.png").save(folder / "b" / "other.tiff")
     catalog = read_catalog(folder)
@@ -110,38 +110,38 @@ def test_copies_are_found_by_pixels_whatever_the_file(folder: Path) -> None:
         ["a/0.png", "a/again.bmp"],
         ["a/1.png", "b/other.tiff"],
     ]
-    (wrong,) = groups.contradictions(catalog.duplicates)
+    (wrong,) = groups.conflicting_labels(catalog.duplicates)
     assert sorted(p.path for p in wrong) == ["a/1.png", "b/other.tiff"]
 
 
-def test_one_pixel_makes_another_picture(folder: Path) -> None:
+def test_pictures_that_differ_in_one_pixel_are_not_duplicates(folder: Path) -> None:
     image = Image.open(folder / "a" / "0.png")
     image.putpixel((0, 0), (1, 2, 3))
     image.save(folder / "a" / "nearly.png")
     assert read_catalog(folder).duplicates == []
 
 
-def test_more_than_a_tenth_bad_stops_and_asks(folder: Path) -> None:
+def test_more_than_a_tenth_of_unreadable_pictures_raises(folder: Path) -> None:
     for number in range(2):
         (folder / "a" / f"bad{number}.jpg").write_bytes(b"x")
     with pytest.raises(DataError, match="2 of 14") as error:
-        refuse_many_unreadable(read_catalog(folder))
+        check_readable(read_catalog(folder))
     assert "--skip-unreadable" in error.value.fix
 
 
-def test_one_bad_picture_stops_nothing(folder: Path) -> None:
+def test_one_unreadable_picture_does_not_raise(folder: Path) -> None:
     (folder / "a" / "bad.jpg").write_bytes(b"x")
-    refuse_many_unreadable(read_catalog(folder))
+    check_readable(read_catalog(folder))
 
 
 @pytest.mark.parametrize(
     ("make", "problem"),
     [
-        (lambda root: None, "holds one class"),
+        (lambda root: None, "contains only one class"),
         (lambda root: (root / "a").rename(root / ".a"), "is empty"),
     ],
 )
-def test_folders_that_cannot_be_studied_say_why(tmp_path: Path, make: object, problem: str) -> None:
+def test_empty_and_single_class_folders_raise(tmp_path: Path, make: object, problem: str) -> None:
     (tmp_path / "a").mkdir()
     picture(1).save(tmp_path / "a" / "1.png")
     make(tmp_path)  # type: ignore[operator]
@@ -149,17 +149,17 @@ def test_folders_that_cannot_be_studied_say_why(tmp_path: Path, make: object, pr
         read_catalog(tmp_path)
 
 
-def test_no_such_folder(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="There is no folder"):
+def test_a_missing_folder_raises(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not exist"):
         read_catalog(tmp_path / "nowhere")
 
 
-def test_a_loop_of_links_is_walked_once(folder: Path) -> None:
+def test_a_loop_of_links_is_followed_once(folder: Path) -> None:
     (folder / "a" / "loop").symlink_to(folder / "a", target_is_directory=True)
     assert read_catalog(folder).counts["a"] == 6
 
 
-def test_parts_are_read_from_their_folders(folder: Path, tmp_path: Path) -> None:
+def test_parts_are_taken_from_folder_names(folder: Path, tmp_path: Path) -> None:
     root = tmp_path / "parted"
     for part in ("train", "valid", "test"):
         for label in ("a", "b"):
@@ -170,7 +170,7 @@ def test_parts_are_read_from_their_folders(folder: Path, tmp_path: Path) -> None
     catalog = read_catalog(root)
     assert {p.path: p.part for p in catalog.pictures}["valid/a/1.png"] == "validation"
     assert catalog.classes == ("a", "b")
-    assert "lies outside" in reasons(catalog)["extra/1.png"]
+    assert "outside test, train, valid" in reasons(catalog)["extra/1.png"]
 
 
 def test_unchanged_files_are_not_decoded_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +188,7 @@ def test_unchanged_files_are_not_decoded_again(folder: Path, monkeypatch: pytest
     assert [path.name for path in decoded] == ["0.png"]
 
 
-def test_the_sample_is_1797_digits(cache: Path) -> None:
+def test_the_built_in_sample_has_1797_digits(cache: Path) -> None:
     catalog = read_catalog(datasets.write_digits(cache))
     assert len(catalog.pictures) == 1797
     assert len(catalog.classes) == 10
@@ -199,21 +199,21 @@ def test_the_sample_is_1797_digits(cache: Path) -> None:
     ("name", "n", "classes"),
     [("cats-dogs", 800, 2), ("flowers", 500, 5), ("hotdog", 600, 2), ("cifar10", 3000, 10)],
 )
-def test_real_photos_are_all_read(name: str, n: int, classes: int) -> None:
+def test_all_pictures_of_real_data_sets_are_read(name: str, n: int, classes: int) -> None:
     catalog = read_catalog(photos(name))
     assert len(catalog.pictures) == n
     assert len(catalog.classes) == classes
     assert not catalog.skipped
 
 
-def test_names_that_are_no_unicode_are_set_aside(folder: Path) -> None:
+def test_file_names_that_are_not_unicode_are_skipped(folder: Path) -> None:
     bad = os.fsencode(folder / "a") + b"/\xff\xfe.png"
     picture(5).save(folder / "a" / "x.png")
     os.rename(os.fsencode(folder / "a" / "x.png"), bad)
     assert [one.reason for one in read_catalog(folder).skipped] == ["its name is not valid Unicode"]
 
 
-def test_a_study_below_the_pictures_is_not_a_class(folder: Path) -> None:
+def test_a_study_folder_below_the_pictures_is_not_a_class(folder: Path) -> None:
     study = folder / "studies" / "s"
     (study / "report").mkdir(parents=True)
     for name in ("record.db", "manifest.csv"):
@@ -224,7 +224,7 @@ def test_a_study_below_the_pictures_is_not_a_class(folder: Path) -> None:
     assert not catalog.skipped
 
 
-def test_whatever_a_damaged_file_makes_pillow_raise_sets_it_aside(tmp_path: Path) -> None:
+def test_every_exception_of_pillow_on_damaged_files_becomes_unreadable_error(tmp_path: Path) -> None:
     for kind in ("tiff", "jpg", "png", "webp", "gif", "bmp"):
         picture(1).save(tmp_path / f"whole.{kind}")
         whole = (tmp_path / f"whole.{kind}").read_bytes()
@@ -240,7 +240,7 @@ def test_whatever_a_damaged_file_makes_pillow_raise_sets_it_aside(tmp_path: Path
                 continue
 
 
-def test_a_phones_heic_pictures_are_read(folder: Path) -> None:
+def test_heic_pictures_are_read(folder: Path) -> None:
     heif = pytest.importorskip("pillow_heif")
     heif.from_pillow(picture(7)).save(folder / "a" / "x.heic")
     read = read_picture(folder / "a" / "x.heic")
@@ -248,31 +248,31 @@ def test_a_phones_heic_pictures_are_read(folder: Path) -> None:
     assert len(read_catalog(folder).pictures) == 13
 
 
-def test_formats_that_others_read_are_named_with_what_reads_them(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsupported_formats_name_the_package_that_reads_them(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "a" / "x.CR2").write_bytes(b"II*\0 raw")
     (folder / "a" / "y.heic").write_bytes(b"ftypheic")
     known = {end: kind for end, kind in Image.registered_extensions().items() if end != ".heic"}
-    monkeypatch.setattr(Image, "registered_extensions", lambda: known)  # as without the extra
+    monkeypatch.setattr(Image, "registered_extensions", lambda: known)  # as if the extra were not installed
     catalog = read_catalog(folder)
     assert "rawpy" in reasons(catalog)["a/x.CR2"]
     assert "pillow-heif" in reasons(catalog)["a/y.heic"]
     with pytest.raises(DataError, match=r"2 of 14 pictures cannot be read .*rawpy"):
-        refuse_many_unreadable(catalog)
+        check_readable(catalog)
 
 
 class Sink:
-    """Keeps what it is offered."""
+    """Records its calls."""
 
     def __init__(self) -> None:
-        self.begun: list[int] = []
+        self.started: list[int] = []
         self.offered: dict[str, tuple[int, int]] = {}
         self.is_closed = False
 
     def begin(self, root: Path, files: Sequence[LabelledFile]) -> None:
-        self.begun.append(sum((root / file.path).is_file() for file in files))
+        self.started.append(sum((root / file.path).is_file() for file in files))
 
     def offer(self, picture: Picture, image: Image.Image) -> None:
-        assert self.begun
+        assert self.started
         assert not self.is_closed
         self.offered[picture.path] = image.size
 
@@ -280,11 +280,11 @@ class Sink:
         self.is_closed = True
 
 
-def test_a_sink_is_offered_every_picture_that_is_decoded(folder: Path) -> None:
+def test_a_sink_receives_every_decoded_picture(folder: Path) -> None:
     (folder / "a" / "bad.jpg").write_bytes(b"x")
     sink = Sink()
     catalog = read_catalog(folder, sink=sink)
-    assert sink.begun == [13]
+    assert sink.started == [13]
     assert sink.offered == {picture.path: (40, 30) for picture in catalog.pictures}
     assert sink.is_closed
     again = Sink()
@@ -292,7 +292,7 @@ def test_a_sink_is_offered_every_picture_that_is_decoded(folder: Path) -> None:
     assert again.offered == {}
 
 
-def test_a_sink_that_raises_ends_the_reading(folder: Path) -> None:
+def test_an_error_in_a_sink_stops_reading(folder: Path) -> None:
     class Full(Sink):
         def offer(self, picture: Picture, image: Image.Image) -> None:
             raise DataError("Full.", "Empty it.")

@@ -15,29 +15,29 @@ from autotune.errors import DataError
 def silent(_: str) -> None: ...
 
 
-def test_what_exists_goes_before_a_data_set_of_that_name(here: Path) -> None:
+def test_an_existing_folder_takes_precedence_over_a_torchvision_data_set(here: Path) -> None:
     (here / "cifar10").mkdir()
     assert datasets.locate(Path("cifar10"), here, silent) == here / "cifar10"
 
 
-def test_a_name_that_is_nearly_one_is_answered(here: Path) -> None:
+def test_a_misspelled_data_set_name_is_corrected(here: Path) -> None:
     with pytest.raises(DataError) as error:
         datasets.locate(Path("cifar-10"), here, silent)
     assert error.value.fix == "Did you mean 'cifar10'?"
-    with pytest.raises(DataError, match="no folder or table photos/cats"):
+    with pytest.raises(DataError, match="Folder or table photos/cats does not exist"):
         datasets.locate(Path("photos/cats"), here, silent)
 
 
-def test_without_a_network_the_error_says_so(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_download_raises(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")  # where nobody listens
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # a closed port
     with pytest.raises(DataError) as error:
         datasets.locate(Path("cifar10"), here, silent)
-    assert error.value.problem.startswith("torchvision cannot get cifar10: ")
+    assert error.value.problem.startswith("torchvision cannot download cifar10: ")
     assert str(here) in error.value.fix
 
 
-def test_every_data_set_is_one_of_torchvisions() -> None:
+def test_every_data_set_exists_in_torchvision() -> None:
     import inspect
 
     from torchvision import datasets
@@ -48,8 +48,8 @@ def test_every_data_set_is_one_of_torchvisions() -> None:
         assert not one.has_files or "loader" in known
 
 
-def test_a_data_set_that_is_there_is_read_as_torchvision_reads_it(here: Path) -> None:
-    """Real photos, laid out as torchvision keeps the Oxford pets, are found without a download."""
+def test_a_data_set_on_disk_is_read_through_torchvision(here: Path) -> None:
+    """Real pictures in torchvision's layout of the Oxford pets are read without a download."""
     base = here / "samples" / "torchvision" / "oxford-iiit-pet"
     (base / "images").mkdir(parents=True)
     (base / "annotations").mkdir()
@@ -71,9 +71,9 @@ def test_a_data_set_that_is_there_is_read_as_torchvision_reads_it(here: Path) ->
     assert datasets.default_study_name(Path("oxford-iiit-pet")) == "oxford-iiit-pet"
 
 
-def test_a_full_disk_is_told_and_no_half_unpacked_set_is_left(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_raises_and_leaves_no_partial_data_set(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Full:
-        """torchvision's data set, on a disk without room for what it unpacks."""
+        """A torchvision data set on a full disk."""
 
         def __init__(self, *_: object, **__: object) -> None: ...
 
@@ -81,7 +81,7 @@ def test_a_full_disk_is_told_and_no_half_unpacked_set_is_left(here: Path, monkey
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("torchvision.datasets.USPS", Full)
-    with pytest.raises(DataError, match=r"usps cannot be unpacked in .*: No space left on device"):
+    with pytest.raises(DataError, match=r"Data set usps cannot be unpacked in .*: No space left on device"):
         datasets.locate(Path("usps"), here, silent)
     assert list((here / "samples").glob(".usps*")) == []
 

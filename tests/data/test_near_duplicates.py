@@ -23,7 +23,7 @@ KINDS: dict[str, Callable[[Image.Image, Path], None]] = {
 
 @pytest.fixture(scope="module")
 def scenes() -> list[Image.Image]:
-    """Squares of 160 pixels from scikit-learn's two photos, each a picture of its own."""
+    """Squares of 160 pixels from scikit-learn's two sample photos; each is a distinct picture."""
     found = []
     for photo in load_sample_images().images:
         for top in range(0, 427 - 160, 160):
@@ -41,35 +41,38 @@ def folder(scenes: list[Image.Image], tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
-def test_copies_that_were_changed_a_little_are_found_and_nothing_else(folder: Path, kind: str) -> None:
-    for file in sorted(folder.glob("a/*.png"))[4:]:  # flowers; a plain sky has no near-copies
+def test_slightly_changed_duplicates_are_found_and_no_other_pairs(folder: Path, kind: str) -> None:
+    for file in sorted(folder.glob("a/*.png"))[4:]:  # flowers; near-duplicates of a plain sky are not found
         KINDS[kind](Image.open(file), folder / "b" / f"{file.stem}-changed.png")
     catalog = read_catalog(folder)
     found = [
-        sorted(p.path.partition(".")[0] for p in group) for group in groups.find_copies(catalog.pictures, catalog.near)
+        sorted(p.path.partition(".")[0] for p in group)
+        for group in groups.find_duplicates(catalog.pictures, catalog.near)
     ]
     assert sorted(found) == [[f"a/{n}", f"b/{n}-changed"] for n in ("08", "10", "12", "14")]
 
 
-def test_near_duplicates_stand_on_one_side_and_their_labels_are_compared(folder: Path) -> None:
+def test_near_duplicates_are_in_the_same_part_and_their_labels_are_compared(folder: Path) -> None:
     for file in sorted(folder.glob("*/*.png")):
         for number, zoom in enumerate((0.99, 0.98)):
             image = Image.open(file)
-            side = round(image.width * zoom)
-            image.crop((0, 0, side, side)).save(folder / "a" / f"{file.stem}-{number}.jpg")
+            width = round(image.width * zoom)
+            image.crop((0, 0, width, width)).save(folder / "a" / f"{file.stem}-{number}.jpg")
     catalog = read_catalog(folder)
     split = split_catalog(catalog, seed=0)
-    sides: dict[str, set[str | None]] = {}
+    parts: dict[str, set[str | None]] = {}
     for p in split.pictures:
-        sides.setdefault(Path(p.path).stem[:2], set()).add(p.part)
-    assert len(sides) == 16
-    assert all(len(parts) == 1 for parts in sides.values())
-    alike = groups.find_copies(catalog.pictures, catalog.near)
-    assert len(groups.near_duplicates(alike)) == 16
-    assert len(groups.contradictions(alike)) == 8
+        parts.setdefault(Path(p.path).stem[:2], set()).add(p.part)
+    assert len(parts) == 16
+    assert all(len(found) == 1 for found in parts.values())
+    duplicates = groups.find_duplicates(catalog.pictures, catalog.near)
+    assert len(groups.near_duplicates(duplicates)) == 16
+    assert len(groups.conflicting_labels(duplicates)) == 8
 
 
-def test_a_given_test_part_loses_nothing_and_training_its_near_duplicates(folder: Path, tmp_path: Path) -> None:
+def test_a_given_test_set_is_unchanged_and_its_near_duplicates_leave_the_training_set(
+    folder: Path, tmp_path: Path
+) -> None:
     root = tmp_path / "given"
     for number, file in enumerate(sorted(folder.glob("*/*.png"))):
         part = "test" if number % 4 == 0 else "train"
@@ -79,24 +82,24 @@ def test_a_given_test_part_loses_nothing_and_training_its_near_duplicates(folder
     ImageOps.mirror(Image.open(leak)).save(root / "train" / "a" / "leak.png")
     split = split_catalog(read_catalog(root), seed=0)
     assert [(one.path, one.reason) for one in split.skipped] == [
-        ("train/a/leak.png", f"nearly a copy of test/a/{leak.name}, which is in test")
+        ("train/a/leak.png", f"a near-duplicate of test/a/{leak.name}, which is in the test set")
     ]
 
 
-def test_pictures_that_all_show_one_scene_are_not_taken_for_copies(scenes: list[Image.Image]) -> None:
+def test_pictures_of_the_same_scene_are_not_near_duplicates(scenes: list[Image.Image]) -> None:
     rng = np.random.default_rng(0)
     thumbs = []
     for _ in range(40):
         part = np.asarray(scenes[0]).copy()
         top, left = rng.integers(0, 140, 2)
-        part[top : top + 20, left : left + 20] = rng.integers(0, 255, 3)  # a defect somewhere
+        part[top : top + 20, left : left + 20] = rng.integers(0, 255, 3)  # a defect at a random place
         thumb = thumbnail(Image.fromarray(part))
         assert thumb is not None
         thumbs.append(thumb)
     assert find_near_duplicates(thumbs) is None
 
 
-def test_small_and_blank_pictures_are_left_alone() -> None:
+def test_small_and_blank_pictures_are_not_compared() -> None:
     assert thumbnail(Image.new("RGB", (200, 200), "white")) is None
     assert thumbnail(Image.fromarray(np.random.default_rng(0).integers(0, 255, (28, 28, 3), dtype=np.uint8))) is None
 
@@ -104,6 +107,6 @@ def test_small_and_blank_pictures_are_left_alone() -> None:
 @pytest.mark.parametrize(
     ("name", "n"), [("cats-dogs", 0), ("flowers", 0), ("hotdog", 2), ("produce", 1), ("cifar10", 1)]
 )
-def test_real_sets_have_no_false_pair(name: str, n: int) -> None:
-    """Those told were looked at: two hot dogs saved twice, an avocado shelf shot twice, a truck twice in CIFAR-10."""
+def test_real_data_sets_have_no_false_pairs(name: str, n: int) -> None:
+    """The pairs were inspected: two hot dogs saved twice, an avocado shelf shot twice, a truck twice in CIFAR-10."""
     assert len(read_catalog(photos(name)).near or ()) == n

@@ -1,4 +1,4 @@
-"""What every engine does alike. An engine is added to the tests by its line in ENGINES."""
+"""Tests that every engine must pass. To test an engine, add it to ENGINES."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 ENGINES: list[Callable[[int, Path], Engine]] = [LocalEngine]
 
-# A net that prints when it is built, and fails or dies in training where the batch is of a certain size.
+# A network that prints when it is built, and raises or dies in training at certain batch sizes.
 TROUBLED = '''"""Troubled: a net for tests."""
 
 import os
@@ -41,7 +41,7 @@ DIED_ONCE = Path(__file__).with_name("died_once")
 class Layer(nn.Linear):
     def forward(self, x):
         if self.training and len(x) == 17:
-            raise RuntimeError("out of luck")
+            raise RuntimeError("test error")
         if self.training and len(x) == 19 and not DIED_ONCE.exists():
             DIED_ONCE.touch()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -50,11 +50,11 @@ class Layer(nn.Linear):
 
 @backbone(pixels=8, features=8, from_scratch=True)
 def troubled(pretrained):
-    print("said by Python")
-    os.write(2, b"said below Python\\n")
+    print("printed by Python")
+    os.write(2, b"printed by native code\\n")
     return nn.Sequential(nn.Sequential(nn.Flatten(1), Layer(192, 8)))
 '''
-PLAIN, RAISES, DIES_ONCE = 40, 17, 19  # sizes of a batch; none is what another leaves of the training pictures
+PLAIN, RAISES, DIES_ONCE = 40, 17, 19  # batch sizes; none equals the last batch of another
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> TrialContext:
 
 @pytest.fixture(params=ENGINES, ids=lambda kind: kind.__name__)
 def new_engine(request: pytest.FixtureRequest, tmp_path: Path, here: Path) -> Callable[[int], Engine]:
-    """Makes an engine whose folder is `study`, in an empty working directory."""
+    """Return a factory of engines with the folder `study`, in an empty working directory."""
     (tmp_path / "study").mkdir()
     kind: Callable[[int, Path], Engine] = request.param
     return lambda n_places: kind(n_places, tmp_path / "study")
@@ -83,7 +83,7 @@ def engine(new_engine: Callable[[int], Engine], context: TrialContext) -> Iterat
 
 
 def pretrained(context: TrialContext) -> tuple[str, int]:
-    """The backbone and size that is probed."""
+    """Return the backbone and size to probe."""
     (found,) = [key for key in context.cuts if not context.is_from_scratch(key[0])]
     return found
 
@@ -96,7 +96,7 @@ def trial(number: int, batch_size: int = PLAIN) -> TrialTask:
 
 
 def wait_for(engine: Engine, n_idle: int = 1) -> Place:
-    """Wait until so many places are idle, and return one of them."""
+    """Wait until `n_idle` places are idle, and return one of them."""
     while len(engine.idle) < n_idle:
         assert engine.starting
         assert not list(engine.events())
@@ -104,7 +104,7 @@ def wait_for(engine: Engine, n_idle: int = 1) -> Place:
 
 
 def ran(engine: Engine, task: Task, files: Mapping[str, bytes] | None = None, stop: str | None = None) -> list[Message]:
-    """All that is reported of a task; its epochs are answered with `stop`."""
+    """Return all reports of a task. The reply to its epochs is `stop`."""
     wait_for(engine).give(task, files or {})
     found: list[Message] = []
     while engine.busy:
@@ -117,7 +117,7 @@ def ran(engine: Engine, task: Task, files: Mapping[str, bytes] | None = None, st
 
 
 def children() -> set[int]:
-    """Processes below this one, without Python's helper, which stays until the end."""
+    """Return the child processes, except Python's resource tracker, which runs until the end."""
     found = psutil.Process().children(recursive=True)
     return {one.pid for one in found if "resource_tracker" not in " ".join(one.cmdline())}
 
@@ -128,7 +128,7 @@ def files_in(folder: Path) -> list[str]:
 
 @pytest.fixture
 def same_threads(context: TrialContext) -> Iterator[None]:
-    """What is computed here is computed as in a worker."""
+    """Compute in this process as in a worker."""
     before = torch.get_num_threads()
     torch.set_num_threads(context.threads)
     torch.set_flush_denormal(True)
@@ -137,7 +137,7 @@ def same_threads(context: TrialContext) -> Iterator[None]:
     torch.set_flush_denormal(False)
 
 
-def test_places_start_are_idle_take_a_task_and_are_idle_again(
+def test_a_place_starts_becomes_idle_runs_a_task_and_is_idle_again(
     new_engine: Callable[[int], Engine], context: TrialContext
 ) -> None:
     with new_engine(2) as engine:
@@ -160,7 +160,7 @@ def test_places_start_are_idle_take_a_task_and_are_idle_again(
 
 
 @pytest.mark.usefixtures("same_threads")
-def test_probes_and_trials_bring_back_what_they_trained_and_write_nothing_else(
+def test_probes_and_trials_return_their_weights_and_write_only_logs(
     engine: Engine, context: TrialContext, tmp_path: Path, here: Path
 ) -> None:
     name, pixels = pretrained(context)
@@ -183,26 +183,26 @@ def test_probes_and_trials_bring_back_what_they_trained_and_write_nothing_else(
     assert (ended.value, ended.log_loss) == (trial_here.value, trial_here.log_loss)
 
 
-def test_an_epoch_that_is_answered_with_stop_is_the_last(engine: Engine) -> None:
+def test_a_stop_reply_makes_an_epoch_the_last(engine: Engine) -> None:
     first, ended = ran(engine, trial(0), stop="pruned")
     assert isinstance(first, Epoch)
     assert isinstance(ended, TrialOutcome)
     assert (ended.ended, ended.epochs, ended.checkpoint) == ("pruned", 1, None)
 
 
-def test_a_task_that_raises_has_failed_and_its_place_takes_the_next(engine: Engine) -> None:
+def test_a_task_that_raises_fails_and_its_place_takes_the_next(engine: Engine) -> None:
     (failed,) = ran(engine, trial(0, RAISES))
     assert isinstance(failed, Failed)
-    assert failed.error == "RuntimeError: out of luck"
+    assert failed.error == "RuntimeError: test error"
     assert "Traceback" in failed.trace
     log = engine.log(trial(0, RAISES).name).read_text()
-    for said in ("said by Python", "said below Python", failed.trace):
-        assert said in log
+    for output in ("printed by Python", "printed by native code", failed.trace):
+        assert output in log
     assert isinstance(ran(engine, trial(1))[-1], TrialOutcome)
-    assert "out of luck" not in engine.log(trial(1).name).read_text()
+    assert "test error" not in engine.log(trial(1).name).read_text()
 
 
-def test_a_worker_that_dies_is_reported_and_a_new_one_takes_its_task(engine: Engine) -> None:
+def test_a_dead_worker_is_reported_and_a_new_one_takes_its_task(engine: Engine) -> None:
     *_, died = ran(engine, trial(0, DIES_ONCE))
     assert isinstance(died, Died)
     assert "-9" in died.reason
@@ -211,13 +211,13 @@ def test_a_worker_that_dies_is_reported_and_a_new_one_takes_its_task(engine: Eng
 
 
 class Poison:
-    """Ends the process that reads it."""
+    """Exits the process that unpickles it."""
 
     def __reduce__(self) -> Any:
         return os._exit, (3,)
 
 
-def test_workers_that_die_again_and_again_while_they_start_end_the_study(
+def test_workers_that_die_repeatedly_during_their_start_raise(
     new_engine: Callable[[int], Engine], context: TrialContext
 ) -> None:
     before = children()
@@ -227,12 +227,12 @@ def test_workers_that_die_again_and_again_while_they_start_end_the_study(
             engine.configure(replace(context, metric=Poison()))  # type: ignore[arg-type]
             wait_for(engine)
 
-    with pytest.raises(StudyError, match=r"died while they started.*exit code 3"):
+    with pytest.raises(StudyError, match=r"died during their start.*code 3"):
         start()
     assert children() == before
 
 
-def test_leaving_leaves_no_process(new_engine: Callable[[int], Engine], context: TrialContext) -> None:
+def test_exit_leaves_no_process(new_engine: Callable[[int], Engine], context: TrialContext) -> None:
     before = children()
     with new_engine(2) as engine:
         engine.configure(context)
@@ -241,7 +241,7 @@ def test_leaving_leaves_no_process(new_engine: Callable[[int], Engine], context:
     assert children() == before
 
 
-def test_leaving_by_an_exception_ends_a_running_task_at_once(
+def test_exit_by_an_exception_ends_a_running_task_immediately(
     new_engine: Callable[[int], Engine], context: TrialContext
 ) -> None:
     before = children()

@@ -1,4 +1,4 @@
-"""A worker's life, in this process: tasks and answers are in a list, and so is what it sends."""
+"""A worker's main loop, run in this process with lists of received and sent messages."""
 
 import subprocess
 import sys
@@ -31,7 +31,7 @@ from autotune.training.outcome import Epoch, ProbeOutcome, TrialOutcome
 from autotune.training.params import Params
 
 PARAMS = Params("small_cnn", 3, 32, 1e-5, 1e-3, "triangular", 0.0, 0.0, "adamw", 32, 0.0, 0.0, 0.0)
-GO_ON = Answer(None)
+CONTINUE = Answer(None)
 
 
 @pytest.fixture(scope="module")
@@ -42,16 +42,16 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> TrialContext:
 
 @pytest.fixture(autouse=True)
 def threads() -> Iterator[None]:
-    """A worker sets what is its process's own."""
+    """Restore the process settings that a worker changes."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
     torch.set_flush_denormal(False)
 
 
-def served(context: TrialContext, scratch: Path, *given: Assignment | Answer) -> list[Ready | Report]:
-    """What a worker sends that is given these messages, after which the channel closes."""
-    left, sent = deque(given), list[Ready | Report]()
+def served(context: TrialContext, scratch: Path, *messages: Assignment | Answer) -> list[Ready | Report]:
+    """Return what a worker sends if it receives these messages and then the channel closes."""
+    left, sent = deque(messages), list[Ready | Report]()
 
     def receive() -> Assignment | Answer:
         if not left:
@@ -66,19 +66,17 @@ def trial(number: int = 0, params: Params = PARAMS) -> Assignment:
     return Assignment(TrialTask(number, params), {})
 
 
-def test_the_protocol_and_the_local_engine_are_imported_without_torch() -> None:
+def test_the_protocol_and_the_local_engine_do_not_import_torch() -> None:
     code = "import sys, autotune.engines.base, autotune.engines.local; print('torch' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
 
 
-def test_a_worker_says_that_it_is_ready_and_leaves_when_the_channel_closes(
-    context: TrialContext, tmp_path: Path
-) -> None:
+def test_a_worker_reports_ready_and_exits_when_the_channel_closes(context: TrialContext, tmp_path: Path) -> None:
     assert served(context, tmp_path) == [Ready()]
 
 
 def test_a_trial_reports_its_epochs_and_then_its_outcome(context: TrialContext, tmp_path: Path) -> None:
-    ready, first, second, outcome = served(context, tmp_path, trial(), GO_ON, GO_ON)
+    ready, first, second, outcome = served(context, tmp_path, trial(), CONTINUE, CONTINUE)
     assert ready == Ready()
     assert isinstance(first, Epoch)
     assert isinstance(second, Epoch)
@@ -89,14 +87,14 @@ def test_a_trial_reports_its_epochs_and_then_its_outcome(context: TrialContext, 
     assert not list(tmp_path.iterdir())
 
 
-def test_an_answer_stops_a_trial_and_the_next_task_runs(context: TrialContext, tmp_path: Path) -> None:
-    sent = served(context, tmp_path, trial(0), Answer("timeout"), trial(1), GO_ON, GO_ON)
+def test_a_reply_stops_a_trial_and_the_next_task_runs(context: TrialContext, tmp_path: Path) -> None:
+    sent = served(context, tmp_path, trial(0), Answer("timeout"), trial(1), CONTINUE, CONTINUE)
     kinds = [type(one) for one in sent]
     assert kinds == [Ready, Epoch, TrialOutcome, Epoch, Epoch, TrialOutcome]
     assert [one.ended for one in sent if isinstance(one, TrialOutcome)] == ["timeout", "done"]
 
 
-def test_a_task_that_raises_has_failed_and_the_next_runs(
+def test_a_task_that_raises_fails_and_the_next_runs(
     context: TrialContext, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     unknown = replace(PARAMS, backbone="none")
@@ -108,31 +106,31 @@ def test_a_task_that_raises_has_failed_and_the_next_runs(
     assert isinstance(ended, TrialOutcome)
 
 
-def test_what_the_user_must_fix_is_refused(context: TrialContext, tmp_path: Path) -> None:
-    gone = replace(context, train=LabelledPictures(("0" * 32, "1" * 32), (0, 1)))
-    _, refused = served(gone, tmp_path, trial())
+def test_a_problem_that_the_user_must_fix_is_refused(context: TrialContext, tmp_path: Path) -> None:
+    missing = replace(context, train=LabelledPictures(("0" * 32, "1" * 32), (0, 1)))
+    _, refused = served(missing, tmp_path, trial())
     assert isinstance(refused, Refused)
-    assert "has lost rows" in refused.problem
+    assert "were deleted while in use" in refused.problem
     assert refused.fix
 
 
-def test_a_channel_that_closes_in_a_trial_ends_the_worker_and_the_trial_goes_on_later(
+def test_a_channel_that_closes_during_a_trial_ends_the_worker_and_the_trial_resumes(
     context: TrialContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("autotune.training.trainer.CHECKPOINT_SECONDS", 0)
     task = trial(0, replace(PARAMS, batch_size=16))
-    straight = served(context, tmp_path, task, GO_ON, GO_ON)[-1]
-    assert [type(one) for one in served(context, tmp_path, task, GO_ON)] == [Ready, Epoch, Epoch]
+    uninterrupted = served(context, tmp_path, task, CONTINUE, CONTINUE)[-1]
+    assert [type(one) for one in served(context, tmp_path, task, CONTINUE)] == [Ready, Epoch, Epoch]
     assert [file.name for file in tmp_path.iterdir()] == ["trial-0000.unfinished.ckpt"]
-    _, last, resumed = served(context, tmp_path, task, GO_ON)
+    _, last, resumed = served(context, tmp_path, task, CONTINUE)
     assert isinstance(last, Epoch)
     assert last.number == 2
-    assert isinstance(straight, TrialOutcome)
+    assert isinstance(uninterrupted, TrialOutcome)
     assert isinstance(resumed, TrialOutcome)
-    assert resumed.checkpoint == straight.checkpoint
+    assert resumed.checkpoint == uninterrupted.checkpoint
 
 
-def test_a_probe_reports_the_cache_it_fills_and_brings_its_head(
+def test_a_probe_reports_cache_progress_and_its_head(
     context: TrialContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     last_stage = replace(context, cuts={("small_cnn", 32): (3,)})

@@ -1,4 +1,4 @@
-"""The table of formats; and that one more entry, and nothing else, adds a format."""
+"""The table of formats. Adding an entry is enough to add a format."""
 
 import os
 import re
@@ -37,20 +37,20 @@ HALF = ExportFormat(
 
 @pytest.fixture
 def half(monkeypatch: pytest.MonkeyPatch) -> ExportFormat:
-    """One more format in the table: weights in 16 bits."""
+    """An additional format in the table: weights in 16 bits."""
     monkeypatch.setitem(FORMATS, "half", HALF)
-    # Where the process that runs the model imports this module from.
+    # The process that runs the model imports this module.
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))
     return HALF
 
 
-def test_each_entry_has_its_own_name_and_file() -> None:
+def test_each_entry_has_a_unique_name_and_file() -> None:
     assert [entry.name for entry in FORMATS.values()] == list(FORMATS)
     assert len({entry.file for entry in FORMATS.values()}) == len(FORMATS)
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_an_extra_of_a_format_is_declared_and_installs_its_modules(name: str) -> None:
+def test_the_extra_of_a_format_is_declared_and_installs_its_modules(name: str) -> None:
     extra = FORMATS[name].extra
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     if extra is not None:
@@ -58,55 +58,57 @@ def test_an_extra_of_a_format_is_declared_and_installs_its_modules(name: str) ->
     FORMATS[name].require_modules()
 
 
-def test_an_unknown_format_is_answered_with_the_nearest() -> None:
+def test_an_unknown_format_suggests_the_nearest() -> None:
     assert find_format("int8") is FORMATS["int8"]
-    with pytest.raises(ConfigError, match="no format 'onxx'") as error:
+    with pytest.raises(ConfigError, match="No format named 'onxx'") as error:
         find_format("onxx")
     assert error.value.fix == "Did you mean 'onnx'?"
 
 
-def test_the_table_is_read_without_numpy_torch_or_onnx() -> None:
+def test_the_table_is_read_without_importing_numpy_torch_or_onnx() -> None:
     code = (
         "import sys, autotune.cli.app, autotune.export.formats\n"
         "print([name for name in ('numpy', 'torch', 'onnx', 'onnxruntime') if name in sys.modules])"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert said.stdout == "[]\n"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "[]\n"
 
 
-def test_the_help_names_every_optional_format() -> None:
-    told = run_command("export", "--help", columns=200).stdout
+def test_the_help_lists_every_optional_format() -> None:
+    text = run_command("export", "--help", columns=200).stdout
     *others, last = (name for name in FORMATS if name != ONNX.name)
-    assert f"{', '.join(others)} or {last}, beside onnx" in told
+    assert f"{', '.join(others)} or {last}, in addition to onnx" in text
 
 
-def test_a_module_that_is_missing_names_the_extra_before_anything_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_for_a_missing_module_names_the_extra_before_the_study_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     entry = replace(HALF, extra=Extra("half", ("no_such_module",)))
     monkeypatch.setitem(FORMATS, "half", entry)
     with pytest.raises(BundleError, match="no_such_module is not installed") as error:
         export_trial("no-such-study", ExportRequest(formats=("half",)), Resources("cpu"), PlainConsole(quiet=True))
-    assert error.value.fix == "pip install 'autotune-vision[half]'"
+    assert error.value.fix == "Install it with: pip install 'autotune-vision[half]'"
 
 
 @pytest.mark.slow
-def test_a_format_of_the_table_is_written_run_verified_and_told_everywhere(finished: Path, half: ExportFormat) -> None:
+def test_a_new_format_is_written_verified_and_reported(finished: Path, half: ExportFormat) -> None:
     done = run_command("export", "s", "--format", "half", columns=200)
     assert done.returncode == 0, done.stderr
     row = re.search(r"^model\.half\.safetensors .* verified *$", done.stdout, re.MULTILINE)
     assert row, done.stdout
-    assert " 0.0e+00 " not in row[0]  # it ran, and not the float32 model
+    assert " 0.0e+00 " not in row[0]  # not the float32 model
     out = finished / "bundle"
     state = safetensors.torch.load_file(out / half.file)
     assert {value.dtype for value in state.values()} == {torch.float16}
     assert half.file in (out / "bundle.json").read_text()
     assert f"| {half.file} |" in (out / "card.md").read_text()
     assert open_bundle(out).model == out / ONNX.file
-    with pytest.raises(BundleError, match="is no ONNX model"):
+    with pytest.raises(BundleError, match="is not an ONNX model"):
         open_bundle(out / half.file)
 
 
 @pytest.mark.slow
-def test_the_tolerance_of_the_entry_decides(
+def test_a_new_format_is_rejected_outside_its_tolerance(
     finished: Path, half: ExportFormat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(FORMATS, "half", replace(half, tolerance=SameProbabilities(difference=1e-7)))

@@ -1,4 +1,4 @@
-"""What a verification lets pass and what not, on made-up probabilities; the real ones are in test_export."""
+"""The rules of verification, on synthetic probabilities. test_export uses real ones."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 
 from autotune.errors import BundleError
 from autotune.export.formats import FORMATS
-from autotune.export.verify import VERIFIED, Reference, VerifiedFile, refuse_unverified, verdict
+from autotune.export.verify import VERIFIED, Reference, VerifiedFile, require_verified, verdict
 from autotune.training import calibration
 
 RANDOM = np.random.default_rng(0)
@@ -15,41 +15,41 @@ FLOAT32, INT8 = FORMATS["onnx"].tolerance, FORMATS["int8"].tolerance
 
 
 def reference(n: int = 300, classes: int = 4) -> Reference:
-    sure = RANDOM.dirichlet(np.full(classes, 0.1), n).astype(np.float32)
-    labels = sure.argmax(1)
-    return Reference(Path(), tuple(f"{i}.png" for i in range(n)), labels, tuple("abcd"[:classes]), sure)
+    probabilities = RANDOM.dirichlet(np.full(classes, 0.1), n).astype(np.float32)
+    labels = probabilities.argmax(1)
+    return Reference(Path(), tuple(f"{i}.png" for i in range(n)), labels, tuple("abcd"[:classes]), probabilities)
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_the_same_answers_are_verified_in_every_format(name: str) -> None:
+def test_equal_probabilities_are_verified_in_every_format(name: str) -> None:
     known = reference()
     assert verdict(FORMATS[name].tolerance, known, known.probabilities) == VERIFIED
 
 
 @pytest.mark.parametrize("name", ["onnx", "pt2", "safetensors"])
-def test_a_float32_probability_may_be_off_by_a_thousandth_and_no_more(name: str) -> None:
+def test_a_float32_probability_may_differ_by_at_most_a_thousandth(name: str) -> None:
     known, tolerance = reference(), FORMATS[name].tolerance
     near, far = known.probabilities.copy(), known.probabilities.copy()
     near[7, 0] += 9e-4
     far[7, 0] += 2e-3
     assert verdict(tolerance, known, near) == VERIFIED
-    said = verdict(tolerance, known, far)
-    assert "7.png" in said
-    assert "0.002" in said
+    reason = verdict(tolerance, known, far)
+    assert "7.png" in reason
+    assert "0.002" in reason
 
 
-def test_the_worst_pictures_are_named_first() -> None:
+def test_the_largest_differences_are_listed_first() -> None:
     known = reference()
     far = known.probabilities.copy()
     for place, difference in ((3, 2e-3), (5, 9e-3), (8, 4e-3), (9, 3e-3)):
         far[place, 0] += difference
-    said = verdict(FLOAT32, known, far)
-    assert said.startswith("4 of 300 pictures are answered otherwise, by up to 0.009 ")
-    assert said.index("5.png") < said.index("8.png") < said.index("9.png")
-    assert said.endswith("; ...)")
+    reason = verdict(FLOAT32, known, far)
+    assert reason.startswith("the predictions for 4 of 300 pictures differ, with probabilities by up to 0.009, ")
+    assert reason.index("5.png") < reason.index("8.png") < reason.index("9.png")
+    assert reason.endswith("; ...)")
 
 
-def test_a_changed_answer_passes_only_where_it_was_a_tie() -> None:
+def test_a_prediction_may_change_only_if_it_was_a_tie() -> None:
     labels, likeliest = np.array([0, 0]), np.array([[0.5003, 0.4997], [0.9, 0.1]], np.float32)
     tie = Reference(Path(), ("tie.png", "clear.png"), labels, ("a", "b"), likeliest)
     turned = np.array([[0.4999, 0.5001], [0.9, 0.1]], np.float32)
@@ -59,19 +59,19 @@ def test_a_changed_answer_passes_only_where_it_was_a_tie() -> None:
 
 
 @pytest.mark.parametrize(("n", "lost", "passes"), [(50, 2, True), (50, 3, False), (300, 3, True), (300, 4, False)])
-def test_int8_may_lose_a_hundredth_or_two_pictures(n: int, lost: int, passes: bool) -> None:
+def test_int8_may_lose_one_percent_or_two_correct_predictions(n: int, lost: int, passes: bool) -> None:
     known = reference(n)
     found = known.probabilities.copy()
     found[:lost] = np.roll(found[:lost], 1, axis=1)
-    said = verdict(INT8, known, found)
-    assert (said == VERIFIED) == passes
-    assert passes or "0.png" in said
+    reason = verdict(INT8, known, found)
+    assert (reason == VERIFIED) == passes
+    assert passes or "0.png" in reason
 
 
-def test_pictures_that_int8_wins_make_up_for_those_it_loses() -> None:
+def test_int8_gains_offset_losses() -> None:
     known = reference(50)
     labels = known.labels.copy()
-    labels[:5] = (labels[:5] + 1) % 4  # wrong in the trained network, right after a turn
+    labels[:5] = (labels[:5] + 1) % 4  # incorrect in the trained network, correct after the roll
     known = Reference(known.root, known.paths, labels, known.names, known.probabilities)
     found = known.probabilities.copy()
     found[:10] = np.roll(found[:10], 1, axis=1)
@@ -79,19 +79,19 @@ def test_pictures_that_int8_wins_make_up_for_those_it_loses() -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_no_numbers_are_no_answers(name: str) -> None:
+def test_nan_probabilities_are_rejected(name: str) -> None:
     known = reference()
     tolerance = FORMATS[name].tolerance
-    assert "no numbers" in verdict(tolerance, known, np.full_like(known.probabilities, np.nan))
+    assert "not finite" in verdict(tolerance, known, np.full_like(known.probabilities, np.nan))
 
 
-def test_a_float32_probability_is_off_by_no_more_than_the_margin_of_a_fitted_threshold() -> None:
+def test_a_float32_probability_cannot_differ_by_more_than_the_margin_of_a_fitted_threshold() -> None:
     known = Reference(Path(), ("a.png",), np.array([0]), ("a", "b"), np.array([[0.9, 0.1]], np.float32))
-    off = 1.01 * calibration.MARGIN
-    assert verdict(FLOAT32, known, known.probabilities + np.array([[-off, off]], np.float32)) != VERIFIED
+    shift = 1.01 * calibration.MARGIN
+    assert verdict(FLOAT32, known, known.probabilities + np.array([[-shift, shift]], np.float32)) != VERIFIED
 
 
-def test_what_is_not_verified_is_refused() -> None:
-    row = VerifiedFile("onnx", "model.onnx", 1, 0.5, 3, 1, 4, 1.0, 1.0, None, "3 of 4 pictures are answered otherwise")
-    with pytest.raises(BundleError, match=r"model\.onnx is not handed over: 3 of 4"):
-        refuse_unverified(row)
+def test_a_file_that_is_not_verified_raises_an_error() -> None:
+    row = VerifiedFile("onnx", "model.onnx", 1, 0.5, 3, 1, 4, 1.0, 1.0, None, "3 of 4 differ")
+    with pytest.raises(BundleError, match=r"model\.onnx was rejected: 3 of 4"):
+        require_verified(row)

@@ -1,4 +1,4 @@
-"""The report as a person opens it: in a real browser, on a laptop and on a phone, in light and dark, on paper."""
+"""The report in a real browser: on a laptop and a phone, in the light and the dark theme, and printed."""
 
 from pathlib import Path
 from typing import Any
@@ -14,44 +14,44 @@ LAPTOP, PHONE = (1280, 800), (390, 844)
 
 
 @pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(write_report(str(finished(tmp_path_factory) / "studies" / "s"))["file"])
 
 
-class Opened:
-    """The report in a window, with all that it asked for and complained of."""
+class Window:
+    """The report in a browser window. requests: all requested URLs. messages: console output, errors, dialogs."""
 
-    def __init__(self, browser: Any, file: Path, size: tuple[int, int], theme: str) -> None:
+    def __init__(self, browser: Any, report: Path, size: tuple[int, int], theme: str) -> None:
         self.page = browser.new_page(viewport={"width": size[0], "height": size[1]}, color_scheme=theme)
-        self.asked: list[str] = []
-        self.said: list[str] = []
-        self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.on("console", lambda message: self.said.append(message.text))
-        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.requests: list[str] = []
+        self.messages: list[str] = []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("console", lambda message: self.messages.append(message.text))
+        self.page.on("pageerror", lambda error: self.messages.append(str(error)))
         self.page.on("dialog", self._dismiss)
-        self.page.goto(file.as_uri())
+        self.page.goto(report.as_uri())
 
     def _dismiss(self, dialog: Any) -> None:
-        self.said.append(dialog.message)
+        self.messages.append(dialog.message)
         dialog.dismiss()
 
-    def ask(self, expression: str) -> Any:
+    def evaluate(self, expression: str) -> Any:
         return self.page.evaluate(expression)
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("size", [LAPTOP, PHONE])
-def test_it_opens_whole_and_quietly_and_never_scrolls_sideways(
-    browser: Any, file: Path, size: tuple[int, int], theme: str, tmp_path: Path
+def test_report_opens_without_errors_or_horizontal_scrolling(
+    browser: Any, report: Path, size: tuple[int, int], theme: str, tmp_path: Path
 ) -> None:
-    window = Opened(browser, file, size, theme)
-    assert [url for url in window.asked if not url.startswith("data:")] == [file.as_uri()]
-    assert window.said == []
-    assert window.ask("[...document.querySelectorAll('main section')].map(one => one.id)") == list(SECTIONS)
-    assert window.ask("document.documentElement.scrollWidth") == size[0]
-    window.ask("document.querySelectorAll('details').forEach(one => one.open = true)")
-    assert window.ask("document.documentElement.scrollWidth") == size[0]
-    assert window.ask("[...document.images].every(one => one.complete && one.naturalWidth > 0)")
+    window = Window(browser, report, size, theme)
+    assert [url for url in window.requests if not url.startswith("data:")] == [report.as_uri()]
+    assert window.messages == []
+    assert window.evaluate("[...document.querySelectorAll('main section')].map(one => one.id)") == list(SECTIONS)
+    assert window.evaluate("document.documentElement.scrollWidth") == size[0]
+    window.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+    assert window.evaluate("document.documentElement.scrollWidth") == size[0]
+    assert window.evaluate("[...document.images].every(one => one.complete && one.naturalWidth > 0)")
     shot = tmp_path / f"{theme}-{size[0]}.png"
     window.page.screenshot(path=shot, full_page=True)
     with Image.open(shot) as image:
@@ -63,9 +63,9 @@ def test_it_opens_whole_and_quietly_and_never_scrolls_sideways(
 
 
 @pytest.mark.parametrize("size", [LAPTOP, PHONE])
-def test_what_charts_say_is_large_enough_and_inside_them(browser: Any, file: Path, size: tuple[int, int]) -> None:
-    window = Opened(browser, file, size, "light")
-    shown = window.ask("""[...document.querySelectorAll('svg.chart')].filter(one => one.clientWidth).map(one => {
+def test_chart_text_is_legible_and_inside_the_chart(browser: Any, report: Path, size: tuple[int, int]) -> None:
+    window = Window(browser, report, size, "light")
+    shown = window.evaluate("""[...document.querySelectorAll('svg.chart')].filter(one => one.clientWidth).map(one => {
         const frame = one.getBoundingClientRect()
         return [...one.querySelectorAll('text')].map(text => {
             const box = text.getBoundingClientRect()
@@ -82,31 +82,31 @@ def test_what_charts_say_is_large_enough_and_inside_them(browser: Any, file: Pat
         assert max(outside for _, outside in texts) < 3
 
 
-def test_colours_follow_the_theme_also_in_charts(browser: Any, file: Path) -> None:
-    ask = """[getComputedStyle(document.querySelector('svg.chart text')).fill, getComputedStyle(document.body).color,
-              getComputedStyle(document.body).backgroundColor]"""
-    light, dark = (Opened(browser, file, LAPTOP, theme).ask(ask) for theme in ("light", "dark"))
+def test_page_and_chart_colours_follow_the_theme(browser: Any, report: Path) -> None:
+    colours = """[getComputedStyle(document.querySelector('svg.chart text')).fill,
+        getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"""
+    light, dark = (Window(browser, report, LAPTOP, theme).evaluate(colours) for theme in ("light", "dark"))
     assert all(one != other for one, other in zip(light, dark, strict=True))
 
 
-def test_a_class_named_like_a_script_is_read_as_text(browser: Any, file: Path) -> None:
-    window = Opened(browser, file, LAPTOP, "light")
-    assert window.ask("document.scripts.length") == 0
-    names = window.ask("[...document.querySelectorAll('.classes tbody th')].map(one => one.textContent)")
+def test_class_names_with_markup_are_displayed_as_text(browser: Any, report: Path) -> None:
+    window = Window(browser, report, LAPTOP, "light")
+    assert window.evaluate("document.scripts.length") == 0
+    names = window.evaluate("[...document.querySelectorAll('.classes tbody th')].map(one => one.textContent)")
     assert set(NAMES.values()) <= set(names)
 
 
-def test_tiny_pictures_are_enlarged_with_sharp_pixels(browser: Any, file: Path) -> None:
-    window = Opened(browser, file, LAPTOP, "light")
-    found = window.ask("""[...document.querySelectorAll('#mistakes img')].map(one =>
+def test_tiny_pictures_are_enlarged_with_sharp_pixels(browser: Any, report: Path) -> None:
+    window = Window(browser, report, LAPTOP, "light")
+    found = window.evaluate("""[...document.querySelectorAll('#mistakes img')].map(one =>
         [one.naturalWidth, one.clientWidth, getComputedStyle(one).imageRendering])""")
     assert found
-    assert all(kept == 8 and wide > 80 and how == "pixelated" for kept, wide, how in found)
+    assert all(natural == 8 and shown > 80 and rendering == "pixelated" for natural, shown, rendering in found)
 
 
-def test_on_paper_it_is_light_and_fits(browser: Any, file: Path) -> None:
-    window = Opened(browser, file, (680, 960), "dark")  # A4 less its margins
+def test_printed_report_is_light_and_fits_the_page(browser: Any, report: Path) -> None:
+    window = Window(browser, report, (680, 960), "dark")  # A4 without margins
     window.page.emulate_media(media="print", color_scheme="dark")
-    assert window.ask("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    assert window.ask("document.documentElement.scrollWidth") <= 700
+    assert window.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert window.evaluate("document.documentElement.scrollWidth") <= 700
     assert window.page.pdf(format="A4").startswith(b"%PDF")

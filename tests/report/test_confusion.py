@@ -6,23 +6,23 @@ from autotune.report import confusion
 from autotune.study.rows import ClassScore
 
 
-def test_of_many_classes_those_most_involved_in_mistakes_are_shown() -> None:
+def test_matrix_of_many_classes_shows_those_with_the_most_errors() -> None:
     counts = np.diag(np.full(40, 5))
     counts[30, 3], counts[31, 39], counts[32, 33] = 4, 2, 1
     names = [f"class {i}" for i in range(40)]
     found = confusion.matrix(counts.tolist(), names)
     assert len(found.classes) == confusion.MOST_CLASSES
     assert {"class 3", "class 30", "class 31", "class 32", "class 33", "class 39"} <= set(found.classes)
-    assert found.n_left_out == 15
+    assert found.n_hidden == 15
     assert list(found.classes) == [name for name in names if name in found.classes]
     for row in found.rows:
-        assert row.elsewhere + sum(cell.n for cell in row.cells) == row.n == counts[names.index(row.name)].sum()
-    assert [(p.label, p.answer, p.times, p.n) for p in confusion.pairs(counts.tolist(), names)] == [
+        assert row.n_hidden + sum(cell.n for cell in row.cells) == row.n == counts[names.index(row.name)].sum()
+    assert [(p.label, p.predicted, p.times, p.n) for p in confusion.pairs(counts.tolist(), names)] == [
         ("class 30", "class 3", 4, 9), ("class 31", "class 39", 2, 7), ("class 32", "class 33", 1, 6),
     ]  # fmt: skip
 
 
-def test_the_weakest_class_comes_first_and_its_pictures_are_counted() -> None:
+def test_classes_are_sorted_by_recall_with_their_pictures_counted() -> None:
     per_class = {
         "a": ClassScore(4, 4, 1.0, 1.0),
         "b": ClassScore(4, 1, 0.25, 1.0),
@@ -36,7 +36,7 @@ def test_the_weakest_class_comes_first_and_its_pictures_are_counted() -> None:
     assert rows[0].interval == (0.0, 1.0)
 
 
-def test_answers_fall_into_bins_by_how_sure_they_were() -> None:
+def test_predictions_are_binned_by_confidence() -> None:
     found = confusion.bins([0.05, 0.95, 0.91, 1.0], [False, True, False, True])
-    assert [(one.n, one.right) for one in found] == [(1, 0), (3, 2)]
+    assert [(one.n, one.n_correct) for one in found] == [(1, 0), (3, 2)]
     assert found[1].confidence == pytest.approx((0.95 + 0.91 + 1.0) / 3)

@@ -1,4 +1,4 @@
-"""The dashboard in a real browser, while a real search writes to the same file."""
+"""The dashboard in a real browser while a real search writes to the same database."""
 
 import os
 import re
@@ -26,7 +26,7 @@ from autotune.search.settings import Settings
 from autotune.study.record import Record
 from autotune.study.summary import study_status
 
-SHOT = os.environ.get("AUTOTUNE_TEST_SHOT")  # where to keep a picture of the page, for who wants to look at it
+SHOT = os.environ.get("AUTOTUNE_TEST_SHOT")  # where to save a screenshot of the page, for manual inspection
 
 
 def command(*words: str) -> list[str]:
@@ -35,7 +35,7 @@ def command(*words: str) -> list[str]:
 
 @contextmanager
 def served(study: str, seconds: float = 60) -> Iterator[tuple[str, Any]]:
-    """The address of a running `autotune dashboard`, once the study has something to show."""
+    """Start `autotune dashboard`, again until the study has trials, and yield its address and process."""
     end = time.monotonic() + seconds
     while True:
         process = subprocess.Popen(
@@ -55,13 +55,13 @@ def served(study: str, seconds: float = 60) -> Iterator[tuple[str, Any]]:
 
 
 def get(address: str) -> bytes:
-    with urllib.request.urlopen(address, timeout=20) as answer:
-        return answer.read()  # type: ignore[no-any-return]
+    with urllib.request.urlopen(address, timeout=20) as response:
+        return response.read()  # type: ignore[no-any-return]
 
 
 @pytest.fixture
-def begun(here: Path) -> Path:
-    """A study whose search has just been made."""
+def started(here: Path) -> Path:
+    """A study whose search was created but has no trials yet."""
     folder = here / "studies" / "s"
     folder.mkdir(parents=True)
     Record(folder / "record.db").close()
@@ -70,10 +70,8 @@ def begun(here: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_it_shows_a_search_that_runs_and_leaves_its_result_as_it_would_have_been(
-    browser: Any, here: Path, digits: Path
-) -> None:
-    words = ("search", str(digits), "--trials", "6", "--backbones", "small_cnn", "--epochs", "3", "--device", "cpu")
+def test_dashboard_shows_a_running_search_without_changing_its_result(browser: Any, here: Path, digits: Path) -> None:
+    words = ("search", str(digits), "--trials", "6", "--backbone", "small_cnn", "--epochs", "3", "--device", "cpu")
     subprocess.run(command(*words, "--study", "alone", "--quiet"), check=True)
     watched = subprocess.Popen(command(*words, "--study", "watched", "--quiet"))
     page, seen = browser.new_page(viewport={"width": 1280, "height": 900}), set()
@@ -87,11 +85,11 @@ def test_it_shows_a_search_that_runs_and_leaves_its_result_as_it_would_have_been
             page.wait_for_selector("text=/Trial \\d+/")
             if watched.poll() is None:
                 seen |= set(re.findall(r"Trial (\d+)", page.inner_text("body")))
-            page.wait_for_timeout(1000)  # it must not take the search's processor
+            page.wait_for_timeout(1000)  # leave the CPU to the search
         assert len(seen) >= 2, "the page showed no trials while the search ran"
         page.goto(f"{address}/dashboard/studies/1")
         page.wait_for_selector("text=Best Trial")
-        page.wait_for_timeout(2000)  # the charts are drawn by and by
+        page.wait_for_timeout(2000)  # wait for the charts
         if SHOT:
             page.screenshot(path=SHOT, full_page=True)
         assert str(study_status("watched").winner.value) in page.inner_text("body")
@@ -102,7 +100,7 @@ def test_it_shows_a_search_that_runs_and_leaves_its_result_as_it_would_have_been
 
 
 @pytest.mark.slow
-def test_the_page_cannot_write_and_ctrl_c_ends_it_quietly(finished: Path) -> None:
+def test_dashboard_rejects_writes_and_ctrl_c_stops_it_without_output(finished: Path) -> None:
     file = finished / "trials.db"
     before = file.read_bytes()
     with served("s") as (address, process):
@@ -112,18 +110,20 @@ def test_the_page_cannot_write_and_ctrl_c_ends_it_quietly(finished: Path) -> Non
             ("POST", "api/studies", b'{"study_name": "x", "directions": ["maximize"]}'),
             ("PUT", "api/studies/1/note", b'{"version": 1, "body": "x"}'),
         ):
-            asked = urllib.request.Request(f"{address}/{path}", body, {"Content-Type": "application/json"}, method=kind)
-            with pytest.raises(HTTPError) as refused:
-                urllib.request.urlopen(asked, timeout=20)
-            assert refused.value.code == 500
+            request = urllib.request.Request(
+                f"{address}/{path}", body, {"Content-Type": "application/json"}, method=kind
+            )
+            with pytest.raises(HTTPError) as rejected:
+                urllib.request.urlopen(request, timeout=20)
+            assert rejected.value.code == 500
         process.send_signal(signal.SIGINT)
-        said = process.communicate(timeout=20)
+        _, stderr = process.communicate(timeout=20)
     assert process.returncode == 0
-    assert said[1] == ""
+    assert stderr == ""
     assert file.read_bytes() == before
 
 
-def test_a_port_in_use_is_two_lines(begun: Path) -> None:
+def test_a_port_in_use_raises_an_error_with_a_fix(started: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -133,11 +133,11 @@ def test_a_port_in_use_is_two_lines(begun: Path) -> None:
     assert "--port" in error.value.fix
 
 
-@pytest.mark.parametrize("state", ["no file", "no tables", "torn off in the middle of a write"])
-def test_a_study_without_trials_to_show_is_two_lines(begun: Path, state: str) -> None:
-    file = begun / "trials.db"
-    if state == "torn off in the middle of a write":
-        cut_off(file)
+@pytest.mark.parametrize("state", ["no file", "no tables", "interrupted write"])
+def test_a_study_without_trials_raises_an_error(started: Path, state: str) -> None:
+    file = started / "trials.db"
+    if state == "interrupted write":
+        interrupt_write(file)
     else:
         file.unlink()
     if state == "no tables":
@@ -146,8 +146,8 @@ def test_a_study_without_trials_to_show_is_two_lines(begun: Path, state: str) ->
         serve_dashboard("s", 0, print)
 
 
-def cut_off(file: Path) -> None:
-    """Leave the file as kill -9 would in the middle of a commit: half written, with the journal that mends it."""
+def interrupt_write(file: Path) -> None:
+    """Leave the file as after kill -9 during a commit: half written, with the journal needed to roll back."""
     copy = file.with_name("copy.db")
     shutil.copy(file, copy)
     db = sqlite3.connect(copy)
@@ -161,7 +161,7 @@ def cut_off(file: Path) -> None:
     db.close()
 
 
-def test_without_optuna_dashboard_it_says_what_to_install(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_optuna_dashboard_raises_an_error(started: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
     with pytest.raises(AutotuneError) as error:
         serve_dashboard("s", 0, print)

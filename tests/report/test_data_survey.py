@@ -8,7 +8,7 @@ from autotune.report.data_survey import survey_data
 from autotune.study.listener import StudyListener
 
 
-def test_a_survey_tells_what_a_study_would_see(digits: Path) -> None:
+def test_survey_counts_pictures_duplicates_conflicts_and_skipped_files(digits: Path) -> None:
     first, second = sorted(digits.glob("0/*.png"))[:2]
     Image.open(first).save(digits / "0" / "copy.bmp")
     Image.open(second).save(digits / "1" / "copy.bmp")
@@ -27,7 +27,7 @@ def test_a_survey_tells_what_a_study_would_see(digits: Path) -> None:
     assert sorted(map(sorted, plain["duplicates"]))[0] == sorted(["0/copy.bmp", f"0/{first.name}"])
 
 
-def test_a_survey_of_too_few_pictures_says_why_no_study_can_start(tmp_path: Path) -> None:
+def test_survey_of_too_few_pictures_gives_the_reason_why_no_study_can_start(tmp_path: Path) -> None:
     found = survey_data(write_digits(tmp_path / "few", classes=2, each=2), 5, StudyListener())
     assert found.parts is None
     assert found.problem

@@ -13,7 +13,7 @@ from autotune.training.params import Params
 
 
 def row(trial: optuna.trial.FrozenTrial) -> TrialRow:
-    """The record's row of a trial; its learning rate is ten times that of Optuna, as an optimizer's factor makes it."""
+    """Return the record's row of a trial, with ten times Optuna's learning rate, like the factor of an optimizer."""
     chosen = trial.params
     params = Params(
         backbone=chosen["backbone"], depth=chosen[f"depth[{chosen['backbone']}]"], pixels=64, lr_low=1e-6,
@@ -25,7 +25,7 @@ def row(trial: optuna.trial.FrozenTrial) -> TrialRow:
 
 @pytest.fixture
 def searched(tmp_path: Path) -> tuple[Path, list[TrialRow]]:
-    """A real Optuna study whose value is its learning rate's doing alone."""
+    """A real Optuna study whose value depends only on the learning rate."""
     file = tmp_path / "trials.db"
     trials = optuna.create_study(
         storage=f"sqlite:///{file}",
@@ -46,32 +46,33 @@ def searched(tmp_path: Path) -> tuple[Path, list[TrialRow]]:
     return file, [row(one) for one in trials.get_trials()]
 
 
-def test_the_choice_that_made_the_difference_is_named_first(searched: Any) -> None:
+def test_the_most_important_hyperparameter_comes_first(searched: Any) -> None:
     file, rows = searched
     before = file.read_bytes()
-    found = importance.weigh_choices(file, rows, {"a": "Net A", "b": "Net B"})
+    found = importance.compute_importances(file, rows, {"a": "Net A", "b": "Net B"})
     assert found.n_trials == 12
-    assert {one.name for one in found.choices} == {"lr_high", "backbone", "batch_size", "dropout"}
-    first = found.choices[0]
+    assert {one.name for one in found.hyperparameters} == {"lr_high", "backbone", "batch_size", "dropout"}
+    first = found.hyperparameters[0]
     assert (first.words, first.scale, first.categories) == ("highest learning rate", charts.LOG, ())
     assert first.importance > 0.5
-    assert sum(one.importance for one in found.choices) == pytest.approx(1)
-    own = {one.name: one for one in found.choices}
-    assert own["backbone"].categories == ("Net A", "Net B")
-    assert own["batch_size"].scale == charts.STEPS
-    assert own["dropout"].scale == charts.LINEAR
+    assert sum(one.importance for one in found.hyperparameters) == pytest.approx(1)
+    by_name = {one.name: one for one in found.hyperparameters}
+    assert by_name["backbone"].categories == ("Net A", "Net B")
+    assert by_name["batch_size"].scale == charts.STEPS
+    assert by_name["dropout"].scale == charts.LINEAR
     assert len(first.points) == 12
     assert [point.x for point in first.points] == [row.params.lr_high for row in rows]
-    assert found == importance.weigh_choices(file, rows, {"a": "Net A", "b": "Net B"})
+    assert found == importance.compute_importances(file, rows, {"a": "Net A", "b": "Net B"})
     assert file.read_bytes() == before
 
 
-def test_where_choices_cannot_be_weighed_the_reason_is_told(searched: Any) -> None:
+def test_the_reason_is_given_if_importances_cannot_be_computed(searched: Any) -> None:
     file, rows = searched
     few = rows[:3]
-    assert importance.weigh_choices(file, few, {}).reason == "Too few trials are complete to compare choices: 3."
+    reason = importance.compute_importances(file, few, {}).reason
+    assert reason == "Too few complete trials to compare hyperparameters: 3."
     same = [replace(row, value=0.5) for row in rows]
-    assert "All 12 complete trials have the same value" in importance.weigh_choices(file, same, {}).reason
-    assert "is not there" in importance.weigh_choices(file.with_name("none.db"), rows, {}).reason
+    assert "All 12 complete trials have the same value" in importance.compute_importances(file, same, {}).reason
+    assert "does not exist" in importance.compute_importances(file.with_name("none.db"), rows, {}).reason
     (file.parent / "broken.db").write_bytes(b"x" * 5000)
-    assert "cannot be read" in importance.weigh_choices(file.parent / "broken.db", rows, {}).reason
+    assert "cannot be read" in importance.compute_importances(file.parent / "broken.db", rows, {}).reason

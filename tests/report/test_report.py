@@ -1,4 +1,4 @@
-"""The report, of small real studies, and each of the parts that it is put together from."""
+"""The report of small real studies."""
 
 import hashlib
 import json
@@ -30,13 +30,13 @@ PARAMS = Params("small_cnn", 3, 32, 1e-5, 1e-3, "one-cycle", 0.5, 0.0, "adamw", 
 
 @pytest.fixture
 def made(tmp_path_factory: pytest.TempPathFactory, here: Path) -> Path:
-    """A copy of that study, to stand before and to change."""
+    """A copy of the awkward study that a test may change, in the current folder."""
     shutil.copytree(finished(tmp_path_factory) / "studies", here / "studies")
     return here / "studies" / "s"
 
 
 class Reader(HTMLParser):
-    """What a page holds: its tags, ids, and everything that it refers to."""
+    """The tags, ids and references of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ def written() -> str:
 
 
 def plain(text: str) -> str:
-    """A page's words as they are read, without markup and with usual spaces."""
+    """Return a page's visible text, without markup and with normal spaces."""
     words: list[str] = []
     parser = HTMLParser()
     parser.handle_data = words.append  # type: ignore[method-assign, assignment]
@@ -70,7 +70,7 @@ def plain(text: str) -> str:
 
 
 @pytest.mark.slow
-def test_a_report_is_one_file_that_asks_for_nothing(made: Path) -> None:
+def test_report_is_self_contained_and_has_no_scripts(made: Path) -> None:
     text = written()
     page = Reader(text)
     assert all(link.startswith(("data:", "#")) for link in page.links)
@@ -81,7 +81,7 @@ def test_a_report_is_one_file_that_asks_for_nothing(made: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ids_are_unique_and_every_reference_finds_its_own(made: Path) -> None:
+def test_ids_are_unique_and_every_reference_resolves(made: Path) -> None:
     page = Reader(written())
     assert len(page.ids) == len(set(page.ids))
     inner = {link[1:] for link in page.links if link.startswith("#")}
@@ -90,12 +90,12 @@ def test_ids_are_unique_and_every_reference_finds_its_own(made: Path) -> None:
 
 
 @pytest.mark.slow
-def test_every_section_stands_in_its_place(made: Path) -> None:
+def test_sections_are_in_order(made: Path) -> None:
     assert [one for one in Reader(written()).ids if one in SECTIONS] == list(SECTIONS)
 
 
 @pytest.mark.slow
-def test_names_of_classes_and_files_are_text_and_never_markup(made: Path) -> None:
+def test_class_and_file_names_are_escaped(made: Path) -> None:
     text = written()
     assert "<script" not in text
     assert "<i>.png" not in text
@@ -105,8 +105,8 @@ def test_names_of_classes_and_files_are_text_and_never_markup(made: Path) -> Non
 
 
 @pytest.mark.slow
-def test_it_says_what_the_record_says(made: Path) -> None:
-    told = plain(written())
+def test_report_contains_the_scores_of_the_record(made: Path) -> None:
+    text = plain(written())
     with open_record(made) as record:
         best, scores = record.best(), record.evaluations()[-1].scores
         trials = record.trials()
@@ -115,35 +115,35 @@ def test_it_says_what_the_record_says(made: Path) -> None:
     assert len({row.value for row in trials}) > 1
     assert scores.mistakes
     low, high = (f"{100 * edge:.1f} %" for edge in scores.value_interval)
-    assert f"Accuracy on {scores.n} test pictures that no trial ever saw; 95 % interval {low} to {high}." in told
-    assert f"Winner: trial {best.number}, Small CNN, from scratch, 32 pixels" in told
-    assert f"{100 * scores.value:.1f}%" in told
-    assert f"Validation {100 * (best.value or 0):.1f} %" in told
-    assert "Test pictures looked at once" in told
-    assert f"Temperature {scores.calibration.temperature:.2f}" in told
+    assert f"Accuracy on {scores.n} test pictures that no trial used; 95 % interval {low} to {high}." in text
+    assert f"Winner: trial {best.number}, Small CNN, from scratch, 32 pixels" in text
+    assert f"{100 * scores.value:.1f}%" in text
+    assert f"Validation accuracy {100 * (best.value or 0):.1f} %" in text
+    assert "Test set evaluated once as intended" in text
+    assert f"Temperature {scores.calibration.temperature:.2f}" in text
     for row in trials:
-        assert f"Trial {row.number}" in told
+        assert f"Trial {row.number}" in text
     for one in scores.mistakes:
-        assert f"{one.path}" in told
+        assert f"{one.path}" in text
     for name, own in scores.per_class.items():
-        assert re.search(rf"{re.escape(name)}\s+{100 * own.recall:.1f} %\s+{own.right} of {own.n}", told)
+        assert re.search(rf"{re.escape(name)}\s+{100 * own.recall:.1f} %\s+{own.right} of {own.n}", text)
 
 
 @pytest.mark.slow
-def test_copies_contradictions_and_what_was_set_aside_are_shown(made: Path) -> None:
+def test_duplicates_conflicting_labels_and_skipped_files_are_shown(made: Path) -> None:
     text = written()
-    told, pictures = plain(text), text[text.index('id="data"') : text.index('id="export"')]
+    words, pictures = plain(text), text[text.index('id="data"') : text.index('id="export"')]
     first, second, third = NAMES.values()
-    assert re.search(rf"{re.escape(second)}/\d+\.png.*{re.escape(third)}/wrong\.bmp", told)
-    assert f"{first}/copy.bmp" in told
-    assert "2 files were not used." in told
-    assert "stray.png lies in no class's folder" in told
-    assert pictures.count('<img src="data:image/png') == 3  # the contradiction, the copy, the stray file
+    assert re.search(rf"{re.escape(second)}/\d+\.png.*{re.escape(third)}/wrong\.bmp", words)
+    assert f"{first}/copy.bmp" in words
+    assert "2 files were skipped." in words
+    assert "stray.png not in a class folder" in words
+    assert pictures.count('<img src="data:image/png') == 3  # the conflict, the duplicate, the stray file
     assert pictures.count('class="tiny"') == 3
 
 
 @pytest.mark.slow
-def test_it_needs_no_pictures(made: Path) -> None:
+def test_report_is_written_without_the_pictures(made: Path) -> None:
     with open_record(made) as record:
         record.keep_facts(root="/nowhere/at/all")
         wrong = Mistake("gone.png", "a", "b", 0.9)
@@ -151,39 +151,39 @@ def test_it_needs_no_pictures(made: Path) -> None:
         record.keep_evaluation(record.trials()[0].number, 1.0, scores)
     text = written()
     assert "<img" not in text
-    assert text.count('aria-label="gone.png cannot be shown"') == 1
-    assert "cannot be shown" in plain(text)
+    assert text.count('aria-label="gone.png cannot be displayed"') == 1
+    assert "cannot be displayed" in plain(text)
 
 
 @pytest.mark.slow
-def test_without_a_look_it_says_so(made: Path) -> None:
+def test_a_winner_without_an_evaluation_is_reported(made: Path) -> None:
     with open_record(made) as record:
         last = record.trials()[-1].number
     table = Database(made / "record.db").table("evaluations")
     table.update(1, {"trial": last})
     table.db.conn.commit()
-    assert "Test pictures looked at once with earlier winners" in plain(written())
+    assert "Test set evaluated once with earlier winners" in plain(written())
     table.delete_where()
     table.db.conn.commit()
-    told = plain(written())
-    assert "Test pictures looked at" not in told
-    assert "Accuracy on validation. The winner has not met the test pictures yet" in told
-    assert told.count("so there is nothing to tell here") == 4
+    text = plain(written())
+    assert "Test set evaluated" not in text
+    assert "Accuracy on the validation set. The winner has not been evaluated on the test set yet." in text
+    assert text.count("Not available: the winner has not been evaluated on the test set yet.") == 4
     assert [one for one in Reader(written()).ids if one in SECTIONS] == list(SECTIONS)
 
 
 @pytest.mark.slow
-def test_a_look_from_before_calibration_is_told_without_it(made: Path) -> None:
+def test_an_evaluation_without_calibration_is_reported(made: Path) -> None:
     with open_record(made) as record:
         row = record.evaluations()[-1]
         record.keep_evaluation(row.trial, 1.0, replace(row.scores, calibration=None, right=(), confidence=()))
-    told = plain(written())
-    assert "taken before calibration was kept" in told
-    assert "Test pictures looked at twice" in told
+    text = plain(written())
+    assert "recorded by a version without calibration" in text
+    assert "Test set evaluated 2 times" in text
 
 
 @pytest.mark.slow
-def test_trials_of_one_epoch_pruned_and_failed_ones_are_drawn(made: Path) -> None:
+def test_failed_trials_and_trials_of_one_epoch_are_shown(made: Path) -> None:
     with open_record(made) as record:
         number = record.trials()[0].number
         db = Database(made / "record.db")
@@ -198,38 +198,38 @@ def test_trials_of_one_epoch_pruned_and_failed_ones_are_drawn(made: Path) -> Non
 
 
 @pytest.mark.slow
-def test_the_proof_of_an_export_is_shown(made: Path) -> None:
-    assert "autotune export s writes a bundle" in plain(written())
+def test_the_verification_of_an_export_is_shown(made: Path) -> None:
+    assert "Run autotune export s to write a bundle" in plain(written())
     result = export_trial("s", ExportRequest(threshold=0.5, refit=True), Resources("cpu"), PlainConsole(quiet=True))
-    told = plain(written())
+    text = plain(written())
     row = result.files[0]
-    assert f"model.onnx {row.bytes / 1e6:.1f} {row.largest_difference:.1e} 0 {row.right} of {row.n}" in told
-    assert "Below a probability of 0.5 the answer is" in told
-    assert f"of {result.calibration.answered['test'].n} test pictures" in told
-    assert "It was trained again on training and validation pictures" in told
+    assert f"model.onnx {row.bytes / 1e6:.1f} {row.largest_difference:.1e} 0 {row.right} of {row.n}" in text
+    assert "Predictions below a probability of 0.5 are labelled “unknown”." in text
+    assert f"of {result.calibration.answered['test'].n} test pictures" in text
+    assert "It was trained again on the training and validation sets" in text
 
 
 @pytest.mark.slow
-def test_a_study_at_work_is_reported_and_nothing_of_it_is_changed(made: Path) -> None:
+def test_a_running_study_is_reported_and_not_changed(made: Path) -> None:
     def digest() -> str:
         return hashlib.sha256((made / "trials.db").read_bytes()).hexdigest()
 
     before = digest()
     with lock_study(made):
-        assert "Which choices mattered" in written()
+        assert "Hyperparameter importance" in written()
     assert digest() == before
 
 
 @pytest.mark.slow
-def test_without_trials_db_choices_are_left_out_with_the_reason(made: Path) -> None:
+def test_without_trials_db_the_report_gives_the_reason_for_missing_importances(made: Path) -> None:
     (made / "trials.db").write_bytes(b"no database")
-    assert "trials.db, which holds what was chosen, cannot be read now." in plain(written())
+    assert "trials.db, which contains the hyperparameters, cannot be read." in plain(written())
     (made / "trials.db").unlink()
-    assert "trials.db, which holds what was chosen, is not there." in plain(written())
+    assert "trials.db, which contains the hyperparameters, does not exist." in plain(written())
 
 
 @pytest.mark.slow
-def test_it_is_written_whole_or_not_at_all(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_report_is_written_atomically(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = write_report("s")
     (made / "report.html").write_text("before")
     monkeypatch.setattr(Path, "replace", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left")))
@@ -241,14 +241,14 @@ def test_it_is_written_whole_or_not_at_all(made: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.slow
-def test_the_command_says_where_the_file_is(made: Path) -> None:
-    told = run_command("report", "s")
-    assert told.stdout == f"Wrote {made / 'report.html'}\n"
+def test_the_command_prints_the_path_of_the_report(made: Path) -> None:
+    result = run_command("report", "s")
+    assert result.stdout == f"Wrote {made / 'report.html'}\n"
     found = json.loads(run_command("report", "s", "--json").stdout)
     assert found == {"study": "s", "file": str(made / "report.html")}
 
 
-def test_a_study_without_a_complete_trial_is_a_problem_with_a_fix(here: Path) -> None:
+def test_a_study_without_a_complete_trial_raises_an_error_with_a_fix(here: Path) -> None:
     folder = here / "studies" / "s"
     folder.mkdir(parents=True)
     with open_record(folder) as record:
@@ -259,12 +259,12 @@ def test_a_study_without_a_complete_trial_is_a_problem_with_a_fix(here: Path) ->
         record.keep_failure(0, PARAMS, "no memory", "trace")
     with pytest.raises(StudyError, match="Study s has no complete trial") as caught:
         write_report("s")
-    assert caught.value.fix == "Let it finish one: the same search again."
+    assert caught.value.fix == "Run the search again until one completes."
     assert not (folder / "report.html").exists()
 
 
-def test_text_and_marks_stand_out_in_light_and_dark() -> None:
-    """WCAG 2: 4.5 for text. The deepest heat still carries the ink."""
+def test_text_has_enough_contrast_in_both_themes() -> None:
+    """WCAG 2 requires a contrast of 4.5 for text, also on the deepest colour of the confusion matrix."""
     style = TEMPLATE.read_text(encoding="utf-8")
     for block in re.findall(r":root \{(.*?)\}", style, re.DOTALL):
         colours = dict(re.findall(r"--(\w+): (#\w+|\d+ \d+ \d+)", block))
@@ -273,8 +273,8 @@ def test_text_and_marks_stand_out_in_light_and_dark() -> None:
             assert _contrast(_rgb(colours[name]), paper) >= 4.5, (name, block)
             assert _contrast(_rgb(colours[name]), raised) >= 4.5, (name, block)
         for name, depth in (("right", 0.5), ("wrong", 0.55)):
-            temperature = depth * _rgb(colours[name]) + (1 - depth) * paper
-            assert _contrast(_rgb(colours["ink"]), temperature) >= 4.5, (name, block)
+            cell = depth * _rgb(colours[name]) + (1 - depth) * paper
+            assert _contrast(_rgb(colours["ink"]), cell) >= 4.5, (name, block)
 
 
 def _rgb(text: str) -> Any:

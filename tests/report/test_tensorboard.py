@@ -1,4 +1,4 @@
-"""What TensorBoard reads back is what the record has."""
+"""TensorBoard logs contain the same values as the study record."""
 
 import shutil
 import sys
@@ -33,7 +33,7 @@ def search(data: Path, trials: int, listener: StudyListener | None = None) -> Su
     return run_study(request, listener or TensorBoardListener())
 
 
-def run_of(folder: Path, trial: int) -> EventAccumulator:
+def load_run(folder: Path, trial: int) -> EventAccumulator:
     run = EventAccumulator(str(folder / "tensorboard" / f"trial-{trial:04d}"))
     return run.Reload()  # type: ignore[no-any-return]
 
@@ -42,26 +42,26 @@ def points(run: EventAccumulator, name: str) -> list[tuple[int, float]]:
     return [(event.step, event.value) for event in run.Scalars(name)]
 
 
-def is_the_records_copy(folder: Path) -> bool:
-    """Every trial has a run, with the record's curve point for point, its choices, and what came of them."""
+def matches_record(folder: Path) -> bool:
+    """Check that every trial has a run with the epochs, hyperparameters and scores of the record."""
     record = Record(folder / "record.db")
     rows = record.trials()
     assert sorted(p.name for p in (folder / "tensorboard").iterdir()) == sorted(f"trial-{r.number:04d}" for r in rows)
     for row in rows:
-        run, curve = run_of(folder, row.number), record.curve(row.number)
+        run, curve = load_run(folder, row.number), record.curve(row.number)
         for name, column in SHOWN.items():
             steps, values = zip(*points(run, name), strict=True)
             assert steps == tuple(epoch.number for epoch in curve), name
             assert values == pytest.approx([getattr(epoch, column) for epoch in curve], rel=1e-6), name
         assert [value for _, value in points(run, "hparam/accuracy")] == [pytest.approx(row.value)]
         assert [value for _, value in points(run, "hparam/log_loss")] == [pytest.approx(row.log_loss)]
-        assert choices(run) == row.params.recorded()
+        assert hyperparameters(run) == row.params.recorded()
     record.close()
     return bool(rows)
 
 
-def choices(run: EventAccumulator) -> dict[str, Any]:
-    """A run's hyperparameters as TensorBoard's table shows them."""
+def hyperparameters(run: EventAccumulator) -> dict[str, Any]:
+    """Return a run's hyperparameters as shown in TensorBoard's table."""
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
     found = {}
@@ -73,47 +73,47 @@ def choices(run: EventAccumulator) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_tensorboard_shows_every_trial_as_the_record_has_it(here: Path, digits: Path) -> None:
+def test_every_trial_is_written_with_the_values_of_the_record(here: Path, digits: Path) -> None:
     search(digits, 3)
-    assert is_the_records_copy(here / "studies" / "s")
+    assert matches_record(here / "studies" / "s")
 
 
 @pytest.mark.slow
-def test_trials_from_before_are_shown_too_and_none_twice(here: Path, digits: Path) -> None:
-    """Two trials without it, one more with it; then a finished study is asked again."""
+def test_earlier_trials_are_written_and_no_trial_twice(here: Path, digits: Path) -> None:
+    """Two trials run without TensorBoard, one with it; then the finished study is run again."""
     folder = here / "studies" / "s"
     search(digits, 2, StudyListener())
     assert not (folder / "tensorboard").exists()
     search(digits, 3)
-    assert is_the_records_copy(folder)
+    assert matches_record(folder)
     search(digits, 3)
-    assert is_the_records_copy(folder)
+    assert matches_record(folder)
     shutil.rmtree(folder / "tensorboard")
     search(digits, 3)
-    assert is_the_records_copy(folder)
+    assert matches_record(folder)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("told", [2])
-def test_a_trial_that_is_cut_off_and_goes_on_has_each_epoch_once(here: Path, digits: Path, told: int) -> None:
-    """Cut off after an epoch, or after the last one, before its end is told."""
+@pytest.mark.parametrize("last", [2])
+def test_an_interrupted_and_resumed_trial_has_each_epoch_once(here: Path, digits: Path, last: int) -> None:
+    """Interrupted after an epoch, before the trial is finished."""
 
-    class CutOff(TensorBoardListener):
+    class Interrupted(TensorBoardListener):
         def epoch(self, number: int, row: Epoch) -> None:
             super().epoch(number, row)
-            if row.number == told:
+            if row.number == last:
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        search(digits, 2, CutOff())
+        search(digits, 2, Interrupted())
     folder = here / "studies" / "s"
-    assert [step for step, _ in points(run_of(folder, 0), "loss/loss")] == list(range(1, told + 1))
+    assert [step for step, _ in points(load_run(folder, 0), "loss/loss")] == list(range(1, last + 1))
     search(digits, 2)
-    assert is_the_records_copy(folder)
+    assert matches_record(folder)
 
 
-def test_an_epoch_heard_again_takes_the_place_of_the_first(tmp_path: Path) -> None:
-    """As from a worker that was killed and started again in one run of the driver."""
+def test_a_repeated_epoch_replaces_the_first(tmp_path: Path) -> None:
+    """A worker that is killed and restarted sends epochs again to the same driver."""
     record = Record(tmp_path / "record.db")
     board = TensorBoardListener()
     board.opened(tmp_path, "accuracy", record)
@@ -125,11 +125,13 @@ def test_an_epoch_heard_again_takes_the_place_of_the_first(tmp_path: Path) -> No
     for row in new:
         record.keep_epoch(7, row)
         board.epoch(7, row)
-    assert points(run_of(tmp_path, 7), "loss/loss") == [(1, 2.0), (2, 1.0), (3, 1.0)]
+    assert points(load_run(tmp_path, 7), "loss/loss") == [(1, 2.0), (2, 1.0), (3, 1.0)]
     record.close()
 
 
-def test_without_tensorboard_nothing_starts(here: Path, digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_tensorboard_raises_an_error_at_the_start(
+    here: Path, digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in [name for name in sys.modules if name.split(".")[0] == "tensorboard" or "utils.tensorboard" in name]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "tensorboard", None)

@@ -6,7 +6,7 @@ from PIL import Image
 from autotune.report.thumbnails import Thumbnail, first_shown, thumbnail
 
 
-def test_a_large_picture_is_made_small_and_a_tiny_one_keeps_every_pixel(tmp_path: Path) -> None:
+def test_large_pictures_are_reduced_and_tiny_ones_keep_every_pixel(tmp_path: Path) -> None:
     Image.new("RGB", (800, 400), "red").save(tmp_path / "large.jpg")
     Image.new("L", (8, 8), 7).save(tmp_path / "tiny.png")
     large, tiny = (thumbnail(tmp_path, name) for name in ("large.jpg", "tiny.png"))
@@ -17,7 +17,7 @@ def test_a_large_picture_is_made_small_and_a_tiny_one_keeps_every_pixel(tmp_path
 
 
 @pytest.mark.parametrize("name", ["missing.png", "broken.png", "zero\0.png", "folder"])
-def test_a_picture_that_cannot_be_shown_fails_nothing(tmp_path: Path, name: str) -> None:
+def test_a_picture_that_cannot_be_displayed_has_no_source(tmp_path: Path, name: str) -> None:
     (tmp_path / "broken.png").write_bytes(b"x")
     (tmp_path / "folder").mkdir()
     assert thumbnail(tmp_path, name) == Thumbnail(name)

@@ -7,7 +7,7 @@ NET = StageProfile(64, (10, 10, 10), (10_000_000, 100_000_000, 1_000_000), ((32,
 STUDY = ExpectedShare(n_train=1000, n_validation=100, epochs=6, trials=12, augmented=True)
 
 
-def test_features_that_many_trials_share_are_worth_caching() -> None:
+def test_features_shared_by_many_trials_are_cached() -> None:
     assert cut_cost(NET, 2, STUDY, "cpu").pays
 
 
@@ -17,7 +17,7 @@ def test_for_one_short_trial_only_the_last_stage_is_cached() -> None:
     assert cuts_to_cache([cut_cost(NET, number, short, "cpu") for number in (1, 2, 3)], 3) == (3,)
 
 
-def test_rows_that_cost_more_than_computing_them_are_not_kept() -> None:
+def test_rows_that_cost_more_than_computing_them_are_not_cached() -> None:
     assert not cut_cost(NET, 1, STUDY, "cuda:0").pays  # 64 KB for ten million operations
     assert cut_cost(NET, 3, STUDY, "cuda:0").pays
 
@@ -29,7 +29,7 @@ def test_features_over_8_gib_are_not_cached() -> None:
     assert not large.pays
 
 
-def test_the_two_costs_are_counted() -> None:
+def test_cached_and_uncached_operations_are_counted() -> None:
     one = cut_cost(NET, 3, ExpectedShare(n_train=10, n_validation=2, epochs=5, trials=2, augmented=False), "cpu")
     assert one.uncached == 111_000_000 * 2 * 3 * (10 + 2 * 2)
     assert one.n_bytes == 200 * 12

@@ -30,7 +30,7 @@ def read_ahead() -> ReadAhead:
     return ReadAhead(SETTINGS, discover(), None, ())
 
 
-def test_what_reading_stores_is_what_decoding_gives_and_nothing_is_of_the_test(digits: Path, empty: Path) -> None:
+def test_reading_stores_the_decoded_pixels_except_those_of_the_test_set(digits: Path, empty: Path) -> None:
     catalog = read_catalog(digits, sink=read_ahead())
     test = {p.digest for p in split_catalog(catalog, SETTINGS.seed).part("test")}
     assert len(test) > 5
@@ -43,12 +43,12 @@ def test_what_reading_stores_is_what_decoding_gives_and_nothing_is_of_the_test(d
                 assert np.array_equal(kept, read_square(digits / picture.path, size, how))
 
 
-def test_with_a_given_test_part_all_others_are_stored(digits: Path, empty: Path) -> None:
+def test_with_a_given_test_set_all_other_pictures_are_stored(digits: Path, empty: Path) -> None:
     files = sorted(digits.rglob("*.png"))
     for number, file in enumerate(files):
-        place = digits / ("test" if number % 10 == 0 else "train") / file.parent.name
-        place.mkdir(parents=True, exist_ok=True)
-        file.rename(place / file.name)
+        folder = digits / ("test" if number % 10 == 0 else "train") / file.parent.name
+        folder.mkdir(parents=True, exist_ok=True)
+        file.rename(folder / file.name)
     for label in "012":
         (digits / label).rmdir()
     catalog = read_catalog(digits, sink=read_ahead())
@@ -57,7 +57,7 @@ def test_with_a_given_test_part_all_others_are_stored(digits: Path, empty: Path)
     assert stored == {p.path for p in catalog.pictures if p.part == "train"}
 
 
-def test_the_test_pictures_of_an_older_manifest_are_known(digits: Path) -> None:
+def test_the_test_set_of_an_older_manifest_is_used(digits: Path) -> None:
     picture = read_catalog(digits).pictures[0]
     for part in ("train", "validation", "test"):
         assert likely_test(0, 1.0, [replace(picture, part=part)])(picture) == (part == "test")
@@ -74,15 +74,13 @@ def test_the_likely_side_is_the_median_of_the_headers(tmp_path: Path) -> None:
     assert likely_side(tmp_path, files[3:]) == 0
 
 
-def test_the_likely_sizes_are_those_of_the_backbones_asked_for() -> None:
+def test_the_likely_sizes_are_those_of_the_requested_backbones() -> None:
     assert likely_sizes(SETTINGS, discover(), None, side=8) == [(32, "bilinear"), (64, "bicubic")]
     large = read_settings(None, {**FLAGS, "pixels": [96, 128]})
     assert {size for size, _ in likely_sizes(large, discover(), None, side=500)} == {32, 96, 128}  # 32: fixed
 
 
-def test_a_disk_that_fills_while_reading_is_an_error(
-    digits: Path, empty: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_raises_while_reading(digits: Path, empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise StudyError("The disk is full.", "Free some.")
 

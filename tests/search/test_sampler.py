@@ -35,15 +35,15 @@ def run(file: Path, n: int, settings: Settings = SETTINGS) -> list[Params]:
     return out
 
 
-def test_one_seed_gives_the_same_trials(tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_trials(tmp_path: Path) -> None:
     assert run(tmp_path / "a.db", 14) == run(tmp_path / "b.db", 14)
 
 
-def test_another_seed_gives_others(tmp_path: Path) -> None:
+def test_another_seed_gives_other_trials(tmp_path: Path) -> None:
     assert run(tmp_path / "a.db", 3) != run(tmp_path / "b.db", 3, SETTINGS.model_copy(update={"seed": 1}))
 
 
-def test_a_search_taken_up_again_goes_on_as_it_would_have(tmp_path: Path) -> None:
+def test_a_resumed_search_gives_the_same_trials(tmp_path: Path) -> None:
     assert [*run(tmp_path / "a.db", 6), *run(tmp_path / "a.db", 8)] == run(tmp_path / "b.db", 14)
 
 
@@ -51,7 +51,7 @@ def test_a_killed_trial_keeps_its_number_and_params(tmp_path: Path) -> None:
     search = OptunaStudy(tmp_path / "a.db", SETTINGS, ARMS)
     trial = search.ask()
     params = search.params(trial)
-    halfway = search.ask()  # killed before its params were drawn
+    halfway = search.ask()  # killed before its params are sampled
     again = OptunaStudy(tmp_path / "a.db", SETTINGS, ARMS)
     left = again.unfinished()
     assert [t.number for t in left] == [trial.number, halfway.number]
@@ -61,7 +61,7 @@ def test_a_killed_trial_keeps_its_number_and_params(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("pruner", PRUNERS)
-def test_every_sampler_goes_with_every_pruner(tmp_path: Path, sampler: str, pruner: str) -> None:
+def test_every_sampler_works_with_every_pruner(tmp_path: Path, sampler: str, pruner: str) -> None:
     settings = SETTINGS.model_copy(update={"sampler": sampler, "pruner": pruner})
     search = OptunaStudy(tmp_path / "a.db", settings, ARMS)
     for _ in range(3):
@@ -78,7 +78,7 @@ def test_a_sampler_and_a_pruner_are_added_by_an_entry_in_their_tables(
     def build(settings: Settings, seed: int) -> optuna.samplers.BaseSampler:
         return optuna.samplers.PartialFixedSampler({"dropout": 0.25}, optuna.samplers.RandomSampler(seed=seed))
 
-    monkeypatch.setitem(SAMPLERS, "quarter", Sampler("a quarter of dropout", build))
+    monkeypatch.setitem(SAMPLERS, "quarter", Sampler("dropout 0.25", build))
     monkeypatch.setitem(PRUNERS, "floor", Pruner("below a half", lambda _: optuna.pruners.ThresholdPruner(lower=0.5)))
     file = tmp_path / "study.toml"
     file.write_text('epochs = 9\nsampler = "quarter"\npruner = "floor"')
@@ -94,12 +94,12 @@ def test_a_sampler_and_a_pruner_are_added_by_an_entry_in_their_tables(
 
 
 @pytest.mark.parametrize(("kind", "known"), [("sampler", "random"), ("pruner", "median")])
-def test_a_name_that_no_table_has_is_never_another(tmp_path: Path, kind: str, known: str) -> None:
-    with pytest.raises(ConfigError, match=f"no {kind} '{known}s'(.|\n)*Did you mean '{known}'"):
+def test_an_unknown_name_raises(tmp_path: Path, kind: str, known: str) -> None:
+    with pytest.raises(ConfigError, match=f"No {kind} named '{known}s'(.|\n)*Did you mean '{known}'"):
         run(tmp_path / "a.db", 1, SETTINGS.model_copy(update={kind: f"{known}s"}))
 
 
-def test_hyperband_prunes_the_worse_at_cycle_ends_alone(tmp_path: Path) -> None:
+def test_hyperband_prunes_weak_trials_only_at_cycle_ends(tmp_path: Path) -> None:
     search = OptunaStudy(tmp_path / "a.db", SETTINGS, ARMS)
     quality = np.random.default_rng(0).permutation(50) / 50
     pruned: set[int] = set()
@@ -116,8 +116,8 @@ def test_hyperband_prunes_the_worse_at_cycle_ends_alone(tmp_path: Path) -> None:
     assert np.mean(quality[list(kept)]) > np.mean(quality[list(pruned)]) + 0.1
 
 
-def test_a_row_reported_before_a_restart_is_judged_as_then(tmp_path: Path) -> None:
-    def verdicts(search: OptunaStudy) -> dict[int, bool]:
+def test_a_row_reported_before_a_restart_gets_the_same_decision(tmp_path: Path) -> None:
+    def decisions(search: OptunaStudy) -> dict[int, bool]:
         return {
             trial.number: search.should_prune(trial, row(1, quality[trial.number])) for trial in search.unfinished()
         }
@@ -126,13 +126,13 @@ def test_a_row_reported_before_a_restart_is_judged_as_then(tmp_path: Path) -> No
     search = OptunaStudy(tmp_path / "a.db", SETTINGS, ARMS)
     for _ in quality:
         search.params(search.ask())
-    first = verdicts(search)
+    first = decisions(search)
     assert set(first.values()) == {True, False}
     quality = quality[::-1]
-    assert verdicts(OptunaStudy(tmp_path / "a.db", SETTINGS, ARMS)) == first
+    assert decisions(OptunaStudy(tmp_path / "a.db", SETTINGS, ARMS)) == first
 
 
-def test_first_trials_are_queued_once(tmp_path: Path) -> None:
+def test_warm_start_trials_are_enqueued_once(tmp_path: Path) -> None:
     search = OptunaStudy(tmp_path / "a.db", SETTINGS, ARMS)
     search.enqueue(ARMS)
     search.enqueue(ARMS)

@@ -34,12 +34,12 @@ def read(tmp_path: Path, text: str, **flags: Any) -> Settings:
     return read_settings(file, flags)
 
 
-def drawn(settings: Settings, n: int = 60) -> list[Params]:
+def sampled(settings: Settings, n: int = 60) -> list[Params]:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     return [suggest(study.ask(), settings.space, ARMS) for _ in range(n)]
 
 
-def test_a_value_fixes_a_list_offers_a_table_ranges(tmp_path: Path) -> None:
+def test_a_value_is_fixed_a_list_is_a_choice_and_a_table_is_a_range(tmp_path: Path) -> None:
     settings = read(
         tmp_path,
         """
@@ -59,7 +59,7 @@ def test_a_value_fixes_a_list_offers_a_table_ranges(tmp_path: Path) -> None:
     assert settings.cycle_length == 4
 
 
-def test_flags_win_over_the_file(tmp_path: Path) -> None:
+def test_flags_override_the_file(tmp_path: Path) -> None:
     settings = read(tmp_path, "metric = 'accuracy'\n[space]\npixels = 160", metric="macro_f1", pixels=[96])
     assert settings.metric == "macro_f1"
     assert settings.space.pixels == Fixed(96)
@@ -68,44 +68,48 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem", "fix"),
     [
-        ("epoch = 3", "There is no setting 'epoch'", "Did you mean 'epochs'?"),
-        ("[space]\nlr_hgh = 1e-3", "nothing called 'lr_hgh' to search", "Did you mean 'lr_high'?"),
-        ("dropout = 0.1", "There is no setting 'dropout'", "belongs under [space]"),
-        ("[space]\nepochs = 3", "nothing called 'epochs'", "belongs above [space]"),
+        ("epoch = 3", "No setting named 'epoch'", "Did you mean 'epochs'?"),
+        ("[space]\nlr_hgh = 1e-3", "No hyperparameter named 'lr_hgh'", "Did you mean 'lr_high'?"),
+        ("dropout = 0.1", "No setting named 'dropout'", "belongs under [space]"),
+        ("[space]\nepochs = 3", "No hyperparameter named 'epochs'", "belongs above [space]"),
         ("metric = 'acuracy'", "metric cannot be 'acuracy'", "Did you mean 'accuracy'?"),
         ("epochs = 0", "epochs cannot be 0", "at least 1"),
         ("epochs = true", "epochs cannot be True", "whole number"),
-        ("epochs = 10\ncycle_epochs = 3", "no whole number of cycles", "multiple"),
-        ("cycle_epochs = 3", "without epochs", "Give epochs too"),
+        ("epochs = 10\ncycle_epochs = 3", "epochs (10) is not a multiple", "Set epochs to a multiple"),
+        ("cycle_epochs = 3", "cycle_epochs requires epochs", "Set epochs"),
         ("[space]\naugment = 1.5", "augment cannot be 1.5", "at most 1"),
         ("[space]\noptimizer = ['sdg']", "optimizer cannot be 'sdg'", "Did you mean 'sgd'?"),
-        ("[space]\nbatch_size = []", "empty list", "Leave the line out"),
+        ("[space]\nbatch_size = []", "empty list", "Remove the line"),
         ("[space]\nlr_high = {low = 1e-3}", "not a range", "low = ..., high = ..."),
-        ("[space]\nlr_high = {low = 1e-2, high = 1e-3}", "cannot range from", "smaller first"),
-        ("[space]\nlr_high = {low = 1e-4, high = 1e-3, logg = true}", "lr_high has no 'logg'", "Did you mean 'log'?"),
+        ("[space]\nlr_high = {low = 1e-2, high = 1e-3}", "Invalid range for lr_high", "smaller value first"),
+        (
+            "[space]\nlr_high = {low = 1e-4, high = 1e-3, logg = true}",
+            "lr_high has no key 'logg'",
+            "Did you mean 'log'?",
+        ),
         ("[space]\naugment = {low = 0, high = 1, step = -1}", "step of augment cannot be -1", "more than 0"),
         ("[space]\npixels = {low = 64, high = 96, step = 0.5}", "step of pixels cannot be 0.5", "whole"),
         ("[space]\nlr_high = inf", "lr_high cannot be inf", "more than 0"),
-        ("[space]\nbatch_size = {low = 8, high = 64, log = true}", "cannot range from", "no step"),
+        ("[space]\nbatch_size = {low = 8, high = 64, log = true}", "range for batch_size: 8 to 64, log", "no step"),
         ("[space]\nbackbone = {low = 1, high = 2}", "backbone is not a range", "a list"),
         ("space = 3", "not a table", "[space]"),
-        ("metric = ", "is not TOML", "toml.io"),
+        ("metric = ", "is not valid TOML", "toml.io"),
     ],
 )
-def test_bad_settings_are_named_with_a_fix(tmp_path: Path, text: str, problem: str, fix: str) -> None:
+def test_invalid_settings_raise_with_a_fix(tmp_path: Path, text: str, problem: str, fix: str) -> None:
     with pytest.raises(ConfigError) as error:
         read(tmp_path, text)
     assert problem in error.value.problem
     assert fix in error.value.fix
 
 
-def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
+def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as error:
         read(tmp_path, "epoch = 3\nseed = -1\n[space]\ndropout = 2")
     assert all(word in error.value.problem for word in ("'epoch'", "seed cannot be -1", "dropout cannot be 2"))
 
 
-def test_findings_are_two_lines_ranges_first_in_the_order_they_were_given(tmp_path: Path) -> None:
+def test_errors_are_two_lines_with_ranges_first_in_the_given_order(tmp_path: Path) -> None:
     text = """
 seed = -1
 dropout = 0.1
@@ -121,19 +125,19 @@ augment = []
     with pytest.raises(ConfigError) as error:
         read(tmp_path, text, patience=0.5)
     assert error.value.problem == (
-        "mixup cannot be 5. mixup cannot be True. There is nothing called 'epochs' to search. depth is not a range. "
-        "augment is an empty list. seed cannot be -1. There is no setting 'dropout'. metric cannot be 'acuracy'. "
-        f"patience cannot be 0.5. 10 epochs are no whole number of cycles of 3. ({tmp_path / 'study.toml'})"
+        "mixup cannot be 5. mixup cannot be True. No hyperparameter named 'epochs'. depth is not a range. "
+        "augment is an empty list. seed cannot be -1. No setting named 'dropout'. metric cannot be 'acuracy'. "
+        f"patience cannot be 0.5. epochs (10) is not a multiple of cycle_epochs (3). ({tmp_path / 'study.toml'})"
     )
     assert error.value.fix == (
-        "Give a number, at least 0 and at most 4. Give a number, at least 0 and at most 4. It belongs above [space]. "
-        "Write depth = { low = ..., high = ... }, a value, or a list. Leave the line out, or name what to choose from. "
+        "Give a number, at least 0 and at most 4. It belongs above [space]. "
+        "Write depth = { low = ..., high = ... }, a value, or a list. Remove the line, or list at least one value. "
         "Give a whole number, at least 0 and at most 4.29497e+09. It belongs under [space]. Did you mean 'accuracy'? "
-        "Give a whole number, at least 1. Make epochs a multiple of cycle_epochs."
+        "Give a whole number, at least 1. Set epochs to a multiple of cycle_epochs."
     )
 
 
-def test_a_definition_cannot_be_changed_nor_made_with_what_is_out_of_range() -> None:
+def test_settings_are_immutable_and_validated() -> None:
     settings = Settings()
     with pytest.raises(ValidationError):
         settings.epochs = 3  # type: ignore[misc]
@@ -157,24 +161,24 @@ def test_a_definition_cannot_be_changed_nor_made_with_what_is_out_of_range() -> 
         {"depth": {"low": 0, "high": 2}, "lr_high": {"low": 1e-4, "high": 1e-2, "log": True}, "flips": "none"},
     ],
 )
-def test_settings_come_back_from_the_record_as_they_were(flags: dict[str, Any]) -> None:
+def test_settings_from_the_record_are_unchanged(flags: dict[str, Any]) -> None:
     settings = read_settings(None, flags)
     assert settings_from_record(json.loads(json.dumps(definition(settings)))) == settings
 
 
 def loaded(code: str) -> list[str]:
-    """The modules that a program has imported when it ends."""
+    """Return the modules that a program has imported at its end."""
     code = f"import atexit, sys; atexit.register(lambda: print('LOADED', *sys.modules)); {code}"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     return out.rpartition("LOADED ")[2].split()
 
 
 @pytest.mark.parametrize("word", ["--help", "plugins"])
-def test_what_needs_no_settings_imports_none_and_help_no_pydantic(word: str) -> None:
+def test_help_and_plugins_import_no_settings_and_help_no_pydantic(word: str) -> None:
     names = loaded(f"sys.argv = ['autotune', {word!r}]; from autotune.cli.app import main; main()")
     assert "autotune.cli.app" in names
     assert [name for name in names if name.startswith("autotune.search")] == []
-    if word == "--help":  # Typer itself imports pydantic to read the options of a command
+    if word == "--help":  # Typer imports pydantic to read the options of a command
         assert "pydantic" not in names
 
 
@@ -184,13 +188,13 @@ def test_settings_import_no_optuna() -> None:
     assert "optuna" not in names
 
 
-def test_the_sample_may_not_be_mirrored_and_photos_may() -> None:
+def test_pictures_of_writing_are_not_flipped_by_default() -> None:
     assert read_settings(None, {}, is_writing=True).flips == "none"
     assert read_settings(None, {}).flips == "horizontal"
 
 
-def test_what_is_drawn_lies_in_its_ranges() -> None:
-    for params in drawn(Settings()):
+def test_sampled_hyperparameters_are_within_their_ranges() -> None:
+    for params in sampled(Settings()):
         assert params.lr_low <= params.lr_high
         assert params.depth in (ARMS[0].depths if params.backbone == "net" else ARMS[1].depths)
         assert params.pixels in (ARMS[0].pixels if params.backbone == "net" else ARMS[1].pixels)
@@ -198,15 +202,15 @@ def test_what_is_drawn_lies_in_its_ranges() -> None:
         assert params.batch_size in (32, 64)
 
 
-def test_default_rates_suit_the_optimizer_and_given_ones_stand(tmp_path: Path) -> None:
-    sgd = drawn(read(tmp_path, "[space]\noptimizer = 'sgd'"))
+def test_the_optimizer_scales_only_default_learning_rates(tmp_path: Path) -> None:
+    sgd = sampled(read(tmp_path, "[space]\noptimizer = 'sgd'"))
     assert max(p.lr_high for p in sgd) > 0.03
-    given = drawn(read(tmp_path, "[space]\noptimizer = 'sgd'\nlr_high = 0.01\nlr_low = 0.001"))
+    given = sampled(read(tmp_path, "[space]\noptimizer = 'sgd'\nlr_high = 0.01\nlr_low = 0.001"))
     assert {(p.lr_low, p.lr_high) for p in given} == {(0.001, 0.01)}
 
 
-def test_bounds_drawn_the_wrong_way_round_are_swapped(tmp_path: Path) -> None:
-    params = drawn(read(tmp_path, "[space]\nlr_low = 0.1\nlr_high = 0.01\noptimizer = 'adam'"), 1)[0]
+def test_lr_low_above_lr_high_is_swapped(tmp_path: Path) -> None:
+    params = sampled(read(tmp_path, "[space]\nlr_low = 0.1\nlr_high = 0.01\noptimizer = 'adam'"), 1)[0]
     assert (params.lr_low, params.lr_high) == (0.01, 0.1)
 
 
@@ -219,13 +223,13 @@ def test_bounds_drawn_the_wrong_way_round_are_swapped(tmp_path: Path) -> None:
         "[space]\ncycle = ['triangular', 'triangular2']\nbatch_size = [128, 256]",
     ],
 )
-def test_first_trials_stay_within_the_ranges(tmp_path: Path, text: str) -> None:
+def test_warm_start_trials_are_within_the_ranges(tmp_path: Path, text: str) -> None:
     settings = read(tmp_path, text)
     arms = (BackboneOptions("net", (224,), (2,)), ARMS[1]) if "depth" in text else ARMS
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for values in first_trials(settings.space, arms):
         study.enqueue_trial(values)
-    free = {params.optimizer for params in drawn(settings)}
+    free = {params.optimizer for params in sampled(settings)}
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "Fixed parameter .* is out of range")
         for _ in first_trials(settings.space, arms):
@@ -233,18 +237,18 @@ def test_first_trials_stay_within_the_ranges(tmp_path: Path, text: str) -> None:
             assert params.optimizer in free
 
 
-def test_the_head_comes_first_and_then_the_last_block() -> None:
+def test_the_warm_start_trains_the_head_only_then_unfreezes_the_last_stage() -> None:
     depths = [values.get("depth[net]") for values in first_trials(SearchSpace(), ARMS)]
     assert depths[:2] == [0, 1]
 
 
-def test_differences_are_told_by_name(tmp_path: Path) -> None:
+def test_differences_are_reported_by_name(tmp_path: Path) -> None:
     old, new = definition(Settings()), definition(read(tmp_path, "epochs = 5\n[space]\ndropout = 0"))
     assert differences(old, old) == []
     assert [text.partition(" was ")[0] for text in differences(old, new)] == ["epochs", "space.dropout"]
 
 
-def test_narrowing_replaces_the_named_ranges_alone() -> None:
+def test_narrow_replaces_only_the_named_ranges() -> None:
     settings = narrow(Settings(seed=3), dropout=Fixed(0.5))
     assert settings == Settings(seed=3, space=SearchSpace(dropout=Fixed(0.5)))
 
@@ -253,7 +257,7 @@ def test_small_sets_get_more_epochs() -> None:
     assert [epochs_for(n) for n in (100, 640, 1422, 100_000)] == [12, 9, 4, 4]
 
 
-def test_whole_numbers_step_as_they_are_told(tmp_path: Path) -> None:
+def test_ranges_of_whole_numbers_use_their_step(tmp_path: Path) -> None:
     settings = read(tmp_path, "[space]\npixels = {low = 128, high = 224, step = 32}\naugment = {low = 0.5, high = 1}")
     assert settings.space.pixels == Choice((128, 160, 192, 224))
     assert settings.space.augment == Range(0.5, 1)

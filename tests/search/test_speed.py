@@ -5,7 +5,7 @@ from autotune.backbones.weights import find_weights, load_stages
 from autotune.search.speed import measure_speed
 
 
-def test_deeper_tails_take_longer_and_no_tail_more_than_all() -> None:
+def test_more_unfrozen_stages_take_longer() -> None:
     entry = discover().find("efficientnet_lite0")
     chain = load_stages(entry, find_weights(entry), pretrained=False)
     found = measure_speed(chain, 64, (0, 2, 9), torch.device("cpu"))

@@ -19,31 +19,31 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> TrialContext:
     return trial_context(data, backbone=["efficientnet_lite0", "small_cnn"])
 
 
-def test_a_trial_with_unfrozen_stages_needs_the_head_of_its_probe_and_no_other_does(
+def test_only_trials_with_unfrozen_stages_start_from_the_head_of_their_probe(
     context: TrialContext, tmp_path: Path
 ) -> None:
-    kept = Checkpoints(tmp_path, context)
-    kept.keep_probe("efficientnet_lite0", 64, b"head")
-    kept.keep_probe("efficientnet_lite0", 96, b"another")
-    assert kept.needed_by(0, PARAMS) == {"probe-efficientnet_lite0-64.safetensors": b"head"}
-    assert kept.needed_by(0, replace(PARAMS, depth=0)) == {}
-    assert kept.needed_by(0, replace(PARAMS, backbone="small_cnn", depth=3, pixels=32)) == {}
+    checkpoints = Checkpoints(tmp_path, context)
+    checkpoints.keep_probe("efficientnet_lite0", 64, b"head")
+    checkpoints.keep_probe("efficientnet_lite0", 96, b"another")
+    assert checkpoints.needed_by(0, PARAMS) == {"probe-efficientnet_lite0-64.safetensors": b"head"}
+    assert checkpoints.needed_by(0, replace(PARAMS, depth=0)) == {}
+    assert checkpoints.needed_by(0, replace(PARAMS, backbone="small_cnn", depth=3, pixels=32)) == {}
 
 
-def test_a_head_that_is_gone_is_two_lines(context: TrialContext, tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match=r"probe-efficientnet_lite0-64.*trial 7 starts from") as error:
+def test_a_missing_head_raises_an_error_with_a_fix(context: TrialContext, tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=r"probe-efficientnet_lite0-64.* is missing; trial 7 starts from it") as error:
         Checkpoints(tmp_path, context).needed_by(7, PARAMS)
     assert error.value.fix
 
 
-def test_a_trials_checkpoint_is_found_under_the_name_that_is_returned(context: TrialContext, tmp_path: Path) -> None:
+def test_keep_trial_returns_the_path_of_the_checkpoint(context: TrialContext, tmp_path: Path) -> None:
     name = Checkpoints(tmp_path, context).keep_trial(3, b"weights")
     assert name == "checkpoints/trial-0003.safetensors"
     assert (tmp_path / name).read_bytes() == b"weights"
 
 
-def test_a_folder_that_cannot_be_written_is_two_lines(context: TrialContext, tmp_path: Path) -> None:
+def test_a_folder_without_write_access_raises_an_error_with_a_fix(context: TrialContext, tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("a file where the folder should be")
     with pytest.raises(StudyError, match=r"trial-0003\.safetensors cannot be written") as error:
         Checkpoints(tmp_path, context).keep_trial(3, b"weights")
-    assert "the same command goes on" in error.value.fix
+    assert "run the same command again to resume" in error.value.fix

@@ -1,4 +1,4 @@
-"""The driver with a real engine, in what whole studies meet by chance alone."""
+"""The driver with a real engine, in situations that whole studies reach only by chance."""
 
 import time
 from pathlib import Path
@@ -18,7 +18,7 @@ from autotune.study.rows import BackboneFacts
 
 
 @pytest.mark.slow
-def test_a_deadline_that_passes_while_workers_start_leaves_one_trial_and_one_that_had_passed_none(
+def test_a_deadline_during_startup_allows_one_trial_and_a_passed_deadline_allows_none(
     tmp_path: Path,
 ) -> None:
     plan = trial_plan(write_digits(tmp_path / "digits"), backbone=["small_cnn"], epochs=9)
@@ -31,7 +31,7 @@ def test_a_deadline_that_passes_while_workers_start_leaves_one_trial_and_one_tha
         record.keep_facts(backbones={"small_cnn": facts})
 
         def search_for(seconds: float) -> list[str]:
-            """Why the trials ended that are there after a run with so much time."""
+            """Run for some seconds and return why each trial ended."""
             with LocalEngine(1, folder) as engine:
                 engine.configure(context)
                 checkpoints = Checkpoints(folder, context)

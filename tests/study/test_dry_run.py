@@ -1,4 +1,4 @@
-"""A dry run says what a search would do, and does nothing."""
+"""A dry run plans a search and estimates its cost without running it."""
 
 import json
 from pathlib import Path
@@ -26,12 +26,12 @@ CACHED: dict[str, Any] = {"backbone": ["efficientnet_lite0"], "depth": [0, 1], "
 
 @pytest.fixture
 def cold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, no worker and no network."""
+    """An empty cache, without workers and network."""
     monkeypatch.setenv("AUTOTUNE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
 
     def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("a dry run starts no worker and downloads nothing")
+        raise AssertionError("a dry run must not start a worker or download")
 
     monkeypatch.setattr(run, "LocalEngine", refuse)
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
@@ -47,7 +47,7 @@ def planned(request: SearchRequest) -> DryRun:
     return dry_run(request, PlainConsole(quiet=True))
 
 
-def test_it_leaves_nothing_behind_and_its_values_are_plain(here: Path, digits: Path, cold: Path) -> None:
+def test_a_dry_run_writes_nothing_and_returns_plain_values(here: Path, digits: Path, cold: Path) -> None:
     found = planned(asked(digits, flags=CACHED)).to_json()
     assert json.loads(json.dumps(found)) == found
     assert list(here.iterdir()) == []
@@ -60,10 +60,10 @@ def test_it_leaves_nothing_behind_and_its_values_are_plain(here: Path, digits: P
     assert found["operations"]["features"] > 0 < found["operations"]["trials"]
 
 
-def test_the_bytes_it_counts_are_those_that_there_will_be(
+def test_the_estimated_bytes_are_the_bytes_that_a_search_caches(
     here: Path, tmp_path: Path, cold: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dry_runs, "estimate_seconds", lambda *_: 1.0)  # it takes longer than all the rest
+    monkeypatch.setattr(dry_runs, "estimate_seconds", lambda *_: 1.0)  # it takes longer than the rest of the test
     digits = write_digits(tmp_path / "few", classes=2, each=15)
     request = asked(digits, flags=CACHED)
     first = planned(request)
@@ -82,15 +82,15 @@ def test_the_bytes_it_counts_are_those_that_there_will_be(
     assert again.trial_operations == first.trial_operations
 
 
-def test_a_download_is_announced_and_not_made(
+def test_a_dry_run_announces_downloads_without_starting_them(
     here: Path, digits: Path, cold: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = dry_run(asked(digits, flags={"backbone": ["resnet18"]}), PlainConsole()).to_json()
     assert found["backbones"][0]["weights"] == {"installed": False, "megabytes": 45}
-    assert "weights by download, 45 MB." in capsys.readouterr().out
+    assert "weights to be downloaded, 45 MB." in capsys.readouterr().out
 
 
-def test_of_a_study_that_has_begun_it_tells_what_is_left(searched: Path, finished: Path) -> None:
+def test_a_dry_run_of_a_started_study_counts_the_remaining_trials(searched: Path, finished: Path) -> None:
     data, flags = searched.parents[1] / "digits3", {"epochs": 3, "backbone": ["small_cnn"]}
     before = {file: file.read_bytes() for file in finished.rglob("*") if file.is_file()}
     found = planned(asked(data, 6, flags=flags))
@@ -104,12 +104,18 @@ def test_of_a_study_that_has_begun_it_tells_what_is_left(searched: Path, finishe
     assert read_manifest(finished / "manifest.csv") == found.split.pictures
 
 
-def test_the_command_tells_people_and_programs(here: Path, digits: Path, cold: Path) -> None:
-    words = ["search", str(digits), "--dry-run", "--backbones", "small_cnn", "--device", "cpu", "--trials", "7"]
-    told = run_command(*words)
-    assert told.returncode == 0
-    for said in ("Plan: 7 trials", "T operations for the trials.", "Disk: ", "Time: about ", "dry run: no study"):
-        assert said in told.stdout
+def test_the_command_prints_text_or_json(here: Path, digits: Path, cold: Path) -> None:
+    words = ["search", str(digits), "--dry-run", "--backbone", "small_cnn", "--device", "cpu", "--trials", "7"]
+    result = run_command(*words)
+    assert result.returncode == 0
+    for expected in (
+        "Plan: 7 trials",
+        "T operations for the trials.",
+        "Disk: ",
+        "Time: about ",
+        "Dry run: nothing was trained",
+    ):
+        assert expected in result.stdout
     found = json.loads(run_command(*words, "--json").stdout)
     assert found["trials"]["left"] == 7
     assert run_command(*words, "--quiet").stdout == ""

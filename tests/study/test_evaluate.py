@@ -7,12 +7,12 @@ from autotune.study.rows import ClassScore
 CLASSES = ("a", "b", "c")
 
 
-def test_an_evaluation_holds_all_scores() -> None:
+def test_an_evaluation_contains_all_scores() -> None:
     labels = ["a", "a", "a", "b", "b", "c"]
-    said = [0, 0, 1, 1, 1, 0]
+    predicted = [0, 0, 1, 1, 1, 0]
     pictures = [Picture(f"{label}/{i}.png", label, "test", "", 8, "") for i, label in enumerate(labels)]
-    logits = torch.nn.functional.one_hot(torch.tensor(said), 3).float() * 4
-    logits[5] *= 2  # the surer mistake
+    logits = torch.nn.functional.one_hot(torch.tensor(predicted), 3).float() * 4
+    logits[5] *= 2  # the more confident mistake
     found = score_logits("balanced_accuracy", logits, pictures, CLASSES)
     assert found.n == 6
     assert found.accuracy == 4 / 6

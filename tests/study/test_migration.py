@@ -1,4 +1,4 @@
-"""A study that autotune 0.1.0 made, before there were rooms: resumed, reported and exported by today's code."""
+"""A study written by autotune 0.1.0 can be read, resumed, reported and exported by the current version."""
 
 import shutil
 from pathlib import Path
@@ -20,12 +20,12 @@ MADE = Path(__file__).with_name("made_by_0.1.0")
 
 @pytest.fixture
 def old(here: Path) -> Path:
-    """A copy of the old study, of digits that lie elsewhere by now."""
+    """A copy of the old study, of digits that have moved to another folder."""
     write_digits(here / "digits3")
     return Path(shutil.copytree(MADE, here / "studies" / "before"))
 
 
-def test_what_it_recorded_is_read(old: Path) -> None:
+def test_an_old_record_is_read(old: Path) -> None:
     found = study_status("before")
     assert found.n_trials == {COMPLETE: 5, PRUNED: 1, "failed": 0, "total": 6}
     assert (found.winner.number, found.winner.value) == (4, 1.0)
@@ -43,7 +43,7 @@ def test_what_it_recorded_is_read(old: Path) -> None:
 
 
 @pytest.mark.slow
-def test_it_is_resumed_reported_and_exported(old: Path, here: Path) -> None:
+def test_an_old_study_is_resumed_reported_and_exported(old: Path, here: Path) -> None:
     before = study_status("before").leaderboard
     request = SearchRequest(data=here / "digits3", name="before", trials=7, device="cpu", flags={"pixels": [64]})
     found = run_study(request, StudyListener())

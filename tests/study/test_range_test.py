@@ -1,4 +1,4 @@
-"""The range test: its rule on curves whose bounds are known, and on real pictures, where trials then tell."""
+"""The learning rate range test: on curves with known bounds, and on real pictures, confirmed by trials."""
 
 import json
 from dataclasses import replace
@@ -20,7 +20,7 @@ from autotune.files import cache_folder
 from autotune.search.ranges import Fixed
 from autotune.search.settings import CYCLES, SearchSpace, Settings, read_settings
 from autotune.study import range_test
-from autotune.study.range_test import BEGUN, SLOWED, STEPS, LossCurve, bounds_of, prepare_range_test
+from autotune.study.range_test import SLOWED, STARTED, STEPS, LossCurve, bounds_of, prepare_range_test
 from autotune.study.request import SearchRequest
 from autotune.study.run import run_study
 from autotune.training.trial import run_trial
@@ -29,26 +29,26 @@ RATES = 10 ** np.linspace(-7, 1, 100)
 NOISE = np.random.default_rng(0).normal(0, 0.1, 100)
 
 
-def falling(middle: float, run_away: float = 1e9) -> np.ndarray[Any, Any]:
-    """A loss that falls from 2 to 0.5 around a rate, over some two decades, and bursts from another on."""
+def falling(middle: float, diverges_at: float = 1e9) -> np.ndarray[Any, Any]:
+    """A loss that falls from 2 to 0.5 over about two decades around a learning rate and diverges from another one."""
     decades = np.log10(RATES / middle)
-    return np.where(run_away > RATES, 2 - 1.5 / (1 + np.exp(-4 * decades)), 1e6)
+    return np.where(diverges_at > RATES, 2 - 1.5 / (1 + np.exp(-4 * decades)), 1e6)
 
 
-def test_the_bounds_are_where_the_fall_begins_and_slows() -> None:
+def test_the_bounds_are_where_the_fall_starts_and_slows() -> None:
     bounds = bounds_of(LossCurve(RATES, falling(1e-3)))
     assert bounds
-    began, slowed = (1e-3 * 10 ** (np.log(share / (1 - share)) / 4) for share in (BEGUN, SLOWED))
-    two_steps = 1.01 * (RATES[2] / RATES[0])  # one to the next rate tried, one for the smoothing; rounded besides
-    assert began / two_steps < bounds.low < began * two_steps
+    started, slowed = (1e-3 * 10 ** (np.log(share / (1 - share)) / 4) for share in (STARTED, SLOWED))
+    two_steps = 1.01 * (RATES[2] / RATES[0])  # one step of the grid, one for smoothing, and rounding
+    assert started / two_steps < bounds.low < started * two_steps
     assert slowed / two_steps < bounds.high < slowed * two_steps
     assert bounds.least == pytest.approx(0.5, abs=0.01)
 
 
 @pytest.mark.parametrize("middle", [1e-5, 1e-3, 1e-1])
-def test_noise_and_bursts_move_the_bounds_little(middle: float) -> None:
+def test_noise_and_spikes_hardly_change_the_bounds(middle: float) -> None:
     bare = bounds_of(LossCurve(RATES, falling(middle)))
-    losses = falling(middle, run_away=30 * middle) + NOISE
+    losses = falling(middle, diverges_at=30 * middle) + NOISE
     losses[5], losses[40] = 40.0, 1e4
     noisy = bounds_of(LossCurve(RATES, losses))
     assert bare
@@ -67,7 +67,7 @@ def test_noise_and_bursts_move_the_bounds_little(middle: float) -> None:
         np.where(RATES < 1e-5, 2.3 + NOISE, np.inf),
         2.3 * np.exp(np.arange(100) / 10),
     ],
-    ids=["flat", "noise alone", "a fall within the noise", "runs away", "runs away at once"],
+    ids=["flat", "only noise", "a fall within the noise", "diverges", "diverges at once"],
 )
 def test_a_curve_that_never_clearly_falls_has_no_bounds(losses: np.ndarray[Any, Any]) -> None:
     assert bounds_of(LossCurve(RATES, losses)) is None
@@ -87,8 +87,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backbone", ["efficientnet_lite0"])  # the small CNN bears more
-def test_trials_between_the_bounds_beat_those_at_a_tenth_and_at_ten_times(
+@pytest.mark.parametrize("backbone", ["efficientnet_lite0"])  # the small CNN tolerates higher learning rates
+def test_trials_between_the_bounds_beat_trials_at_a_tenth_or_ten_times_the_bounds(
     here: Path, data: Path, backbone: str
 ) -> None:
     request = asked(data, backbone=backbone, epochs=6)
@@ -111,7 +111,7 @@ def test_trials_between_the_bounds_beat_those_at_a_tenth_and_at_ten_times(
 
 
 @pytest.mark.slow
-def test_one_seed_gives_one_curve_and_it_leaves_nothing_but_its_plot(here: Path, data: Path) -> None:
+def test_one_seed_gives_one_curve_and_only_the_plot_is_written(here: Path, data: Path) -> None:
     first, second, other = find(asked(data)), find(asked(data)), find(asked(data, seed=1))
     assert first == second
     assert first["losses"] != other["losses"]
@@ -122,7 +122,7 @@ def test_one_seed_gives_one_curve_and_it_leaves_nothing_but_its_plot(here: Path,
 
 
 @pytest.mark.slow
-def test_it_reads_no_test_picture_and_a_study_beside_it_stays_as_it_was(
+def test_no_test_picture_is_read_and_an_existing_study_is_unchanged(
     finished: Path, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AUTOTUNE_CACHE", str(tmp_path / "cache"))
@@ -136,13 +136,13 @@ def test_it_reads_no_test_picture_and_a_study_beside_it_stays_as_it_was(
     assert all(digest in keys for digest in parts["train"])
     assert len(parts["test"]) >= 5
     assert not any(digest in keys for digest in parts["test"])
-    with pytest.raises(StudyError, match="has begun") as error:
+    with pytest.raises(StudyError, match="has started") as error:
         find(asked(digits), write=True)
     assert "--study" in error.value.fix
 
 
 @pytest.mark.slow
-def test_what_it_writes_is_what_trials_then_use_and_all_else_stays(here: Path, data: Path) -> None:
+def test_trials_use_the_written_bounds_and_other_settings_are_kept(here: Path, data: Path) -> None:
     file = here / "studies" / "s" / "study.toml"
     file.parent.mkdir(parents=True)
     file.write_text(
@@ -155,14 +155,14 @@ def test_what_it_writes_is_what_trials_then_use_and_all_else_stays(here: Path, d
         f"# my study\nepochs = 4  # short\n\n[space]\nlr_high = {found['lr_high']}  # for a start\n"
         f'optimizer = "adamw"\nbatch_size = 32\n# that is all\nbackbone = "small_cnn"\nlr_low = {found["lr_low"]}\n'
     )
-    made = run_study(SearchRequest(data=data, name="s", trials=2, device="cpu"), PlainConsole(quiet=True))
-    for row in made.leaderboard:
+    summary = run_study(SearchRequest(data=data, name="s", trials=2, device="cpu"), PlainConsole(quiet=True))
+    for row in summary.leaderboard:
         assert (row.params.lr_low, row.params.lr_high) == (found["lr_low"], found["lr_high"])
         assert (row.params.backbone, row.params.optimizer) == ("small_cnn", "adamw")
 
 
 @pytest.mark.slow
-def test_a_study_that_is_not_there_is_made_with_depth_and_optimizer_fixed(here: Path, data: Path) -> None:
+def test_a_new_study_is_created_with_fixed_depth_and_optimizer(here: Path, data: Path) -> None:
     found = find(asked(data, name=None, backbone="efficientnet_lite0"), write=True)
     settings = read_settings(here / "studies" / data.name / "study.toml", {})
     assert settings == Settings(
@@ -176,7 +176,7 @@ def test_a_study_that_is_not_there_is_made_with_depth_and_optimizer_fixed(here: 
 
 
 @pytest.mark.slow
-def test_another_optimizer_of_study_toml_is_the_one_tested(here: Path, data: Path) -> None:
+def test_the_optimizer_of_study_toml_is_tested(here: Path, data: Path) -> None:
     (here / "my.toml").write_text('[space]\noptimizer = "sgd"\nbatch_size = [16, 64]\n')
     found = find(replace(asked(data, backbone="efficientnet_lite0"), config=here / "my.toml"))
     assert (found["optimizer"], found["rates"][0], found["depth"]) == ("sgd", pytest.approx(1e-6), 0)
@@ -186,20 +186,20 @@ def test_another_optimizer_of_study_toml_is_the_one_tested(here: Path, data: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("least", "said"), [(1e-12, "stayed about"), (1e2, "never clearly fell")])
-def test_a_loss_that_does_not_fall_is_two_lines_and_writes_nothing(
-    here: Path, data: Path, monkeypatch: pytest.MonkeyPatch, least: float, said: str
+@pytest.mark.parametrize(("least", "problem"), [(1e-12, "stayed at about"), (1e2, "never clearly fell")])
+def test_a_loss_that_does_not_fall_raises_an_error_and_writes_nothing(
+    here: Path, data: Path, monkeypatch: pytest.MonkeyPatch, least: float, problem: str
 ) -> None:
-    """At rates that move nothing, and at rates that are too high from the first step."""
+    """At learning rates that are too low to change the loss, and at ones that are too high from the first step."""
     monkeypatch.setattr(range_test, "LEAST", least)
     monkeypatch.setattr(range_test, "MOST", least * 1e3)
-    with pytest.raises(StudyError, match=said):
+    with pytest.raises(StudyError, match=problem):
         find(asked(data), write=True)
     assert not (here / "studies" / "s" / "study.toml").exists()
 
 
 @pytest.mark.slow
-def test_the_command_prints_the_curve_the_bounds_and_where_things_are(here: Path, data: Path) -> None:
+def test_the_command_prints_the_curve_the_bounds_and_the_file_paths(here: Path, data: Path) -> None:
     words = ("lr-find", str(data), "--backbone", "small_cnn", "--device", "cpu")
     out = run_command(*words)
     assert out.returncode == 0, out.stderr

@@ -24,7 +24,7 @@ def outcome(value: float, log_loss: float = 1.0, parameters: int = 10, ended: st
     return TrialOutcome(value, log_loss, 1, 2, ended, parameters, b"weights", 1.0, 0.5)
 
 
-def test_ties_go_to_the_surer_then_the_smaller_then_the_earlier(tmp_path: Path) -> None:
+def test_ties_go_to_the_lower_log_loss_then_the_smaller_then_the_earlier_trial(tmp_path: Path) -> None:
     record = Record(tmp_path / "record.db")
     rows = [(0.9, 0.1, 1), (1.0, 0.3, 10), (1.0, 0.2, 99), (1.0, 0.2, 10), (1.0, 0.2, 10), (0.5, 0.0, 1)]
     for number, (value, loss, parameters) in enumerate(rows):
@@ -50,7 +50,7 @@ def test_only_complete_trials_can_win(tmp_path: Path) -> None:
     assert record.last_states(2) == ["complete", "pruned"]
 
 
-def test_a_trial_written_twice_is_there_once(tmp_path: Path) -> None:
+def test_a_trial_recorded_twice_is_stored_once(tmp_path: Path) -> None:
     record = Record(tmp_path / "record.db")
     record.keep_outcome(0, PARAMS, outcome(0.5), "checkpoints/x")
     record.keep_outcome(0, PARAMS, outcome(0.5), "checkpoints/x")
@@ -60,54 +60,54 @@ def test_a_trial_written_twice_is_there_once(tmp_path: Path) -> None:
     assert record.trials()[0].params == PARAMS
 
 
-def test_evaluations_are_counted_and_facts_survive(tmp_path: Path) -> None:
+def test_evaluations_are_counted_and_facts_are_restored(tmp_path: Path) -> None:
     record = Record(tmp_path / "record.db")
     backbone = BackboneFacts("net", "Net", 3, False, (64, 96), (0, 1), "abc")
-    kept = StudyFacts(
+    facts = StudyFacts(
         classes=("a", "b"), skipped=(SkippedFile("a/x.txt", "no picture", bad=False),), cuts={("net", 64): (2, 3)},
         backbones={"net": backbone}, seconds={"read": 1.5, "test": 2.0},
     )  # fmt: skip
-    record.keep_facts(classes=kept.classes, skipped=kept.skipped, cuts=kept.cuts, backbones=kept.backbones)
+    record.keep_facts(classes=facts.classes, skipped=facts.skipped, cuts=facts.cuts, backbones=facts.backbones)
     record.add_seconds(read=1.0)
     record.add_seconds(read=0.5, test=2.0)
     record.keep_evaluation(1, 0.5, EVALUATION)
     record.keep_evaluation(1, 0.5, EVALUATION)
     record.close()
     again = Record(tmp_path / "record.db")
-    assert again.facts() == kept
+    assert again.facts() == facts
     assert [row.id for row in again.evaluations()] == [1, 2]
     assert again.evaluation(1) == EVALUATION
     assert again.evaluation(2) is None
 
 
-def test_a_study_that_has_not_begun_has_no_facts(tmp_path: Path) -> None:
+def test_a_study_that_has_not_started_has_no_facts(tmp_path: Path) -> None:
     assert Record(tmp_path / "record.db").facts() == StudyFacts()
 
 
-def test_a_damaged_record_is_two_lines(tmp_path: Path) -> None:
+def test_a_damaged_record_raises_an_error_with_a_fix(tmp_path: Path) -> None:
     file = tmp_path / "record.db"
     Record(file).close()
     whole = file.read_bytes()
-    for damaged in (b"no database at all, but long enough to be taken for one" * 20, whole[:5000]):
+    for damaged in (b"not a database, but long enough to be taken for one" * 20, whole[:5000]):
         file.write_bytes(damaged)
         with pytest.raises(StudyError, match="cannot be read") as error:
             Record(file)
         assert error.value.fix
 
 
-def test_a_record_that_many_open_at_once_is_made_once(tmp_path: Path) -> None:
-    begin, wrong = threading.Barrier(6), []
+def test_a_record_opened_by_many_threads_is_created_once(tmp_path: Path) -> None:
+    barrier, errors = threading.Barrier(6), []
 
     def open_it() -> None:
-        begin.wait()
+        barrier.wait()
         try:
             Record(tmp_path / "record.db").close()
-        except Exception as error:  # whatever it is, the test tells it
-            wrong.append(error)
+        except Exception as error:  # any error fails the test
+            errors.append(error)
 
     threads = [threading.Thread(target=open_it) for _ in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert wrong == []
+    assert errors == []

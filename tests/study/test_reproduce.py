@@ -9,8 +9,8 @@ from autotune.search.settings import definition, read_settings
 from autotune.study.reproduce import Reproduction, reproduction
 
 
-def again(found: Reproduction) -> dict[str, Any]:
-    """The definition that a command and its study.toml give."""
+def definition_from(found: Reproduction) -> dict[str, Any]:
+    """Return the definition of a study run with a command and its study.toml."""
     words = shlex.split(found.command)
     first = words.index("--trials")
     flags = dict(zip(words[first::2], words[first + 1 :: 2], strict=True))
@@ -20,8 +20,8 @@ def again(found: Reproduction) -> dict[str, Any]:
         if f"--{name}" in flags:
             value = flags[f"--{name}"]
             table[name] = value if name == "metric" else int(value)
-    if "--backbones" in flags:
-        ranges["backbone"] = flags["--backbones"].split(",")
+    if "--backbone" in flags:
+        ranges["backbone"] = flags["--backbone"].split(",")
     if "--pixels" in flags:
         ranges["pixels"] = [int(one) for one in flags["--pixels"].split(",")]
     assert ("--config" in flags) == bool(found.toml)
@@ -42,14 +42,14 @@ def again(found: Reproduction) -> dict[str, Any]:
         },
     ],
 )
-def test_the_command_and_its_study_toml_give_the_same_definition(flags: dict[str, Any], tmp_path: Path) -> None:
+def test_the_command_and_its_study_toml_reproduce_the_definition(flags: dict[str, Any], tmp_path: Path) -> None:
     defined = definition(read_settings(None, flags))
     found = reproduction(defined, str(tmp_path / "my photos"), "other", 30)
-    assert again(found) == defined
+    assert definition_from(found) == defined
     assert shlex.split(found.command)[:3] == ["autotune", "search", str(tmp_path / "my photos")]
     assert "--study other" in found.command
 
 
-def test_the_command_for_the_sample_names_no_folder() -> None:
+def test_the_command_for_the_built_in_sample_has_no_folder() -> None:
     defined = definition(read_settings(None, {}, is_writing=True))
     assert reproduction(defined, "", "digits", 50).command == "autotune search --trials 50 --seed 0"

@@ -1,4 +1,4 @@
-"""Whole studies, small ones: real digits, real processes."""
+"""Small complete studies with real digits and real processes."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def numbers(found: dict[str, Any]) -> list[int]:
 
 
 def still_running(folder: Path) -> list[str]:
-    """Processes that stand in this folder."""
+    """Return the processes whose working directory is this folder."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -59,19 +59,19 @@ def still_running(folder: Path) -> list[str]:
     return found
 
 
-def n_begun(folder: Path) -> int:
-    """Trials that a study has begun, told by their logs: a record that is opened while it is made is made twice."""
+def n_started(folder: Path) -> int:
+    """Count the started trials by their logs: opening the record while it is created would create it twice."""
     return len(list((folder / "logs").glob("trial-*.log")))
 
 
 def wait_until(condition: Any, seconds: float = 90) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.1)
 
 
-def test_a_study_runs_is_only_printed_again_and_goes_on(here: Path, digits: Path) -> None:
+def test_a_finished_study_is_only_printed_and_resumes_with_more_trials(here: Path, digits: Path) -> None:
     first = search(digits, 3, flags=MIXED)
     assert first["trials"] == {"complete": first["trials"]["complete"], "pruned": 3 - first["trials"]["complete"],
                                "failed": 0, "total": 3}  # fmt: skip
@@ -88,10 +88,10 @@ def test_a_study_runs_is_only_printed_again_and_goes_on(here: Path, digits: Path
     assert numbers(more) == [0, 1, 2, 3, 4]
     changed = more["best"]["number"] != first["best"]["number"]
     assert more["test"]["evaluations"] == (2 if changed else 1)
-    looked = evaluate_again("s", Resources("cpu"), StudyListener()).to_json()
-    assert looked["test"]["evaluations"] == more["test"]["evaluations"] + 1
-    assert looked["test"]["accuracy"] == more["test"]["accuracy"]
-    assert json.loads(json.dumps(looked)) == looked
+    evaluated = evaluate_again("s", Resources("cpu"), StudyListener()).to_json()
+    assert evaluated["test"]["evaluations"] == more["test"]["evaluations"] + 1
+    assert evaluated["test"]["accuracy"] == more["test"]["accuracy"]
+    assert json.loads(json.dumps(evaluated)) == evaluated
     assert (here / "studies" / "s" / ".gitignore").read_text() == "*\n!study.toml\n"
     assert sorted(p.name for p in (here / "studies" / "s" / "logs").iterdir())[0] == "probe-efficientnet_lite0-64.log"
 
@@ -105,7 +105,7 @@ def test_one_seed_gives_the_same_trials_winner_and_test_score(here: Path, tmp_pa
     assert one["test"] == two["test"]
 
 
-def test_no_worker_is_told_of_a_test_picture_or_stores_one(
+def test_workers_do_not_receive_or_cache_test_pictures(
     here: Path, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AUTOTUNE_CACHE", str(tmp_path / "cache"))
@@ -114,23 +114,23 @@ def test_no_worker_is_told_of_a_test_picture_or_stores_one(
     settings = read_settings(None, QUICK)
     parts = Split(("0", "1", "2"), pictures, (), {})
     chosen = select_backbones(settings, discover(), None, "cpu", 8, print)
-    told = pickle.dumps(build_context(make_plan(settings, parts, chosen), 1))
-    sealed = parts.part("test")
-    assert len(sealed) >= 5
-    assert all(p.digest.encode() in told for p in parts.part("train"))
-    assert not any(p.digest.encode() in told or p.path.encode() in told for p in sealed)
+    sent = pickle.dumps(build_context(make_plan(settings, parts, chosen), 1))
+    test = parts.part("test")
+    assert len(test) >= 5
+    assert all(p.digest.encode() in sent for p in parts.part("train"))
+    assert not any(p.digest.encode() in sent or p.path.encode() in sent for p in test)
     stores = [file.parent for file in cache_folder().rglob("keys.bin")]
     assert stores
     for place in stores:
         keys = (place / "keys.bin").read_bytes()
-        assert not any(bytes.fromhex(p.digest) in keys for p in sealed)
+        assert not any(bytes.fromhex(p.digest) in keys for p in test)
 
 
 @pytest.mark.parametrize("guess", [None, 500])
-def test_each_picture_is_decoded_once_and_a_test_picture_again_for_the_test(
+def test_pictures_are_decoded_once_and_again_only_for_the_test_evaluation(
     here: Path, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guess: int | None
 ) -> None:
-    """With a wrong guess of the pictures' size, what trials see is decoded a second time, and the study is the same."""
+    """If the size of the pictures is guessed incorrectly, the pictures that trials use are decoded a second time."""
     monkeypatch.setenv("AUTOTUNE_CACHE", str(tmp_path / "cache"))
     seen: list[str] = []
     real = decoding.decode_image
@@ -145,7 +145,7 @@ def test_each_picture_is_decoded_once_and_a_test_picture_again_for_the_test(
     search(digits, 1, flags={"backbone": ["efficientnet_lite0"]})
     times = Counter(seen)
     for picture in read_manifest(here / "studies" / "s" / "manifest.csv"):
-        again = picture.part != "train"  # the look reads validation and test pictures from their files
+        again = picture.part != "train"  # the test evaluation reads validation and test files
         assert times[picture.path] == 1 + again + (guess is not None and picture.part != "test"), picture
     seen.clear()
     search(digits, 2, flags={"backbone": ["efficientnet_lite0"]})
@@ -154,8 +154,8 @@ def test_each_picture_is_decoded_once_and_a_test_picture_again_for_the_test(
     ]
 
 
-def test_workers_open_no_picture(here: Path, digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pictures are gone while the trials run, and come back for the test."""
+def test_workers_open_no_picture_files(here: Path, digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pictures are moved away while the trials run and moved back for the test evaluation."""
     hidden = digits.with_name("hidden")
     real = Driver.run
 
@@ -170,7 +170,7 @@ def test_workers_open_no_picture(here: Path, digits: Path, monkeypatch: pytest.M
     assert found["test"]["n"] > 0
 
 
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for left-over processes in /proc")
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="searches /proc for remaining processes")
 def test_kill_9_of_driver_and_worker_loses_nothing(here: Path, tmp_path: Path) -> None:
     data = write_digits(tmp_path / "digits", classes=3, each=100)
     words = (
@@ -178,7 +178,7 @@ def test_kill_9_of_driver_and_worker_loses_nothing(here: Path, tmp_path: Path) -
         str(data),
         "--study",
         "s",
-        "--backbones",
+        "--backbone",
         "small_cnn",
         "--epochs",
         "6",
@@ -204,29 +204,29 @@ def test_kill_9_of_driver_and_worker_loses_nothing(here: Path, tmp_path: Path) -
     wait_until(lambda: rows() > len(before))
     workers = subprocess.check_output(["pgrep", "-P", str(driver.pid), "-f", "spawn_main"], text=True)
     os.kill(int(workers.split()[0]), signal.SIGKILL)
-    out, said = driver.communicate(timeout=120)
+    out, err = driver.communicate(timeout=120)
     found = json.loads(out)
     assert numbers(found) == [0, 1, 2, 3]
     assert found["trials"]["failed"] == 0
-    assert b"it starts again" in said
+    assert b"restarting the trial" in err
     after = {row.number: row for row in Record(record).trials()}
     assert all(after[number] == row for number, row in before.items())
     assert found["test"]["evaluations"] == 1
     wait_until(lambda: not still_running(here), 10)
-    straight = search(data, 4, "straight", flags={"epochs": 6})
-    assert without_time(straight) == without_time(found)
+    uninterrupted = search(data, 4, "uninterrupted", flags={"epochs": 6})
+    assert without_time(uninterrupted) == without_time(found)
 
 
-def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(here: Path, digits: Path) -> None:
-    words = ("search", str(digits), "--study", "s", "--backbones", "small_cnn", "--epochs", "9", "--device", "cpu")
+def test_ctrl_c_exits_with_130_and_the_same_command_resumes(here: Path, digits: Path) -> None:
+    words = ("search", str(digits), "--study", "s", "--backbone", "small_cnn", "--epochs", "9", "--device", "cpu")
     driver = subprocess.Popen(command(*words, "--trials", "40"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     record = here / "studies" / "s" / "record.db"
-    wait_until(lambda: n_begun(record.parent) >= 3)
+    wait_until(lambda: n_started(record.parent) >= 3)
     driver.send_signal(signal.SIGINT)
-    _, said = driver.communicate(timeout=30)
+    _, err = driver.communicate(timeout=30)
     assert driver.returncode == 130
-    assert b"Traceback" not in said
-    assert b"the same command goes on" in said
+    assert b"Traceback" not in err
+    assert b"run the same command again to resume" in err
     done = len(Record(record).trials())
     assert Record(record).evaluations() == []
     found = search(digits, done + 1, flags={"epochs": 9})
@@ -239,28 +239,28 @@ def test_two_workers_share_a_study(here: Path, digits: Path) -> None:
     assert found["trials"]["failed"] == 0
 
 
-def test_time_out_ends_the_search_and_tests_the_winner(here: Path, digits: Path) -> None:
+def test_a_timeout_stops_the_search_and_evaluates_the_winner(here: Path, digits: Path) -> None:
     found = search(digits, 500, timeout=8, flags={"epochs": 9})
     assert 1 <= found["trials"]["total"] < 500
     assert found["test"]["evaluations"] == 1
 
 
-def test_a_study_in_use_is_refused(here: Path, digits: Path) -> None:
-    with lock_study(here / "studies" / "s"), pytest.raises(StudyError, match="worked on by another"):
+def test_a_study_in_use_cannot_be_run(here: Path, digits: Path) -> None:
+    with lock_study(here / "studies" / "s"), pytest.raises(StudyError, match="in use by another process"):
         search(digits)
 
 
-def test_another_definition_is_refused_and_says_what_differs(here: Path, digits: Path) -> None:
+def test_changed_settings_raise_an_error_that_lists_them(here: Path, digits: Path) -> None:
     search(digits, 1)
     with pytest.raises(StudyError, match=r"epochs was 3, is 4; .*seed was 0, is 1"):
         search(digits, 1, flags={"epochs": 4, "seed": 1})
 
 
-def test_a_changed_folder_needs_a_new_study_that_keeps_the_sides(here: Path, digits: Path) -> None:
+def test_a_changed_folder_requires_a_new_study_that_keeps_the_split(here: Path, digits: Path) -> None:
     search(digits, 1)
     old = {p.path: p.part for p in read_manifest(here / "studies" / "s" / "manifest.csv")}
     write_digits(digits, each=60)
-    with pytest.raises(StudyError, match="0 gone or changed, 30 new") as error:
+    with pytest.raises(StudyError, match="0 missing or modified, 30 new") as error:
         search(digits, 1)
     assert "--manifest" in error.value.fix
     search(digits, 1, "new", manifest=here / "studies" / "s" / "manifest.csv", flags={"seed": 5})
@@ -269,15 +269,15 @@ def test_a_changed_folder_needs_a_new_study_that_keeps_the_sides(here: Path, dig
     assert len(new) == len(old) + 30
 
 
-def test_a_test_picture_that_changed_meanwhile_is_not_measured(here: Path, digits: Path) -> None:
+def test_a_modified_test_picture_raises_an_error(here: Path, digits: Path) -> None:
     search(digits, 1)
-    sealed = next(p for p in read_manifest(here / "studies" / "s" / "manifest.csv") if p.part == "test")
-    Image.new("L", (8, 8), 77).save(digits / sealed.path)
+    picture = next(p for p in read_manifest(here / "studies" / "s" / "manifest.csv") if p.part == "test")
+    Image.new("L", (8, 8), 77).save(digits / picture.path)
     with pytest.raises(DataError, match="not the one of the manifest"):
         evaluate_again("s", Resources("cpu"), PlainConsole(quiet=True))
 
 
-FAILING = '''"""Failing: a test's net, which raises in training."""
+FAILING = '''"""Failing: a network that raises an error in training."""
 
 import torch
 from torch import nn
@@ -298,9 +298,9 @@ def failing(pretrained):
 '''
 
 
-def test_a_trial_that_raises_is_recorded_and_the_study_goes_on(here: Path, digits: Path, tmp_path: Path) -> None:
+def test_a_failed_trial_is_recorded_and_the_study_continues(here: Path, digits: Path, tmp_path: Path) -> None:
     (tmp_path / "plugins").mkdir()
-    condition = "len(x) == 64"  # those with the larger batch
+    condition = "len(x) == 64"  # only trials with the larger batch
     (tmp_path / "plugins" / "failing.py").write_text(FAILING.format(condition=condition))
     found = search(digits, 6, plugins=(tmp_path / "plugins",), flags={"backbone": ["failing"], "batch_size": [32, 64]})
     failed = [row for row in found["leaderboard"] if row["state"] == "failed"]
@@ -314,15 +314,15 @@ def test_a_trial_that_raises_is_recorded_and_the_study_goes_on(here: Path, digit
     assert "out of luck" in (here / "studies" / "s" / "logs" / f"trial-{failed[0]['number']:04d}.log").read_text()
 
 
-def test_five_failures_in_a_row_end_the_study(here: Path, digits: Path, tmp_path: Path) -> None:
+def test_five_failures_in_a_row_stop_the_study(here: Path, digits: Path, tmp_path: Path) -> None:
     (tmp_path / "plugins").mkdir()
     (tmp_path / "plugins" / "failing.py").write_text(FAILING.format(condition="True"))
-    with pytest.raises(StudyError, match="5 trials in a row have failed, the last by RuntimeError: out of luck"):
+    with pytest.raises(StudyError, match="5 trials in a row have failed, the last with RuntimeError: out of luck"):
         search(digits, 20, plugins=(tmp_path / "plugins",), flags={"backbone": ["failing"]})
     assert study_status("s").n_trials == {"complete": 0, "pruned": 0, "failed": 5, "total": 5}
 
 
-def test_a_trial_whose_process_dies_each_time_has_failed(here: Path, digits: Path, tmp_path: Path) -> None:
+def test_a_trial_whose_worker_always_dies_fails(here: Path, digits: Path, tmp_path: Path) -> None:
     (tmp_path / "plugins").mkdir()
     text = FAILING.format(condition="len(x) == 64").replace(
         'raise RuntimeError("out of luck")', "__import__('os')._exit(9)"
@@ -339,21 +339,21 @@ def test_a_trial_whose_process_dies_each_time_has_failed(here: Path, digits: Pat
 @pytest.mark.parametrize(
     ("more", "kind", "problem"),
     [
-        ({"flags": {"backbone": ["resnet19"]}}, PluginError, "no backbone 'resnet19'"),
+        ({"flags": {"backbone": ["resnet19"]}}, PluginError, "No backbone named 'resnet19'"),
         ({"flags": {"metric": "acuracy"}}, ConfigError, "metric cannot be 'acuracy'"),
         ({"flags": {"pixels": ["wide"]}}, ConfigError, "pixels cannot be 'wide'"),
-        ({"device": "cuda:7"}, ConfigError, "no device 'cuda:7'"),
-        ({"device": "cpu:x"}, ConfigError, "no device 'cpu:x'"),
+        ({"device": "cuda:7"}, ConfigError, "Device 'cuda:7' is not available"),
+        ({"device": "cpu:x"}, ConfigError, "Device 'cpu:x' is not available"),
         ({"config": Path(".")}, ConfigError, "cannot be read"),
         ({"manifest": Path(".")}, StudyError, "not a manifest"),
-        ({"config": Path("none.toml")}, ConfigError, "no file none.toml"),
+        ({"config": Path("none.toml")}, ConfigError, "Configuration file none.toml does not exist"),
         ({"name": "../x"}, StudyError, "cannot be named"),
         ({"name": "cat or dog?"}, StudyError, "cannot be named"),
-        ({"plugins": (Path("nowhere"),)}, PluginError, "no plugin folder"),
-        ({"manifest": Path("none.csv")}, StudyError, "no manifest"),
+        ({"plugins": (Path("nowhere"),)}, PluginError, "Plugin folder nowhere does not exist"),
+        ({"manifest": Path("none.csv")}, StudyError, "Manifest none.csv does not exist"),
     ],
 )
-def test_bad_input_leaves_nothing_behind(
+def test_invalid_input_leaves_no_files(
     here: Path, digits: Path, more: dict[str, Any], kind: type[AutotuneError], problem: str
 ) -> None:
     if "device" in more:
@@ -368,7 +368,7 @@ def test_bad_input_leaves_nothing_behind(
     assert not (here / "studies").exists()
 
 
-def test_weights_that_do_not_fit_are_said_before_any_trial(here: Path, digits: Path, tmp_path: Path) -> None:
+def test_incompatible_weights_raise_an_error_before_the_first_trial(here: Path, digits: Path, tmp_path: Path) -> None:
     import torch
 
     torch.save({"x": torch.zeros(1)}, tmp_path / "resnet18.pth")
@@ -376,7 +376,7 @@ def test_weights_that_do_not_fit_are_said_before_any_trial(here: Path, digits: P
         search(digits, weights=tmp_path, flags={"backbone": ["resnet18"]})
 
 
-def test_other_weights_are_refused_when_a_study_goes_on(here: Path, digits: Path, tmp_path: Path) -> None:
+def test_a_study_cannot_be_resumed_with_other_weights(here: Path, digits: Path, tmp_path: Path) -> None:
     import torch
     from torchvision.models import resnet18
 
@@ -392,13 +392,13 @@ def test_other_weights_are_refused_when_a_study_goes_on(here: Path, digits: Path
     assert search(digits, 2, weights=tmp_path / "one", flags=flags)["trials"]["total"] == 2
 
 
-def test_a_start_that_failed_does_not_hold_the_name(here: Path, digits: Path, tmp_path: Path) -> None:
-    with pytest.raises(AutotuneError, match="holds no weights"):
+def test_a_failed_start_does_not_reserve_the_name(here: Path, digits: Path, tmp_path: Path) -> None:
+    with pytest.raises(AutotuneError, match="contains no weights"):
         search(digits, 1, weights=tmp_path, flags={"epochs": 2})
     assert search(digits, 1, flags={"epochs": 1, "seed": 3})["trials"]["total"] == 1
 
 
-def test_a_studys_own_toml_is_read_and_a_configs_folder_is_not_written_to(
+def test_the_study_toml_is_read_and_the_folder_of_another_config_is_not_written_to(
     here: Path, digits: Path, tmp_path: Path
 ) -> None:
     (here / "studies" / "s").mkdir(parents=True)
@@ -413,7 +413,7 @@ def test_a_studys_own_toml_is_read_and_a_configs_folder_is_not_written_to(
     assert [file.name for file in elsewhere.iterdir()] == ["study.toml"]
 
 
-def test_rare_classes_are_weighed_where_classes_are_uneven(here: Path, tmp_path: Path) -> None:
+def test_class_weights_are_searched_if_classes_are_imbalanced(here: Path, tmp_path: Path) -> None:
     data = write_digits(tmp_path / "uneven", classes=2, each=80)
     for file in sorted((data / "1").iterdir())[25:]:
         file.unlink()
@@ -422,7 +422,7 @@ def test_rare_classes_are_weighed_where_classes_are_uneven(here: Path, tmp_path:
     assert found["test"]["value"] == found["test"]["balanced_accuracy"]
 
 
-def test_a_given_test_part_is_the_one_that_is_looked_at(here: Path, tmp_path: Path) -> None:
+def test_a_given_test_set_is_the_one_evaluated(here: Path, tmp_path: Path) -> None:
     root = tmp_path / "parted"
     write_digits(root / "train", each=60)
     write_digits(root / "test", each=11, first=60)
@@ -430,7 +430,7 @@ def test_a_given_test_part_is_the_one_that_is_looked_at(here: Path, tmp_path: Pa
     assert found["pictures"]["test"] == found["test"]["n"] == 33
 
 
-def test_real_photos_run_through(here: Path) -> None:
+def test_a_study_of_real_photos_completes(here: Path) -> None:
     found = search(
         photos("flowers"),
         2,

@@ -23,13 +23,13 @@ def test_studies_are_listed_with_their_scores(finished: Path) -> None:
 def test_a_damaged_study_does_not_hide_the_others(finished: Path) -> None:
     other = finished.parent / "broken"
     other.mkdir()
-    (other / "record.db").write_bytes(b"no database at all" * 100)
+    (other / "record.db").write_bytes(b"not a database" * 100)
     rows = {row.name: row for row in list_studies()}
     assert "cannot be read" in rows["broken"].problem
     assert rows["s"].problem == ""
 
 
-def test_removing_asks_first_and_leaves_what_is_the_users(finished: Path) -> None:
+def test_removing_asks_first_and_keeps_study_toml(finished: Path) -> None:
     (finished / "study.toml").write_text("epochs = 3\n")
     asked = run_command("studies", "rm", "s")
     assert (asked.returncode, (finished / "record.db").exists()) == (1, True)
@@ -40,19 +40,19 @@ def test_removing_asks_first_and_leaves_what_is_the_users(finished: Path) -> Non
     assert run_command("studies", "rm", "s", "--yes").returncode == 1
 
 
-def test_nothing_is_left_of_one_without_a_definition(finished: Path) -> None:
+def test_removing_a_study_without_study_toml_removes_its_folder(finished: Path) -> None:
     (finished / "study.toml").unlink(missing_ok=True)
     remove_study("s")
     assert not finished.exists()
 
 
-def test_a_study_at_work_is_not_removed(finished: Path) -> None:
-    with lock_study(finished), pytest.raises(StudyError, match="worked on by another"):
+def test_a_study_in_use_is_not_removed(finished: Path) -> None:
+    with lock_study(finished), pytest.raises(StudyError, match="in use by another process"):
         remove_study("s")
     assert (finished / "record.db").exists()
 
 
-def test_an_empty_shelf_says_how_to_begin(here: Path) -> None:
+def test_the_list_without_studies_explains_how_to_start_one(here: Path) -> None:
     assert "autotune search PHOTOS" in run_command("studies").stdout
 
 
@@ -67,11 +67,11 @@ def test_names_are_completed(finished: Path) -> None:
     ("line", "completed"),
     [
         ("autotune status ", "s"),
-        ("autotune search --backbones vgg", "vgg16"),
+        ("autotune search --backbone vgg", "vgg16"),
         ("autotune search --metric ba", "balanced_accuracy"),
     ],
 )
-def test_a_shell_is_answered(finished: Path, line: str, completed: str) -> None:
+def test_the_shell_gets_completions(finished: Path, line: str, completed: str) -> None:
     words = {"_AUTOTUNE_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1)}
     command = [sys.executable, "-c", "from autotune.cli.app import app; app(prog_name='autotune')"]
     out = subprocess.run(command, env={**os.environ, **words}, capture_output=True, text=True, check=False)

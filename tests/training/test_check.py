@@ -26,7 +26,7 @@ def problems(entry: Backbone) -> list[str]:
 
 
 def function_in(file: Path) -> Callable[..., Any]:
-    """The function that a plugin's file is named after, imported as its author's tests would."""
+    """Import the function that a plugin's file is named after, like its author's tests."""
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec
     assert spec.loader
@@ -38,7 +38,7 @@ def function_in(file: Path) -> Callable[..., Any]:
 
 @pytest.mark.parametrize("entry", BUNDLED, ids=lambda entry: entry.name)
 def test_every_bundled_backbone_passes(entry: Backbone) -> None:
-    if not entry.traits.fixed_pixels:  # smaller, to be done sooner
+    if not entry.traits.fixed_pixels:  # smaller, for speed
         entry = replace(entry, traits=replace(entry.traits, pixels=96))
     assert problems(entry) == []
 
@@ -47,8 +47,8 @@ def test_every_bundled_backbone_passes(entry: Backbone) -> None:
     ("stages", "problem"),
     [
         ("nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(1)", "Stage 1 of backbone 'tiny' has no parameters"),
-        ("nn.Conv2d(3, 8, 3)", "gives (8, 30, 30) a picture"),
-        ("nn.Sequential(nn.Flatten(1), nn.Linear(3072, 9))", "gives (9,) a picture"),
+        ("nn.Conv2d(3, 8, 3)", "returns shape (8, 30, 30) per picture"),
+        ("nn.Sequential(nn.Flatten(1), nn.Linear(3072, 9))", "returns shape (9,) per picture"),
         ("nn.Linear(7, 8)", "fails at 32 pixels"),
         ("nn.Sequential(nn.Flatten(1), nn.Linear(3072, 8), nn.InstanceNorm1d(8))", ""),
         ("1 / 0", "ZeroDivisionError"),
@@ -57,13 +57,13 @@ def test_every_bundled_backbone_passes(entry: Backbone) -> None:
         ("nn.Sequential(nn.Flatten(1), nn.Linear(3072, 8).requires_grad_(False)), nn.Linear(8, 8)", ""),
         (
             "nn.Sequential(nn.Flatten(1), nn.Linear(3072, 8), "
-            "type('Batchy', (nn.Module,), {'forward': lambda self, x: x - x.mean(0)})())",
-            "a picture alone gives other features",
+            "type('BatchDependent', (nn.Module,), {'forward': lambda self, x: x - x.mean(0)})())",
+            "features of a single picture differ",
         ),
         (
             "nn.Sequential(nn.Flatten(1), nn.Linear(3072, 8), "
-            "type('Moody', (nn.Module,), {'forward': lambda self, x: x * (2 if self.training else 1)})())",
-            "something else in train mode",
+            "type('ModeDependent', (nn.Module,), {'forward': lambda self, x: x * (2 if self.training else 1)})())",
+            "other features in training mode",
         ),
         (
             "nn.Sequential(nn.Flatten(1), nn.Linear(3072, 8)), "
@@ -72,52 +72,61 @@ def test_every_bundled_backbone_passes(entry: Backbone) -> None:
         ),
     ],
 )
-def test_the_check_finds_what_is_wrong(tmp_path: Path, stages: str, problem: str) -> None:
+def test_the_check_detects_mistakes(tmp_path: Path, stages: str, problem: str) -> None:
     write_plugin(tmp_path, stages=stages)
     found = problems(discover([tmp_path]).find("tiny"))
     assert (problem in " ".join(found)) if problem else (found == [])
 
 
-def test_a_good_backbone_passes_by_name_and_by_function(tmp_path: Path) -> None:
+def test_a_valid_backbone_passes_by_name_and_by_function(tmp_path: Path) -> None:
     file = write_plugin(tmp_path)
-    told: list[CheckResult] = []
-    results = check_backbone("tiny", plugins=[str(tmp_path)], callback=told.append)
-    assert results == told
+    reported: list[CheckResult] = []
+    results = check_backbone("tiny", plugins=[str(tmp_path)], callback=reported.append)
+    assert results == reported
     assert len(results) >= 6
     assert all(result.passed for result in results)
     assert check_backbone(function_in(file)) == results
 
 
 def test_all_problems_are_raised_together(tmp_path: Path) -> None:
-    moody = "lambda self, x: (x - x.mean(0)) * (2 if self.training else 1)"
-    last = f"type('Moody', (nn.Module,), {{'forward': {moody}}})()"
+    forward = "lambda self, x: (x - x.mean(0)) * (2 if self.training else 1)"
+    last = f"type('ModeDependent', (nn.Module,), {{'forward': {forward}}})()"
     file = write_plugin(tmp_path, stages=f"nn.Sequential(nn.Flatten(1), nn.Linear(3072, 8), {last})")
     with pytest.raises(PluginError, match="'tiny' fails its check") as error:
         check_backbone(function_in(file))
-    assert "a picture alone gives other features" in error.value.problem
-    assert "something else in train mode" in error.value.problem
-    assert str(file) in error.value.fix
+    assert "features of a single picture differ" in error.value.problem
+    assert "other features in training mode" in error.value.problem
+    assert error.value.fix == f"Fix {file}."
 
 
-def test_weights_of_ones_own_are_checked_too(tmp_path: Path) -> None:
+def test_an_error_names_the_backbone_and_its_file_once(tmp_path: Path) -> None:
+    file = write_plugin(tmp_path, stages="1 / 0")
+    with pytest.raises(PluginError) as error:
+        check_backbone("tiny", plugins=[tmp_path])
+    assert error.value.problem == "Backbone 'tiny' does not load: ZeroDivisionError: division by zero"
+    assert error.value.fix == f"Fix {file}."
+
+
+def test_user_weights_are_checked_too(tmp_path: Path) -> None:
     (tmp_path / "resnet18.pth").write_bytes(b"x")
-    with pytest.raises(PluginError, match=r"resnet18\.pth cannot be read"):
+    with pytest.raises(PluginError, match=r"resnet18\.pth cannot be read") as error:
         check_backbone("resnet18", weights=tmp_path)
+    assert "resnet.py" not in error.value.fix
 
 
-def test_what_is_no_plugin_is_refused() -> None:
+def test_nested_unmarked_and_unknown_backbones_raise() -> None:
     @backbone(pixels=32)
     def nested(pretrained: bool) -> None: ...
 
     with pytest.raises(PluginError, match="not at the top level"):
         check_backbone(nested)
-    with pytest.raises(PluginError, match="not marked @backbone"):
+    with pytest.raises(PluginError, match="no decorator @backbone"):
         check_backbone(function_in)
-    with pytest.raises(PluginError, match="no backbone 'resnet19'"):
+    with pytest.raises(PluginError, match="No backbone named 'resnet19'"):
         check_backbone("resnet19")
 
 
-def test_the_pages_example_tests_a_backbone(here: Path) -> None:
+def test_the_example_in_the_docs_tests_a_backbone(here: Path) -> None:
     page = PAGE.read_text(encoding="utf-8")
     (code,) = [text for text in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "check_backbone" in text]
     file = write_plugin(here, "my_net")
@@ -125,9 +134,9 @@ def test_the_pages_example_tests_a_backbone(here: Path) -> None:
     exec(code, names)
     names["test_my_net"]()
     file.write_text(file.read_text().replace("features=8", "features=9"))
-    with pytest.raises(PluginError, match=r"gives \(8,\) a picture"):
+    with pytest.raises(PluginError, match=r"returns shape \(8,\) per picture"):
         names["test_my_net"]()
 
 
-def test_the_public_names_are_these() -> None:
+def test_only_the_check_and_its_result_are_public() -> None:
     assert autotune.testing.__all__ == ["CheckResult", "check_backbone"]

@@ -29,14 +29,14 @@ def chain() -> nn.Sequential:
     return load_stages(ENTRY, find_weights(ENTRY), pretrained=False).eval()
 
 
-def build(chain: nn.Sequential, chosen: Params, schedule: Schedule = Schedule(2, 1, 10), seed: int = 0) -> TrialNetwork:  # noqa: B008
-    front = FrozenPrefix(chain[: len(chain) - chosen.depth], ENTRY.traits, Invariances())
-    return assemble_network(chain, front, chosen, 3, 1280, schedule, [0, 0, 0, 1, 1, 2], seed, from_scratch=False)
+def build(chain: nn.Sequential, trial: Params, schedule: Schedule = Schedule(2, 1, 10), seed: int = 0) -> TrialNetwork:  # noqa: B008
+    prefix = FrozenPrefix(chain[: len(chain) - trial.depth], ENTRY.traits, Invariances())
+    return assemble_network(chain, prefix, trial, 3, 1280, schedule, [0, 0, 0, 1, 1, 2], seed, from_scratch=False)
 
 
 @pytest.mark.parametrize("depth", [0, 1, 5, 9])
-def test_a_depth_trains_just_its_stages_whatever_was_built_before(chain: nn.Sequential, depth: int) -> None:
-    build(chain, params(depth=0))  # freezes the chain it borrows
+def test_a_depth_trains_only_its_stages_after_another_depth(chain: nn.Sequential, depth: int) -> None:
+    build(chain, params(depth=0))  # freezes the shared chain
     net = build(chain, params(depth=depth)).train()
     x = [torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)]
     before = {name: value.clone() for name, value in net.state_dict().items()}
@@ -52,7 +52,7 @@ def test_a_depth_trains_just_its_stages_whatever_was_built_before(chain: nn.Sequ
     assert all(torch.equal(before[name], after[name]) for name in statistics)
 
 
-def test_the_chain_itself_is_left_as_it_was(chain: nn.Sequential) -> None:
+def test_training_does_not_change_the_chain(chain: nn.Sequential) -> None:
     before = stages_digest(chain)
     net = build(chain, params(depth=9))
     with torch.no_grad():
@@ -69,7 +69,7 @@ def test_class_weights_have_mean_1_over_the_training_pictures() -> None:
         assert float(found[1] / found[0]) == pytest.approx(49**exponent, rel=1e-5)
 
 
-def test_the_loss_is_weighted_and_divided_by_the_batch(chain: nn.Sequential) -> None:
+def test_the_loss_is_weighted_and_divided_by_the_batch_size(chain: nn.Sequential) -> None:
     net = build(chain, params(class_weight=1.0, label_smoothing=0.1))
     x, labels = [torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)], torch.tensor([2, 2, 0, 1])
     loss = float(net.training_step((*x, labels), 0).detach())
@@ -77,8 +77,8 @@ def test_the_loss_is_weighted_and_divided_by_the_batch(chain: nn.Sequential) -> 
     assert loss == pytest.approx(float((each * net.class_weights[labels]).sum().detach() / 4), rel=1e-5)
 
 
-def rates(chain: nn.Sequential, chosen: Params, schedule: Schedule) -> list[float]:
-    found = build(chain, chosen, schedule).configure_optimizers()
+def learning_rates(chain: nn.Sequential, trial: Params, schedule: Schedule) -> list[float]:
+    found = build(chain, trial, schedule).configure_optimizers()
     optimizer, scheduler = found["optimizer"], found["lr_scheduler"]["scheduler"]
     out = []
     for _ in range(schedule.epochs * schedule.steps):
@@ -88,20 +88,20 @@ def rates(chain: nn.Sequential, chosen: Params, schedule: Schedule) -> list[floa
     return [*out, optimizer.param_groups[0]["lr"]]
 
 
-def test_triangles_run_between_the_bounds_and_end_low(chain: nn.Sequential) -> None:
-    found = rates(chain, params(), Schedule(epochs=4, cycle_epochs=2, steps=5))
+def test_triangular_cycles_run_between_lr_low_and_lr_high(chain: nn.Sequential) -> None:
+    found = learning_rates(chain, params(), Schedule(epochs=4, cycle_epochs=2, steps=5))
     assert found[0] == found[10] == pytest.approx(1e-4)
     assert found[20] == pytest.approx(1e-4)
     assert max(found) == found[5] == found[15] == pytest.approx(1e-2)
 
 
-def test_triangular2_halves_each_cycle(chain: nn.Sequential) -> None:
-    found = rates(chain, params(cycle="triangular2"), Schedule(epochs=4, cycle_epochs=2, steps=5))
+def test_triangular2_halves_the_amplitude_each_cycle(chain: nn.Sequential) -> None:
+    found = learning_rates(chain, params(cycle="triangular2"), Schedule(epochs=4, cycle_epochs=2, steps=5))
     assert found[5] - 1e-4 == pytest.approx(2 * (found[15] - 1e-4))
 
 
-def test_one_cycle_rises_once_and_ends_at_the_lower_bound(chain: nn.Sequential) -> None:
-    found = rates(chain, params(cycle="one-cycle"), Schedule(epochs=4, cycle_epochs=1, steps=5))
+def test_one_cycle_rises_once_and_ends_at_lr_low(chain: nn.Sequential) -> None:
+    found = learning_rates(chain, params(cycle="one-cycle"), Schedule(epochs=4, cycle_epochs=1, steps=5))
     assert found[0] == pytest.approx(1e-4)
     assert max(found) == pytest.approx(1e-2, rel=0.05)
     assert found[-1] == pytest.approx(1e-4, rel=0.01)
@@ -109,11 +109,11 @@ def test_one_cycle_rises_once_and_ends_at_the_lower_bound(chain: nn.Sequential) 
 
 @pytest.mark.parametrize("name", list(OPTIMIZERS))
 @pytest.mark.parametrize("cycle", ["triangular", "triangular2", "one-cycle"])
-def test_every_optimizer_goes_with_every_cycle(chain: nn.Sequential, name: str, cycle: str) -> None:
-    assert len(rates(chain, params(depth=0, optimizer=name, cycle=cycle), Schedule(1, 1, 1))) == 2
+def test_every_optimizer_works_with_every_cycle(chain: nn.Sequential, name: str, cycle: str) -> None:
+    assert len(learning_rates(chain, params(depth=0, optimizer=name, cycle=cycle), Schedule(1, 1, 1))) == 2
 
 
-def test_one_seed_makes_one_network(chain: nn.Sequential) -> None:
+def test_the_seed_determines_the_network(chain: nn.Sequential) -> None:
     def head(seed: int) -> torch.Tensor:
         return build(chain, params(), seed=seed).get_parameter("head.1.weight")
 
@@ -121,7 +121,7 @@ def test_one_seed_makes_one_network(chain: nn.Sequential) -> None:
     assert not torch.equal(head(1), head(2))
 
 
-def test_mixup_mixes_pairs_and_their_labels_and_draws_the_same_again(chain: nn.Sequential) -> None:
+def test_mixup_mixes_pairs_and_their_labels_reproducibly(chain: nn.Sequential) -> None:
     batch = [torch.randint(0, 256, (6, 3, 64, 64), dtype=torch.uint8), torch.tensor([0, 1, 2, 0, 1, 2])]
 
     def losses(alpha: float, step: int) -> float:
@@ -132,7 +132,7 @@ def test_mixup_mixes_pairs_and_their_labels_and_draws_the_same_again(chain: nn.S
     assert losses(0.0, 1) == losses(0.0, 2)
     assert losses(0.4, 1) == losses(0.4, 1)
     assert len({losses(0.4, step) for step in range(4)}) == 4
-    # One class alone: mixing its pictures changes what is seen, not what is wanted.
+    # With a single class, mixing changes the inputs but not the target.
     net = build(chain, params(depth=0, mixup=1.0))
     net.get_parameter("head.1.weight").data.zero_()
     same = float(net.training_step((batch[0], torch.zeros(6, dtype=torch.long)), 0).detach())

@@ -30,52 +30,52 @@ def rows(*values: tuple[float, float]) -> list[Epoch]:
     return [row(i, *value, gap) for i, (value, gap) in enumerate(zip(values, gaps, strict=True), 1)]
 
 
-def test_a_wide_gap_without_better_validation_stops() -> None:
+def test_a_wide_gap_without_better_validation_stops_a_trial() -> None:
     curve = rows((0.6, 0.6), (0.8, 0.7), (0.95, 0.7), (0.99, 0.69), (1.0, 0.7))
     assert stops_on_gap(curve, patience=3, cycle_epochs=1, most=0.05)
 
 
-def test_better_validation_goes_on_whatever_the_gap() -> None:
+def test_a_trial_with_better_validation_continues_at_any_gap() -> None:
     curve = rows((0.6, 0.5), (0.9, 0.6), (0.95, 0.61), (0.99, 0.62), (1.0, 0.63))
     assert not stops_on_gap(curve, patience=3, cycle_epochs=1, most=0.05)
 
 
-def test_a_stall_without_a_gap_goes_on() -> None:
+def test_a_stalled_trial_without_a_gap_continues() -> None:
     curve = rows((0.8, 0.85), (0.7, 0.8), (0.7, 0.8), (0.7, 0.8), (0.7, 0.8))
     assert not stops_on_gap(curve, patience=3, cycle_epochs=1, most=0.05)
 
 
-def test_a_small_gap_that_grows_stops() -> None:
+def test_a_small_growing_gap_stops_a_trial() -> None:
     curve = rows((0.8, 0.8), (0.81, 0.8), (0.82, 0.8), (0.83, 0.8), (0.84, 0.8))
     assert curve[-1].gap < 0.05
     assert stops_on_gap(curve, patience=3, cycle_epochs=1, most=0.05)
 
 
-def test_a_whole_cycle_is_waited_for() -> None:
+def test_a_trial_is_not_stopped_by_the_gap_within_a_cycle() -> None:
     curve = rows((0.6, 0.7), *[(1.0, 0.6)] * 4)
     assert stops_on_gap(curve, patience=3, cycle_epochs=1, most=0.05)
     assert not stops_on_gap(curve, patience=3, cycle_epochs=5, most=0.05)
 
 
-def test_between_equal_epochs_the_surer_is_better() -> None:
-    sure, unsure = row(1, 1, 0.9, 0), replace(row(2, 1, 0.9, 0), log_loss=2.0)
-    assert is_better(sure, unsure)
-    assert not is_better(unsure, sure)
+def test_at_equal_metrics_the_lower_log_loss_is_better() -> None:
+    better, worse = row(1, 1, 0.9, 0), replace(row(2, 1, 0.9, 0), log_loss=2.0)
+    assert is_better(better, worse)
+    assert not is_better(worse, better)
 
 
 @pytest.fixture
 def threads() -> Iterator[Callable[[int], None]]:
-    """Sets the number of torch's threads, for one test."""
+    """Set the number of torch's threads for one test."""
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
 
 
 @pytest.mark.slow
-def test_the_gap_ends_a_trial_where_the_write_up_saw_it(tmp_path: Path, threads: Callable[[int], None]) -> None:
-    """The produce write-up: training ran away from validation after epoch 3 to 4 of 20."""
+def test_the_gap_stops_a_trial_at_the_epoch_of_the_write_up(tmp_path: Path, threads: Callable[[int], None]) -> None:
+    """In the produce write-up, the gap opened after epoch 3 to 4 of 20."""
     context = trial_context(photos("produce"), epochs=20, pixels=[96], backbone=["efficientnet_lite0"], depth=[2])
-    threads(context.threads)  # as a worker has: sums in another order have ended this trial one epoch later
+    threads(context.threads)  # as in a worker: sums in another order stopped this trial one epoch later
     backbones = LoadedBackbones(context)
     reporter = KeptEpochs()
     probe = run_probe(backbones, "efficientnet_lite0", 96, reporter)
@@ -83,7 +83,7 @@ def test_the_gap_ends_a_trial_where_the_write_up_saw_it(tmp_path: Path, threads:
     params = replace(BASE, backbone="efficientnet_lite0", depth=2, pixels=96, augment=0.0, cycle="triangular")
     outcome = run_trial(backbones, 0, params, files, tmp_path, reporter)
     assert outcome.ended == "gap"
-    assert 6 <= outcome.epochs <= 14  # the best of the first few, and a patience of 5
+    assert 6 <= outcome.epochs <= 14  # the best epoch is one of the first few; patience is 5
     assert reporter.rows[-1].train > reporter.rows[-1].validation + 0.05
     assert outcome.value == max(r.validation for r in reporter.rows)
 
@@ -101,7 +101,7 @@ def trained(
 
 
 @pytest.mark.slow
-def test_the_best_epoch_is_the_one_kept(context: TrialContext, tmp_path: Path) -> None:
+def test_the_checkpoint_is_that_of_the_best_epoch(context: TrialContext, tmp_path: Path) -> None:
     reporter = KeptEpochs()
     outcome = trained(context, 1, tmp_path, reporter, replace(BASE, lr_high=0.05, cycle="triangular"))
     best = max(reporter.rows, key=lambda r: (r.validation, -r.log_loss))
@@ -111,18 +111,18 @@ def test_the_best_epoch_is_the_one_kept(context: TrialContext, tmp_path: Path) -
     store = pixel_rows(32, "bilinear")
     part = context.validation
     with torch.no_grad():
-        answers = net([torch.from_numpy(store.take(store.places(part.digests)))]).argmax(1).numpy()
-    assert score("accuracy", torch.tensor(part.labels).numpy(), answers, 4) == outcome.value
+        predictions = net([torch.from_numpy(store.take(store.places(part.digests)))]).argmax(1).numpy()
+    assert score("accuracy", torch.tensor(part.labels).numpy(), predictions, 4) == outcome.value
 
 
 @pytest.mark.slow
-def test_a_pruned_trial_keeps_no_checkpoint(context: TrialContext, tmp_path: Path) -> None:
+def test_a_pruned_trial_has_no_checkpoint(context: TrialContext, tmp_path: Path) -> None:
     outcome = trained(context, 2, tmp_path, KeptEpochs(stop_after=2))
     assert (outcome.ended, outcome.epochs, outcome.checkpoint) == ("pruned", 2, None)
 
 
 @pytest.mark.slow
-def test_a_trial_that_time_ends_counts(context: TrialContext, tmp_path: Path) -> None:
+def test_a_timed_out_trial_has_a_checkpoint(context: TrialContext, tmp_path: Path) -> None:
     outcome = trained(context, 3, tmp_path, KeptEpochs(2, "timeout"))
     assert outcome.ended == "timeout"
     assert outcome.checkpoint
@@ -130,12 +130,12 @@ def test_a_trial_that_time_ends_counts(context: TrialContext, tmp_path: Path) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["in the middle of an epoch", "on an epoch's first batch", "in its validation"])
-def test_a_killed_trial_goes_on_from_its_checkpoint_to_the_same_end(
+def test_a_killed_trial_resumes_from_its_checkpoint_to_the_same_result(
     context: TrialContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    """Checkpoints are taken at every step; what is trained from the last one is what would have been."""
-    straight_rows, rows = KeptEpochs(), KeptEpochs()
-    straight = trained(context, 7, tmp_path, straight_rows)
+    """With a checkpoint at every step, the resumed trial equals an uninterrupted one."""
+    reference_rows, rows = KeptEpochs(), KeptEpochs()
+    reference = trained(context, 7, tmp_path, reference_rows)
 
     class KilledError(Exception):
         pass
@@ -144,35 +144,35 @@ def test_a_killed_trial_goes_on_from_its_checkpoint_to_the_same_end(
     die_at = {"in the middle of an epoch": steps + steps // 2, "on an epoch's first batch": 2 * steps + 1}.get(where, 0)
     step, validation = TrialNetwork.training_step, TrialNetwork.validation_step
 
-    def dying(self: TrialNetwork, batch: object, index: int) -> object:
+    def killed_in_training(self: TrialNetwork, batch: object, index: int) -> object:
         if die_at and self.global_step >= die_at:
             raise KilledError
         return step(self, batch, index)  # type: ignore[arg-type]
 
-    def dying_in_validation(self: TrialNetwork, *args: object, **more: object) -> object:
+    def killed_in_validation(self: TrialNetwork, *args: object, **more: object) -> object:
         if not die_at and len(rows.rows) == 1:
             raise KilledError
         return validation(self, *args, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0)
     with monkeypatch.context() as patch:
-        patch.setattr(TrialNetwork, "training_step", dying)
-        patch.setattr(TrialNetwork, "validation_step", dying_in_validation)
+        patch.setattr(TrialNetwork, "training_step", killed_in_training)
+        patch.setattr(TrialNetwork, "validation_step", killed_in_validation)
         with pytest.raises(KilledError):
             trained(context, 7, tmp_path, rows)
     assert [file.name for file in tmp_path.iterdir()] == ["trial-0007.unfinished.ckpt"]
     reporter = KeptEpochs()
     resumed = trained(context, 7, tmp_path, reporter)
-    told = {row.number: row.validation for row in (*rows.rows, *reporter.rows)}
-    assert told == {row.number: row.validation for row in straight_rows.rows}
-    assert (resumed.value, resumed.log_loss, resumed.epochs) == (straight.value, straight.log_loss, straight.epochs)
-    assert resumed.checkpoint == straight.checkpoint
+    reported = {row.number: row.validation for row in (*rows.rows, *reporter.rows)}
+    assert reported == {row.number: row.validation for row in reference_rows.rows}
+    assert (resumed.value, resumed.log_loss, resumed.epochs) == (reference.value, reference.log_loss, reference.epochs)
+    assert resumed.checkpoint == reference.checkpoint
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
-def test_a_torn_checkpoint_is_not_believed(context: TrialContext, tmp_path: Path) -> None:
-    (tmp_path / "trial-0008.unfinished.ckpt").write_bytes(b"PK\x03\x04 torn")
+def test_a_truncated_checkpoint_is_ignored(context: TrialContext, tmp_path: Path) -> None:
+    (tmp_path / "trial-0008.unfinished.ckpt").write_bytes(b"PK\x03\x04 truncated")
     reporter = KeptEpochs()
     trained(context, 8, tmp_path, reporter)
     assert [row.number for row in reporter.rows] == [1, 2, 3, 4]
@@ -180,7 +180,7 @@ def test_a_torn_checkpoint_is_not_believed(context: TrialContext, tmp_path: Path
 
 @pytest.mark.slow
 def test_a_trial_with_unfrozen_stages_starts_from_the_probes_head(tmp_path: Path) -> None:
-    """At a learning rate of next to nothing its validation score is the probe's."""
+    """At a learning rate of nearly 0, its validation score is that of the probe."""
     root = write_digits(tmp_path / "digits", classes=4, each=40)
     context = trial_context(root, epochs=1, backbone=["efficientnet_lite0"], pixels=[64], depth=[1])
     backbones = LoadedBackbones(context)
