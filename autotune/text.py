@@ -23,7 +23,7 @@ def duration(seconds: float) -> str:
 def ago(timestamp: float) -> str:
     """Format the time since a timestamp, which is in seconds since 1970."""
     minutes = (time.time() - timestamp) / 60
-    if minutes < 120:
+    if minutes < 60:
         return f"{max(minutes, 0):.0f} min ago"
     return f"{minutes / 60:.0f} h ago" if minutes < 48 * 60 else f"{minutes / 60 / 24:.0f} days ago"
 

@@ -1,4 +1,4 @@
-"""Writes cli.md and study-toml.md from the code: python docs/generate.py. Tests compare them with it."""
+"""Write cli.md and study-toml.md from the code: make docs. Tests compare the pages with it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from autotune.search.fields import choices, limits
 from autotune.search.settings import SearchSpace, Settings, definition
 
 HERE = Path(__file__).parent
-DECIDED = (None, "by default")  # what `definition` holds for what the pictures and the machine decide
+AUTOMATIC = (None, "by default")  # what `definition` contains for settings that depend on the pictures and the machine
 
 
 def cli() -> str:
-    """The reference of the command line, by Typer's own generator."""
+    """The command line reference, from Typer's generator."""
     command = [sys.executable, "-m", "typer", "autotune.cli.app", "utils", "docs", "--name", "autotune"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() + "\n"
 
@@ -29,13 +29,14 @@ def study_toml() -> str:
     ranges = defaults.pop("space")
     lines = [
         "# study.toml\n",
-        "A study's whole definition; every line may be left out. It is read from `studies/NAME/study.toml`, or from",
-        "the file that `--config` names. Flags override it. All that is unknown or out of range is reported at once.\n",
-        "| setting | default | may be | meaning |\n|---|---|---|---|",
+        "The configuration of a study. Every setting is optional. The file is read from `studies/NAME/study.toml`, or",
+        "from the path given with `--config`. Command line options override it. All unknown names and values out of",
+        "range are reported at once.\n",
+        "| setting | default | allowed values | meaning |\n|---|---|---|---|",
         *(_row(name, default, Settings.model_fields[name]) for name, default in defaults.items()),
         "\n## [space]\n",
-        "What is searched. A value is fixed, a list is a choice, a table `{ low, high, log, step }` is a range.\n",
-        "| name | default | may be | meaning |\n|---|---|---|---|",
+        "The search space. A value is fixed, a list is a choice, a table `{ low, high, log, step }` is a range.\n",
+        "| name | default | allowed values | meaning |\n|---|---|---|---|",
         *(_row(name, default, SearchSpace.model_fields[name]) for name, default in ranges.items()),
     ]
     return "\n".join(lines) + "\n"
@@ -49,18 +50,18 @@ def _row(name: str, default: Any, field: FieldInfo) -> str:
 
 
 def _listed(names: Collection[str]) -> str:
-    """Names; those of a table with the label of their entry, where that says more than the name."""
+    """List names; those of a table with their label, if it differs from the name."""
     labels = {name: entry.label for name, entry in names.items()} if isinstance(names, Mapping) else {}
-    told = {name: label for name, label in labels.items() if label.lower() != name.replace("_", " ")}
-    return ", ".join(f"{name} ({told[name]})" if name in told else name for name in sorted(names))
+    shown = {name: label for name, label in labels.items() if label.lower() != name.replace("_", " ")}
+    return ", ".join(f"{name} ({shown[name]})" if name in shown else name for name in sorted(names))
 
 
 def _literal(value: Any) -> str:
-    if value in DECIDED:
-        return "decided"
+    if value in AUTOMATIC:
+        return "automatic"
     if isinstance(value, dict):
-        told = {key: str(edge).lower() for key, edge in value.items() if key in ("low", "high") or edge}
-        return f"`{{ {', '.join(f'{key} = {edge}' for key, edge in told.items())} }}`"
+        shown = {key: str(edge).lower() for key, edge in value.items() if key in ("low", "high") or edge}
+        return f"`{{ {', '.join(f'{key} = {edge}' for key, edge in shown.items())} }}`"
     if isinstance(value, list):
         return ", ".join(f"`{one}`" for one in value)
     return f"`{value}`"

@@ -1,6 +1,6 @@
-"""Draws docs/screen.svg: the live screen of a real study, when the gap of a trial in its second half is largest.
+"""Draw docs/screen.svg, the live panel of a real study, at the largest gap in the second half of its trials.
 
-python docs/screen.py FOLDER, where `studies/` may be written; trials of the study's own second half are looked at.
+python docs/screen.py FOLDER, in a folder where `studies/` may be written
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ WIDTH, HEIGHT = 110, 32
 FILE = Path(__file__).with_suffix(".svg")
 
 
-class Photographed(LiveConsole):
+class RecordedConsole(LiveConsole):
     def __init__(self, command: str) -> None:
         super().__init__()
         self.rich = Console(file=io.StringIO(), force_terminal=True, width=WIDTH, height=HEIGHT)
@@ -41,21 +41,21 @@ class Photographed(LiveConsole):
         outline = self.state.outline
         if outline and number >= TRIALS // 2 and row.number > outline.epochs // 2 and row.gap > self._largest:
             self._largest = row.gap
-            self._take()
+            self._save()
 
-    def _take(self) -> None:
+    def _save(self) -> None:
         panel = self.drawn()
         above = Console(file=io.StringIO(), width=WIDTH)
         above.print("\n".join(self._lines), markup=False, highlight=False)
-        said = above.file.getvalue().splitlines()[panel.plain.count("\n") + 1 - HEIGHT :]  # type: ignore[attr-defined]
+        printed = above.file.getvalue().splitlines()[panel.plain.count("\n") + 1 - HEIGHT :]  # type: ignore[attr-defined]
         paper = Console(file=io.StringIO(), record=True, force_terminal=True, color_system="truecolor", width=WIDTH)
-        paper.print("\n".join(said), markup=False, highlight=False)
+        paper.print("\n".join(printed), markup=False, highlight=False)
         paper.print(*panel.split("\n"), sep="\n", no_wrap=True, overflow="ellipsis")
         FILE.write_text(paper.export_svg(title=self._command, theme=MONOKAI), encoding="utf-8")
 
 
 def main(folder: Path) -> None:
-    screen = Photographed(f"autotune search {folder.name} --trials {TRIALS}")
+    screen = RecordedConsole(f"autotune search {folder.name} --trials {TRIALS}")
     with screen:
         found = run_study(SearchRequest(data=folder, trials=TRIALS), screen)
     show_study(found, screen)

@@ -32,7 +32,7 @@ def generate() -> Any:
 
 def test_the_page_of_study_toml_is_as_the_code_is(generate: Any) -> None:
     written = (DOCS / "study-toml.md").read_text(encoding="utf-8")
-    assert written == generate.study_toml(), "run: python docs/generate.py"
+    assert written == generate.study_toml(), "run: make docs"
 
 
 def test_a_sampler_and_a_pruner_are_on_the_page_by_their_entries(
@@ -50,11 +50,11 @@ def test_the_page_of_the_command_line_has_every_option_as_it_is_and_no_other() -
     page = " ".join(html.unescape((DOCS / "cli.md").read_text(encoding="utf-8")).split())
     known = {"--help", "--install-completion", "--show-completion"}
     for name, command in _commands(get_command(app), "autotune"):
-        assert f"`{name}`" in page, f"{name}: run: python docs/generate.py"
+        assert f"`{name}`" in page, f"{name}: run: make docs"
         for param in command.params:
             known |= {option for option in (*param.opts, *param.secondary_opts) if option.startswith("--")}
             told = " ".join((getattr(param, "help", None) or "").split())
-            assert told in page, f"{name} {param.name}: run: python docs/generate.py"
+            assert told in page, f"{name} {param.name}: run: make docs"
     assert set(re.findall(r"`(?:-\w, )?(--[\w-]+)", page)) <= known
 
 

@@ -111,7 +111,7 @@ def show_dry_run(found: DryRun, console: PlainConsole) -> None:
     console.say(f"Work: {work}{found.trial_operations / 1e12:.3g} T operations for the trials.")
     disk = f"up to {file_size(found.feature_bytes)} for the feature cache, " if found.features else ""
     console.say(f"Disk: {disk}{file_size(found.pixel_bytes)} for decoded pixels, in {_short_path(found.cache_folder)}.")
-    if found.begun:
+    if found.has_started:
         console.say(f"The study has started: {plural(found.n_finished, 'trial')} finished, {found.n_left} left.")
     if not found.n_left and found.tested:
         console.say("The study is complete: the same command prints its result again.")

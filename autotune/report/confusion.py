@@ -13,7 +13,6 @@ from autotune.data.split import PARTS, TRAIN
 from autotune.study.rows import ClassScore
 
 MOST_CLASSES = 25  # rows of the confusion matrix
-MOST_PAIRS = 10
 N_BINS = 10
 
 

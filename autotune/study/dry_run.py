@@ -52,13 +52,13 @@ class FeatureCost:
 class DryRun:
     """The plan of a search and its estimated cost.
 
-    begun, tested: whether the study has started, and whether its winner has been evaluated on the test set.
+    has_started, tested: whether the study has started, and whether its winner has been evaluated on the test set.
     trial_operations: of all remaining trials. pixel_bytes: of decoded pixels that are not cached yet. seconds: the
     estimated total.
     """
 
     study: str
-    begun: bool
+    has_started: bool
     tested: bool
     split: Split
     settings: Settings
@@ -88,7 +88,7 @@ class DryRun:
         """Return the object that `search --dry-run --json` prints."""
         return {
             "study": self.study,
-            "begun": self.begun,
+            "started": self.has_started,
             "tested": self.tested,
             "classes": list(self.split.classes),
             "pictures": self.split.counts,
@@ -164,7 +164,7 @@ def _count(request: SearchRequest, folder: Path, plan: Plan, earlier: _EarlierRu
     seconds = estimate_seconds(plan, n_left, missing) if n_left else 0.0
     return DryRun(
         study=folder.name,
-        begun=earlier.backbones is not None,
+        has_started=earlier.backbones is not None,
         tested=earlier.is_tested,
         split=plan.split,
         settings=plan.settings,

@@ -7,7 +7,6 @@ from rich.console import Console
 
 from autotune.cli.console import PlainConsole
 from autotune.study.rows import BackboneFacts
-from autotune.text import duration
 from autotune.training.params import Params
 
 PARAMS = Params("net", 2, 224, 1e-5, 3e-4, "one-cycle", 0.5, 0.0, "adamw", 32, 0.0, 0.0, 0.0)
@@ -19,11 +18,6 @@ def test_a_trial_is_described_in_words() -> None:
     assert words.startswith("EfficientNet-Lite0, last 2 of 9 stages unfrozen, 224 pixels, adamw 1.0e-05 to")
     assert "head only" in NET.describe(replace(PARAMS, depth=0))
     assert "from scratch" in replace(NET, from_scratch=True).describe(PARAMS)
-
-
-@pytest.mark.parametrize(("seconds", "words"), [(5, "5 s"), (150, "2 min"), (7500, "2 h 5 min")])
-def test_durations_have_a_suitable_unit(seconds: float, words: str) -> None:
-    assert duration(seconds) == words
 
 
 def test_without_a_terminal_progress_is_a_line_every_ten_seconds(

@@ -94,7 +94,7 @@ def test_a_dry_run_of_a_started_study_counts_the_remaining_trials(searched: Path
     data, flags = searched.parents[1] / "digits3", {"epochs": 3, "backbone": ["small_cnn"]}
     before = {file: file.read_bytes() for file in finished.rglob("*") if file.is_file()}
     found = planned(asked(data, 6, flags=flags))
-    assert found.begun
+    assert found.has_started
     assert (found.n_trials, found.n_finished, found.n_left) == (6, 4, 2)
     done = planned(asked(data, 4, flags=flags))
     assert (done.n_left, done.tested, done.seconds) == (0, True, 0)
