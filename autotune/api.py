@@ -54,7 +54,7 @@ def search(data: str | Path | None = None, trials: int = 50, *, study: str | Non
            skip_unreadable: bool = False, quiet: bool = False, **settings: Any) -> Study:  # fmt: skip
     """Run or resume a study in ./studies, as `autotune search` does. A finished study is only opened.
 
-    data: a folder, a CSV or TSV file, the name of a torchvision data set, or None for the built-in digits. trials:
+    data: a folder, a CSV or TSV file, the name of a torchvision dataset, or None for the built-in digits. trials:
     total number of finished trials. timeout: seconds. settings: keys of study.toml, including those in [space]:
     metric="macro_f1", epochs=12, seed=1, backbone=["resnet18"], depth=[0, 1], augment={"low": 0, "high": 1}.
     Raises AutotuneError for errors that the user can fix.

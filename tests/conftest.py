@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-# Optional data sets of photos: in AUTOTUNE_TEST_DATA, or in a folder next to the checkout.
+# Optional datasets of photos: in AUTOTUNE_TEST_DATA, or in a folder next to the checkout.
 DATA = Path(os.environ.get("AUTOTUNE_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -92,8 +92,8 @@ def browser() -> Iterator[Any]:
 
 
 def photos(name: str) -> Path:
-    """Return the folder of a real data set; skip the test if it does not exist."""
+    """Return the folder of a real dataset; skip the test if it does not exist."""
     folder = DATA / name
     if not folder.is_dir():
-        pytest.skip(f"no data set in {folder}")
+        pytest.skip(f"no dataset in {folder}")
     return folder

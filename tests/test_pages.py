@@ -68,7 +68,7 @@ def test_defaults_on_the_page_of_the_search_space_are_the_defaults(tmp_path: Pat
 
 def test_the_page_of_data_names_every_data_set() -> None:
     text = (DOCS / "data.md").read_text(encoding="utf-8")
-    listed = text.partition("torchvision data set**")[2].partition("- **Nothing**")[0]
+    listed = text.partition("torchvision dataset**")[2].partition("- **No argument**")[0]
     named = set(re.findall(r"`([a-z0-9-]+)`", listed))
     assert named == set(DATASETS) - {DIGITS}
 

@@ -71,7 +71,7 @@ def options(
 @app.command()
 def search(
     data: Data = None,
-    trials: Annotated[int, typer.Option(min=1, help="Total trials, including earlier runs.")] = 50,
+    trials: Annotated[int, typer.Option(min=1, help="Total trials, including those of earlier runs.")] = 50,
     study: NewStudyName = None,
     config: ConfigFile = None,
     backbone: BackboneNames = None,
@@ -86,9 +86,7 @@ def search(
     workers: Annotated[int, typer.Option(min=1, help="Trials to run in parallel, one process each.")] = 1,
     weights: WeightsDir = None,
     plugins: Plugins = None,
-    manifest: Annotated[
-        Path | None, typer.Option(help="An earlier study's manifest.csv; its pictures stay in the same set.")
-    ] = None,
+    manifest: Annotated[Path | None, typer.Option(help="manifest.csv of an earlier study, to keep its split.")] = None,
     skip_unreadable: SkipUnreadable = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard logs.")] = False,
     dry_run: Annotated[
@@ -205,7 +203,7 @@ def export(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Export the winner as a standalone bundle, verified on the validation set."""
+    """Export the winner as a standalone bundle and compare it with the trained network."""
     from autotune.cli import views
     from autotune.cli.console import PlainConsole
     from autotune.export.export import ExportRequest, export_trial

@@ -38,7 +38,7 @@ PRETRAINED = """\
 # if `pretrained`, and add to the decorator: weights="https://...", megabytes=..., licence="..."
 @backbone(pixels=224, features=128)"""
 
-plugins_app = typer.Typer(help="List backbones, write a new one, or check one.", invoke_without_command=True)
+plugins_app = typer.Typer(help="List backbones; write or check a backbone plugin.", invoke_without_command=True)
 
 
 @plugins_app.callback()

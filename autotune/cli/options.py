@@ -40,7 +40,7 @@ Data = Annotated[
     Path | None,
     typer.Argument(
         help="A folder with one subfolder per class (or with train/, val/ and test/), a CSV or TSV file with columns "
-        "path,label, or the name of a torchvision data set. Default: the built-in digits."
+        "path,label, or the name of a torchvision dataset. Default: the built-in digits."
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
@@ -55,7 +55,9 @@ NewStudyName = Annotated[str | None, typer.Option(help="Name of the study; defau
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="Configuration file; default: studies/NAME/study.toml, if it exists.")
 ]
-SkipUnreadable = Annotated[bool, typer.Option(help="Continue even if more than 10 % of the pictures cannot be read.")]
+SkipUnreadable = Annotated[
+    bool, typer.Option("--skip-unreadable", help="Continue even if more than 10 % of the pictures cannot be read.")
+]
 StudyName = Annotated[
     str, typer.Argument(metavar="STUDY", help="Name or folder of a study.", autocompletion=study_names)
 ]

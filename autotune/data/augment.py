@@ -1,4 +1,7 @@
-"""Augmentation: one random view per picture, computed for a whole batch with a single geometric resampling."""
+"""Augmentation: one random view per picture, computed for a whole batch with a single geometric resampling.
+
+Increment `VERSION` in cache/features.py if the views change but none of the constants here does.
+"""
 
 from __future__ import annotations
 

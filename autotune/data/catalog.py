@@ -29,7 +29,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Catalog:
-    """The pictures and the skipped files of a data set. root: the folder that relative paths start from.
+    """The pictures and the skipped files of a dataset. root: the folder that relative paths start from.
 
     near: pairs of near-duplicates, by digest; None if the pictures are too similar to distinguish.
     """

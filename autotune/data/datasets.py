@@ -1,4 +1,4 @@
-"""Named data sets: the built-in digits, and those that torchvision downloads."""
+"""Named datasets: the built-in digits, and those that torchvision downloads."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OFFICIAL = (("train", {"split": "trainval"}), ("test", {"split": "test"}))
 
 @dataclass(frozen=True)
 class TorchvisionDataset:
-    """A data set of torchvision. kind: the name of its class. parts: each part's name and constructor arguments.
+    """A dataset of torchvision. kind: the name of its class. parts: each part's name and constructor arguments.
 
     has_files: it consists of picture files and has a `loader` argument; otherwise it returns decoded pictures.
     is_writing: mirroring changes the class of its pictures.
@@ -86,7 +86,7 @@ def is_writing(data: Path | None) -> bool:
 def locate(data: Path | None, cache: Path, say: Callable[[str], None]) -> Path:
     """Return the folder or table that `data` names; the digits if it is None. Raises DataError if it does not exist.
 
-    An existing folder or file takes precedence over a torchvision data set of the same name.
+    An existing folder or file takes precedence over a torchvision dataset of the same name.
     """
     if data is None:
         say("No folder given: using the built-in sample, 1,797 handwritten digits from scikit-learn.")
@@ -121,11 +121,11 @@ def write_digits(cache: Path) -> Path:
 
 
 def _downloaded(which: str, cache: Path, say: Callable[[str], None]) -> Path:
-    """Return the table of a data set's pictures, labels and parts; the data set is downloaded and written once."""
+    """Return the table of a dataset's pictures, labels and parts; the dataset is downloaded and written once."""
     folder = (cache / "samples" / which).resolve()
     if (folder / TABLE).is_file():
         return folder / TABLE
-    say(f"No folder named {which!r}; using the torchvision data set of that name, downloaded if necessary.")
+    say(f"No folder named {which!r}; using the torchvision dataset of that name, downloaded if necessary.")
     unfinished = _unfinished(cache, which)
     try:
         with (unfinished / TABLE).open("w", newline="", encoding="utf-8") as out:
@@ -136,7 +136,7 @@ def _downloaded(which: str, cache: Path, say: Callable[[str], None]) -> Path:
         return _moved(unfinished, folder) / TABLE
     except OSError as error:
         raise DataError(
-            f"Data set {which} cannot be unpacked in {folder.parent}: {error.strerror or error}.",
+            f"Dataset {which} cannot be unpacked in {folder.parent}: {error.strerror or error}.",
             "Free some disk space, or set AUTOTUNE_CACHE to a folder on a larger disk, and run the same command again.",
         ) from error
     finally:
@@ -158,7 +158,7 @@ def _rows(which: str, part: str, options: dict[str, Any], root: Path, folder: Pa
 
 
 def _opened(which: str, options: dict[str, Any], root: Path) -> Any:
-    """Open a torchvision data set. Raises DataError if it is not on disk and cannot be downloaded."""
+    """Open a torchvision dataset. Raises DataError if it is not on disk and cannot be downloaded."""
     from torchvision import datasets
 
     one = DATASETS[which]
@@ -168,7 +168,7 @@ def _opened(which: str, options: dict[str, Any], root: Path) -> Any:
     except (OSError, RuntimeError, ValueError) as error:  # no network, a broken archive, a wrong checksum
         raise DataError(
             f"torchvision cannot download {which}: {first_line(error) or type(error).__name__}.",
-            f"Check the network connection, or copy the data set in torchvision's layout into {root}.",
+            f"Check the network connection, or copy the dataset in torchvision's layout into {root}.",
         ) from error
 
 

@@ -14,7 +14,7 @@ COARSE = 8  # side of the hash, in cells
 PROPOSED, CONFIRMED = 0.9, 0.94  # correlations (benchmarks/near_duplicates.py)
 CONTRAST = 2.0  # grey levels of 255; squares below it are blank, and all blank squares are similar
 MOST_SHARE = 0.05  # of all pairs; if more are proposed, all pictures show the same scene and none is a duplicate
-MOST_EACH = 50  # pairs per picture, for the same reason in large data sets
+MOST_EACH = 50  # pairs per picture, for the same reason in large datasets
 ROWS = 1024  # compared at a time
 ZOOMS = (1.0, 0.98, 0.96)  # sides of a crop, as fractions of the picture's side
 

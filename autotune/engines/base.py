@@ -2,7 +2,8 @@
 
 The driver gives tasks to places and reads events. An engine transports both and replaces dead workers. It does not
 access the study's databases, and the protocol does not assume that driver and workers share a folder. A new engine
-implements `Engine` and `Place`, calls `serve` in its workers, and is added to tests/engines/test_contract.py.
+implements `Engine` and `Place`, calls `serve` in its workers, and is added to study/run.py and to the contract test,
+tests/engines/test_contract.py.
 """
 
 from __future__ import annotations

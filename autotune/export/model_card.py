@@ -103,7 +103,7 @@ def _origin(finished: FinishedTrial) -> str:
     if not source:
         return "autotune's built-in sample, scikit-learn's handwritten digits"
     if source in datasets.DATASETS:
-        return f"torchvision's data set `{source}`"
+        return f"torchvision's dataset `{source}`"
     return f"The {'table' if Path(source).suffix else 'folder'} `{Path(source).name}`"
 
 

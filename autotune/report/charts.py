@@ -1,4 +1,7 @@
-"""The charts of a report, as inline SVG that uses the colours and the font of the page."""
+"""The charts of a report, as inline SVG that uses the colours and the font of the page.
+
+To add a chart, add a function here, a field to `ReportPage` in report.py and its place in report.html.
+"""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ ENDS = {
     "gap": "stopped by the gap between training and validation",
     "pruned": "pruned: other trials were better at the same epoch",
     "timeout": "timed out: the study's time limit was reached",
-    "diverged": "diverged: the log loss grew without bound",
+    "diverged": "diverged: the validation loss was not a number, or at least 1,000,000",
 }
 
 
@@ -72,8 +72,8 @@ class HyperparameterSlice:
 class BackboneRow:
     """A backbone in this study.
 
-    probe: validation value of a linear head on its frozen features. best: value of its best trial. seconds: median over
-    its trials. trained_parameters: of its best trial.
+    probe: validation value of a linear probe on its frozen features. best: value of its best trial. seconds: median
+    over its trials. trained_parameters: of its best trial.
     """
 
     label: str
@@ -228,7 +228,7 @@ def _scores_chart(summary: Summary, best: TrialRow, metric: str) -> Markup:
     if test:
         rows.insert(0, (f"test {percent(test.value)}", test.value))
     if summary.probes:
-        rows.append((f"linear head {percent(summary.probes[0].value)}", summary.probes[0].value))
+        rows.append((f"linear probe {percent(summary.probes[0].value)}", summary.probes[0].value))
     label = f"{metric}: {'; '.join(name for name, _ in rows)}"
     return charts.scores(rows, test.value_interval if test else None, label)
 

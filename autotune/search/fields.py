@@ -116,7 +116,7 @@ def limits(field: FieldInfo) -> str:
     if str in kinds:
         return "string"
     bounds = [
-        f"{words} {getattr(one, bound):g}"
+        f"{words} {getattr(one, bound):,}"
         for one in each.metadata
         for bound, words in BOUNDS.items()
         if hasattr(one, bound)

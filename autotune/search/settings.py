@@ -36,10 +36,10 @@ class SearchSpace(BaseModel, frozen=True):
     """Names of the backbones. Default: those with installed weights."""
 
     depth: Annotated[Domain | None, Values(int, ge=0)] = None
-    """Number of last stages to unfreeze; 0: head only. Default: any; on a CPU, at most 40 % of the operations."""
+    """Number of last stages to unfreeze; 0: head only. Default: any; on a CPU, up to 40 % of the network's FLOPs."""
 
     pixels: Annotated[Domain | None, Values(int, ge=8, le=2048)] = None
-    """Side of the square that pictures are resized to. Default: that of the backbone, less for small pictures."""
+    """Input size: side of the centre square after resizing. Default: the backbone's, smaller for small pictures."""
 
     lr_low: Annotated[Domain | None, Values(float, gt=0)] = None
     """Lower limit of the learning rate cycle. Default: 1e-6 to 1e-4, log, times the optimizer's factor."""
@@ -84,10 +84,10 @@ class Settings(BaseModel, frozen=True):
     """Metric that the search maximises and that is reported for the test set."""
 
     epochs: Annotated[int | None, Field(ge=1)] = None
-    """Maximum number of epochs per trial. Default: enough for about 6,000 training pictures, between 4 and 12."""
+    """Maximum number of epochs per trial. Default: 6,000 / number of training pictures, at least 4 and at most 12."""
 
     cycle_epochs: Annotated[int | None, Field(ge=1)] = None
-    """Epochs per learning rate cycle; trials are pruned only at the end of a cycle. Requires `epochs`."""
+    """Epochs per learning rate cycle; trials are pruned only at its end. Requires `epochs`, and divides it."""
 
     patience: Annotated[int, Field(ge=1)] = 5  # benchmarks/gap.py
     """Epochs (at least one cycle) without a better validation score before the gap can stop a trial."""
@@ -96,7 +96,7 @@ class Settings(BaseModel, frozen=True):
     """Maximum gap: training metric minus validation metric, smoothed."""
 
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
-    """Seed of the split, the trials and their training."""
+    """Random seed of the split, the sampler and training."""
 
     sampler: Annotated[str, OneOf(SAMPLERS)] = "tpe"
     """Optuna sampler that chooses the next trial."""
@@ -105,16 +105,16 @@ class Settings(BaseModel, frozen=True):
     """Optuna pruner that stops weak trials early."""
 
     validation: Annotated[float, Field(gt=0, le=0.5)] = 0.1
-    """Share of the pictures in the validation set, which trials are compared on."""
+    """Fraction of the pictures in the validation set, which trials are compared on."""
 
     test: Annotated[float, Field(gt=0, le=0.5)] = 0.1
-    """Share of the pictures in the test set. No trial uses it; the winner is evaluated on it."""
+    """Fraction of the pictures in the test set. No trial uses it; the winner is evaluated on it."""
 
     flips: Annotated[str, OneOf(FLIPS)] = "horizontal"
-    """Flips that do not change what a picture shows."""
+    """Flips that do not change what a picture shows. Default: none for datasets of digits, letters and signs."""
 
     angle: Annotated[float, Field(ge=0, le=180)] = 15.0
-    """Largest rotation, in degrees, that does not change what a picture shows; the limit for augmentation."""
+    """Largest rotation, in degrees, that does not change what a picture shows. 10 for digits, letters and signs."""
 
     space: SearchSpace = Field(default_factory=SearchSpace, strict=False)
 

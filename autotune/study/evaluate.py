@@ -17,7 +17,7 @@ from autotune.study.record import Record
 from autotune.study.rows import CalibrationError, ClassScore, Evaluation, Mistake, TrialRow
 from autotune.training.calibration import expected_calibration_error, fit_temperature
 from autotune.training.context import LoadedBackbones
-from autotune.training.metrics import log_loss, predicted_classes, score, score_interval, wilson_interval
+from autotune.training.metrics import log_loss, predicted_classes, score, score_interval
 from autotune.training.restore import picture_logits, restore_network
 
 MISTAKES = 50
@@ -65,7 +65,7 @@ def score_logits(metric: str, logits: Tensor, pictures: Sequence[Picture], class
         value=score(metric, truth, predicted, n_classes),
         value_interval=score_interval(metric, truth, predicted, n_classes),
         accuracy=score("accuracy", truth, predicted, n_classes),
-        interval=wilson_interval(int(correct.sum()), len(truth)),
+        interval=score_interval("accuracy", truth, predicted, n_classes),
         balanced_accuracy=score("balanced_accuracy", truth, predicted, n_classes),
         macro_f1=score("macro_f1", truth, predicted, n_classes),
         log_loss=log_loss(logits, labels),

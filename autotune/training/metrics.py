@@ -1,4 +1,7 @@
-"""The metrics that a study can maximise, their 95 % intervals, and log loss. Imports neither numpy nor torch."""
+"""The metrics that a study can maximise, with their 95 % intervals, and log loss.
+
+To add a metric, add an entry to METRICS. Imports neither numpy nor torch.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Optimizers that a trial can use. Importing this module does not import torch."""
+"""Optimizers that a trial can use. To add one, add an entry to OPTIMIZERS. Does not import torch."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def test_a_data_set_on_disk_is_read_through_torchvision(here: Path) -> None:
 
 def test_a_full_disk_raises_and_leaves_no_partial_data_set(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Full:
-        """A torchvision data set on a full disk."""
+        """A torchvision dataset on a full disk."""
 
         def __init__(self, *_: object, **__: object) -> None: ...
 
@@ -81,7 +81,7 @@ def test_a_full_disk_raises_and_leaves_no_partial_data_set(here: Path, monkeypat
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("torchvision.datasets.USPS", Full)
-    with pytest.raises(DataError, match=r"Data set usps cannot be unpacked in .*: No space left on device"):
+    with pytest.raises(DataError, match=r"Dataset usps cannot be unpacked in .*: No space left on device"):
         datasets.locate(Path("usps"), here, silent)
     assert list((here / "samples").glob(".usps*")) == []
 

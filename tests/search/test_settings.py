@@ -132,7 +132,7 @@ augment = []
     assert error.value.fix == (
         "Give a number, at least 0 and at most 4. It belongs above [space]. "
         "Write depth = { low = ..., high = ... }, a value, or a list. Remove the line, or list at least one value. "
-        "Give a whole number, at least 0 and at most 4.29497e+09. It belongs under [space]. Did you mean 'accuracy'? "
+        "Give a whole number, at least 0 and at most 4,294,967,295. It belongs under [space]. Did you mean 'accuracy'? "
         "Give a whole number, at least 1. Set epochs to a multiple of cycle_epochs."
     )
 
