@@ -182,7 +182,7 @@ def show_study(summary: Summary, console: PlainConsole) -> None:
         f"Time: {duration(seconds.total)} in total; reading {seconds.read:.1f} s, feature cache {seconds.cache:.1f} s, "
         f"trials {seconds.trials:.1f} s, test {seconds.test:.1f} s"
     )
-    console.say(f"Folder: {summary.folder}")
+    console.say(f"Folder: {_short_path(summary.folder)}")
     console.rich.print(_next_commands(summary.study, trials["total"] + 50))
 
 
