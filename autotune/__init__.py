@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from autotune.export.predict import load
 
 __all__ = ["AutotuneError", "Study", "backbone", "load", "search"]
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 _LAZY = {"Study": "autotune.api", "load": "autotune.export.predict", "search": "autotune.api"}
 

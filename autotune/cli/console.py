@@ -15,7 +15,7 @@ from autotune.study.rows import FAILED, BackboneFacts, TrialRow
 from autotune.text import duration, percent, plural
 
 PLAIN_SECONDS = 10.0  # between two progress lines of one task without a terminal
-PLAIN_WIDTH = 160
+PLAIN_WIDTH = 200
 
 
 class PlainConsole(StudyListener):

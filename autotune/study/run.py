@@ -136,7 +136,7 @@ def _probe(
     for task, outcome in run_probes(engine, todo, checkpoints, listener):
         if isinstance(outcome, ProbeOutcome):
             record.keep_probe(task.backbone, task.pixels, outcome)
-            listener.say(f"Probe: linear head on {task.backbone} at {task.pixels} pixels: {percent(outcome.value)}")
+            listener.say(f"Linear probe of {task.backbone} at {task.pixels} pixels: {percent(outcome.value)}")
         else:
             left_out[task.backbone] = outcome.error
             listener.say(f"Skipped: {task.backbone}: {outcome.error}")
