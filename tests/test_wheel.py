@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import write_digits
 
+from autotune import __version__
 from autotune.backbones.registry import discover
 
 pytestmark = pytest.mark.slow
@@ -26,7 +27,7 @@ def run(folder: Path, *words: str | Path) -> str:
 
 def test_the_wheel_contains_all_plugins_and_runs_a_study(tmp_path: Path) -> None:
     run(ROOT, sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path, ".")
-    (wheel,) = tmp_path.glob("autotune_vision-*.whl")
+    (wheel,) = tmp_path.glob(f"autotune_vision-{__version__}-*.whl")
     run(tmp_path, sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv")
     python = tmp_path / "venv" / "bin" / "python"
     own = Path(run(tmp_path, python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())

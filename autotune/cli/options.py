@@ -48,7 +48,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
 Plugins = Annotated[list[Path] | None, typer.Option("--plugins", help="Folder with backbone plugins; can be repeated.")]
 WeightsDir = Annotated[
-    Path | None, typer.Option("--weights", help="Folder with weights: NAME.safetensors or NAME.pth.")
+    Path | None, typer.Option("--weights", help="Folder with weights: BACKBONE.safetensors or BACKBONE.pth.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 NewStudyName = Annotated[str | None, typer.Option(help="Name of the study; default: the name of the data folder.")]

@@ -63,7 +63,7 @@ def _table() -> Table:
 def _verified_files(files: Iterable[VerifiedFile]) -> Table:
     table = _table()
     table.add_column("file")
-    titles = ("MB", "largest difference", "changed", "correct", "ms, 1 thread", "ms, all", "peak MB")
+    titles = ("MB", "largest difference", "changed labels", "correct", "ms, 1 thread", "ms, all threads", "peak MB")
     for title in titles:
         table.add_column(title, justify="right")
     table.add_column("verdict")
