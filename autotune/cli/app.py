@@ -92,7 +92,7 @@ def search(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and its estimated cost, then exit.")
     ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also show caching decisions.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also show what is cached and why.")] = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:

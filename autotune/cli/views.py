@@ -42,8 +42,8 @@ def show_export(result: ExportResult, console: PlainConsole) -> None:
     for part, one in fitted.answered.items():
         share = one.right / one.answered if one.answered else None
         console.say(
-            f"Threshold {fitted.threshold:.4g}: {one.answered} of {one.n} {part} pictures get a label, "
-            f"{percent(share)} of these labels are correct."
+            f"Threshold {fitted.threshold:.4g}: {one.answered} of {one.n} {part} predictions reach it, "
+            f"{percent(share)} of these are correct."
         )
     if result.refit:
         console.say(
@@ -63,7 +63,15 @@ def _table() -> Table:
 def _verified_files(files: Iterable[VerifiedFile]) -> Table:
     table = _table()
     table.add_column("file")
-    titles = ("MB", "largest difference", "changed labels", "correct", "ms, 1 thread", "ms, all threads", "peak MB")
+    titles = (
+        "MB",
+        "largest difference",
+        "changed predictions",
+        "correct",
+        "ms, 1 thread",
+        "ms, all threads",
+        "peak MB",
+    )
     for title in titles:
         table.add_column(title, justify="right")
     table.add_column("verdict")
