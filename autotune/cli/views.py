@@ -36,7 +36,9 @@ N_LISTED = 20  # entries per list
 def show_export(result: ExportResult, console: PlainConsole) -> None:
     """Print the verified files, the calibration and the folder of the bundle."""
     console.rich.print(_verified_files(result.files))
-    console.say(f"Each file was compared with the trained network on the validation set ({result.right} correct).")
+    console.say(
+        f"Each file was compared with the trained network, which classifies {result.right} validation pictures correctly."
+    )
     fitted = result.calibration
     console.say(f"Temperature {fitted.temperature:.3g}, fitted on the validation set.")
     for part, one in fitted.answered.items():
