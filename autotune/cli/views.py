@@ -37,7 +37,8 @@ def show_export(result: ExportResult, console: PlainConsole) -> None:
     """Print the verified files, the calibration and the folder of the bundle."""
     console.rich.print(_verified_files(result.files))
     console.say(
-        f"Each file was compared with the trained network, which classifies {result.right} validation pictures correctly."
+        "Each file was compared with the trained network, "
+        f"which classifies {result.right} validation pictures correctly."
     )
     fitted = result.calibration
     console.say(f"Temperature {fitted.temperature:.3g}, fitted on the validation set.")
