@@ -206,7 +206,7 @@ def test_the_verification_of_an_export_is_shown(made: Path) -> None:
     assert f"model.onnx {row.bytes / 1e6:.1f} {row.largest_difference:.1e} 0 {row.right} of {row.n}" in text
     assert "Predictions below a probability of 0.5 are labelled “unknown”." in text
     assert f"of {result.calibration.answered['test'].n} test pictures" in text
-    assert "It was trained again on the training and validation sets" in text
+    assert "It was retrained on the training and validation sets" in text
 
 
 @pytest.mark.slow
