@@ -221,7 +221,7 @@ def _leaderboard(summary: Summary) -> Table:
     from autotune.training.metrics import find_metric
 
     table = _table()
-    for name in ("trial", find_metric(summary.metric).label, "epochs", "ended", "seconds"):
+    for name in ("trial", f"val. {find_metric(summary.metric).label}", "epochs", "ended", "seconds"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("hyperparameters")
     for row in summary.leaderboard[:N_LEADERS]:

@@ -41,8 +41,9 @@ def describe(params: Params, label: str, stages: int, from_scratch: bool) -> str
         trained = "from scratch"
     else:
         trained = "head only" if params.depth == 0 else f"last {params.depth} of {stages} stages unfrozen"
+    rates = f"learning rate {params.lr_low:.1e} to {params.lr_high:.1e} ({params.cycle})"
     augment = f"augmentation {params.augment:g}" if params.augment else "no augmentation"
     return (
-        f"{label}, {trained}, {params.pixels} pixels, {params.optimizer} {params.lr_low:.1e} to {params.lr_high:.1e} "
-        f"{params.cycle}, {augment}, batch {params.batch_size}"
+        f"{label}, {trained}, {params.pixels} pixels, {params.optimizer}, {rates}, {augment}, "
+        f"batch {params.batch_size}"
     )

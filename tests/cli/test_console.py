@@ -15,7 +15,7 @@ NET = BackboneFacts("net", "EfficientNet-Lite0", 9, False, (224,), (0, 1, 2), ""
 
 def test_a_trial_is_described_in_words() -> None:
     words = NET.describe(PARAMS)
-    assert words.startswith("EfficientNet-Lite0, last 2 of 9 stages unfrozen, 224 pixels, adamw 1.0e-05 to")
+    assert words.startswith("EfficientNet-Lite0, last 2 of 9 stages unfrozen, 224 pixels, adamw, learning rate 1.0e-05")
     assert "head only" in NET.describe(replace(PARAMS, depth=0))
     assert "from scratch" in replace(NET, from_scratch=True).describe(PARAMS)
 

@@ -192,7 +192,7 @@ def test_failed_trials_and_trials_of_one_epoch_are_shown(made: Path) -> None:
         db.conn.commit()
         record.keep_failure(7, PARAMS, "out of <memory>", "trace")
     text = written()
-    assert "failed, without a value" in plain(text)
+    assert "failed, no score" in plain(text)
     assert "out of <memory>" in plain(text)
     assert f'id="curve-{number}-' in text
 
