@@ -44,6 +44,5 @@ def describe(params: Params, label: str, stages: int, from_scratch: bool) -> str
     rates = f"learning rate {params.lr_low:.1e} to {params.lr_high:.1e} ({params.cycle})"
     augment = f"augmentation {params.augment:g}" if params.augment else "no augmentation"
     return (
-        f"{label}, {trained}, {params.pixels} pixels, {params.optimizer}, {rates}, {augment}, "
-        f"batch {params.batch_size}"
+        f"{label}, {trained}, {params.pixels} pixels, {params.optimizer}, {rates}, {augment}, batch {params.batch_size}"
     )
