@@ -26,16 +26,17 @@ class BestTrial:
     params: dict[str, Any]
     words: str
 
-    def export(self, out: str | Path, formats: Sequence[str] = (), refit: bool = False, threshold: float | None = None,
+    def export(self, out: str | Path, formats: Sequence[str] = (), threshold: float | None = None,
                precision: float | None = None) -> Classifier:  # fmt: skip
-        """Export the trial as `autotune export` does, and load the bundle. Raises AutotuneError, also if a format is
-        rejected.
+        """Export the final model as `autotune export` does, and load the bundle.
+
+        Raises AutotuneError, also if a format is rejected.
         """
         from autotune.export.export import ExportRequest, export_trial
         from autotune.study.listener import StudyListener
 
         formats = (formats,) if isinstance(formats, str) else tuple(formats)
-        request = ExportRequest(Path(out), formats, self.number, refit, threshold, precision)
+        request = ExportRequest(Path(out), formats, threshold=threshold, precision=precision)
         result = export_trial(self.study, request, self.resources, StudyListener())
         if problem := result.rejection():
             raise problem

@@ -79,7 +79,8 @@ def search(
     epochs: Annotated[int | None, typer.Option(help="Maximum epochs per trial.")] = None,
     metric: MetricName = None,
     timeout: Annotated[
-        float | None, typer.Option(min=0, help="Stop all trials after this many seconds, then evaluate the winner.")
+        float | None,
+        typer.Option(min=0, help="Stop training after this many seconds, then evaluate the best model."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Random seed of the split and the trials.")] = None,
     device: Device = "auto",
@@ -96,7 +97,7 @@ def search(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Search for the best way to fine-tune on DATA, then evaluate the winner once on the test set.
+    """Search for the best way to fine-tune on DATA, then evaluate the final model once on the test set.
 
     Run the same command again to resume.
     """
@@ -141,7 +142,7 @@ def _show_dry_run(request: SearchRequest, console: PlainConsole, as_json: bool) 
 
 @app.command(name="status")
 def status_(study: StudyName, as_json: Json = False) -> None:
-    """Show a study's leaderboard, winner and test score."""
+    """Show a study's leaderboard, final model and test score."""
     from autotune.cli.console import PlainConsole
     from autotune.cli.views import show_study
     from autotune.study.summary import study_status
@@ -162,7 +163,7 @@ def evaluate(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Evaluate the winner on the test set again. The study counts every evaluation."""
+    """Evaluate the final model on the test set again. The study counts every evaluation."""
     from autotune.cli.console import PlainConsole
     from autotune.cli.views import show_study
     from autotune.study.reopen import evaluate_again
@@ -187,15 +188,12 @@ def export(
         list[str] | None,
         typer.Option("--format", help=f"{either(optional_formats())}, in addition to onnx; can be repeated."),
     ] = None,
-    trial: Annotated[int | None, typer.Option(help="Export this trial instead of the winner.")] = None,
-    refit: Annotated[
-        bool, typer.Option("--refit", help="Train again on the training and validation sets first.")
-    ] = False,
+    trial: Annotated[int | None, typer.Option(help="Export this trial's network instead of the final model.")] = None,
     threshold: Annotated[
         float | None, typer.Option(help="Label predictions below this probability as unknown.")
     ] = None,
     precision: Annotated[
-        float | None, typer.Option(help="Choose the threshold that reaches this precision on the validation set.")
+        float | None, typer.Option(help="Choose the threshold that reaches this precision on held-out pictures.")
     ] = None,
     device: Device = "auto",
     weights: WeightsDir = None,
@@ -203,14 +201,14 @@ def export(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Export the winner as a standalone bundle and compare it with the trained network."""
+    """Export the final model as a standalone bundle and compare it with the trained network."""
     from autotune.cli import views
     from autotune.cli.console import PlainConsole
     from autotune.export.export import ExportRequest, export_trial
     from autotune.study.request import Resources
 
     console = PlainConsole(quiet, program=as_json)
-    request = ExportRequest(out, tuple(formats or ()), trial, refit, threshold, precision)
+    request = ExportRequest(out, tuple(formats or ()), trial, threshold, precision)
     with console:
         found = export_trial(study, request, Resources(device, weights, tuple(plugins or ())), console)
     views.show_export(found, console)
@@ -233,7 +231,7 @@ def predict(
     weights: WeightsDir = None,
     plugins: Plugins = None,
 ) -> None:
-    """Predict the labels of new pictures with a bundle or with a study's winner."""
+    """Predict the labels of new pictures with a bundle or with a study's final model."""
     from autotune.cli.console import PlainConsole
     from autotune.export.predict import (
         find_pictures,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from autotune.report.label_issues import LabelIssue
     from autotune.study.dry_run import DryRun
     from autotune.study.range_test import RangeTestResult, RateBounds
-    from autotune.study.rows import Evaluation, TrialRow
+    from autotune.study.rows import Evaluation, Finalist
     from autotune.study.studies import StudyRow
     from autotune.study.summary import Summary
 
@@ -35,23 +35,21 @@ N_LISTED = 20  # entries per list
 
 def show_export(result: ExportResult, console: PlainConsole) -> None:
     """Print the verified files, the calibration and the folder of the bundle."""
+    from autotune.study.rows import TRIAL
+
     console.rich.print(_verified_files(result.files))
+    seen = "" if result.how == TRIAL else " It was trained on them too, so this does not measure its quality."
     console.say(
         "Each file was compared with the trained network, "
-        f"which classifies {result.right} validation pictures correctly."
+        f"which classifies {result.right} validation pictures correctly.{seen}"
     )
     fitted = result.calibration
-    console.say(f"Temperature {fitted.temperature:.3g}, fitted on the validation set.")
+    console.say(f"Temperature {fitted.temperature:.3g}, fitted on {fitted.fitted_on} pictures.")
     for part, one in fitted.answered.items():
         share = one.right / one.answered if one.answered else None
         console.say(
             f"Threshold {fitted.threshold:.4g}: {one.answered} of {one.n} {part} predictions reach it, "
             f"{percent(share)} of these are correct."
-        )
-    if result.refit:
-        console.say(
-            "This model was trained again on the training and validation sets. The test score, temperature and "
-            "threshold are the earlier model's, and the correct predictions above are on pictures it was trained on."
         )
     console.say(f"Bundle: {result.folder}")
     console.say(f"Next: autotune predict {result.folder} PICTURE...")
@@ -173,7 +171,7 @@ def show_cache(found: CacheStatus, console: PlainConsole) -> None:
 
 
 def show_study(summary: Summary, console: PlainConsole) -> None:
-    """Print a study: the leaderboard, the winner, and its test score beside the validation score."""
+    """Print a study: the leaderboard, the finals, and the test score of the final model."""
     pictures, trials = summary.pictures, summary.n_trials
     console.say()
     console.say(
@@ -185,13 +183,13 @@ def show_study(summary: Summary, console: PlainConsole) -> None:
         console.say("No trial is complete yet.")
         return
     console.rich.print(_leaderboard(summary))
-    console.say(f"Winner: trial {summary.best.number}, {summary.describe(summary.best)}")
-    for line in _scores(summary, summary.best):
+    console.say(f"Winner: trial {summary.winner.number}, {summary.describe(summary.winner)}")
+    for line in (*_final_model(summary), *_scores(summary)):
         console.say(line)
     seconds = summary.seconds
     console.say(
         f"Time: {duration(seconds.total)} in total; reading {seconds.read:.1f} s, feature cache {seconds.cache:.1f} s, "
-        f"trials {seconds.trials:.1f} s, test {seconds.test:.1f} s"
+        f"trials {seconds.trials:.1f} s, finals {seconds.finals:.1f} s, test {seconds.test:.1f} s"
     )
     console.say(f"Folder: {_short_path(summary.folder)}")
     console.rich.print(_next_commands(summary.study, trials["total"] + 50))
@@ -232,27 +230,48 @@ def _leaderboard(summary: Summary) -> Table:
     return table
 
 
-def _scores(summary: Summary, best: TrialRow) -> list[str]:
+def _final_model(summary: Summary) -> list[str]:
+    """Describe the finals and the final model; nothing for a study of an earlier version."""
+    final = summary.final
+    if final is None:
+        return []
+    lines = []
+    if final.finalists:
+        first, *others = (f"trial {one.trial} {percent(one.mean)} on {_folds(one)}" for one in final.finalists)
+        lines.append(f"Finals: {'; '.join([first, *others])}")
+    return [*lines, f"Final model: {final.reason}."]
+
+
+def _folds(one: Finalist) -> str:
+    return f"{plural(len(one.folds), 'fold')} of {plural(sum(fold.n for fold in one.folds), 'picture')}"
+
+
+def _scores(summary: Summary) -> list[str]:
     from autotune.training.metrics import find_metric
 
     test, label = summary.test, find_metric(summary.metric).label
     name = label[0].upper() + label[1:]
+    unseen, value = (
+        ("held-out pictures", summary.final.value)
+        if summary.final and summary.final.folds
+        else ("validation", summary.winner.value)
+    )
     if test is None:
-        return [f"{name}: validation {percent(best.value)}. Test set not evaluated yet."]
+        return [f"{name}: {unseen} {percent(value)}. Test set not evaluated yet."]
     low, high = test.value_interval
     n_times = "once" if summary.n_evaluations == 1 else f"{summary.n_evaluations} times"
     lines = [
         f"{name}: test {percent(test.value)} (95 % interval {percent(low)} to {percent(high)}, n = {test.n}), "
-        f"validation {percent(best.value)}{_optimism(best, test)}. Test set evaluated {n_times}."
+        f"{unseen} {percent(value)}{_optimism(value, test)}. Test set evaluated {n_times}."
     ]
     weak = sorted(test.per_class.items(), key=lambda item: item[1].recall)[:3]
     lines.append("Weakest classes: " + ", ".join(f"{name} {one.right} of {one.n}" for name, one in weak))
     return lines
 
 
-def _optimism(best: TrialRow, test: Evaluation) -> str:
-    """The difference of validation and test score in words; nothing where both are shown as the same number."""
-    points = 100 * ((best.value or 0.0) - test.value)
+def _optimism(value: float | None, test: Evaluation) -> str:
+    """The difference to the test score in words; nothing where both are shown as the same number."""
+    points = 100 * ((value or 0.0) - test.value)
     if abs(points) < 0.05:
         return ""
     return f" ({abs(points):.1f} points too {'optimistic' if points > 0 else 'pessimistic'})"

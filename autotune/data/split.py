@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from collections import defaultdict
+import math
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from autotune.text import plural
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 PARTS = (TRAIN, VALIDATION, TEST)
 MANIFEST = "manifest.csv"
+BY_HASH = (TEST, VALIDATION, TRAIN)  # in the order of the hash positions that they cover
 COLUMNS = ("path", "label", "part", "digest", "side", "stamp", "group", "note")
 
 
@@ -61,24 +63,38 @@ class Split:
 
 
 def split_catalog(
-    catalog: Catalog, seed: int, validation: float = 0.1, test: float = 0.1, old: Sequence[Picture] = ()
+    catalog: Catalog, seed: int, validation: float | None = None, test: float = 0.1, old: Sequence[Picture] = ()
 ) -> Split:
     """Assign every picture to a part. Pictures of an older manifest keep their parts, parts given by folders are kept,
     and a hash of (seed, content) decides for the others.
 
-    validation, test: shares of the pictures. Raises DataError if a class has too few pictures for the parts, or no
-    picture in one of them.
+    validation, test: shares of the pictures. validation None: `validation_share` of the pictures outside the test set.
+    Raises DataError if a class has too few pictures for the parts, or no picture in one of them.
     """
     given = {picture.part for picture in catalog.pictures}
-    shares = {VALIDATION: 0.0 if VALIDATION in given else validation, TEST: 0.0 if TEST in given else test}
     groups = Groups(catalog.pictures, catalog.near or ())
     old_parts = {picture.digest: str(picture.part) for picture in old}
     fixed, free, skipped = _keep_given(catalog.pictures, groups, old_parts)
+    shares = {TEST: 0.0 if TEST in given else test, VALIDATION: validation or 0.0}
+    if VALIDATION in given:
+        shares[VALIDATION] = 0.0
+    elif validation is None:
+        n_pool = sum(picture.part != TEST for picture in fixed)
+        n_pool += sum(hash_position(groups.key(picture), str(seed)) >= shares[TEST] for picture in free)
+        shares[VALIDATION] = (1 - shares[TEST]) * validation_share(n_pool)
     placed, notes = _assign(free, groups, shares, seed, old_classes={picture.label for picture in old})
     pictures = sorted((*fixed, *placed), key=lambda p: p.path)
     split = Split(catalog.classes, _with_group_keys(pictures, groups), (*catalog.skipped, *skipped), notes)
     _check_classes(split)
     return split
+
+
+def validation_share(n_pool: int) -> float:
+    """Return the default share of the validation set in the pool, all pictures that are not in the test set.
+
+    It makes 500 pictures, but at least a tenth and at most a fifth of the pool.
+    """
+    return min(0.2, max(0.1, 500 / max(n_pool, 1)))
 
 
 def hash_position(key: str, salt: str) -> float:
@@ -191,40 +207,97 @@ def _with_group_keys(pictures: Iterable[Picture], groups: Groups) -> tuple[Pictu
 
 def _assign(pictures: list[Picture], groups: Groups, shares: dict[str, float], seed: int,
             old_classes: set[str]) -> tuple[list[Picture], dict[str, str]]:  # fmt: skip
-    """Assign groups to parts by hash. Every class, except the old ones, gets a group in each part with a share."""
+    """Assign groups to parts by hash. Every class, except the old ones, gets half of its share in each part."""
     by_group = _by_group(pictures, groups)
     order = sorted(by_group, key=lambda key: (hash_position(key, str(seed)), key))
-    parts = {key: _part_at(hash_position(key, str(seed)), shares) for key in order}
-    notes: dict[str, str] = {}
-    wanted = [part for part in (TEST, VALIDATION) if shares[part] > 0]
+    by_hash = {key: _part_at(hash_position(key, str(seed)), shares) for key in order}
+    filling = _Filling({key: by_group[key] for key in order}, by_hash)
     for label in sorted({picture.label for picture in pictures} - old_classes):
-        own = [key for key in order if any(p.label == label for p in by_group[key])]
-        _fill_parts(label, own, parts, [*wanted, TRAIN], by_group, notes)
-    return [replace(p, part=parts[key]) for key in order for p in by_group[key]], notes
+        filling.fill(label, {part: shares[part] for part in (TEST, VALIDATION) if shares[part] > 0})
+    return [replace(p, part=filling.parts[key]) for key in order for p in by_group[key]], filling.notes()
 
 
-def _fill_parts(label: str, own: list[str], parts: dict[str, str], wanted: list[str],
-                by_group: dict[str, list[Picture]], notes: dict[str, str]) -> None:  # fmt: skip
-    """Move a class's groups of the lowest hash to the wanted parts in which it has no group.
+class _Filling:
+    """Moves groups to the parts in which a class has too few pictures.
 
-    own: the keys of its groups, in the order of their hash. parts and notes are changed in place.
+    groups: pictures by the key of their group, in the order of their hash. by_hash: the part of each group.
     """
-    if len(own) < len(wanted):
-        raise DataError(
-            f"Class {label!r} has {plural(len(own), 'distinct picture')} (a group counts as one); "
-            f"{', '.join(sorted(wanted))} need one each.",
-            f"Add pictures to {label!r}, or remove the class.",
-        )
-    for part in wanted:
-        if any(parts[key] == part for key in own):
-            continue
-        n_groups = {other: sum(parts[key] == other for key in own) for other in wanted}
-        moved = next(key for key in own if n_groups[parts[key]] > 1)
-        for picture in by_group[moved]:
-            notes[picture.path] = (
-                f"moved from the {_set_name(parts[moved])} to the {_set_name(part)}, which had no picture of {label!r}"
+
+    def __init__(self, groups: dict[str, list[Picture]], by_hash: dict[str, str]) -> None:
+        self.parts = dict(by_hash)
+        self._groups = groups
+        self._by_hash = by_hash
+        self._reasons: dict[str, str] = {}  # by key, why a group was last moved
+        self._labels = {key: Counter(p.label for p in members) for key, members in groups.items()}
+        self._own: dict[str, list[str]] = defaultdict(list)  # keys by class, in the order of their hash
+        self._n_groups: Counter[tuple[str, str]] = Counter()  # by class and part
+        self._n_pictures: Counter[tuple[str, str]] = Counter()
+        for key in groups:
+            self._count(key, 1)
+            for label in self._labels[key]:
+                self._own[label].append(key)
+
+    def fill(self, label: str, shares: dict[str, float]) -> None:
+        """Give a class at least half of its share in each part and a group in the training set.
+
+        Raises DataError if it has fewer groups than parts.
+        """
+        own, wanted = self._own[label], [*shares, TRAIN]
+        if len(own) < len(wanted):
+            raise DataError(
+                f"Class {label!r} has {plural(len(own), 'distinct picture')} (a group counts as one); "
+                f"{', '.join(sorted(wanted))} need one each.",
+                f"Add pictures to {label!r}, or remove the class.",
             )
-        parts[moved] = part
+        total = sum(self._n_pictures[label, part] for part in PARTS)
+        for part in wanted:
+            had = self._n_pictures[label, part]
+            count = f"{had} of {total} pictures" if had else "no picture"
+            least = max(math.ceil(round(shares.get(part, 0.0) * total / 2, 6)), 1)
+            while self._n_pictures[label, part] < least and (key := self._next(label, part)):
+                self._move(key, part, f"which had {count} of {label!r}")
+
+    def notes(self) -> dict[str, str]:
+        """Return why pictures are not in the part of their hash, by path."""
+        return {
+            p.path: f"moved from the {_set_name(self._by_hash[key])} to the {_set_name(self.parts[key])}, {reason}"
+            for key, reason in self._reasons.items()
+            if self.parts[key] != self._by_hash[key]
+            for p in self._groups[key]
+        }
+
+    def _next(self, label: str, part: str) -> str | None:
+        """Return the group of a class that a part gets: the next one by hash whose move is harmless, else None.
+
+        A part without the class also gets a group of an earlier part, or one whose move is not harmless.
+        """
+        place = BY_HASH.index(part)
+        spare = [key for key in self._own[label] if self._n_groups[label, self.parts[key]] > 1]
+        found = [key for key in spare if BY_HASH.index(self.parts[key]) > place]
+        is_missing = not self._n_groups[label, part]
+        if is_missing:
+            found += [key for key in reversed(spare) if BY_HASH.index(self.parts[key]) < place]
+        harmless = next((key for key in found if self._is_harmless(key, label, part)), None)
+        return found[0] if harmless is None and is_missing else harmless
+
+    def _is_harmless(self, key: str, label: str, part: str) -> bool:
+        """Return whether the classes of a group keep another group where it is, and label most pictures in training."""
+        source, n = self.parts[key], self._labels[key][label]
+        if any(self._n_groups[other, source] < 2 for other in self._labels[key]):
+            return False
+        n_train = self._n_pictures[label, TRAIN] - (n if source == TRAIN else 0)
+        return part == TRAIN or self._n_pictures[label, part] + n <= n_train
+
+    def _move(self, key: str, part: str, reason: str) -> None:
+        self._count(key, -1)
+        self.parts[key] = part
+        self._count(key, 1)
+        self._reasons[key] = reason
+
+    def _count(self, key: str, sign: int) -> None:
+        for label, n in self._labels[key].items():
+            self._n_groups[label, self.parts[key]] += sign
+            self._n_pictures[label, self.parts[key]] += sign * n
 
 
 def _part_at(position: float, shares: dict[str, float]) -> str:

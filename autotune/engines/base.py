@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from autotune.errors import StudyError
-from autotune.training.outcome import Epoch, ProbeOutcome, TrialOutcome
+from autotune.training.outcome import Epoch, FoldEpoch, FoldOutcome, ProbeOutcome, SoupOutcome, TrialOutcome
 from autotune.training.params import Params
 
 if TYPE_CHECKING:
@@ -53,7 +53,35 @@ class TrialTask:
         return f"trial-{self.number:04d}"
 
 
-Task = ProbeTask | TrialTask
+@dataclass(frozen=True)
+class FoldTask:
+    """Train a trial again on the pool without one fold, for this many epochs. fold: WHOLE_POOL holds nothing out."""
+
+    number: int
+    params: Params
+    fold: int
+    epochs: int
+
+    @property
+    def name(self) -> str:
+        """Name of the task's log."""
+        return f"final-{self.number:04d}-{'pool' if self.fold < 0 else self.fold}"
+
+
+@dataclass(frozen=True)
+class SoupTask:
+    """Average the networks of a trial's folds: the files of the assignment are their checkpoints."""
+
+    number: int
+    params: Params
+
+    @property
+    def name(self) -> str:
+        """Name of the task's log."""
+        return f"final-{self.number:04d}-soup"
+
+
+Task = ProbeTask | TrialTask | FoldTask | SoupTask
 
 
 @dataclass(frozen=True)
@@ -66,7 +94,7 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Answer:
-    """The driver's reply to an Epoch. stop: None to continue, or the reason to stop: PRUNED or TIMEOUT."""
+    """The driver's reply to an Epoch or a FoldEpoch. stop: None to continue, or the reason: PRUNED or TIMEOUT."""
 
     stop: str | None
 
@@ -119,7 +147,8 @@ class Died:
     reason: str
 
 
-Report = Epoch | CacheProgress | TrialOutcome | ProbeOutcome | Failed | Refused
+Outcome = TrialOutcome | ProbeOutcome | FoldOutcome | SoupOutcome
+Report = Epoch | FoldEpoch | CacheProgress | Outcome | Failed | Refused
 Message = Report | Died
 
 
@@ -139,7 +168,7 @@ class Place(ABC):
 
     @abstractmethod
     def answer(self, stop: str | None) -> None:
-        """Reply to the Epoch of this place's task, which waits for it: None to continue, or the reason to stop."""
+        """Reply to the Epoch or FoldEpoch of this place's task: None to continue, or the reason to stop."""
 
 
 class Engine(ABC):
@@ -221,7 +250,7 @@ class _Worker:
         self._scratch = scratch
         self._backbones: LoadedBackbones | None = None
 
-    def outcome(self, assignment: Assignment) -> TrialOutcome | ProbeOutcome | Failed | Refused:
+    def outcome(self, assignment: Assignment) -> Outcome | Failed | Refused:
         try:
             return self._run(assignment.task, assignment.files)
         except ChannelClosedError:
@@ -233,7 +262,7 @@ class _Worker:
             print(trace, file=sys.stderr, flush=True)
             return Failed(f"{type(error).__name__}: {error}", trace)
 
-    def epoch(self, row: Epoch) -> str | None:
+    def epoch(self, row: Epoch | FoldEpoch) -> str | None:
         self._send(row)
         answer = self._receive()
         assert isinstance(answer, Answer)
@@ -242,13 +271,18 @@ class _Worker:
     def cache_progress(self, done: int, total: int) -> None:
         self._send(CacheProgress(done, total))
 
-    def _run(self, task: Task, files: Mapping[str, bytes]) -> TrialOutcome | ProbeOutcome:
+    def _run(self, task: Task, files: Mapping[str, bytes]) -> Outcome:
+        from autotune.training.fold import run_fold, run_soup
         from autotune.training.trial import run_probe, run_trial
 
         backbones = self._loaded()
         if isinstance(task, ProbeTask):
             return run_probe(backbones, task.backbone, task.pixels, self)
-        return run_trial(backbones, task.number, task.params, files, self._scratch, self)
+        if isinstance(task, TrialTask):
+            return run_trial(backbones, task.number, task.params, files, self._scratch, self)
+        if isinstance(task, SoupTask):
+            return run_soup(backbones, task.params, [files[name] for name in sorted(files)], self)
+        return run_fold(backbones, task.number, task.params, task.fold, task.epochs, files, self._scratch, self)
 
     def _loaded(self) -> LoadedBackbones:
         """Load the backbones in the first task, so that an exception fails that task."""

@@ -24,6 +24,7 @@ from autotune.engines.base import (
     Engine,
     Failed,
     Message,
+    Outcome,
     PixelSet,
     Place,
     Ready,
@@ -34,7 +35,6 @@ from autotune.engines.base import (
 )
 from autotune.errors import StudyError
 from autotune.garbage import collected_less_often
-from autotune.training.outcome import ProbeOutcome, TrialOutcome
 
 if TYPE_CHECKING:
     from autotune.training.context import TrialContext
@@ -154,7 +154,7 @@ class LocalPlace(Place):
             self.wait_or_kill(0.0)
             return Died(_reason(self._process.exitcode))
         self.is_ready = True
-        if isinstance(message, (TrialOutcome, ProbeOutcome, Failed, Refused)):
+        if isinstance(message, (Outcome, Failed, Refused)):
             self.task = None
         return message
 

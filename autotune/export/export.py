@@ -20,12 +20,10 @@ from autotune.export.formats import ONNX, ExportFormat, find_format
 from autotune.export.graph import TracedModel
 from autotune.export.inference import InferenceJob, ModelFile
 from autotune.export.model_card import write_model_card
-from autotune.export.refit import refit_trial
 from autotune.export.result import ExportResult
 from autotune.export.staging import staged_folder
-from autotune.export.validation import build_reference, calibrate, score_restored, validation_logits
+from autotune.export.validation import build_reference, calibrate, unseen_scores, validation_logits
 from autotune.export.verify import Reference, VerifiedFile, require_verified, verify_file
-from autotune.search.plan import pick_device
 from autotune.study.listener import StudyListener
 from autotune.study.record import lock_study, open_record
 from autotune.study.reopen import FinishedTrial, reopen_trial
@@ -41,19 +39,18 @@ N_CALIBRATION_PICTURES = 128  # for the ranges of a quantised format
 @dataclass(frozen=True)
 class ExportRequest:
     """The options of an export. out: None for bundle/ in the study folder. formats: in addition to onnx, which is
-    always written. precision: find the threshold that reaches it on validation.
+    always written. precision: find the threshold that reaches it on held-out pictures.
     """
 
     out: Path | None = None
     formats: tuple[str, ...] = ()
     trial: int | None = None
-    refit: bool = False
     threshold: float | None = None
     precision: float | None = None
 
 
 def export_trial(name: str, request: ExportRequest, resources: Resources, listener: StudyListener) -> ExportResult:
-    """Write a bundle of a study's winner, or of another trial, and verify its models.
+    """Write a bundle of a study's final model, or of a trial's own network, and verify its models.
 
     A rejected model is not in the bundle; its verdict is the reason. If model.onnx is rejected, BundleError is raised
     and no bundle is written. Raises StudyError for a study without a complete trial, ConfigError for an invalid
@@ -67,17 +64,14 @@ def export_trial(name: str, request: ExportRequest, resources: Resources, listen
         _refuse_class_names(finished.parts.classes, request)
         with staged_folder(request.out or folder / "bundle") as (staging, out):
             network = finished.trained
-            logits = validation_logits(finished, network, listener)
-            scores = score_restored(finished, logits)
+            scores = unseen_scores(finished, listener)
             calibration = calibrate(finished, scores, request.threshold, request.precision)
-            if request.refit:
-                network = refit_trial(finished, pick_device(resources.device), listener)
-                logits = validation_logits(finished, network, listener)
+            logits = validation_logits(finished, network, listener)
             reference = build_reference(finished, logits, calibration.temperature)
             model = _trace(finished, network, calibration.temperature, resources.plugins)
             files = _write_models(model, formats, reference, staging, listener)
             result = ExportResult(
-                folder.name, finished.trial.number, out, request.refit, reference.correct, calibration, files
+                folder.name, finished.trial.number, finished.how, out, reference.correct, calibration, files
             )
             _write_documents(finished, scores, result, staging)
         record.keep_export(result.trial, str(out), result.to_json())

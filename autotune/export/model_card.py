@@ -42,7 +42,7 @@ def write_model_card(file: Path, finished: FinishedTrial, validation: Evaluation
 def _values(finished: FinishedTrial, validation: Evaluation, result: ExportResult) -> dict[str, Any]:
     """Return the variables of the template."""
     record, trial = finished.record, finished.trial
-    test, known = record.evaluation(trial.number), record.facts()
+    test, known = finished.test, record.facts()
     backbone = known.backbone(trial.params.backbone)
     per_class = (test or validation).per_class
     # Only the name: the card is published, and a local path is private.
@@ -52,12 +52,12 @@ def _values(finished: FinishedTrial, validation: Evaluation, result: ExportResul
         **result.to_json(),
         "metadata": _metadata(finished, test, validation),
         "words": backbone.describe(trial.params),
-        "epochs": trial.best_epoch,
+        "n_networks": len(finished.final.folds) if finished.final else 1,
         "classes": _classes(finished, per_class),
         "weakest": [
             {"name": n, **vars(one)} for n, one in sorted(per_class.items(), key=lambda i: i[1].recall)[:WEAKEST]
         ],
-        "measured_on": "test" if test else "validation",
+        "measured_on": "test" if test else result.calibration.fitted_on,
         "data": {"origin": _origin(finished), "split": known.split, **known.pictures},
         "metric": find_metric(known.settings["metric"]).label,
         "test": test,

@@ -228,7 +228,7 @@ def _load_winner(folder: Path, resources: Resources | None) -> Classifier:
     with open_record(folder) as record:
         one = reopen_trial(folder, record, resources or Resources(), StudyListener())
         trained = one.trained
-        test = record.evaluation(one.trial.number)
+        test = one.test
     temperature = test.calibration.temperature if test and test.calibration else 1.0
 
     def run(squares: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -14,8 +14,11 @@ from autotune.training.calibration import AnsweredCount
 
 @dataclass(frozen=True)
 class FittedCalibration:
-    """The parameters fitted on validation. threshold: 0 for none; answered: counts by part, empty without threshold."""
+    """The parameters of an export. fitted_on: "held-out", or "validation" without folds. threshold: 0 for none.
+    answered: counts by kind of pictures, empty without a threshold.
+    """
 
+    fitted_on: str
     temperature: float
     threshold: float
     answered: Mapping[str, AnsweredCount]
@@ -23,14 +26,14 @@ class FittedCalibration:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """A written bundle. right: correct predictions of the trained network on validation. files: one per format,
-    including rejected ones, which are not in the bundle.
+    """A written bundle. how: the kind of its model, as in Final. right: correct predictions of the trained network on
+    the validation pictures. files: one per format, including rejected ones, which are not in the bundle.
     """
 
     study: str
     trial: int
+    how: str
     folder: Path
-    refit: bool
     right: int
     calibration: FittedCalibration
     files: tuple[VerifiedFile, ...]
@@ -40,8 +43,8 @@ class ExportResult:
         return {
             "study": self.study,
             "trial": self.trial,
+            "how": self.how,
             "folder": str(self.folder),
-            "refit": self.refit,
             "right": self.right,
             **asdict(self.calibration),
             "table": [asdict(file) for file in self.files],

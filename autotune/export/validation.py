@@ -1,4 +1,4 @@
-"""Validation: run the restored network of a trial on the validation set for scores, calibration and reference."""
+"""Scores, calibration and reference predictions of a restored network."""
 
 from __future__ import annotations
 
@@ -20,17 +20,37 @@ from autotune.training.restore import TrainedNetwork, picture_logits
 
 
 def validation_logits(finished: FinishedTrial, network: TrainedNetwork, listener: StudyListener) -> Tensor:
-    """Return logits (N, C) of the validation pictures, from their files. Raises DataError if one changed."""
-    return picture_logits(network, finished.root, finished.parts.part(VALIDATION), listener.progress("Validation"))
+    """Return logits (N, C) of the validation pictures, from their files.
 
-
-def score_restored(finished: FinishedTrial, logits: Tensor) -> Evaluation:
-    """Score the restored network. Raises StudyError if the score differs from the trial's by more than one picture."""
-    metric, pictures = finished.settings.metric, finished.parts.part(VALIDATION)
+    Raises DataError if a picture has changed, StudyError if the outputs are not finite.
+    """
+    pictures = finished.parts.part(VALIDATION)
+    logits = picture_logits(network, finished.root, pictures, listener.progress("Validation"))
     if not logits.isfinite().all():
         raise StudyError(
             f"The outputs of trial {finished.trial.number} are not finite.", "Export another trial: --trial N"
         )
+    return logits
+
+
+def unseen_scores(finished: FinishedTrial, listener: StudyListener) -> Evaluation:
+    """Score predictions on pictures that the predicting network was not trained on.
+
+    These are the predictions of the networks of the folds, or else those of the trial's own network on the validation
+    set. Raises StudyError if the trial's own network cannot be restored.
+    """
+    held = finished.held_out
+    if held is None:
+        return _own_scores(finished, validation_logits(finished, finished.own, listener))
+    assert finished.final
+    assert finished.final.temperature
+    metric, classes = finished.settings.metric, finished.parts.classes
+    return score_logits(metric, held.logits, held.pictures, classes, finished.final.temperature)
+
+
+def _own_scores(finished: FinishedTrial, logits: Tensor) -> Evaluation:
+    """Score the restored network. Raises StudyError if the score differs from the trial's by more than one picture."""
+    metric, pictures = finished.settings.metric, finished.parts.part(VALIDATION)
     temperature = calibration.fit_temperature(logits, class_numbers(pictures, finished.parts.classes))
     scores = score_logits(metric, logits, pictures, finished.parts.classes, temperature)
     allowed = find_metric(metric).change_by_one([row.n for row in scores.per_class.values()])
@@ -46,9 +66,9 @@ def score_restored(finished: FinishedTrial, logits: Tensor) -> Evaluation:
 def calibrate(
     finished: FinishedTrial, scores: Evaluation, threshold: float | None, precision: float | None
 ) -> FittedCalibration:
-    """Fit the temperature and the threshold. precision: find the threshold that reaches it on validation.
+    """Return the temperature, and fit the threshold. precision: find the threshold that reaches it.
 
-    Raises ConfigError if no threshold reaches it.
+    scores: of `unseen_scores`. Raises ConfigError if no threshold reaches the precision.
     """
     assert scores.calibration  # of a fresh evaluation
     confidence, correct = np.array(scores.confidence), np.array(scores.right)
@@ -56,13 +76,13 @@ def calibrate(
     if precision is not None:
         at = calibration.find_threshold(confidence, correct, precision)
     answered = {}
+    fitted_on = "validation" if finished.held_out is None else "held-out"
     if at:
-        answered["validation"] = calibration.count_answered(confidence, correct, at)
-        test = finished.record.evaluation(finished.trial.number)
-        if test and test.confidence:
-            confidence, correct = np.array(test.confidence), np.array(test.right)
+        answered[fitted_on] = calibration.count_answered(confidence, correct, at)
+        if finished.test and finished.test.confidence:
+            confidence, correct = np.array(finished.test.confidence), np.array(finished.test.right)
             answered["test"] = calibration.count_answered(confidence, correct, at)
-    return FittedCalibration(scores.calibration.temperature, at, answered)
+    return FittedCalibration(fitted_on, scores.calibration.temperature, at, answered)
 
 
 def build_reference(finished: FinishedTrial, logits: Tensor, temperature: float) -> Reference:

@@ -1,24 +1,27 @@
-"""The confusion matrix of the test set, scores by class, and accuracy by confidence."""
+"""The confusion matrix and the mistakes of predictions, scores by class, and accuracy by confidence."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from autotune.data.picture import Picture
 from autotune.data.split import PARTS, TRAIN
-from autotune.study.rows import ClassScore
+from autotune.report.thumbnails import Thumbnail, thumbnail
+from autotune.study.rows import ClassScore, Evaluation
 
 MOST_CLASSES = 25  # rows of the confusion matrix
+N_MISTAKES = 24
 N_BINS = 10
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Test pictures of one class predicted as one class. share: of all test pictures of the class."""
+    """Pictures of one class predicted as one class. share: of all pictures of the class."""
 
     n: int
     share: float
@@ -48,12 +51,31 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Pair:
-    """A class misclassified as another. times: how many of its n test pictures."""
+    """A class misclassified as another. times: how many of its n pictures."""
 
     label: str
     predicted: str
     times: int
     n: int
+
+
+@dataclass(frozen=True)
+class ShownMistake:
+    picture: Thumbnail
+    label: str
+    predicted: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Errors:
+    """The errors among the predictions of n pictures. mistakes: the most confident of all n_mistakes."""
+
+    n: int
+    matrix: Matrix
+    pairs: list[Pair]
+    mistakes: list[ShownMistake]
+    n_mistakes: int
 
 
 @dataclass(frozen=True)
@@ -77,6 +99,20 @@ class Bin:
     n: int
     n_correct: int
     interval: tuple[float, float]
+
+
+def errors(scores: Evaluation, classes: Sequence[str], root: Path) -> Errors:
+    """Return the errors of an evaluation, with thumbnails of the most confident mistakes. root: of the pictures."""
+    return Errors(
+        n=scores.n,
+        matrix=matrix(scores.confusion, classes),
+        pairs=pairs(scores.confusion, classes),
+        mistakes=[
+            ShownMistake(thumbnail(root, one.path), one.label, one.answer, one.probability)
+            for one in scores.mistakes[:N_MISTAKES]
+        ],
+        n_mistakes=sum(row.n - row.right for row in scores.per_class.values()),
+    )
 
 
 def matrix(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> Matrix:

@@ -21,6 +21,8 @@ from autotune.errors import StudyError
 from autotune.files import write_whole
 from autotune.report import charts, confusion, importance
 from autotune.report.charts import AxisRange
+from autotune.report.confusion import Errors
+from autotune.report.finals import FinalsSection, finals_section
 from autotune.report.importance import HyperparameterImportance, Importances
 from autotune.report.thumbnails import Thumbnail, first_shown, thumbnail
 from autotune.study.checks import source_of
@@ -35,7 +37,6 @@ FILE = "report.html"
 TEMPLATE = Path(__file__).with_name(FILE)
 N_CURVES = 4
 N_SLICES = 6
-N_MISTAKES = 24
 N_GROUPS = 12  # groups shown of duplicates, and of conflicting labels
 N_SKIPPED = 12
 N_CLASSES = 12  # above this, the lowest recalls and the rarest classes get separate tables
@@ -86,14 +87,6 @@ class BackboneRow:
 
 
 @dataclass(frozen=True)
-class ShownMistake:
-    picture: Thumbnail
-    label: str
-    predicted: str
-    probability: float
-
-
-@dataclass(frozen=True)
 class PictureGroup:
     """Duplicates or near-duplicates of one picture. picture: the one that is shown."""
 
@@ -110,14 +103,20 @@ class TestSection:
 
     scores: Evaluation
     baseline: float
-    matrix: confusion.Matrix
-    pairs: list[confusion.Pair]
+    errors: Errors
     classes: list[confusion.ClassRow]
     weakest: list[confusion.ClassRow]
     rarest: list[confusion.ClassRow]
-    mistakes: list[ShownMistake]
-    n_mistakes: int
     reliability: Markup | None
+
+
+@dataclass(frozen=True)
+class UnseenScore:
+    """The score that selected the winner, on n pictures that its networks were not trained on. name: of these."""
+
+    name: str
+    value: float
+    n: int
 
 
 @dataclass(frozen=True)
@@ -137,8 +136,9 @@ class ReportPage:
     """The variables of the template."""
 
     summary: Summary
-    best: TrialRow
-    best_words: str
+    winner: TrialRow
+    winner_words: str
+    unseen: UnseenScore
     metric: str
     written: str
     scores_chart: Markup
@@ -152,6 +152,7 @@ class ReportPage:
     slices: list[HyperparameterSlice]
     backbones: list[BackboneRow]
     n_evaluations: int
+    finals: FinalsSection | None
     tested: TestSection | None
     data: DataSection
     export: ExportRow | None
@@ -162,9 +163,9 @@ class ReportPage:
 def write_report(name: str) -> dict[str, str]:
     """Write the study's report.html atomically. Raises StudyError if no trial is complete."""
     folder, summary = find_study(name), study_status(name)
-    best = summary.winner
+    winner = summary.winner
     with open_record(folder) as record:
-        page = _page(record, folder, summary, best)
+        page = _page(record, folder, summary, winner)
     file = folder.resolve() / FILE
     try:
         write_whole(file, _rendered(page))
@@ -183,27 +184,29 @@ def _rendered(page: ReportPage) -> str:
         "plural": plural,
         "times": _times,
         "exponents": _exponents,
+        "points": _points,
     }
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(vars(page), ends=ENDS, few=FEW)
 
 
-def _page(record: Record, folder: Path, summary: Summary, best: TrialRow) -> ReportPage:
+def _page(record: Record, folder: Path, summary: Summary, winner: TrialRow) -> ReportPage:
     facts = record.facts()
     root, metric, rows = Path(facts.root), find_metric(summary.metric).label, summary.leaderboard
     labels = {name: one.label for name, one in summary.backbones.items()}
     room = charts.axis_range([row.value for row in rows if row.value is not None])
     importances = importance.compute_importances(folder / "trials.db", rows, labels)
     pictures = read_manifest(folder / MANIFEST) if (folder / MANIFEST).is_file() else ()
-    label = f"{metric} of {plural(len(rows), 'trial')} by trial number; the best reached {percent(best.value)}"
+    label = f"{metric} of {plural(len(rows), 'trial')} by trial number; the best reached {percent(rows[0].value)}"
     order = [(row.number, row.state, row.value) for row in rows]
     exports = record.exports()
     return ReportPage(
         summary=summary,
-        best=best,
-        best_words=summary.describe(best),
+        winner=winner,
+        winner_words=summary.describe(winner),
+        unseen=_unseen(summary, winner),
         metric=metric,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        scores_chart=_scores_chart(summary, best, metric),
+        scores_chart=_scores_chart(summary, winner, metric),
         head_of=labels.get(summary.probes[0].backbone, "") if summary.probes else "",
         curves=_curves(record, summary, metric),
         history_wide=charts.history(order, room, charts.WIDE, label),
@@ -214,6 +217,7 @@ def _page(record: Record, folder: Path, summary: Summary, best: TrialRow) -> Rep
         slices=_slices(importances, room, metric),
         backbones=_backbones(summary),
         n_evaluations=summary.n_evaluations,
+        finals=finals_section(record, folder, summary, root),
         tested=_tested(summary, root, pictures),
         data=_data(facts.skipped, pictures, root),
         export=exports[-1] if exports else None,
@@ -222,9 +226,19 @@ def _page(record: Record, folder: Path, summary: Summary, best: TrialRow) -> Rep
     )
 
 
-def _scores_chart(summary: Summary, best: TrialRow, metric: str) -> Markup:
-    test = summary.test
-    rows = [(f"validation {percent(best.value)}", best.value or 0.0)]
+def _unseen(summary: Summary, winner: TrialRow) -> UnseenScore:
+    """Return the score that chose the winner: on held-out pictures, or else on the validation set."""
+    final = summary.final
+    if final and final.folds:
+        return UnseenScore("held-out", final.value or 0.0, final.n)
+    return UnseenScore("validation", winner.value or 0.0, summary.pictures["validation"])
+
+
+def _scores_chart(summary: Summary, winner: TrialRow, metric: str) -> Markup:
+    test, final = summary.test, summary.final
+    rows = [(f"validation {percent(winner.value)}", winner.value or 0.0)]
+    if final and final.folds:
+        rows.insert(0, (f"held-out {percent(final.value)}", final.value or 0.0))
     if test:
         rows.insert(0, (f"test {percent(test.value)}", test.value))
     if summary.probes:
@@ -287,26 +301,19 @@ def _backbones(summary: Summary) -> list[BackboneRow]:
 
 
 def _tested(summary: Summary, root: Path, pictures: Sequence[Picture]) -> TestSection | None:
-    """Return the winner's latest evaluation, or None if there is none."""
+    """Return the latest evaluation of the final model, or else of the winner; None if there is none."""
     scores, classes = summary.test, summary.classes
     if scores is None:
         return None
     rows = confusion.class_rows(scores.per_class, pictures)
     has_many = len(rows) > N_CLASSES
-    mistakes = [
-        ShownMistake(thumbnail(root, one.path), one.label, one.answer, one.probability)
-        for one in scores.mistakes[:N_MISTAKES]
-    ]
     return TestSection(
         scores=scores,
         baseline=max(row.n for row in rows) / scores.n,
-        matrix=confusion.matrix(scores.confusion, classes),
-        pairs=confusion.pairs(scores.confusion, classes),
+        errors=confusion.errors(scores, classes, root),
         classes=rows,
         weakest=rows[: N_CLASSES // 2] if has_many else [],
         rarest=sorted(rows, key=lambda row: (row.pictures[TRAIN], row.recall))[: N_CLASSES // 2] if has_many else [],
-        mistakes=mistakes,
-        n_mistakes=sum(row.n - row.right for row in rows),
         reliability=_reliability(scores),
     )
 
@@ -351,6 +358,12 @@ def _percent(share: float | None) -> str:
 
 def _duration(seconds: float) -> str:
     return _unbroken(f"{seconds:.1f} s" if seconds < 10 else duration(seconds))
+
+
+def _points(ends: tuple[float, float]) -> str:
+    """Format the interval of a difference in percentage points."""
+    low, high = (f"{100 * one:+.1f}" for one in ends)
+    return _unbroken(f"{low} to {high} points")
 
 
 def _exponents(words: str) -> str:

@@ -13,6 +13,7 @@ from autotune.search.candidates import Selection
 from autotune.search.ranges import Fixed
 from autotune.search.settings import Settings
 
+FINALS_SHARE = 1 / 3  # of the work of the feature cache and the trials: the most that the finals may take
 EPOCHS_SHARE = 0.6  # of the maximum number of epochs: the average per trial
 MOST_BYTES = 8 * 2**30  # of one cut's features; larger cuts are not cached
 # Cost of a byte written or read, in operations: the ratio of common rates. Not measured, because the decision must be
@@ -86,6 +87,12 @@ def trial_operations(profile: StageProfile, depth: int, share: ExpectedShare, is
     tail = profile.tail_operations(depth)
     frozen = 0.0 if is_cached else share.pictures * (sum(profile.operations) - tail)
     return share.all_epochs * tail * (3 * share.n_train + 2 * share.n_validation) + frozen
+
+
+def training_operations(profile: StageProfile, depth: int, pictures: float, is_cached: bool) -> float:
+    """Count the operations of training on this many pictures over all epochs, at one depth."""
+    tail = profile.tail_operations(depth)
+    return pictures * (3 * tail + (0.0 if is_cached else sum(profile.operations) - tail))
 
 
 def expected_shares(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from autotune.data.augment import Invariances
+from autotune.data.folds import assign_folds
 from autotune.data.picture import Picture
 from autotune.data.split import TRAIN, VALIDATION, Split
 from autotune.errors import ConfigError
@@ -76,6 +77,7 @@ def build_context(plan: Plan, n_workers: int) -> TrialContext:
         train=_labelled(split.part(TRAIN), split.classes),
         validation=_labelled(split.part(VALIDATION), split.classes),
         gap_sample=_labelled(split.gap_sample, split.classes),
+        folds=assign_folds(split),
         backbones={one.backbone.name: (one.backbone, one.weights) for one in plan.selection.candidates},
         cuts=dict(plan.cuts),
         resident_bytes=_resident_bytes(device) // n_workers,

@@ -21,6 +21,7 @@ Finding = Mapping[str, Any]  # an entry of pydantic's ValidationError.errors()
 
 CYCLES = ("triangular", "triangular2", "one-cycle")
 FLIPS = ("none", "horizontal", "vertical", "both")
+FINALS = ("soup", "refit", "trial")
 SMALL_PIXELS = 64  # smaller pictures are enlarged up to fourfold if pretrained, and small_cnn is searched
 CONFIG_FIX = "Pass the path of a study.toml with --config FILE."
 # The string below a field is its description; docs/study-toml.md is generated from it.
@@ -104,17 +105,21 @@ class Settings(BaseModel, frozen=True):
     pruner: Annotated[str, OneOf(PRUNERS)] = "hyperband"
     """Optuna pruner that stops weak trials early."""
 
-    validation: Annotated[float, Field(gt=0, le=0.5)] = 0.1
-    """Fraction of the pictures in the validation set, which trials are compared on."""
+    validation: Annotated[float | None, Field(gt=0, le=0.5)] = None
+    """Fraction of the pictures in the validation set, which trials are compared on. Default: 500 pictures, but at least
+    a tenth and at most a fifth of those outside the test set."""
 
     test: Annotated[float, Field(gt=0, le=0.5)] = 0.1
-    """Fraction of the pictures in the test set. No trial uses it; the winner is evaluated on it."""
+    """Fraction of the pictures in the test set. No trial uses it; the final model is evaluated on it."""
 
     flips: Annotated[str, OneOf(FLIPS)] = "horizontal"
     """Flips that do not change what a picture shows. Default: none for datasets of digits, letters and signs."""
 
     angle: Annotated[float, Field(ge=0, le=180)] = 15.0
     """Largest rotation, in degrees, that does not change what a picture shows. 10 for digits, letters and signs."""
+
+    final: Annotated[str, OneOf(FINALS)] = "soup"
+    """Final model: average of the winner's networks on all folds, one network refitted on all, or the best trial's."""
 
     space: SearchSpace = Field(default_factory=SearchSpace, strict=False)
 
@@ -185,8 +190,11 @@ def settings_from_record(plain: Mapping[str, Any]) -> Settings:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Describe the differences between the definitions of two studies."""
+    """Describe the differences between the definition of a study and a new one."""
     flat_old, flat_new = _flat(old), _flat(new)
+    if flat_new.get("validation") is None:  # the study's manifest holds its split; 0.1.0 recorded its default, 0.1
+        flat_old["validation"] = None
+    flat_old["final"] = flat_new.get("final")  # no trial depends on it
     return [
         f"{name} was {flat_old.get(name)}, is {flat_new.get(name)}"
         for name in sorted({*flat_old, *flat_new})

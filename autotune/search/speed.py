@@ -17,7 +17,7 @@ from autotune.backbones.weights import load_stages
 from autotune.cache.features import BATCH, N_VIEWS, channels_last
 from autotune.data.split import TRAIN, VALIDATION
 from autotune.search.candidates import Candidate
-from autotune.search.cost import EPOCHS_SHARE
+from autotune.search.cost import EPOCHS_SHARE, FINALS_SHARE
 from autotune.search.plan import Plan
 from autotune.training.malloc import keep_freed_memory
 from autotune.training.trainer import bfloat16_pays
@@ -38,13 +38,14 @@ class MachineSpeed:
     cleans: dict[int, float]
 
 
-def estimate_seconds(plan: Plan, n_trials: int, missing: Mapping[tuple[str, int], int] | None = None) -> float:
-    """Estimate the duration of n trials in seconds, for display only.
+def estimate_seconds(plan: Plan, n_trials: float, missing: Mapping[tuple[str, int], int] | None = None) -> float:
+    """Estimate the duration of n trials and the finals in seconds, for display only.
 
     missing: per backbone and size, the number of pictures without cached features, counted once per view; None: all.
     """
     keep_freed_memory()
     epochs = max(plan.settings.n_epochs * EPOCHS_SHARE, 1)
+    n_trials = n_trials * (1 + FINALS_SHARE)
     seconds = n_trials * (TRIAL_SECONDS + EPOCH_SECONDS * epochs)
     for one in plan.selection.candidates:
         n_each = n_trials / len(plan.selection.candidates) / len(one.profiles)

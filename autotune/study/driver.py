@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from optuna.trial import Trial, TrialState
 
-from autotune.engines.base import CacheProgress, Died, Engine, Failed, Message, Place, ProbeTask, Refused, TrialTask
+from autotune.engines.base import (
+    CacheProgress,
+    Died,
+    Engine,
+    Failed,
+    Message,
+    Outcome,
+    Place,
+    ProbeTask,
+    Refused,
+    Task,
+    TrialTask,
+)
 from autotune.errors import StudyError
 from autotune.search.optuna_study import OptunaStudy
 from autotune.study.checkpoints import Checkpoints
 from autotune.study.listener import TRIALS, StudyListener
 from autotune.study.record import Record
 from autotune.study.rows import COMPLETE, FAILED, PRUNED, BackboneFacts, TrialRow
-from autotune.training.outcome import TIMEOUT, Epoch, ProbeOutcome, TrialOutcome
+from autotune.training.outcome import TIMEOUT, Epoch, FoldEpoch, ProbeOutcome, TrialOutcome
 from autotune.training.params import Params
 
 MOST_FAILURES = 5  # in a row
@@ -110,7 +122,7 @@ class Driver:
         self._listener.say(f"trial {number:3d}  {death.reason}; restarting the trial")
         self._interrupted.insert(0, trial)
 
-    def _finish(self, number: int, message: TrialOutcome | ProbeOutcome | Failed | Died) -> None:
+    def _finish(self, number: int, message: Message) -> None:
         """Record a trial, then report it to Optuna. `_tell_finished` catches up if the driver is killed between."""
         trial, params = self._running.pop(number)
         if isinstance(message, TrialOutcome):
@@ -149,21 +161,48 @@ def run_probes(
     engine: Engine, todo: Sequence[ProbeTask], checkpoints: Checkpoints, listener: StudyListener
 ) -> Iterator[tuple[ProbeTask, ProbeOutcome | Failed]]:
     """Run probes on all workers, save their heads and yield each outcome. A probe whose worker dies has failed."""
-    waiting = list(todo)
-    while waiting or engine.busy:
-        for place in engine.idle[: len(waiting)]:
-            place.give(waiting.pop(0), {})
-        for _, task, message in engine.events():
-            assert isinstance(task, ProbeTask)
-            if isinstance(message, CacheProgress):
-                listener.progress(f"Feature cache of {task.backbone}")(message.done, message.total)
+    for task, outcome in run_tasks(engine, todo, lambda _: {}, listener, n_starts=1):
+        assert isinstance(task, ProbeTask)
+        if isinstance(outcome, ProbeOutcome):
+            checkpoints.keep_probe(task.backbone, task.pixels, outcome.head)
+        assert isinstance(outcome, (ProbeOutcome, Failed))
+        yield task, outcome
+
+
+def run_tasks(
+    engine: Engine, todo: Sequence[Task], files: Callable[[Task], Mapping[str, bytes]], listener: StudyListener,
+    deadline: float | None = None, n_starts: int = MOST_STARTS,
+) -> Iterator[tuple[Task, Outcome | Failed]]:  # fmt: skip
+    """Run independent tasks on all workers and yield each outcome. files: what a task needs from the study folder.
+
+    n_starts: of a task, if its worker dies each time. After the deadline, no task is started, and running ones stop at
+    the end of their epoch.
+    """
+
+    def is_late() -> bool:
+        return deadline is not None and time.monotonic() > deadline
+
+    waiting, starts = list(todo), Counter[str]()
+    while engine.busy or (waiting and not is_late()):
+        for place in engine.idle[: 0 if is_late() else len(waiting)]:
+            task = waiting.pop(0)
+            starts[task.name] += 1
+            place.give(task, files(task))
+        for place, task, message in engine.events():
+            if isinstance(message, FoldEpoch):
+                place.answer(TIMEOUT if is_late() else None)
+            elif isinstance(message, CacheProgress):
+                of = f" of {task.backbone}" if isinstance(task, ProbeTask) else ""
+                listener.progress(f"Feature cache{of}")(message.done, message.total)
             elif isinstance(message, Refused):
                 raise StudyError(message.problem, message.fix)
-            elif isinstance(message, ProbeOutcome):
-                checkpoints.keep_probe(task.backbone, task.pixels, message.head)
-                yield task, message
+            elif isinstance(message, Died) and starts[task.name] < n_starts:
+                waiting.insert(0, task)
             elif isinstance(message, (Failed, Died)):
                 yield task, Failed(*_error_and_trace(message))
+            else:
+                assert isinstance(message, Outcome)
+                yield task, message
 
 
 def _error_and_trace(message: Failed | Died) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Evaluate the winner on the test set. Nothing else uses these pictures."""
+"""Evaluate the final model on the test set. Nothing else uses these pictures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from autotune.data.catalog import Progress
 from autotune.data.picture import Picture
 from autotune.data.split import TEST, VALIDATION, Split
 from autotune.study.record import Record
-from autotune.study.rows import CalibrationError, ClassScore, Evaluation, Mistake, TrialRow
+from autotune.study.rows import CalibrationError, ClassScore, Evaluation, Mistake
 from autotune.training.calibration import expected_calibration_error, fit_temperature
 from autotune.training.context import LoadedBackbones
 from autotune.training.metrics import log_loss, predicted_classes, score, score_interval
@@ -23,20 +23,28 @@ from autotune.training.restore import picture_logits, restore_network
 MISTAKES = 50
 
 
-def evaluate_trial(backbones: LoadedBackbones, record: Record, folder: Path, root: Path, parts: Split,
-                   trial: TrialRow, progress: Progress) -> None:  # fmt: skip
-    """Evaluate one trial on the test set and record the scores.
+def evaluate_winner(backbones: LoadedBackbones, record: Record, folder: Path, root: Path, parts: Split,
+                    progress: Progress) -> None:  # fmt: skip
+    """Evaluate the final model, or else the best trial, on the test set and record the scores.
 
     folder: of the study; root: of the pictures. Raises DataError if a picture is missing or has changed, StudyError
     if the checkpoint is missing.
     """
     start = time.monotonic()
-    net = restore_network(backbones, trial.number, trial.params, folder / str(trial.checkpoint))
-    validation, test = parts.part(VALIDATION), parts.part(TEST)
-    labels = class_numbers(validation, parts.classes)
-    temperature = fit_temperature(picture_logits(net, root, validation, progress), labels)
-    logits = picture_logits(net, root, test, progress)
-    scores = score_logits(backbones.context.metric, logits, test, parts.classes, temperature)
+    trial, final = record.winner(), record.final()
+    assert trial
+    temperature = final.temperature if final else None
+    if temperature is None:
+        own = restore_network(backbones, trial.number, trial.params, folder / str(trial.checkpoint))
+        validation = parts.part(VALIDATION)
+        logits = picture_logits(own, root, validation, progress)
+        temperature = fit_temperature(logits, class_numbers(validation, parts.classes))
+    checkpoint = final.checkpoint if final else str(trial.checkpoint)
+    net = restore_network(backbones, trial.number, trial.params, folder / checkpoint)
+    test = parts.part(TEST)
+    scores = score_logits(
+        backbones.context.metric, picture_logits(net, root, test, progress), test, parts.classes, temperature
+    )
     record.keep_evaluation(trial.number, time.monotonic() - start, scores)
 
 

@@ -36,7 +36,7 @@ from autotune.training.optimizers import find_optimizer
 from autotune.training.outcome import Epoch
 from autotune.training.params import Params, describe
 from autotune.training.trainer import build_trainer, quiet_lightning
-from autotune.training.trial import prepare_training, probe_file_name, run_probe
+from autotune.training.trial import prepare_trial, probe_file_name, run_probe
 
 LEAST, MOST = 1e-7, 10.0  # learning rates with AdamW; multiplied by the factor of another optimizer
 STEPS = 100  # with more, the many steps at low learning rates already lower the loss
@@ -260,8 +260,8 @@ def _measure(backbones: LoadedBackbones, params: Params, place: Path, listener: 
     if backbones.context.starts_from_probe(params):
         probe = run_probe(backbones, params.backbone, params.pixels, reporter)
         files = {probe_file_name(params.backbone, params.pixels): probe.head}
-    sources = open_sources(backbones, params, reporter.cache_progress)
-    net, batches = prepare_training(backbones, params, sources.train, 0, files)
+    sources = open_sources(backbones, params, backbones.context.train, (), reporter.cache_progress)
+    net, batches = prepare_trial(backbones, params, sources.train, 0, files)
     losses: list[float] = []
     step = net.training_step
 

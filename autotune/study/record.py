@@ -24,6 +24,8 @@ from autotune.study.rows import (
     Evaluation,
     EvaluationRow,
     ExportRow,
+    Final,
+    FoldRow,
     ProbeRow,
     StudyFacts,
     TrialRow,
@@ -32,6 +34,7 @@ from autotune.training import outcome as outcomes
 from autotune.training.outcome import Epoch, ProbeOutcome, TrialOutcome
 from autotune.training.params import Params
 
+_FOLD_COLUMNS = [field.name for field in fields(FoldRow)]
 _TRIAL_COLUMNS = {field.name for field in fields(TrialRow)}
 
 migrations = Migrations("autotune")
@@ -80,6 +83,19 @@ def m003_plain_names(db: Database) -> None:
 def m004_skipped_and_verified(db: Database) -> None:
     db.execute("update study set value = replace(value, '\"set_aside\":', '\"skipped\":') where key = 'pictures'")
     db.execute('update exports set facts = replace(facts, \'"verdict": "proven"\', \'"verdict": "verified"\')')
+
+
+@migrations()
+def m005_finals(db: Database) -> None:
+    db.table("folds").create(
+        {
+            "trial": int, "fold": int, "state": str, "n": int, "value": float, "log_loss": float, "epochs": int,
+            "logits": str, "checkpoint": str, "seconds": float, "cache_seconds": float, "error": str, "finished": str,
+        },
+        pk=("trial", "fold"),
+    )  # fmt: skip
+    db.table("finals").create({"id": int, "facts": str, "finished": str}, pk="id")
+    db.table("evaluations").add_column("final", int)
 
 
 class Record:
@@ -152,14 +168,40 @@ class Record:
         """Return the winner, the first complete trial; None if no trial is complete."""
         return next((row for row in self.trials() if row.state == COMPLETE), None)
 
+    def winner(self) -> TrialRow | None:
+        """Return the trial of the final model, or else the best trial; None if no trial is complete."""
+        final = self.final()
+        return self.trial(final.trial) if final else self.best()
+
     def trial(self, number: int) -> TrialRow | None:
         """Return a finished trial by its number; None if it does not exist."""
         return next((row for row in self.trials() if row.number == number), None)
 
+    def keep_fold(self, row: FoldRow) -> None:
+        self._db.table("folds").upsert({**asdict(row), "finished": _now()}, pk=("trial", "fold"))
+
+    def folds(self) -> list[FoldRow]:
+        """Return all networks of the finals, by trial and fold."""
+        rows = self._db.query("select * from folds order by trial, fold")
+        return [FoldRow(**{name: row[name] for name in _FOLD_COLUMNS}) for row in rows]
+
+    def keep_final(self, final: Final) -> None:
+        """Save the final model: a new row, unless it is the same network as before."""
+        before, number = self.final(), self._final_id()
+        row = {"facts": json.dumps(final.to_json()), "finished": _now()}
+        if before and number and before.network == final.network:
+            self._db.table("finals").update(number, row)
+        else:
+            self._db.table("finals").insert(row, pk="id")
+
+    def final(self) -> Final | None:
+        """Return the final model; None in a study of an earlier version, or until the finals are over."""
+        rows = list(self._db.query("select facts from finals order by id desc limit 1"))
+        return Final.from_json(json.loads(rows[0]["facts"])) if rows else None
+
     def is_tested(self) -> bool:
-        """Return whether the winner has been evaluated on the test set; True without a winner."""
-        best = self.best()
-        return best is None or self.evaluation(best.number) is not None
+        """Return whether the final model, or else the best trial, has been evaluated; True without a trial."""
+        return self.best() is None or self.evaluation() is not None
 
     def last_states(self, n: int) -> list[str]:
         """Return the states of the n trials finished last, latest first."""
@@ -167,14 +209,24 @@ class Record:
         return [row["state"] for row in rows]
 
     def keep_evaluation(self, trial: int, seconds: float, scores: Evaluation) -> None:
-        """Save one evaluation on the test set. Every evaluation is a row, so all are counted."""
-        row = {"trial": trial, "finished": _now(), "seconds": seconds, "scores": json.dumps(scores.to_json())}
-        self._db.table("evaluations").insert(row, pk="id")
+        """Save one evaluation of the final model, or of the best trial if there is none. All are counted."""
+        row = {"trial": trial, "final": self._final_id(), "finished": _now(), "seconds": seconds}
+        self._db.table("evaluations").insert({**row, "scores": json.dumps(scores.to_json())}, pk="id")
 
-    def evaluation(self, trial: int) -> Evaluation | None:
-        """Return the latest evaluation of a trial on the test set, or None."""
-        own = [row.scores for row in self.evaluations() if row.trial == trial]
-        return own[-1] if own else None
+    def evaluation(self) -> Evaluation | None:
+        """Return the latest evaluation of the final model, or of the best trial if there is none."""
+        best, final = self.best(), self._final_id()
+        if final is None:
+            return self.trial_evaluation(best.number) if best else None
+        return next((row.scores for row in reversed(self.evaluations()) if row.final == final), None)
+
+    def trial_evaluation(self, number: int) -> Evaluation | None:
+        """Return the latest evaluation of a trial's own network, or None."""
+        rows = reversed(self.evaluations())
+        return next((row.scores for row in rows if row.final is None and row.trial == number), None)
+
+    def _final_id(self) -> int | None:
+        return next((row["id"] for row in self._db.query("select max(id) as id from finals")), None)
 
     def evaluations(self) -> list[EvaluationRow]:
         """Return all evaluations on the test set, in order."""

@@ -16,11 +16,12 @@ from autotune.search.candidates import select_backbones
 from autotune.search.plan import build_context, make_plan, pick_device
 from autotune.search.settings import Settings, settings_from_record
 from autotune.study.checks import recorded_backbones, recorded_cuts, refuse_another_split, refuse_other_weights
-from autotune.study.evaluate import evaluate_trial
+from autotune.study.evaluate import evaluate_winner
+from autotune.study.held_out import HeldOut, folds_of, read_held_out
 from autotune.study.listener import StudyListener
 from autotune.study.record import Record, lock_study, open_record
 from autotune.study.request import Resources
-from autotune.study.rows import COMPLETE, TrialRow
+from autotune.study.rows import COMPLETE, TRIAL, Evaluation, Final, TrialRow
 from autotune.study.summary import Summary, find_study, study_status
 from autotune.training.context import LoadedBackbones, TrialContext
 from autotune.training.restore import TrainedNetwork, restore_network
@@ -28,11 +29,15 @@ from autotune.training.restore import TrainedNetwork, restore_network
 
 @dataclass(frozen=True)
 class FinishedTrial:
-    """One complete trial of a study, with everything needed to restore its network."""
+    """One complete trial of a study, with everything needed to restore its network.
+
+    final: the final model, if its network is the one to restore; None: the trial's own.
+    """
 
     folder: Path
     record: Record
     trial: TrialRow
+    final: Final | None
     root: Path
     parts: Split
     settings: Settings
@@ -42,20 +47,44 @@ class FinishedTrial:
     def backbones(self) -> LoadedBackbones:
         return LoadedBackbones(self.context)
 
+    @property
+    def how(self) -> str:
+        """The kind of this network, as in Final."""
+        return self.final.how if self.final else TRIAL
+
     @cached_property
-    def trained(self) -> TrainedNetwork:
+    def own(self) -> TrainedNetwork:
+        """The network of the trial itself, which was not trained on the validation pictures."""
         file = self.folder / str(self.trial.checkpoint)
         return restore_network(self.backbones, self.trial.number, self.trial.params, file)
+
+    @cached_property
+    def trained(self) -> TrainedNetwork:
+        file = self.folder / (self.final.checkpoint if self.final else str(self.trial.checkpoint))
+        return restore_network(self.backbones, self.trial.number, self.trial.params, file)
+
+    @property
+    def test(self) -> Evaluation | None:
+        """The latest evaluation of this network on the test set, or None."""
+        return self.record.evaluation() if self.final else self.record.trial_evaluation(self.trial.number)
+
+    @cached_property
+    def held_out(self) -> HeldOut | None:
+        """The predictions of the networks of the folds on the pictures held out from them; None without folds."""
+        if not self.final or not self.final.folds:
+            return None
+        return read_held_out(self.folder, self.parts, folds_of(self.record.folds(), self.trial.number))
 
 
 def reopen_trial(
     folder: Path, record: Record, resources: Resources, listener: StudyListener, number: int | None = None
 ) -> FinishedTrial:
-    """Reopen the winner of a study, or another complete trial by its number.
+    """Reopen the final model of a study (or else its best trial), or a complete trial by its number.
 
     Raises StudyError if it does not exist, or if the manifest or the backbone has changed.
     """
     trial = _complete(folder, record, number)
+    final = record.final() if number is None else None
     facts = record.facts()
     settings = settings_from_record(facts.settings)
     parts = Split(facts.classes, read_manifest(folder / MANIFEST), (), {})
@@ -67,25 +96,25 @@ def reopen_trial(
     refuse_other_weights(record, chosen)
     plan = make_plan(settings, parts, chosen, cuts=recorded_cuts(record))
     context = build_context(plan, 1)
-    return FinishedTrial(folder, record, trial, _root(record), parts, plan.settings, context)
+    return FinishedTrial(folder, record, trial, final, _root(record), parts, plan.settings, context)
 
 
 def evaluate_again(name: str, resources: Resources, listener: StudyListener) -> Summary:
-    """Evaluate the winner on the test set again. The record counts every evaluation."""
+    """Evaluate the final model on the test set again. The record counts every evaluation."""
     folder = find_study(name)
     with lock_study(folder), open_record(folder) as record:
         one = reopen_trial(folder, record, resources, listener)
-        evaluate_trial(one.backbones, record, folder, one.root, one.parts, one.trial, listener.progress("Test"))
+        evaluate_winner(one.backbones, record, folder, one.root, one.parts, listener.progress("Test"))
     listener.close()
     return study_status(str(folder))
 
 
 def _complete(folder: Path, record: Record, number: int | None) -> TrialRow:
-    best = record.best()
-    if best is None:
+    winner = record.winner()
+    if winner is None:
         raise StudyError(f"Study {folder.name} has no complete trial.", "Run the search again until one completes.")
     if number is None:
-        return best
+        return winner
     trial = record.trial(number)
     if not trial or trial.state != COMPLETE:
         what = f"is {trial.state}, so it has no model" if trial else "does not exist"

@@ -109,6 +109,106 @@ class TrialRow:
 
 
 @dataclass(frozen=True)
+class FoldRow:
+    """A trial trained again on the pool without one fold. state: COMPLETE or FAILED. n: pictures held out.
+
+    value, log_loss: on the pictures held out. logits, checkpoint: paths in the study folder. fold: WHOLE_POOL if
+    nothing is held out.
+    """
+
+    trial: int
+    fold: int
+    state: str
+    n: int = 0
+    value: float | None = None
+    log_loss: float | None = None
+    epochs: int | None = None
+    logits: str | None = None
+    checkpoint: str | None = None
+    seconds: float | None = None
+    cache_seconds: float | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class FoldScore:
+    """The score of a finalist on one fold. n: pictures held out."""
+
+    fold: int
+    n: int
+    value: float
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A finalist. mean: the metric over all pictures of the folds that the finalists of its round share, with its 95 %
+    interval. behind: the 95 % interval of the winner's lead over it on the same pictures; None for the winner.
+    """
+
+    trial: int
+    folds: tuple[FoldScore, ...]
+    mean: float
+    interval: tuple[float, float]
+    behind: tuple[float, float] | None
+    won: bool
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> Finalist:
+        behind = plain["behind"]
+        return cls(
+            trial=plain["trial"],
+            folds=tuple(FoldScore(**one) for one in plain["folds"]),
+            mean=plain["mean"],
+            interval=tuple(plain["interval"]),
+            behind=tuple(behind) if behind else None,
+            won=plain["won"],
+        )
+
+
+SOUP, REFIT, TRIAL = "soup", "refit", "trial"
+
+
+@dataclass(frozen=True)
+class Final:
+    """The final model. trial: whose hyperparameters it has. setting: SOUP, REFIT or TRIAL, as asked for; how: as made.
+
+    folds: of the soup's networks. checkpoint: a path in the study folder. n, value, log_loss: of the networks of the
+    folds, on the pictures held out from them; temperature: fitted on the same; None without folds. divergence, changed:
+    as in SoupOutcome. reason: why the model was made in this way. is_complete: False if the time limit ended the
+    finals.
+    """
+
+    trial: int
+    setting: str
+    how: str
+    checkpoint: str
+    folds: tuple[int, ...] = ()
+    n: int = 0
+    value: float | None = None
+    log_loss: float | None = None
+    temperature: float | None = None
+    divergence: float | None = None
+    changed: float | None = None
+    finalists: tuple[Finalist, ...] = ()
+    reason: str = ""
+    is_complete: bool = True
+
+    @property
+    def network(self) -> tuple[str, tuple[int, ...]]:
+        """What identifies the network within a study."""
+        return self.checkpoint, self.folds
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> Final:
+        finalists = tuple(Finalist.from_json(one) for one in plain["finalists"])
+        return cls(**{**plain, "folds": tuple(plain["folds"]), "finalists": finalists})
+
+    def to_json(self) -> dict[str, Any]:
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # lists for tuples
+        return plain
+
+
+@dataclass(frozen=True)
 class ProbeRow:
     """A linear probe. value: the metric on validation. seconds: of the fit."""
 
@@ -193,10 +293,11 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class EvaluationRow:
-    """One evaluation of a trial on the test set."""
+    """One evaluation on the test set. final: the number of the final model; None: the trial's own network."""
 
     id: int
     trial: int
+    final: int | None
     finished: str
     seconds: float
     scores: Evaluation

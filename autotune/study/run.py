@@ -22,7 +22,8 @@ from autotune.study.announce import announce, outline
 from autotune.study.checkpoints import Checkpoints
 from autotune.study.checks import recorded_backbones, recorded_cuts, refuse_another, refuse_other_weights
 from autotune.study.driver import Driver, run_probes
-from autotune.study.evaluate import evaluate_trial
+from autotune.study.evaluate import evaluate_winner
+from autotune.study.finals import Finals
 from autotune.study.listener import StudyListener
 from autotune.study.prepare import Prepared, decode_pictures, prepare
 from autotune.study.record import Record, lock_study, open_record
@@ -51,17 +52,27 @@ def _search(request: SearchRequest, listener: StudyListener) -> Summary:
         refuse_another(record, ready.folder, ready.settings, ready.split)
         record.keep_facts(root=str(ready.root), source=datasets.reference_of(request.data))  # the folder may have moved
         listener.opened(ready.folder, ready.settings.metric, record)
-        if len(record.trials()) < request.trials or not record.is_tested():
+        if not _is_finished(record, request.trials, ready.settings.final):
             context = _run_trials(request, ready, record, listener, start)
             _test(context, record, ready, listener)
     listener.close()
     return study_status(ready.folder.name)
 
 
+def _is_finished(record: Record, n_trials: int, setting: str) -> bool:
+    """Return whether the trials are done, and the final model is made and evaluated. setting: how to make it."""
+    final = record.final()
+    has_final = record.best() is None or (final is not None and final.is_complete and final.setting == setting)
+    return len(record.trials()) >= n_trials and has_final and record.is_tested()
+
+
 def _run_trials(
     request: SearchRequest, ready: Prepared, record: Record, listener: StudyListener, start: float
 ) -> TrialContext:
-    """Plan, probe and search; return the context of the trials. start: of this run, on time.monotonic's clock."""
+    """Plan, probe, search and run the finals; return the context of the trials.
+
+    start: of this run, on time.monotonic's clock.
+    """
     folder = ready.folder
     with LocalEngine(request.workers, folder) as engine:
         plan = _plan(request, ready, record, listener)
@@ -80,6 +91,7 @@ def _run_trials(
         trials = _with_first_trials(OptunaStudy(folder / "trials.db", plan.settings, backbones), backbones, record)
         deadline = start + request.timeout if request.timeout is not None else None
         Driver(trials, engine, checkpoints, record, listener, deadline).run(request.trials)
+        Finals(engine, record, checkpoints, plan, context, listener, deadline).run()
     return context
 
 
@@ -172,13 +184,12 @@ def _with_first_trials(search: OptunaStudy, backbones: tuple[BackboneOptions, ..
 
 
 def _test(context: TrialContext, record: Record, ready: Prepared, listener: StudyListener) -> None:
-    """Evaluate the winner on the test set, unless it already was."""
-    best = record.best()
-    if best is None or record.is_tested():
+    """Evaluate the final model on the test set, unless it already was."""
+    if record.is_tested():
         return
     start = time.monotonic()
     backbones = LoadedBackbones(context)
-    evaluate_trial(backbones, record, ready.folder, ready.root, ready.split, best, listener.progress("Test"))
+    evaluate_winner(backbones, record, ready.folder, ready.root, ready.split, listener.progress("Test"))
     record.add_seconds(test=time.monotonic() - start)
 
 

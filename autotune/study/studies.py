@@ -76,7 +76,7 @@ def _row(folder: Path) -> StudyRow:
     try:
         with open_record(folder) as record:
             best, definition = record.best(), record.facts().definition
-            test = record.evaluation(best.number) if best else None
+            test = record.evaluation()
             n_complete = sum(row.state == COMPLETE for row in record.trials())
     except StudyError as error:
         return StudyRow(*place, size, used, problem=error.problem)

@@ -10,7 +10,7 @@ from typing import Any
 
 from autotune.errors import StudyError, did_you_mean
 from autotune.study.record import Record, open_record
-from autotune.study.rows import COMPLETE, STATES, BackboneFacts, Evaluation, ProbeRow, TrialRow
+from autotune.study.rows import COMPLETE, STATES, BackboneFacts, Evaluation, Final, ProbeRow, TrialRow
 
 STUDIES = Path("studies")
 
@@ -26,6 +26,7 @@ class StudySeconds:
     read: float
     cache: float
     trials: float
+    finals: float
     test: float
     total: float
 
@@ -34,7 +35,8 @@ class StudySeconds:
 class Summary:
     """The current results of a study. pictures: counts by part. leaderboard: finished trials, the winner first.
 
-    test: the winner's latest evaluation on the test set; n_evaluations: the number for all trials.
+    final: the final model; None in a study of an earlier version, or until the finals are over. test: the latest
+    evaluation of the final model, or else of the best trial; n_evaluations: the number of all.
     """
 
     study: str
@@ -46,22 +48,25 @@ class Summary:
     backbones: Mapping[str, BackboneFacts]
     probes: tuple[ProbeRow, ...]
     left_out: Mapping[str, str]
+    final: Final | None
     test: Evaluation | None
     n_evaluations: int
     seconds: StudySeconds
 
     @property
     def best(self) -> TrialRow | None:
-        """The winner; None if no trial is complete."""
+        """The trial with the best validation score; None if no trial is complete."""
         first = self.leaderboard[0] if self.leaderboard else None
         return first if first and first.state == COMPLETE else None
 
     @property
     def winner(self) -> TrialRow:
-        """The winner. Raises StudyError if no trial is complete."""
+        """The trial of the final model, or else the best trial. Raises StudyError if no trial is complete."""
         if self.best is None:
             raise StudyError(f"Study {self.study} has no complete trial.", "Run the search again until one completes.")
-        return self.best
+        if self.final is None:
+            return self.best
+        return next(row for row in self.leaderboard if row.number == self.final.trial)
 
     @property
     def n_trials(self) -> dict[str, int]:
@@ -86,7 +91,9 @@ class Summary:
             "leaderboard": [self._board_json(row) for row in self.leaderboard],
             "probes": [asdict(row) for row in self.probes],
             "left_out": dict(self.left_out),
-            "test": self.test and self.best and self._test_json(self.test, self.best),
+            "finals": [asdict(one) for one in self.final.finalists] if self.final else [],
+            "final": self.final and self._final_json(self.final),
+            "test": self.test and self._test_json(self.test),
             "seconds": asdict(self.seconds),
         }
 
@@ -104,10 +111,14 @@ class Summary:
             "words": self.describe(row),
         }
 
-    def _test_json(self, test: Evaluation, best: TrialRow) -> dict[str, Any]:
+    def _final_json(self, final: Final) -> dict[str, Any]:
+        rest = {name: value for name, value in final.to_json().items() if name != "finalists"}
+        return {**rest, "checkpoint": str((self.folder / final.checkpoint).resolve())}
+
+    def _test_json(self, test: Evaluation) -> dict[str, Any]:
         """Return an evaluation without the values of each picture."""
         scores = {name: value for name, value in test.to_json().items() if name not in ("right", "confidence")}
-        return {"evaluations": self.n_evaluations, "trial": best.number, **scores}
+        return {"evaluations": self.n_evaluations, "trial": self.winner.number, **scores}
 
 
 def study_status(name: str) -> Summary:
@@ -130,9 +141,9 @@ def find_study(name: str) -> Path:
 
 def _summary(record: Record, folder: Path) -> Summary:
     facts, rows, probes = record.facts(), record.trials(), record.probes()
-    best = record.best()
     cache = sum(row.cache_seconds or 0.0 for row in rows) + sum(row.cache_seconds for row in probes)
     trials = sum((row.seconds or 0.0) - (row.cache_seconds or 0.0) for row in rows)
+    finals = sum(row.seconds or 0.0 for row in record.folds())
     timed = {"read": 0.0, "test": 0.0, "total": 0.0, **facts.seconds}
     return Summary(
         study=folder.name,
@@ -144,7 +155,8 @@ def _summary(record: Record, folder: Path) -> Summary:
         backbones=facts.backbones or {},
         probes=tuple(probes),
         left_out=facts.left_out,
-        test=record.evaluation(best.number) if best else None,
+        final=record.final(),
+        test=record.evaluation(),
         n_evaluations=len(record.evaluations()),
-        seconds=StudySeconds(timed["read"], cache, trials, timed["test"], timed["total"]),
+        seconds=StudySeconds(timed["read"], cache, trials, finals, timed["test"], timed["total"]),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,6 +31,13 @@ class LabelledPictures:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __add__(self, other: LabelledPictures) -> LabelledPictures:
+        return LabelledPictures(self.digests + other.digests, self.labels + other.labels)
+
+    def where(self, chosen: Sequence[bool]) -> LabelledPictures:
+        """Return the pictures for which `chosen` is true."""
+        return LabelledPictures(tuple(compress(self.digests, chosen)), tuple(compress(self.labels, chosen)))
 
 
 class BatchSource(Protocol):

@@ -66,7 +66,7 @@ def find_threshold(confidence: NDArray[np.float64], correct: NDArray[np.bool_], 
     if not len(good):
         best = reached[last_of_ties].max()
         raise ConfigError(
-            f"No threshold reaches a precision of {precision:g} on the validation set. The best is {best:.3f}.",
+            f"No threshold reaches a precision of {precision:g} on held-out pictures. The best is {best:.3f}.",
             "Lower --precision, or set a threshold with --threshold.",
         )
     last = int(good[-1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -20,20 +21,23 @@ from autotune.training.batches import BatchSource, FeatureSource, LabelledPictur
 from autotune.training.malloc import keep_freed_memory
 from autotune.training.params import Params
 
+WHOLE_POOL = -1  # in place of the number of a fold: no picture is held out
+
 
 @dataclass(frozen=True)
 class TrialContext:
     """Data shared by all trials of a study, as sent to workers: no picture paths, no folders, nothing of the test set.
 
     cuts: per backbone and size, the cuts in the feature cache (one pass computes them all); trials at other cuts
-    compute their frozen stages every epoch. resident_bytes: the device memory that rows may fill.
-    refit_epochs: train for this many epochs and keep the last, because validation pictures are trained on, too.
+    compute their frozen stages every epoch. resident_bytes: the device memory that rows may fill. folds: the fold of
+    each picture of the pool; fold 0 is the validation set.
     """
 
     classes: int
     train: LabelledPictures
     validation: LabelledPictures
     gap_sample: LabelledPictures
+    folds: tuple[int, ...]
     backbones: dict[str, tuple[Backbone, WeightsSource]]
     cuts: dict[tuple[str, int], tuple[int, ...]]
     resident_bytes: int
@@ -46,7 +50,19 @@ class TrialContext:
     seed: int
     device: str
     threads: int
-    refit_epochs: int | None = None
+
+    @property
+    def pool(self) -> LabelledPictures:
+        """All pictures except the test set: training, then validation."""
+        return self.train + self.validation
+
+    def held_out(self, fold: int) -> LabelledPictures:
+        """Return the pictures of a fold, in the order of the pool; none for WHOLE_POOL."""
+        return self.pool.where([one == fold for one in self.folds])
+
+    def trained_on(self, fold: int) -> LabelledPictures:
+        """Return the pictures of all other folds; the whole pool for WHOLE_POOL."""
+        return self.pool.where([one != fold for one in self.folds])
 
     def is_from_scratch(self, backbone: str) -> bool:
         """Return whether all stages of a backbone are trained from random weights."""
@@ -102,40 +118,44 @@ class LoadedBackbones:
 
 @dataclass(frozen=True)
 class TrialSources:
-    """Batch sources of one trial."""
+    """Batch sources of one trial. clean: of the pictures it is evaluated on."""
 
     train: BatchSource
-    validation: BatchSource
-    gap_sample: BatchSource
+    clean: tuple[BatchSource, ...]
 
 
-def open_sources(backbones: LoadedBackbones, params: Params, progress: Progress) -> TrialSources:
-    """Fill and return the feature cache if this trial's cut is cached; otherwise return decoded pixels."""
+def open_sources(backbones: LoadedBackbones, params: Params, train: LabelledPictures,
+                 clean: Sequence[LabelledPictures], progress: Progress) -> TrialSources:  # fmt: skip
+    """Fill and return the feature cache if this trial's cut is cached; otherwise return decoded pixels.
+
+    train: the pictures to augment. clean: the pictures to evaluate, in several parts.
+    """
     cut = len(backbones.chain(params.backbone)) - params.depth
     if cut == 0 or cut not in backbones.context.cuts[params.backbone, params.pixels]:
-        return _pixel_sources(backbones, params)
-    return _feature_sources(backbones, params, cut, progress)
+        return _pixel_sources(backbones, params, train, clean)
+    return _feature_sources(backbones, params, cut, train, clean, progress)
 
 
-def _pixel_sources(backbones: LoadedBackbones, params: Params) -> TrialSources:
+def _pixel_sources(backbones: LoadedBackbones, params: Params, train: LabelledPictures,
+                   clean: Sequence[LabelledPictures]) -> TrialSources:  # fmt: skip
     context = backbones.context
     rows = pixel_rows(params.pixels, context.backbones[params.backbone][0].traits.interpolation)
 
     def source(pictures: LabelledPictures) -> PixelSource:
         return PixelSource(backbones.resident.held(rows, pictures.digests), pictures.digests, context.seed)
 
-    return TrialSources(source(context.train), source(context.validation), source(context.gap_sample))
+    return TrialSources(source(train), tuple(source(one) for one in clean))
 
 
-def _feature_sources(backbones: LoadedBackbones, params: Params, cut: int, progress: Progress) -> TrialSources:
+def _feature_sources(backbones: LoadedBackbones, params: Params, cut: int, train: LabelledPictures,
+                     clean: Sequence[LabelledPictures], progress: Progress) -> TrialSources:  # fmt: skip
     context, resident = backbones.context, backbones.resident
-    train, validation = context.train.digests, context.validation.digests
     cache = backbones.feature_cache(params.backbone, params.pixels)
     views = list(views_up_to(params.augment))
-    cache.fill((*train, *validation), [0], progress)
-    cache.fill(train, views[1:], progress)
+    cache.fill(tuple(dict.fromkeys(digest for one in (train, *clean) for digest in one.digests)), [0], progress)
+    cache.fill(train.digests, views[1:], progress)
+    held = [resident.held(cache.rows(cut, view), train.digests) for view in views]
     return TrialSources(
-        FeatureSource([resident.held(cache.rows(cut, view), train) for view in views], context.invariances.flips),
-        FeatureSource([resident.held(cache.rows(cut, 0), validation)]),
-        FeatureSource([resident.held(cache.rows(cut, 0), context.gap_sample.digests)]),
+        FeatureSource(held, context.invariances.flips),
+        tuple(FeatureSource([resident.held(cache.rows(cut, 0), one.digests)]) for one in clean),
     )

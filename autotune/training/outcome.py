@@ -60,11 +60,60 @@ class ProbeOutcome:
     cache_seconds: float
 
 
+@dataclass(frozen=True)
+class FoldEpoch:
+    """One epoch of a network of the finals, which is not evaluated. number: from 1."""
+
+    number: int
+    epochs: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class FoldOutcome:
+    """A network of the finals. ended: DONE, DIVERGED or TIMEOUT; only a DONE one has content.
+
+    logits: of the pictures held out, as the content of a safetensors file with `logits` (N, C), in the order of
+    `TrialContext.held_out`. checkpoint: tail and head, as the content of a safetensors file.
+    """
+
+    ended: str
+    epochs: int
+    logits: bytes
+    checkpoint: bytes
+    seconds: float
+    cache_seconds: float
+
+
+@dataclass(frozen=True)
+class SoupOutcome:
+    """The mean of the weights of several networks, as the content of a safetensors file.
+
+    It is compared with the mean probability of the networks on the pool and on augmented views of it. divergence: mean
+    Kullback-Leibler divergence, in nats. changed: share of changed predictions. Both of the worse of the two.
+    """
+
+    checkpoint: bytes
+    divergence: float
+    changed: float
+    seconds: float
+
+
 class Reporter(Protocol):
     """Receiver of training progress."""
 
     def epoch(self, row: Epoch) -> str | None:
         """Report an epoch. Returns None to continue, or the reason to stop: PRUNED or TIMEOUT."""
+
+    def cache_progress(self, done: int, total: int) -> None:
+        """Report the progress of filling the feature cache, in pictures."""
+
+
+class FoldReporter(Protocol):
+    """Receiver of training progress in the finals."""
+
+    def epoch(self, row: FoldEpoch) -> str | None:
+        """Report an epoch. Returns None to continue, or TIMEOUT to stop."""
 
     def cache_progress(self, done: int, total: int) -> None:
         """Report the progress of filling the feature cache, in pictures."""

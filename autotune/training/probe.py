@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import safetensors.numpy
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -16,11 +17,27 @@ INVERSE_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)  # scikit-learn's C, on standardise
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """A fitted head. weight: (C, F), bias: (C,), for raw features. value: on the validation set."""
+    """A fitted head. weight: (C, F), bias: (C,), for raw features. inverse_penalty: scikit-learn's C, if known."""
 
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
-    value: float
+    inverse_penalty: float | None
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> LinearProbe:
+        """Read the content of a safetensors file; earlier versions did not write the penalty."""
+        state = safetensors.numpy.load(content)
+        penalty = float(state["inverse_penalty"][0]) if "inverse_penalty" in state else None
+        return cls(state["weight"], state["bias"], penalty)
+
+    def to_bytes(self) -> bytes:
+        penalty = {} if self.inverse_penalty is None else {"inverse_penalty": np.array([self.inverse_penalty])}
+        return safetensors.numpy.save({"weight": self.weight, "bias": self.bias, **penalty})
+
+    def predictions(self, features: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Return the predicted classes (N,) of features (N, F)."""
+        found: NDArray[np.int64] = np.argmax(features @ self.weight.T + self.bias, 1)
+        return found
 
     def head(self) -> nn.Linear:
         """Return a trainable layer with these weights."""
@@ -31,32 +48,38 @@ class LinearProbe:
         return layer
 
 
-def fit_probe(
+def choose_probe(
     metric: str,
     n_classes: int,
     train: NDArray[np.float32],
     train_labels: NDArray[np.int64],
     validation: NDArray[np.float32],
     validation_labels: NDArray[np.int64],
+) -> tuple[LinearProbe, float]:
+    """Fit a probe with each penalty, and return the best on validation with its score. Ties: the stronger penalty."""
+
+    def value(probe: LinearProbe) -> float:
+        return score(metric, validation_labels, probe.predictions(validation), n_classes)
+
+    fitted = [fit_probe(n_classes, train, train_labels, one) for one in INVERSE_PENALTIES]
+    best = max(fitted, key=value)  # the first of equals
+    return best, value(best)
+
+
+def fit_probe(
+    n_classes: int, train: NDArray[np.float32], labels: NDArray[np.int64], inverse_penalty: float
 ) -> LinearProbe:
-    """Fit logistic regression on features (N, F). The validation set decides the penalty; ties go to the stronger one.
+    """Fit logistic regression on features (N, F).
 
     Fine-tuning from such a head distorts pretrained features less than from a random one (LP-FT: Kumar et al. 2022).
     """
     from sklearn.linear_model import LogisticRegression
 
     mean, scale = train.mean(0), train.std(0) + 1e-6
-    best: LinearProbe | None = None
-    for inverse_penalty in INVERSE_PENALTIES:
-        model = LogisticRegression(C=inverse_penalty, max_iter=300).fit((train - mean) / scale, train_labels)
-        weight, bias = model.coef_, model.intercept_
-        if n_classes == 2:  # one row z for both classes: logits -z / 2 and z / 2
-            weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-        weight = weight / scale
-        bias = bias - weight @ mean
-        predictions = np.argmax(validation @ weight.T + bias, 1)
-        value = score(metric, validation_labels, predictions, n_classes)
-        if best is None or value > best.value:
-            best = LinearProbe(weight.astype(np.float32), bias.astype(np.float32), value)
-    assert best
-    return best
+    model = LogisticRegression(C=inverse_penalty, max_iter=300).fit((train - mean) / scale, labels)
+    weight, bias = model.coef_, model.intercept_
+    if n_classes == 2:  # one row z for both classes: logits -z / 2 and z / 2
+        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    weight = weight / scale
+    bias = bias - weight @ mean
+    return LinearProbe(weight.astype(np.float32), bias.astype(np.float32), inverse_penalty)

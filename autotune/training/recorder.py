@@ -50,13 +50,12 @@ class EpochRecorder(lightning.Callback):
     def on_validation_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         row = self._measure(trainer)
         self.rows.append(row)
-        refit = self._context.refit_epochs
-        if not self.best_state or refit or is_better(row, self.rows[self.best]):
+        if not self.best_state or is_better(row, self.rows[self.best]):
             self.best = len(self.rows) - 1
             assert isinstance(module, TrialNetwork)
             self.best_state = module.state()
         stop = self._reporter.epoch(row)
-        is_last = len(self.rows) >= (refit or self._context.epochs)
+        is_last = len(self.rows) >= self._context.epochs
         self.ended = stop or self._reason_to_end(row, is_last)
         trainer.should_stop = is_last or self.ended != DONE
 
@@ -71,7 +70,7 @@ class EpochRecorder(lightning.Callback):
         context = self._context
         if row.log_loss >= WORST_LOG_LOSS:
             return DIVERGED
-        if is_last or context.refit_epochs:
+        if is_last:
             return DONE
         return GAP if stops_on_gap(self.rows, context.patience, context.cycle_epochs, context.gap) else DONE
 

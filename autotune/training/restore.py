@@ -21,7 +21,7 @@ from autotune.data.picture import Picture, UnreadableError, pixel_digest, read_p
 from autotune.errors import DataError, StudyError
 from autotune.training.batches import CLEAN_BATCH
 from autotune.training.context import LoadedBackbones
-from autotune.training.network import TrialNetwork
+from autotune.training.network import Schedule, TrialNetwork
 from autotune.training.params import Params
 from autotune.training.trial import build_network
 
@@ -63,7 +63,7 @@ def restore_network(backbones: LoadedBackbones, number: int, params: Params, fil
 
 def network_from_checkpoint(backbones: LoadedBackbones, params: Params, content: bytes, file: Path) -> TrainedNetwork:
     """Build a network with the weights of a checkpoint. file: its path, for errors. Raises StudyError."""
-    net = build_network(backbones, params, steps=1, seed=0)
+    net = build_network(backbones, params, backbones.context.train.labels, Schedule(1, 1, 1), seed=0)
     try:
         state = safetensors.torch.load(content)
     except safetensors.SafetensorError as error:

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import safetensors.torch
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from autotune.backbones.weights import load_stages
 from autotune.cache.features import FrozenPrefix
-from autotune.training.batches import BatchSource, EvaluationBatches, FeatureSource, TrainBatches
+from autotune.training.batches import BatchSource, EvaluationBatches, FeatureSource, LabelledPictures, TrainBatches
 from autotune.training.context import LoadedBackbones, TrialSources, open_sources
 from autotune.training.network import Schedule, TrialNetwork, assemble_network, seed_device
 from autotune.training.outcome import PRUNED, ProbeOutcome, Reporter, TrialOutcome
 from autotune.training.params import Params
-from autotune.training.probe import LinearProbe, fit_probe
+from autotune.training.probe import LinearProbe, choose_probe
 from autotune.training.recorder import EpochRecorder
 from autotune.training.trainer import build_trainer, is_resumable, resume_checkpoint
 
@@ -28,15 +29,22 @@ def run_probe(backbones: LoadedBackbones, name: str, pixels: int, reporter: Repo
     """Fill the feature cache with the clean view and fit a linear head on its last cut."""
     context = backbones.context
     start = time.monotonic()
-    cache = backbones.feature_cache(name, pixels)
-    cache.fill((*context.train.digests, *context.validation.digests), [0], reporter.cache_progress)
+    backbones.feature_cache(name, pixels).fill(context.pool.digests, [0], reporter.cache_progress)
     cached = time.monotonic()
-    rows = cache.rows(len(backbones.chain(name)), 0)
-    parts = context.train, context.validation
-    train, validation = (rows.take(rows.places(part.digests)).astype(np.float32) for part in parts)
-    train_labels, validation_labels = (np.array(part.labels) for part in parts)
-    fitted = fit_probe(context.metric, context.classes, train, train_labels, validation, validation_labels)
-    return ProbeOutcome(fitted.value, _head_bytes(fitted), time.monotonic() - cached, cached - start)
+    train, validation = context.train, context.validation
+    fitted, value = choose_probe(
+        context.metric, context.classes, *last_features(backbones, name, pixels, train),
+        *last_features(backbones, name, pixels, validation),
+    )  # fmt: skip
+    return ProbeOutcome(value, fitted.to_bytes(), time.monotonic() - cached, cached - start)
+
+
+def last_features(
+    backbones: LoadedBackbones, name: str, pixels: int, pictures: LabelledPictures
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return the cached features (N, F) of the clean view after the last stage, and the labels (N,)."""
+    rows = backbones.feature_cache(name, pixels).rows(len(backbones.chain(name)), 0)
+    return rows.take(rows.places(pictures.digests)).astype(np.float32), np.array(pictures.labels)
 
 
 def run_trial(backbones: LoadedBackbones, number: int, params: Params, files: Mapping[str, bytes], scratch: Path,
@@ -47,31 +55,48 @@ def run_trial(backbones: LoadedBackbones, number: int, params: Params, files: Ma
     scratch: a folder for the checkpoint of the unfinished trial, which a killed trial resumes from.
     """
     start = time.monotonic()
-    sources = open_sources(backbones, params, reporter.cache_progress)
+    context = backbones.context
+    clean = context.validation, context.gap_sample
+    sources = open_sources(backbones, params, context.train, clean, reporter.cache_progress)
     cache_seconds = time.monotonic() - start
-    net, batches = prepare_training(backbones, params, sources.train, number, files)
-    recorder = EpochRecorder(backbones.context, params, reporter)
+    net, batches = prepare_trial(backbones, params, sources.train, number, files)
+    recorder = EpochRecorder(context, params, reporter)
     _train(backbones, net, batches, sources, recorder, scratch / f"trial-{number:04d}.unfinished.ckpt")
     return _outcome(net, recorder, time.monotonic() - start, cache_seconds)
 
 
-def prepare_training(backbones: LoadedBackbones, params: Params, source: BatchSource, number: int,
-                     files: Mapping[str, bytes]) -> tuple[TrialNetwork, TrainBatches]:  # fmt: skip
+def prepare_trial(backbones: LoadedBackbones, params: Params, source: BatchSource, number: int,
+                  files: Mapping[str, bytes]) -> tuple[TrialNetwork, TrainBatches]:  # fmt: skip
     """Return the initial network of trial `number` and its training batches. files: as for `run_trial`."""
     context = backbones.context
-    seed = int(np.random.SeedSequence((context.seed, number)).generate_state(1)[0])
-    batches = TrainBatches(source, context.train.labels, params.batch_size, params.augment, seed, backbones.n_prefetch)
-    net = build_network(backbones, params, len(batches), seed, with_prefix=not isinstance(source, FeatureSource))
-    if context.starts_from_probe(params):
-        net.head[1] = _load_head(files[probe_file_name(params.backbone, params.pixels)])
+    head = probe_of(params, files).head() if context.starts_from_probe(params) else None
+    seed = training_seed(context.seed, number)
+    return prepare_training(backbones, params, source, context.train.labels, context.epochs, seed, head)
+
+
+def prepare_training(backbones: LoadedBackbones, params: Params, source: BatchSource, labels: tuple[int, ...],
+                     epochs: int, seed: int, head: nn.Linear | None) -> tuple[TrialNetwork, TrainBatches]:  # fmt: skip
+    """Return a network and its training batches. head: the initial head; None: random."""
+    batches = TrainBatches(source, labels, params.batch_size, params.augment, seed, backbones.n_prefetch)
+    schedule = Schedule(epochs, backbones.context.cycle_epochs, len(batches))
+    net = build_network(backbones, params, labels, schedule, seed, with_prefix=not isinstance(source, FeatureSource))
+    if head is not None:
+        net.head[1] = head
     net.train()  # Lightning does not change the mode
     return net, batches
 
 
-def build_network(
-    backbones: LoadedBackbones, params: Params, steps: int, seed: int, with_prefix: bool = True
-) -> TrialNetwork:
-    """Build the untrained network of a trial. with_prefix: include the frozen stages; else it takes cached features."""
+def training_seed(*numbers: int) -> int:
+    """Return a seed from the study's seed, the number of the trial and the like."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def build_network(backbones: LoadedBackbones, params: Params, labels: Sequence[int], schedule: Schedule, seed: int,
+                  with_prefix: bool = True) -> TrialNetwork:  # fmt: skip
+    """Build the untrained network of a trial. labels: of the training pictures, for the class weights.
+
+    with_prefix: include the frozen stages; else it takes cached features.
+    """
     context = backbones.context
     backbone, weights = context.backbones[params.backbone]
     from_scratch = backbone.traits.from_scratch
@@ -80,15 +105,17 @@ def build_network(
     n_frozen = len(chain) - params.depth if with_prefix else 0
     prefix = FrozenPrefix(chain[:n_frozen], backbone.traits, context.invariances)
     features = backbones.profile(params.backbone, params.pixels).features
-    schedule = Schedule(context.epochs, context.cycle_epochs, steps)
-    return assemble_network(
-        chain, prefix, params, context.classes, features, schedule, context.train.labels, seed, from_scratch
-    )
+    return assemble_network(chain, prefix, params, context.classes, features, schedule, labels, seed, from_scratch)
 
 
 def probe_file_name(backbone: str, pixels: int) -> str:
     """Return the file name of a probe's head."""
     return f"probe-{backbone.replace(':', '-')}-{pixels}.safetensors"
+
+
+def probe_of(params: Params, files: Mapping[str, bytes]) -> LinearProbe:
+    """Return the probe of a trial's backbone and size. files: content by file name."""
+    return LinearProbe.from_bytes(files[probe_file_name(params.backbone, params.pixels)])
 
 
 def _train(backbones: LoadedBackbones, net: TrialNetwork, batches: TrainBatches, sources: TrialSources,
@@ -98,14 +125,14 @@ def _train(backbones: LoadedBackbones, net: TrialNetwork, batches: TrainBatches,
     trainer = build_trainer(
         backbones.device, net, max_epochs=context.epochs, callbacks=[recorder, resume_checkpoint(unfinished)]
     )
-    held_out = [
-        EvaluationBatches(sources.validation, context.validation.labels, backbones.n_prefetch),
-        EvaluationBatches(sources.gap_sample, context.gap_sample.labels, backbones.n_prefetch),
+    clean = [
+        EvaluationBatches(source, pictures.labels, backbones.n_prefetch)
+        for source, pictures in zip(sources.clean, (context.validation, context.gap_sample), strict=True)
     ]
     resumed = str(unfinished) if is_resumable(unfinished) else None
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning")
-        trainer.fit(net, batches, held_out, ckpt_path=resumed, weights_only=True)
+        trainer.fit(net, batches, clean, ckpt_path=resumed, weights_only=True)
     unfinished.unlink(missing_ok=True)
 
 
@@ -122,14 +149,3 @@ def _outcome(net: TrialNetwork, recorder: EpochRecorder, seconds: float, cache_s
         seconds=seconds,
         cache_seconds=cache_seconds,
     )
-
-
-def _head_bytes(probe: LinearProbe) -> bytes:
-    return safetensors.torch.save(
-        {"weight": torch.from_numpy(probe.weight).contiguous(), "bias": torch.from_numpy(probe.bias).contiguous()}
-    )
-
-
-def _load_head(content: bytes) -> nn.Linear:
-    state = safetensors.torch.load(content)
-    return LinearProbe(state["weight"].numpy(), state["bias"].numpy(), 0.0).head()

@@ -202,12 +202,13 @@ def test_any_complete_trial_can_be_exported(finished: Path) -> None:
         exported(trial=99, out=finished / "other")
 
 
-def test_a_refit_trains_on_validation_too_and_the_card_attributes_the_scores(finished: Path) -> None:
-    refit = exported(refit=True)
-    assert refit.refit
-    assert "The scores below are\nthose of the earlier model" in (finished / "bundle" / "card.md").read_text()
-    plain = exported(out=finished / "plain")
-    assert refit.calibration.temperature == pytest.approx(plain.calibration.temperature)
+def test_the_final_model_is_exported_and_a_trial_by_its_number_is_its_own_network(finished: Path) -> None:
+    final = exported()
+    assert final.how == "refit"
+    assert "on the training and validation pictures together" in (finished / "bundle" / "card.md").read_text()
+    plain = exported(trial=final.trial, out=finished / "plain")
+    assert plain.how == "trial"
+    assert final.calibration.temperature == pytest.approx(plain.calibration.temperature)  # of the trial's own network
     one, other = ((finished / name / "model.onnx").read_bytes() for name in ("bundle", "plain"))
     assert one != other
 

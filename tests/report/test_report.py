@@ -108,17 +108,20 @@ def test_class_and_file_names_are_escaped(made: Path) -> None:
 def test_report_contains_the_scores_of_the_record(made: Path) -> None:
     text = plain(written())
     with open_record(made) as record:
-        best, scores = record.best(), record.evaluations()[-1].scores
+        winner, final, scores = record.winner(), record.final(), record.evaluations()[-1].scores
         trials = record.trials()
-    assert best
+    assert winner
+    assert final
     assert scores.calibration
     assert len({row.value for row in trials}) > 1
     assert scores.mistakes
     low, high = (f"{100 * edge:.1f} %" for edge in scores.value_interval)
-    assert f"Accuracy on {scores.n} test pictures that no trial used; 95 % interval {low} to {high}." in text
-    assert f"Winner: trial {best.number}, Small CNN, from scratch, 32 pixels" in text
+    assert f"Accuracy on {scores.n} test pictures that neither the trials nor the finals used" in text
+    assert f"; 95 % interval {low} to {high}." in text
+    assert f"Winner: trial {winner.number}, Small CNN, from scratch, 32 pixels" in text
+    assert f"Final model: {final.reason}; see Finals." in text
     assert f"{100 * scores.value:.1f}%" in text
-    assert f"Validation accuracy {100 * (best.value or 0):.1f} %" in text
+    assert f"Validation accuracy {100 * (winner.value or 0):.1f} %" in text
     assert "Test set evaluated once as intended" in text
     assert f"Temperature {scores.calibration.temperature:.2f}" in text
     for row in trials:
@@ -156,19 +159,17 @@ def test_report_is_written_without_the_pictures(made: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_winner_without_an_evaluation_is_reported(made: Path) -> None:
-    with open_record(made) as record:
-        last = record.trials()[-1].number
+def test_a_final_model_without_an_evaluation_is_reported(made: Path) -> None:
     table = Database(made / "record.db").table("evaluations")
-    table.update(1, {"trial": last})
+    table.update(1, {"final": None})
     table.db.conn.commit()
-    assert "Test set evaluated once with earlier winners" in plain(written())
+    assert "Test set evaluated once with earlier models" in plain(written())
     table.delete_where()
     table.db.conn.commit()
     text = plain(written())
     assert "Test set evaluated" not in text
-    assert "Accuracy on the validation set. The winner has not been evaluated on the test set yet." in text
-    assert text.count("Not available: the winner has not been evaluated on the test set yet.") == 4
+    assert "Accuracy on the validation set. The final model has not been evaluated on the test set yet." in text
+    assert text.count("Not available: the final model has not been evaluated on the test set yet.") == 4
     assert [one for one in Reader(written()).ids if one in SECTIONS] == list(SECTIONS)
 
 
@@ -200,13 +201,14 @@ def test_failed_trials_and_trials_of_one_epoch_are_shown(made: Path) -> None:
 @pytest.mark.slow
 def test_the_verification_of_an_export_is_shown(made: Path) -> None:
     assert "Run autotune export s to write a bundle" in plain(written())
-    result = export_trial("s", ExportRequest(threshold=0.5, refit=True), Resources("cpu"), PlainConsole(quiet=True))
+    result = export_trial("s", ExportRequest(threshold=0.5), Resources("cpu"), PlainConsole(quiet=True))
     text = plain(written())
     row = result.files[0]
     assert f"model.onnx {row.bytes / 1e6:.1f} {row.largest_difference:.1e} 0 {row.right} of {row.n}" in text
     assert "Predictions below a probability of 0.5 are labelled “unknown”." in text
     assert f"of {result.calibration.answered['test'].n} test pictures" in text
-    assert "It was retrained on the training and validation sets" in text
+    assert "The refit of trial" in text
+    assert "It was trained on them too, so this does not measure its quality." in text
 
 
 @pytest.mark.slow

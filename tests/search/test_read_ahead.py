@@ -32,7 +32,8 @@ def read_ahead() -> ReadAhead:
 
 def test_reading_stores_the_decoded_pixels_except_those_of_the_test_set(digits: Path, empty: Path) -> None:
     catalog = read_catalog(digits, sink=read_ahead())
-    test = {p.digest for p in split_catalog(catalog, SETTINGS.seed).part("test")}
+    split = split_catalog(catalog, SETTINGS.seed)
+    test = {p.digest for p in split.part("test") if p.path not in split.notes}  # moved pictures are not foreseen
     assert len(test) > 5
     for size, how in likely_sizes(SETTINGS, discover(), None, side=8):
         rows = pixel_rows(size, how)

@@ -248,6 +248,14 @@ def test_differences_are_reported_by_name(tmp_path: Path) -> None:
     assert [text.partition(" was ")[0] for text in differences(old, new)] == ["epochs", "space.dropout"]
 
 
+def test_a_study_of_an_earlier_version_goes_on_with_the_default_validation_share() -> None:
+    old, default = {**definition(Settings()), "validation": 0.1}, definition(Settings())
+    assert differences(old, default) == []
+    assert differences({**old, "seed": 1}, default) == ["seed was 1, is 0"]
+    assert differences(old, {**default, "validation": 0.2}) == ["validation was 0.1, is 0.2"]
+    assert old["validation"] == 0.1
+
+
 def test_narrow_replaces_only_the_named_ranges() -> None:
     settings = narrow(Settings(seed=3), dropout=Fixed(0.5))
     assert settings == Settings(seed=3, space=SearchSpace(dropout=Fixed(0.5)))

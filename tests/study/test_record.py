@@ -76,8 +76,8 @@ def test_evaluations_are_counted_and_facts_are_restored(tmp_path: Path) -> None:
     again = Record(tmp_path / "record.db")
     assert again.facts() == facts
     assert [row.id for row in again.evaluations()] == [1, 2]
-    assert again.evaluation(1) == EVALUATION
-    assert again.evaluation(2) is None
+    assert again.trial_evaluation(1) == EVALUATION
+    assert again.trial_evaluation(2) is None
 
 
 def test_a_study_that_has_not_started_has_no_facts(tmp_path: Path) -> None:

@@ -50,6 +50,13 @@ def test_the_command_and_its_study_toml_reproduce_the_definition(flags: dict[str
     assert "--study other" in found.command
 
 
+def test_the_validation_share_of_an_earlier_version_is_reproduced() -> None:
+    defined = {**definition(read_settings(None, {})), "validation": 0.1}  # its default, which it recorded
+    found = reproduction(defined, "photos", "other", 30)
+    assert found.toml == "validation = 0.1"
+    assert definition_from(found) == defined
+
+
 def test_the_command_for_the_built_in_sample_has_no_folder() -> None:
     defined = definition(read_settings(None, {}, is_writing=True))
     assert reproduction(defined, "", "digits", 50).command == "autotune search --trials 50 --seed 0"

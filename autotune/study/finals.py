@@ -1,0 +1,276 @@
+"""Finals: the best trials are trained again on other folds of the pool, and the winner becomes the final model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from autotune.engines.base import Engine, Failed, FoldTask, SoupTask, Task
+from autotune.search.cost import FINALS_SHARE, expected_shares, training_operations
+from autotune.search.plan import Plan
+from autotune.study.checkpoints import Checkpoints
+from autotune.study.driver import run_tasks
+from autotune.study.evaluate import class_numbers
+from autotune.study.held_out import HeldOut, folds_of, read_held_out
+from autotune.study.listener import StudyListener
+from autotune.study.record import Record
+from autotune.study.rows import COMPLETE, FAILED, REFIT, SOUP, TRIAL, Final, Finalist, FoldRow, FoldScore, TrialRow
+from autotune.text import percent, plural
+from autotune.training.calibration import fit_temperature
+from autotune.training.context import WHOLE_POOL, TrialContext
+from autotune.training.fold import fold_epochs
+from autotune.training.metrics import log_loss, paired_interval, predicted_classes, score, score_interval
+from autotune.training.outcome import DONE, TIMEOUT, FoldOutcome, SoupOutcome
+
+# Finalists of the first round, which is one fold, and of the second, which is all folds except the searched one.
+RACES = ((4, 2), (3, 2), (2, 2), (2, 1), (1, 1))
+SEARCHED = 0  # the fold that chose the finalists: not used to rank them
+MOST_DIVERGENCE = 0.1  # nats; between a soup and the mean probability of its networks
+MOST_CHANGED = 0.02  # share of the predictions
+
+
+class Finals:
+    """The finals of one study. deadline: on time.monotonic's clock; after it, no network is trained."""
+
+    def __init__(self, engine: Engine, record: Record, checkpoints: Checkpoints, plan: Plan, context: TrialContext,
+                 listener: StudyListener, deadline: float | None) -> None:  # fmt: skip
+        self._engine = engine
+        self._record = record
+        self._checkpoints = checkpoints
+        self._plan = plan
+        self._context = context
+        self._listener = listener
+        self._deadline = deadline
+        self._n_folds = max(context.folds) + 1
+        self._n_classes = context.classes
+        self._setting = plan.settings.final
+        self._is_cut_short = False  # by the deadline
+
+    def run(self) -> None:
+        """Train what is missing, choose the winner and record the final model. Without a complete trial, do nothing."""
+        trials = [row for row in self._record.trials() if row.state == COMPLETE]
+        if trials:
+            final = replace(self._final(trials), is_complete=not self._is_cut_short)
+            self._record.keep_final(final)
+            self._listener.say(f"Final model: {final.reason}.")
+
+    def _final(self, trials: Sequence[TrialRow]) -> Final:
+        if self._setting == TRIAL:
+            return self._best_trial(trials[0], f"trial {trials[0].number}, the best, as set by `final`")
+        race = self._affordable_race(trials)
+        if race is None:
+            self._listener.say("No finals: they would take more than a third of the study's work.")
+            return self._refit(trials[0], (), "refitted on all pictures except the test set")
+        finalists = self._race(trials, *race)
+        winner = next((row for one in finalists if one.won for row in trials if row.number == one.trial), None)
+        if winner is None:
+            why = "the time limit left no time for finals" if self._is_cut_short else "every finalist failed"
+            return self._best_trial(trials[0], f"trial {trials[0].number}, the best, because {why}")
+        if self._setting == SOUP and not self._context.is_from_scratch(winner.params.backbone):
+            return self._soup(winner, finalists)
+        return self._refit(winner, finalists, "refitted on all pictures except the test set")
+
+    def _affordable_race(self, trials: Sequence[TrialRow]) -> tuple[int, int] | None:
+        """Return the numbers of finalists of both rounds, as far as the work allows; None for no finals."""
+        most = FINALS_SHARE * (self._cache_work() + sum(self._trial_work(row) for row in self._record.trials()))
+        costs = [self._fold_work(row) for row in trials[: RACES[0][0]]]
+        for first, second in RACES:
+            dearest = sorted(costs[:first], reverse=True)
+            work = sum(costs[:first]) + sum(dearest[:second]) * (self._n_folds - 2) + dearest[0]
+            if first <= len(trials) and work <= most:
+                return first, second
+        return None
+
+    def _cache_work(self) -> float:
+        """Count the operations of filling the feature cache."""
+        shares = expected_shares(self._plan.selection, self._plan.settings, self._plan.split, n_trials=0)
+        return sum(
+            sum(profile.operations) * shares[one.backbone.name, profile.pixels].n_rows
+            for one in self._plan.selection.candidates
+            for profile in one.profiles
+            if one.cuts
+        )
+
+    def _trial_work(self, row: TrialRow) -> float:
+        return self._work(row, (row.epochs or 0) * len(self._context.train))
+
+    def _fold_work(self, row: TrialRow) -> float:
+        pool, n = len(self._context.pool), self._n_folds
+        return self._work(row, self._epochs(row) * pool * (n - 1) / n)
+
+    def _work(self, row: TrialRow, pictures: float) -> float:
+        name, pixels, depth = row.params.backbone, row.params.pixels, row.params.depth
+        (one,) = [one for one in self._plan.selection.candidates if one.backbone.name == name]
+        (profile,) = [profile for profile in one.profiles if profile.pixels == pixels]
+        is_cached = one.n_stages - depth in self._context.cuts.get((name, pixels), ())
+        return training_operations(profile, depth, pictures, is_cached)
+
+    def _epochs(self, row: TrialRow) -> int:
+        context = self._context
+        return fold_epochs(row.params.cycle, row.best_epoch or 1, context.cycle_epochs, context.epochs)
+
+    def _race(self, trials: Sequence[TrialRow], n_first: int, n_second: int) -> tuple[Finalist, ...]:
+        """Train the finalists on other folds than the searched one, and rank them."""
+        first, first_fold = trials[:n_first], SEARCHED + 1
+        self._train(first, [first_fold])
+        ranked = [one.trial for one in self._ranked(first, [first_fold])]
+        second = [row for row in first if row.number in ranked[:n_second]]
+        folds = range(first_fold, self._n_folds)
+        self._train(second, folds)
+        return self._ranked(first, folds)
+
+    def _train(self, trials: Iterable[TrialRow], folds: Iterable[int]) -> None:
+        """Train the missing networks of some trials on some folds, and record them."""
+        known = {(row.trial, row.fold) for row in self._record.folds()}
+        folds = list(folds)
+        todo = [
+            FoldTask(row.number, row.params, fold, self._epochs(row))
+            for row in trials
+            for fold in folds
+            if (row.number, fold) not in known
+        ]
+        progress = self._listener.progress("Finals")
+        progress(0, len(todo))
+        done = 0
+        for task, outcome in run_tasks(self._engine, todo, self._files, self._listener, self._deadline):
+            assert isinstance(task, FoldTask)
+            assert isinstance(outcome, (FoldOutcome, Failed))
+            if isinstance(outcome, FoldOutcome) and outcome.ended == TIMEOUT:
+                continue
+            self._keep(task, outcome)
+            done += 1
+            progress(done, len(todo))
+        self._is_cut_short |= done < len(todo)
+
+    def _files(self, task: Task) -> Mapping[str, bytes]:
+        if isinstance(task, SoupTask):
+            rows = self._complete(task.number)
+            return {str(row.checkpoint): self._checkpoints.content(str(row.checkpoint)) for row in rows}
+        assert isinstance(task, FoldTask)
+        return self._checkpoints.needed_by(task.number, task.params)
+
+    def _keep(self, task: FoldTask, outcome: FoldOutcome | Failed) -> None:
+        if isinstance(outcome, Failed) or outcome.ended != DONE:
+            error = outcome.error if isinstance(outcome, Failed) else f"training {outcome.ended}"
+            self._record.keep_fold(FoldRow(task.number, task.fold, FAILED, error=error))
+            self._listener.say(f"Finals: trial {task.number} failed on fold {task.fold}: {error}")
+            return
+        logits, checkpoint = self._checkpoints.keep_fold(task.number, task.fold, outcome.logits, outcome.checkpoint)
+        row = FoldRow(
+            task.number, task.fold, COMPLETE, epochs=outcome.epochs, logits=logits, checkpoint=checkpoint,
+            seconds=outcome.seconds, cache_seconds=outcome.cache_seconds,
+        )  # fmt: skip
+        self._record.keep_fold(self._scored(row) if task.fold != WHOLE_POOL else row)
+
+    def _scored(self, row: FoldRow) -> FoldRow:
+        held = self._held_out([row])
+        return replace(row, n=len(held.pictures), value=self._value(held), log_loss=self._loss(held))
+
+    def _complete(self, number: int) -> list[FoldRow]:
+        return folds_of(self._record.folds(), number)
+
+    def _held_out(self, rows: Sequence[FoldRow]) -> HeldOut:
+        return read_held_out(self._checkpoints.study, self._plan.split, rows)
+
+    def _labels(self, held: HeldOut) -> Tensor:
+        return class_numbers(held.pictures, self._plan.split.classes)
+
+    def _value(self, held: HeldOut) -> float:
+        return score(self._context.metric, self._labels(held).numpy(), predicted_classes(held.logits), self._n_classes)
+
+    def _loss(self, held: HeldOut) -> float:
+        return log_loss(held.logits, self._labels(held))
+
+    def _ranked(self, trials: Sequence[TrialRow], ranking: Sequence[int]) -> tuple[Finalist, ...]:
+        """Rank finalists by their networks on some folds, the winner first: those with more folds before the others.
+
+        A finalist that failed on a fold is left out.
+        """
+        failed = {row.trial for row in self._record.folds() if row.state == FAILED}
+        done = {row.number: [one for one in self._complete(row.number) if one.fold in ranking] for row in trials}
+        rows = {number: folds for number, folds in done.items() if folds and number not in failed}
+        if not rows:
+            return ()
+        most = max(len(folds) for folds in rows.values())
+        shared = {number: folds if len(folds) == most else folds[:1] for number, folds in rows.items()}
+        held = {number: self._held_out(folds) for number, folds in shared.items()}
+
+        def rank(number: int) -> tuple[float, ...]:
+            own = held[number]
+            return -len(shared[number]), -self._value(own), self._loss(own)
+
+        order = sorted(rows, key=rank)
+        return tuple(self._finalist(number, rows, order[0]) for number in order)
+
+    def _finalist(self, number: int, rows: Mapping[int, Sequence[FoldRow]], winner: int) -> Finalist:
+        """Describe a finalist. It is compared with the winner on the folds that both have."""
+        common = {row.fold for row in rows[number]} & {row.fold for row in rows[winner]}
+        own, best = (self._held_out([row for row in rows[one] if row.fold in common]) for one in (number, winner))
+        metric, n_classes, labels = self._context.metric, self._n_classes, self._labels(own).numpy()
+        predicted, best_predicted = predicted_classes(own.logits), predicted_classes(best.logits)
+        is_winner = number == winner
+        return Finalist(
+            trial=number,
+            folds=tuple(FoldScore(row.fold, row.n, row.value or 0.0) for row in rows[number]),
+            mean=self._value(own),
+            interval=score_interval(metric, labels, predicted, n_classes),
+            behind=None if is_winner else paired_interval(metric, labels, best_predicted, predicted, n_classes),
+            won=is_winner,
+        )
+
+    def _soup(self, winner: TrialRow, finalists: tuple[Finalist, ...]) -> Final:
+        """Average the networks of all folds, or refit if the average does not predict as they do."""
+        self._train([winner], range(self._n_folds))
+        rows = self._complete(winner.number)
+        if len(rows) < 2:
+            return self._refit(winner, finalists, "refitted: fewer than two folds could be trained")
+        for _, outcome in run_tasks(
+            self._engine, [SoupTask(winner.number, winner.params)], self._files, self._listener
+        ):
+            if isinstance(outcome, SoupOutcome):
+                break
+        else:
+            return self._refit(winner, finalists, "refitted: the average of the folds' networks failed")
+        agrees = outcome.divergence <= MOST_DIVERGENCE and outcome.changed <= MOST_CHANGED
+        if not agrees:
+            reason = f"refitted: the average changes {percent(outcome.changed)} of the predictions of its networks"
+            return self._refit(winner, finalists, reason)
+        final = self._described(winner, SOUP, finalists)
+        return replace(
+            final,
+            checkpoint=self._checkpoints.keep_soup(winner.number, outcome.checkpoint),
+            divergence=outcome.divergence,
+            changed=outcome.changed,
+            reason=f"average of {plural(len(rows), 'network')} of trial {winner.number}, one per fold",
+        )
+
+    def _refit(self, winner: TrialRow, finalists: tuple[Finalist, ...], reason: str) -> Final:
+        """Train one network on the whole pool."""
+        self._train([winner], [WHOLE_POOL])
+        found = [row for row in self._record.folds() if (row.trial, row.fold) == (winner.number, WHOLE_POOL)]
+        if not found or found[0].state == FAILED:
+            why = "the refit failed" if found else "the time limit left no time for a refit"
+            return replace(self._best_trial(winner, f"trial {winner.number}, because {why}"), finalists=finalists)
+        final = self._described(winner, REFIT, finalists)
+        return replace(final, checkpoint=str(found[0].checkpoint), reason=f"trial {winner.number}, {reason}")
+
+    def _described(self, winner: TrialRow, how: str, finalists: tuple[Finalist, ...]) -> Final:
+        """Return the final model with the scores of the winner's folds, still without its checkpoint."""
+        final = Final(winner.number, self._setting, how, checkpoint="", finalists=finalists)
+        rows = self._complete(winner.number)
+        if not rows:
+            return final
+        held = self._held_out(rows)
+        return replace(
+            final,
+            folds=tuple(row.fold for row in rows),
+            n=len(held.pictures),
+            value=self._value(held),
+            log_loss=self._loss(held),
+            temperature=fit_temperature(held.logits, self._labels(held)),
+        )
+
+    def _best_trial(self, trial: TrialRow, reason: str) -> Final:
+        return Final(trial.number, self._setting, TRIAL, str(trial.checkpoint), reason=reason)

@@ -1,0 +1,53 @@
+"""Predictions of the finals' networks on the pictures held out from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from autotune.data.folds import assign_folds
+from autotune.data.picture import Picture
+from autotune.data.split import TRAIN, VALIDATION, Split
+from autotune.errors import StudyError
+from autotune.study.rows import COMPLETE, FoldRow
+from autotune.training.context import WHOLE_POOL
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Predictions on held-out pictures. logits: (N, C)."""
+
+    pictures: tuple[Picture, ...]
+    logits: Tensor
+
+
+def folds_of(rows: Sequence[FoldRow], trial: int) -> list[FoldRow]:
+    """Return the complete networks of a trial that hold out a fold."""
+    return [row for row in rows if row.trial == trial and row.state == COMPLETE and row.fold != WHOLE_POOL]
+
+
+def read_held_out(folder: Path, split: Split, rows: Sequence[FoldRow]) -> HeldOut:
+    """Return the predictions of several networks, in the order of rows. Raises StudyError if a file is missing.
+
+    folder: of the study.
+    """
+    pool = (*split.part(TRAIN), *split.part(VALIDATION))
+    folds = assign_folds(split)
+    pictures = [
+        picture for row in rows for picture, fold in zip(pool, folds, strict=True) if fold == row.fold
+    ]  # in the order of `TrialContext.held_out`
+    return HeldOut(tuple(pictures), torch.cat([_logits(folder / str(row.logits)) for row in rows]))
+
+
+def _logits(file: Path) -> Tensor:
+    try:
+        return safetensors.torch.load_file(file)["logits"]
+    except (OSError, safetensors.SafetensorError) as error:
+        raise StudyError(
+            f"{file} is missing or damaged.", "Restore the file, or start another study: --study NEW"
+        ) from error

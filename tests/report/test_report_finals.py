@@ -1,0 +1,186 @@
+"""The finals in the report of small real studies."""
+
+import contextlib
+import re
+import shutil
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import write_digits
+from small_studies import search
+
+from autotune.cli.console import PlainConsole
+from autotune.data.split import MANIFEST, TEST, VALIDATION, read_manifest
+from autotune.export.export import ExportRequest, export_trial
+from autotune.report.report import write_report
+from autotune.study import finals
+from autotune.study.record import open_record
+from autotune.study.request import Resources
+from autotune.study.rows import REFIT, Final
+from autotune.study.summary import study_status
+
+OLD = Path(__file__).parents[1] / "study" / "made_by_0.1.0"
+FLAGS: dict[str, Any] = {"backbone": ["efficientnet_lite0"], "pixels": [64], "depth": [0, 1], "epochs": 3,
+                         "optimizer": ["adamw"], "lr_high": [1e-3]}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def raced(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The studies folder of a study with finals, which are allowed after few trials. Two labels are wrong."""
+    folder = tmp_path_factory.mktemp("raced")
+    photos = write_digits(folder / "photos", classes=3, each=40)
+    for file in sorted((photos / "0").glob("*.png"))[:4]:
+        file.rename(photos / "1" / f"wrong-{file.name}")
+    with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder):
+        patch.setattr(finals, "MOST_WORK", 100.0)
+        search(photos, 5, flags=FLAGS)
+    return folder / "studies"
+
+
+@pytest.fixture
+def study(raced: Path, here: Path) -> Path:
+    """A copy that a test may change, in the current folder."""
+    return Path(shutil.copytree(raced, here / "studies")) / "s"
+
+
+def sections(name: str = "s") -> dict[str, str]:
+    """Return the HTML of each section of a report by its id."""
+    text = Path(write_report(name)["file"]).read_text(encoding="utf-8")
+    return dict(re.findall(r'<section id="([\w-]+)">(.*?)</section>', text, re.DOTALL))
+
+
+def cells(html: str) -> list[list[str]]:
+    """Return the text of every cell of the first table, by row."""
+    table = html[html.index("<table") : html.index("</table>")].replace("\xa0", " ").replace("&nbsp;", " ")
+    rows = re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL)
+    return [[re.sub(r"<[^>]*>", "", one) for one in re.findall(r"<t[hd].*?</t[hd]>", row, re.DOTALL)] for row in rows]
+
+
+def final_of(study: Path) -> Final:
+    with open_record(study) as record:
+        final = record.final()
+    assert final
+    return final
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+@pytest.mark.slow
+def test_finals_show_every_finalists_folds_and_interval_and_the_winner(study: Path) -> None:
+    found, final = sections(), final_of(study)
+    head, *rows = cells(found["finals"])
+    winner = final.finalists[0]
+    assert len(rows) == len(final.finalists) == 4
+    assert [one for one in head if one.startswith("fold")] == [
+        f"fold {one.fold}, {one.n} pictures" for one in winner.folds
+    ]
+    assert [row[0] for row in rows] == [f"{winner.trial}, the winner", *(str(o.trial) for o in final.finalists[1:])]
+    summary = study_status("s")
+    trials = {row.number: row for row in summary.leaderboard}
+    for row, one in zip(rows, final.finalists, strict=True):
+        scores = {score.fold: percent(score.value) for score in one.folds}
+        assert row[1 : 1 + len(winner.folds)] == [scores.get(score.fold, "–") for score in winner.folds]
+        n, mean, interval, lead, words = row[1 + len(winner.folds) :]
+        assert n == str(sum(score.n for score in one.folds))
+        assert mean == percent(one.mean)
+        assert interval == " to ".join(percent(end) for end in one.interval)
+        assert lead == ("{:+.1f} to {:+.1f} points".format(*(100 * end for end in one.behind)) if one.behind else "–")
+        assert words.partition(", lr")[0] == summary.describe(trials[one.trial]).partition(", lr")[0]
+    assert f"<strong>Final model:</strong> {final.reason}." in found["finals"]
+    assert "Fold 0, the validation set, chose the finalists, so it is not used to rank them." in found["finals"]
+
+
+@pytest.mark.slow
+def test_the_final_model_is_shown_beside_its_networks(study: Path) -> None:
+    found, final, test = sections(), final_of(study), study_status("s").test
+    assert final.divergence is not None
+    assert final.changed is not None
+    assert test
+    values = re.findall(r"<dd>(.*?)<span>", found["finals"].replace("\xa0", " ").replace("&nbsp;", " "))
+    assert values == [percent(test.value), percent(final.value or 0.0), f"{final.divergence:.3f} nats",
+                      percent(final.changed), f"{final.temperature:.2f}"]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_headline_is_the_test_score_of_the_final_model(study: Path) -> None:
+    with open_record(study) as record:
+        last = record.trials()[-1].number
+        record.keep_final(replace(final_of(study), trial=last, reason="as planted"))
+        best = record.best()
+    assert best
+    assert best.number != last
+    found = sections()
+    assert f"<strong>Winner:</strong> trial {last}," in found["result"]
+    assert "<strong>Final model:</strong> as planted;" in found["result"]
+    assert "The final model has not been evaluated on the test set yet." in found["result"]
+    assert f"Trial {best.number}, the winner" not in found["curves"]
+    assert f"the best reached {percent(best.value or 0.0)}" in found["trials"]
+
+
+@pytest.mark.slow
+def test_held_out_confusion_counts_every_pool_picture_of_the_folds_once(study: Path) -> None:
+    pictures = read_manifest(study / MANIFEST)
+    pool = Counter(picture.label for picture in pictures if picture.part != TEST)
+    training = Counter(picture.label for picture in pictures if picture.part not in (TEST, VALIDATION))
+    final = final_of(study)
+    assert final.folds == (0, 1, 2, 3, 4)
+    assert "on the training and validation pictures (n&nbsp;=&nbsp;" in sections()["held-out"]
+    assert confused(sections()["held-out"]) == pool
+    with open_record(study) as record:
+        record.keep_final(replace(final, how=REFIT, folds=(1, 2, 3, 4), n=training.total()))
+    assert f"on the training pictures (n&nbsp;=&nbsp;{training.total()})" in sections()["held-out"]
+    assert confused(sections()["held-out"]) == training
+
+
+def confused(html: str) -> Counter[str]:
+    """Count the pictures of each label in a confusion matrix, which must agree with its last column."""
+    _, *rows = cells(html)
+    counts = Counter({label: sum(int(one or 0) for one in row) for label, *row, _ in rows})
+    assert [str(n) for n in counts.values()] == [row[-1] for row in rows]
+    return counts
+
+
+@pytest.mark.slow
+def test_wrong_labels_of_the_pool_are_among_the_held_out_mistakes(study: Path) -> None:
+    wrong = [one for one in read_manifest(study / MANIFEST) if "wrong-" in one.path and one.part != TEST]
+    assert wrong
+    shown = sections()["held-out"]
+    assert all(one.path in shown for one in wrong)
+    assert shown.count("<img") <= 24
+
+
+@pytest.mark.slow
+def test_held_out_predictions_that_cannot_be_read_are_reported_with_the_reason(study: Path) -> None:
+    next((study / "checkpoints").glob("fold-*-2.logits.safetensors"))
+    for file in (study / "checkpoints").glob("*.logits.safetensors"):
+        file.unlink()
+    found = sections()
+    assert "logits.safetensors is missing or damaged." in found["held-out"]
+    assert "the winner" in found["finals"]
+
+
+@pytest.mark.slow
+def test_an_exported_average_is_described(study: Path) -> None:
+    result = export_trial("s", ExportRequest(threshold=0.5), Resources("cpu"), PlainConsole(quiet=True))
+    shown = sections()["export"]
+    assert f"The average of the networks of trial {result.trial}, exported to" in shown
+    assert "It is not the current" not in shown
+    assert f"of {result.calibration.answered['held-out'].n} held-out pictures" in shown
+    with open_record(study) as record:
+        record.keep_final(replace(final_of(study), how=REFIT))
+    assert "It is not the current final model." in sections()["export"]
+
+
+def test_a_study_without_finals_has_no_such_section(here: Path) -> None:
+    shutil.copytree(OLD, here / "studies" / "old")
+    found = sections("old")
+    assert not {"finals", "held-out"} & set(found)
+    assert 'href="#finals"' not in (here / "studies" / "old" / "report.html").read_text(encoding="utf-8")
+    assert "Final model" not in found["result"]
+    assert "test pictures</strong> that no trial used;" in found["result"]
+    assert "<strong>Winner:</strong> trial 4," in found["result"]

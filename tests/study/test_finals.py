@@ -1,0 +1,184 @@
+"""The finals of small real studies: folds, race, final model, interruptions."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import write_digits
+from small_studies import search
+
+from autotune.study import finals, run
+from autotune.study.listener import StudyListener
+from autotune.study.record import Record
+from autotune.study.reopen import reopen_trial
+from autotune.study.request import Resources
+from autotune.study.rows import COMPLETE, FAILED, FoldRow
+from autotune.study.summary import study_status
+from autotune.training.context import WHOLE_POOL
+
+pytestmark = pytest.mark.slow
+PRETRAINED: dict[str, Any] = {"backbone": ["efficientnet_lite0"], "pixels": [64], "depth": [0, 1], "epochs": 3,
+                              "optimizer": ["adamw"], "lr_high": [1e-3]}  # fmt: skip
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    return write_digits(tmp_path / "digits", classes=3, each=40)
+
+
+@pytest.fixture(autouse=True)
+def any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Allow finals after few trials."""
+    monkeypatch.setattr(finals, "FINALS_SHARE", 100.0)
+
+
+def folds(name: str = "s") -> list[FoldRow]:
+    record = Record(Path("studies") / name / "record.db")
+    try:
+        return record.folds()
+    finally:
+        record.close()
+
+
+def over_at_once(*given: Any) -> finals.Finals:
+    """Return the finals of a study whose time is over."""
+    engine, record, checkpoints, plan, context, listener, _ = given
+    return finals.Finals(engine, record, checkpoints, plan, context, listener, deadline=time.monotonic())
+
+
+def without_seconds(found: dict[str, Any]) -> dict[str, Any]:
+    return {"finals": found["finals"], "final": found["final"], "test": found["test"]}
+
+
+def test_finalists_race_on_other_folds_and_the_winners_networks_are_averaged(here: Path, photos: Path) -> None:
+    found = search(photos, 5, flags=PRETRAINED)
+    final, finalists = found["final"], found["finals"]
+    assert [one["won"] for one in finalists] == [True, False, False, False]
+    assert [len(one["folds"]) for one in finalists] == [4, 4, 1, 1]
+    assert all(fold["fold"] != 0 for one in finalists for fold in one["folds"])
+    assert finalists[0]["mean"] >= finalists[1]["mean"]
+    low, high = finalists[1]["behind"]
+    assert low <= finalists[0]["mean"] - finalists[1]["mean"] <= high
+    assert (final["how"], final["trial"], final["folds"]) == ("soup", finalists[0]["trial"], [0, 1, 2, 3, 4])
+    assert final["n"] == found["pictures"]["train"] + found["pictures"]["validation"]
+    assert found["test"]["trial"] == final["trial"]
+    assert found["test"]["evaluations"] == 1
+    again = search(photos, 5, flags=PRETRAINED)
+    assert without_seconds(again) == without_seconds(found)
+
+
+def test_more_trials_train_only_the_missing_folds_and_a_new_final_model_is_evaluated_again(
+    here: Path, photos: Path
+) -> None:
+    first = search(photos, 3, flags=PRETRAINED)
+    before = {(row.trial, row.fold): row.seconds for row in folds()}
+    more = search(photos, 6, flags=PRETRAINED)
+    after = {(row.trial, row.fold): row.seconds for row in folds()}
+    assert before.items() <= after.items()
+    changed = more["final"]["trial"] != first["final"]["trial"]
+    assert more["test"]["evaluations"] == 1 + changed
+
+
+def test_networks_from_scratch_are_refitted_on_the_whole_pool(here: Path, photos: Path) -> None:
+    found = search(photos, 2)
+    assert found["final"]["how"] == "refit"
+    assert found["final"]["folds"] == [1, 2, 3, 4]
+    assert [row.fold for row in folds() if row.trial == found["final"]["trial"]] == [WHOLE_POOL, 1, 2, 3, 4]
+
+
+def test_an_average_that_predicts_otherwise_is_replaced_by_a_refit(
+    here: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finals, "MOST_DIVERGENCE", -1.0)
+    found = search(photos, 2, flags=PRETRAINED)
+    assert found["final"]["how"] == "refit"
+    assert "the average changes" in found["final"]["reason"]
+
+
+def test_the_setting_final_decides_how_the_model_is_made(here: Path, photos: Path) -> None:
+    refit = search(photos, 2, "refit", flags={**PRETRAINED, "final": "refit"})
+    assert (refit["final"]["how"], len(refit["finals"])) == ("refit", 2)
+    trial = search(photos, 2, "trial", flags={**PRETRAINED, "final": "trial"})
+    assert (trial["final"]["how"], trial["finals"]) == ("trial", [])
+    assert trial["final"]["checkpoint"] == trial["best"]["checkpoint"]
+
+
+def test_a_study_whose_finals_cost_too_much_refits_its_best_trial(
+    here: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finals, "FINALS_SHARE", 0.0)
+    found = search(photos, 2, flags={**PRETRAINED, "depth": [1]})
+    assert (found["final"]["how"], found["final"]["trial"], found["finals"]) == ("refit", found["best"]["number"], [])
+
+
+def test_a_finalist_that_fails_on_a_fold_is_out_of_the_race(here: Path, photos: Path) -> None:
+    """Its failure is planted in the record of a study without finals."""
+    first = search(photos, 3, flags={**PRETRAINED, "final": "trial"})
+    best = first["best"]["number"]
+    record = Record(here / "studies" / "s" / "record.db")
+    record.keep_fold(FoldRow(best, 1, FAILED, error="training diverged"))
+    record.close()
+    found = search(photos, 4, flags=PRETRAINED)
+    assert best not in {one["trial"] for one in found["finals"]}
+    assert found["final"]["trial"] != best
+
+
+def test_the_time_limit_ends_the_finals_with_the_folds_that_are_complete(
+    here: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as late:
+        late.setattr(run, "Finals", over_at_once)
+        found = search(photos, 2, flags=PRETRAINED)
+    assert found["final"]["how"] == "trial"
+    assert not found["final"]["is_complete"]
+    whole = search(photos, 2, flags=PRETRAINED)
+    assert whole["final"]["is_complete"]
+    assert whole["final"]["how"] == "soup"
+    assert whole["test"]["evaluations"] == 2
+
+
+def test_the_final_model_is_the_one_that_is_restored(here: Path, photos: Path) -> None:
+    found = search(photos, 2, flags=PRETRAINED)
+    folder = here / "studies" / "s"
+    record = Record(folder / "record.db")
+    final = reopen_trial(folder, record, Resources("cpu"), StudyListener())
+    own = reopen_trial(folder, record, Resources("cpu"), StudyListener(), found["final"]["trial"])
+    assert (final.how, own.how) == ("soup", "trial")
+    assert final.held_out
+    assert len(final.held_out.pictures) == found["final"]["n"]
+    assert final.test
+    assert own.test is None
+    record.close()
+
+
+def test_finals_killed_in_the_middle_end_as_without_the_interruption(here: Path, photos: Path) -> None:
+    whole = search(photos, 3, "whole", flags=PRETRAINED)
+    script = here / "killed.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
+        "from pathlib import Path\n"
+        "from small_studies import search\n"
+        "from autotune.study import finals\n"
+        "finals.FINALS_SHARE = 100.0\n"
+        "if __name__ == '__main__':\n"
+        f"    search(Path({str(photos)!r}), 3, 'killed', flags={PRETRAINED!r})\n"
+    )
+    process = subprocess.Popen([sys.executable, str(script)], cwd=here)
+    checkpoints = here / "studies" / "killed" / "checkpoints"
+    end = time.monotonic() + 120
+    while len(list(checkpoints.glob("fold-*.logits.safetensors"))) < 3:
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert study_status("killed").final is None
+    resumed = search(photos, 3, "killed", flags=PRETRAINED)
+    for found in (resumed, whole):
+        found["final"].pop("checkpoint")
+    assert without_seconds(resumed) == without_seconds(whole)
+    assert {row.state for row in folds("killed")} == {COMPLETE}
