@@ -27,7 +27,7 @@ from autotune.training.outcome import DONE, TIMEOUT, FoldOutcome, SoupOutcome
 # Finalists of the first round, which is one fold, and of the second, which is all folds except the searched one.
 RACES = ((4, 2), (3, 2), (2, 2), (2, 1), (1, 1))
 SEARCHED = 0  # the fold that chose the finalists: not used to rank them
-MOST_DIVERGENCE = 0.1  # nats; between a soup and the mean probability of its networks
+MOST_DIVERGENCE = 0.06  # nats; between a soup and the mean probability of its networks
 MOST_CHANGED = 0.02  # share of the predictions
 
 
@@ -188,7 +188,7 @@ class Finals:
 
         A finalist that failed on a fold is left out.
         """
-        failed = {row.trial for row in self._record.folds() if row.state == FAILED}
+        failed = {row.trial for row in self._record.folds() if row.state == FAILED and row.fold in ranking}
         done = {row.number: [one for one in self._complete(row.number) if one.fold in ranking] for row in trials}
         rows = {number: folds for number, folds in done.items() if folds and number not in failed}
         if not rows:

@@ -120,6 +120,7 @@ def test_report_contains_the_scores_of_the_record(made: Path) -> None:
     assert f"; 95 % interval {low} to {high}." in text
     assert f"Winner: trial {winner.number}, Small CNN, from scratch, 32 pixels" in text
     assert f"Final model: {final.reason}; see Finals." in text
+    assert "No trials were compared in finals, so the winner is the trial with the best validation score." in text
     assert f"{100 * scores.value:.1f}%" in text
     assert f"Validation accuracy {100 * (winner.value or 0):.1f} %" in text
     assert "Test set evaluated once as intended" in text
