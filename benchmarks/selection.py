@@ -1,13 +1,17 @@
-"""Measure how well a search chooses: its winner against simpler models, on pictures that come later.
+r"""Measure how well a search chooses: its winner against simpler models, on pictures that come later.
 
-    python benchmarks/selection.py PHOTOS... --work WORK --base-python OLD/.venv/bin/autotune [--columns base,first]
+    python benchmarks/selection.py PHOTOS... --work WORK --base-command OLD/.venv/bin/autotune \
+        --command .venv/bin/autotune [--columns base,finals]
     python benchmarks/selection.py --work WORK --report
 
 For each folder and seed, 40 % of the pictures are the user's, and 60 % come later; a hash of (seed, group) decides, so
 near-duplicates stay together. Each column is a model that knows only the user's pictures, judged on all later ones: the
-winner of an older version's search (`base`), the first trial of that study (`first`), its linear probe (`probe`), and
+winner of an older version's search (`base`), the first trial of that study (`first`), its linear probe (`probe`),
 scikit-learn's logistic regression on the study's training and validation pictures, with a penalty chosen by
-cross-validation (`logistic`). A search starts with an empty cache, and its processor seconds include its workers.
+cross-validation (`logistic`), and the final model of this version's search (`finals`). Beside that model: the winner's
+own network (`trial`), its hyperparameters refitted on the whole pool (`refit`), the average of its networks whether or
+not it agrees with them (`soup`), their mean probability (`mean`), and the average for the simplest finalist within one
+standard error (`simplest`). A search starts with an empty cache, and its processor seconds include its workers.
 
 Results are appended to WORK/results.jsonl, and only missing ones are computed. The report compares columns: sets weigh
 the same, and an interval comes from resampling the later pictures of each set, all seeds of a picture together. It
@@ -32,6 +36,7 @@ import machine
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from selection_networks import opened
 
 from autotune.backbones.registry import discover
 from autotune.backbones.weights import find_weights, load_stages, read_tensors
@@ -45,7 +50,10 @@ from autotune.files import write_whole
 
 USER_SHARE, RESAMPLES, CHUNK = 0.4, 10_000, 500
 PENALTIES = np.logspace(-4, 1, 10)  # scikit-learn's C
-PAIRS = (("base", "first"), ("base", "probe"), ("base", "logistic"), ("logistic", "probe"))
+PAIRS = (
+    ("finals", "base"), ("finals", "logistic"), ("base", "first"), ("base", "logistic"), ("logistic", "probe"),
+    ("finals", "trial"), ("soup", "refit"), ("soup", "mean"), ("soup", "simplest"),
+)  # fmt: skip
 SPLIT, RESULTS = "split", "results.jsonl"
 
 Row = dict[str, Any]
@@ -218,7 +226,32 @@ def logistic(cell: Cell) -> Row:
     return {**judged(cell, answers), **search.best_params_, "validation": float(search.best_score_), "n": len(pool)}
 
 
-COLUMNS: dict[str, Callable[[Cell], Row]] = {"base": base, "first": first, "probe": probe, "logistic": logistic}
+def finals(cell: Cell) -> Row:
+    return winner(cell, "finals")
+
+
+def other_model(name: str) -> Callable[[Cell], Row]:
+    """Return a column of another final model of the same study: a method of FinishedStudy."""
+
+    def column(cell: Cell) -> Row:
+        folder = Path(searched(cell, "finals")["summary"]["folder"])
+        later = [cell.photos / path for path in cell.later]
+        with opened(folder, later, cell.place / "finals" / "cache") as study:
+            assert study.one.final
+            number = study.simplest() if name == "simplest" else study.one.final.trial
+            found = getattr(study, {"trial": "own", "simplest": "soup"}.get(name, name))(number)
+            logits, *measured = found if isinstance(found, tuple) else (found,)
+            classes = study.one.parts.classes
+        result = judged(cell, [classes[i] for i in logits.argmax(1).tolist()])
+        return {**result, "trial": number, "agreement": measured}
+
+    return column
+
+
+COLUMNS: dict[str, Callable[[Cell], Row]] = {
+    **{"base": base, "first": first, "probe": probe, "logistic": logistic, "finals": finals},
+    **{name: other_model(name) for name in ("trial", "refit", "soup", "mean", "simplest")},
+}
 
 
 # Measuring
@@ -262,7 +295,8 @@ def measure(options: argparse.Namespace) -> None:
         for photos in options.photos:
             cell_done = read_rows(options.work)[photos.name, seed]
             parts = cell_done[SPLIT]
-            programs = {"base": options.base_python.absolute()} if options.base_python else {}
+            given = {"base": options.base_command, "finals": options.command}
+            programs = {version: file.absolute() for version, file in given.items() if file}
             cell = Cell(photos, seed, parts["user"], parts["later"], options.work, programs, options.trials)
             cell.link_pictures()
             measure_cell(cell, [column for column in options.columns if column not in cell_done])
@@ -360,7 +394,8 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("photos", type=Path, nargs="*", help="folders of pictures")
     parser.add_argument("--work", type=lambda text: Path(text).resolve(), required=True, help="folder of all results")
-    parser.add_argument("--base-python", type=Path, help="the command bin/autotune of an older version")
+    parser.add_argument("--base-command", type=Path, help="the command bin/autotune of an older version")
+    parser.add_argument("--command", type=Path, help="the command bin/autotune of this version")
     parser.add_argument("--trials", type=int, default=50)
     parser.add_argument("--seeds", type=machine.numbers, default=(0, 1, 2))
     parser.add_argument("--columns", type=lambda text: text.split(","), default=list(COLUMNS))
