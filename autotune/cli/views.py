@@ -235,15 +235,12 @@ def _final_model(summary: Summary) -> list[str]:
     final = summary.final
     if final is None:
         return []
-    lines = []
-    if final.finalists:
-        first, *others = (f"trial {one.trial} {percent(one.mean)} on {_folds(one)}" for one in final.finalists)
-        lines.append(f"Finals: {'; '.join([first, *others])}")
-    return [*lines, f"Final model: {final.reason}."]
+    finalists = ", ".join(f"trial {one.trial} {percent(one.mean)} ({_folds(one)})" for one in final.finalists)
+    return [*([f"Finals: {finalists}"] if finalists else []), f"Final model: {final.reason}."]
 
 
 def _folds(one: Finalist) -> str:
-    return f"{plural(len(one.folds), 'fold')} of {plural(sum(fold.n for fold in one.folds), 'picture')}"
+    return f"{plural(len(one.folds), 'fold')}, {plural(sum(fold.n for fold in one.folds), 'picture')}"
 
 
 def _scores(summary: Summary) -> list[str]:
@@ -251,11 +248,9 @@ def _scores(summary: Summary) -> list[str]:
 
     test, label = summary.test, find_metric(summary.metric).label
     name = label[0].upper() + label[1:]
-    unseen, value = (
-        ("held-out pictures", summary.final.value)
-        if summary.final and summary.final.folds
-        else ("validation", summary.winner.value)
-    )
+    unseen, value = "validation", summary.winner.value
+    if summary.final and summary.final.folds:
+        unseen, value = "held-out pictures", summary.final.value
     if test is None:
         return [f"{name}: {unseen} {percent(value)}. Test set not evaluated yet."]
     low, high = test.value_interval

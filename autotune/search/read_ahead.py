@@ -78,7 +78,7 @@ def likely_sizes(settings: Settings, registry: Registry, folder: Path | None, si
 def likely_test(seed: int, share: float, old: Sequence[Picture] = ()) -> Callable[[Picture], bool]:
     """Return a function that predicts whether the split puts a picture into the test set.
 
-    The split can differ because of near-duplicates, which are not known yet, and of classes with few pictures in a part.
+    The split can differ because of near-duplicates, which are not known yet, and of classes with few pictures.
     """
     old_parts = {picture.digest: picture.part for picture in old}
 

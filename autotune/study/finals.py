@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from autotune.data.folds import class_gaps
 from autotune.engines.base import Engine, Failed, FoldTask, SoupTask, Task
 from autotune.search.cost import FINALS_SHARE, expected_shares, training_operations
 from autotune.search.plan import Plan
@@ -113,6 +114,9 @@ class Finals:
 
     def _race(self, trials: Sequence[TrialRow], n_first: int, n_second: int) -> tuple[Finalist, ...]:
         """Train the finalists on other folds than the searched one, and rank them."""
+        if gaps := class_gaps(self._plan.split):
+            some = ", ".join(gaps[:3]) + (", ..." if len(gaps) > 3 else "")
+            self._listener.say(f"Finals: {plural(len(gaps), 'class')} with too few pictures for every fold: {some}.")
         first, first_fold = trials[:n_first], SEARCHED + 1
         self._train(first, [first_fold])
         ranked = [one.trial for one in self._ranked(first, [first_fold])]

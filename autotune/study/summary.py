@@ -91,7 +91,7 @@ class Summary:
             "leaderboard": [self._board_json(row) for row in self.leaderboard],
             "probes": [asdict(row) for row in self.probes],
             "left_out": dict(self.left_out),
-            "finals": [asdict(one) for one in self.final.finalists] if self.final else [],
+            "finals": self.final.to_json()["finalists"] if self.final else [],
             "final": self.final and self._final_json(self.final),
             "test": self.test and self._test_json(self.test),
             "seconds": asdict(self.seconds),

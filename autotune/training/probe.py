@@ -32,7 +32,9 @@ class LinearProbe:
 
     def to_bytes(self) -> bytes:
         penalty = {} if self.inverse_penalty is None else {"inverse_penalty": np.array([self.inverse_penalty])}
-        return safetensors.numpy.save({"weight": self.weight, "bias": self.bias, **penalty})
+        arrays = {"weight": self.weight, "bias": self.bias, **penalty}
+        # safetensors writes the memory as it lies, and scikit-learn's may be in column order.
+        return safetensors.numpy.save({name: np.ascontiguousarray(value) for name, value in arrays.items()})
 
     def predictions(self, features: NDArray[np.float32]) -> NDArray[np.int64]:
         """Return the predicted classes (N,) of features (N, F)."""

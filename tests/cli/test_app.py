@@ -134,7 +134,7 @@ def test_json_is_one_object_and_nothing_else_on_stdout(here: Path, digits: Path)
     assert set(found["test"]) >= {
         *("n", "evaluations", "accuracy", "interval", "balanced_accuracy", "macro_f1", "log_loss"),
     }
-    assert set(found["seconds"]) == {"read", "cache", "trials", "test", "total"}
+    assert set(found["seconds"]) == {"read", "cache", "trials", "finals", "test", "total"}
     assert "Plan: 2 trials" in out.stderr
     assert json.loads(run_command("status", "s", "--json").stdout) == found
     told = run_command("status", "s").stdout
