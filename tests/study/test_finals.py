@@ -31,9 +31,11 @@ def photos(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def any_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Allow finals after few trials."""
+def permissive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Allow finals after few trials, and averages of networks that were trained for few epochs."""
     monkeypatch.setattr(finals, "FINALS_SHARE", 100.0)
+    monkeypatch.setattr(finals, "MOST_DIVERGENCE", 1.0)
+    monkeypatch.setattr(finals, "MOST_CHANGED", 1.0)
 
 
 def folds(name: str = "s") -> list[FoldRow]:
@@ -163,7 +165,7 @@ def test_finals_killed_in_the_middle_end_as_without_the_interruption(here: Path,
         "from pathlib import Path\n"
         "from small_studies import search\n"
         "from autotune.study import finals\n"
-        "finals.FINALS_SHARE = 100.0\n"
+        "finals.FINALS_SHARE, finals.MOST_DIVERGENCE, finals.MOST_CHANGED = 100.0, 1.0, 1.0\n"
         "if __name__ == '__main__':\n"
         f"    search(Path({str(photos)!r}), 3, 'killed', flags={PRETRAINED!r})\n"
     )
