@@ -195,7 +195,6 @@ def export(
     precision: Annotated[
         float | None, typer.Option(help="Choose the threshold that reaches this precision on held-out pictures.")
     ] = None,
-    device: Device = "auto",
     weights: WeightsDir = None,
     plugins: Plugins = None,
     quiet: Quiet = False,
@@ -210,7 +209,7 @@ def export(
     console = PlainConsole(quiet, program=as_json)
     request = ExportRequest(out, tuple(formats or ()), trial, threshold, precision)
     with console:
-        found = export_trial(study, request, Resources(device, weights, tuple(plugins or ())), console)
+        found = export_trial(study, request, Resources("cpu", weights, tuple(plugins or ())), console)
     views.show_export(found, console)
     if as_json:
         print_json(found.to_json())

@@ -37,11 +37,13 @@ def unseen_scores(finished: FinishedTrial, listener: StudyListener) -> Evaluatio
     """Score predictions on pictures that the predicting network was not trained on.
 
     These are the predictions of the networks of the folds, or else those of the trial's own network on the validation
-    set. Raises StudyError if the trial's own network cannot be restored.
+    set. Raises StudyError if the trial's own network does not score as the study measured: then its backbone, of which
+    the final model is made, is no longer the same.
     """
+    own = _own_scores(finished, validation_logits(finished, finished.own, listener))
     held = finished.held_out
     if held is None:
-        return _own_scores(finished, validation_logits(finished, finished.own, listener))
+        return own
     assert finished.final
     assert finished.final.temperature
     metric, classes = finished.settings.metric, finished.parts.classes

@@ -195,8 +195,8 @@ class Final:
 
     @property
     def network(self) -> tuple[str, tuple[int, ...]]:
-        """What identifies the network within a study."""
-        return self.checkpoint, self.folds
+        """What identifies the network within a study: a soup of more folds is another one."""
+        return self.checkpoint, self.folds if self.how == SOUP else ()
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Final:

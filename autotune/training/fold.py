@@ -18,7 +18,7 @@ from torch.nn import functional
 from autotune.training.batches import BatchSource, EvaluationBatches, FeatureSource
 from autotune.training.context import LoadedBackbones, TrialSources, open_sources
 from autotune.training.network import Schedule, TrialNetwork
-from autotune.training.outcome import DIVERGED, DONE, FoldEpoch, FoldOutcome, FoldReporter, SoupOutcome
+from autotune.training.outcome import DIVERGED, DONE, TIMEOUT, FoldEpoch, FoldOutcome, FoldReporter, SoupOutcome
 from autotune.training.params import Params
 from autotune.training.probe import LinearProbe, choose_probe, fit_probe
 from autotune.training.trainer import build_trainer, is_resumable, resume_checkpoint
@@ -51,19 +51,18 @@ def run_fold(backbones: LoadedBackbones, number: int, params: Params, fold: int,
         warnings.filterwarnings("ignore", module="pytorch_lightning")
         resumed = str(unfinished) if is_resumable(unfinished) else None
         trainer.fit(net, batches, ckpt_path=resumed, weights_only=True)
-    logits = predict_logits(net, sources.clean[0], held_out.labels, backbones)
-    ended = recorder.ended if recorder.ended != DONE or bool(logits.isfinite().all()) else DIVERGED
-    if ended in (DONE, DIVERGED):
+    ended, logits, checkpoint = recorder.ended, b"", b""
+    if ended == DONE:
+        predicted = predict_logits(net, sources.clean[0], held_out.labels, backbones)
+        if predicted.isfinite().all():
+            logits = safetensors.torch.save({"logits": predicted})
+            checkpoint = safetensors.torch.save(net.state())
+        else:
+            ended = DIVERGED
+    if ended != TIMEOUT:
         unfinished.unlink(missing_ok=True)
-    is_done = ended == DONE
-    return FoldOutcome(
-        ended=ended,
-        epochs=recorder.number,
-        logits=safetensors.torch.save({"logits": logits}) if is_done else b"",
-        checkpoint=safetensors.torch.save(net.state()) if is_done else b"",
-        seconds=time.monotonic() - start,
-        cache_seconds=cache_seconds,
-    )
+    seconds = time.monotonic() - start
+    return FoldOutcome(ended, recorder.number, logits, checkpoint, seconds, cache_seconds)
 
 
 def fold_epochs(cycle: str, best_epoch: int, cycle_epochs: int, epochs: int) -> int:
@@ -148,7 +147,7 @@ class _FoldRecorder(lightning.Callback):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, _: lightning.LightningModule) -> None:
         self.number += 1
-        loss = float(torch.stack(self._losses).mean())
+        loss = float(torch.stack(self._losses).mean()) if self._losses else 0.0  # none: resumed after the last batch
         self._losses = []
         stop = self._reporter.epoch(FoldEpoch(self.number, self._epochs, loss))
         if not np.isfinite(loss):

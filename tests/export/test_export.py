@@ -190,7 +190,7 @@ def test_a_network_with_another_score_than_its_trial_is_not_exported(finished: P
     db.table("trials").update(best.number, {"value": 0.1})
     db.conn.commit()
     with pytest.raises(StudyError, match=r"scores .* the study measured 10\.0 %"):
-        exported(trial=best.number)
+        exported()
 
 
 def test_any_complete_trial_can_be_exported(finished: Path) -> None:

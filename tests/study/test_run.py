@@ -93,7 +93,9 @@ def test_a_finished_study_is_only_printed_and_resumes_with_more_trials(here: Pat
     assert evaluated["test"]["accuracy"] == more["test"]["accuracy"]
     assert json.loads(json.dumps(evaluated)) == evaluated
     assert (here / "studies" / "s" / ".gitignore").read_text() == "*\n!study.toml\n"
-    assert (here / "studies" / "s" / "logs" / "probe-efficientnet_lite0-64.log").is_file()
+    logs = {file.name for file in (here / "studies" / "s" / "logs").iterdir()}
+    assert "probe-efficientnet_lite0-64.log" in logs
+    assert all(name.startswith(("probe-", "trial-", "final-")) for name in logs)
 
 
 def test_one_seed_gives_the_same_trials_winner_and_test_score(here: Path, tmp_path: Path) -> None:
