@@ -97,8 +97,13 @@ class FinishedStudy:
         return logits.softmax(2).mean(0).log()
 
     def simplest(self) -> int:
-        """Return the finalist of the second round with the fewest trained parameters within a standard error."""
+        """Return the finalist of the second round with the fewest trained parameters within a standard error.
+
+        Without finals, the best trial.
+        """
         assert self.one.final
+        if not self.one.final.finalists:
+            return self.one.final.trial
         full = [one for one in self.one.final.finalists if len(one.folds) > 1] or list(self.one.final.finalists)
         winner = self._correct(full[0].trial)
         near = []
