@@ -10,8 +10,8 @@ winner of an older version's search (`base`), the first trial of that study (`fi
 scikit-learn's logistic regression on the study's training and validation pictures, with a penalty chosen by
 cross-validation (`logistic`), and the final model of this version's search (`finals`). Beside that model: the winner's
 own network (`trial`), its hyperparameters refitted on the whole pool (`refit`), the average of its networks whether or
-not it agrees with them (`soup`), their mean probability (`mean`), and the average for the simplest finalist within one
-standard error (`simplest`). A search starts with an empty cache, and its processor seconds include its workers.
+not it agrees with them (`soup`), their mean probability (`mean`), and the average for the finalist that is best by the
+folds alone (`best`) and for the simplest within one standard error of it (`simplest`). A search starts with an empty cache, and its processor seconds include its workers.
 
 Results are appended to WORK/results.jsonl, and only missing ones are computed. The report compares columns: sets weigh
 the same, and an interval comes from resampling the later pictures of each set, all seeds of a picture together. It
@@ -52,7 +52,7 @@ USER_SHARE, RESAMPLES, CHUNK = 0.4, 10_000, 500
 PENALTIES = np.logspace(-4, 1, 10)  # scikit-learn's C
 PAIRS = (
     ("finals", "base"), ("finals", "logistic"), ("base", "first"), ("base", "logistic"), ("logistic", "probe"),
-    ("finals", "trial"), ("soup", "refit"), ("soup", "mean"), ("soup", "simplest"),
+    ("finals", "trial"), ("soup", "refit"), ("soup", "mean"), ("soup", "best"), ("soup", "simplest"),
 )  # fmt: skip
 SPLIT, RESULTS = "split", "results.jsonl"
 
@@ -237,9 +237,10 @@ def other_model(name: str) -> Callable[[Cell], Row]:
         folder = Path(searched(cell, "finals")["summary"]["folder"])
         later = [cell.photos / path for path in cell.later]
         with opened(folder, later, cell.place / "finals" / "cache") as study:
-            assert study.one.final
-            number = study.simplest() if name == "simplest" else study.one.final.trial
-            found = getattr(study, {"trial": "own", "simplest": "soup"}.get(name, name))(number)
+            final = study.one.final
+            assert final
+            number = {"best": study.best, "simplest": study.simplest}.get(name, lambda: final.trial)()
+            found = getattr(study, {"trial": "own", "best": "soup", "simplest": "soup"}.get(name, name))(number)
             logits, *measured = found if isinstance(found, tuple) else (found,)
             classes = study.one.parts.classes
         result = judged(cell, [classes[i] for i in logits.argmax(1).tolist()])
@@ -250,7 +251,7 @@ def other_model(name: str) -> Callable[[Cell], Row]:
 
 COLUMNS: dict[str, Callable[[Cell], Row]] = {
     **{"base": base, "first": first, "probe": probe, "logistic": logistic, "finals": finals},
-    **{name: other_model(name) for name in ("trial", "refit", "soup", "mean", "simplest")},
+    **{name: other_model(name) for name in ("trial", "refit", "soup", "mean", "best", "simplest")},
 }
 
 

@@ -23,7 +23,7 @@ from autotune.study.listener import StudyListener
 from autotune.study.record import open_record
 from autotune.study.reopen import FinishedTrial, reopen_trial
 from autotune.study.request import Resources
-from autotune.study.rows import FoldRow, TrialRow
+from autotune.study.rows import Finalist, FoldRow, TrialRow
 from autotune.training.context import WHOLE_POOL
 from autotune.training.fold import fold_epochs, run_fold, run_soup
 from autotune.training.outcome import DONE, FoldEpoch
@@ -96,22 +96,29 @@ class FinishedStudy:
         logits = torch.stack([self.logits(number, one) for one in self.members(number)])
         return logits.softmax(2).mean(0).log()
 
+    def best(self) -> int:
+        """Return the finalist of the last round with the best score; without finals, the best trial."""
+        assert self.one.final
+        return max(self._full(), key=lambda one: one.mean).trial if self._full() else self.one.final.trial
+
     def simplest(self) -> int:
-        """Return the finalist of the second round with the fewest trained parameters within a standard error.
+        """Return the finalist of the last round with the fewest trained parameters within a standard error of the best.
 
         Without finals, the best trial.
         """
-        assert self.one.final
-        if not self.one.final.finalists:
-            return self.one.final.trial
-        full = [one for one in self.one.final.finalists if len(one.folds) > 1] or list(self.one.final.finalists)
-        winner = self._correct(full[0].trial)
+        best = self._correct(self.best())
         near = []
-        for one in full:
-            lead = winner - self._correct(one.trial)
+        for one in self._full():
+            lead = best - self._correct(one.trial)
             if lead.mean() <= lead.std() / len(lead) ** 0.5:
                 near.append(one.trial)
-        return min(near, key=lambda number: self.trial(number).trained_parameters or 0)
+        return min(near or [self.best()], key=lambda number: self.trial(number).trained_parameters or 0)
+
+    def _full(self) -> list[Finalist]:
+        assert self.one.final
+        finalists = self.one.final.finalists
+        most = max((len(one.folds) for one in finalists), default=0)
+        return [one for one in finalists if len(one.folds) == most]
 
     def _correct(self, number: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         rows = [row for row in folds_of(self.folds, number) if row.fold != 0]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # Hyperband hashes the study's name to choose a trial's bracket, so the name must be the same in every run.
 STUDY_NAME = "autotune"
+WARM_START = "warm_start"
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -45,7 +46,11 @@ class OptunaStudy:
     def enqueue(self, arms: Sequence[BackboneOptions]) -> None:
         """Enqueue the warm start trials, each once. arms: best backbone first."""
         for values in first_trials(self._settings.space, tuple(arms)):
-            self._study.enqueue_trial(values, skip_if_exists=True)
+            self._study.enqueue_trial(values, user_attrs={WARM_START: True}, skip_if_exists=True)
+
+    def warm_starts(self) -> set[int]:
+        """Return the numbers of the warm start trials; none in a study of an earlier version."""
+        return {trial.number for trial in self._trials() if WARM_START in trial.user_attrs}
 
     def unfinished(self) -> list[Trial]:
         """Return the trials that a killed driver left running, in order. They keep their number, Params and seed."""

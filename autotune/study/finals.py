@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from torch import Tensor
@@ -28,21 +28,28 @@ from autotune.training.outcome import DONE, TIMEOUT, FoldOutcome, SoupOutcome
 # Finalists of the first round, which is one fold, and of the second, which is all folds except the searched one.
 RACES = ((4, 2), (3, 2), (2, 2), (2, 1), (1, 1))
 SEARCHED = 0  # the fold that chose the finalists: not used to rank them
-MOST_DIVERGENCE = 0.06  # nats; between a soup and the mean probability of its networks
+INTERVAL_ERRORS = 2 * 1.96  # standard errors in the width of a 95 % interval
+MOST_DIVERGENCE = 0.12  # nats; between a soup and the mean probability of its networks
 MOST_CHANGED = 0.02  # share of the predictions
 
 
 class Finals:
-    """The finals of one study. deadline: on time.monotonic's clock; after it, no network is trained."""
+    """The finals of one study.
+
+    warm_starts: numbers of trials whose hyperparameters are known to work; the best of them with unfrozen stages is the
+    reference, which loses only to a finalist that is better by more than a standard error. deadline: on
+    time.monotonic's clock; after it, no network is trained.
+    """
 
     def __init__(self, engine: Engine, record: Record, checkpoints: Checkpoints, plan: Plan, context: TrialContext,
-                 listener: StudyListener, deadline: float | None) -> None:  # fmt: skip
+                 listener: StudyListener, warm_starts: Collection[int], deadline: float | None) -> None:  # fmt: skip
         self._engine = engine
         self._record = record
         self._checkpoints = checkpoints
         self._plan = plan
         self._context = context
         self._listener = listener
+        self._warm_starts = warm_starts
         self._deadline = deadline
         self._n_folds = max(context.folds) + 1
         self._n_classes = context.classes
@@ -60,11 +67,11 @@ class Finals:
     def _final(self, trials: Sequence[TrialRow]) -> Final:
         if self._setting == TRIAL:
             return self._best_trial(trials[0], f"trial {trials[0].number}, the best, as set by `final`")
-        race = self._affordable_race(trials)
-        if race is None:
+        first, n_second = self._race(trials)
+        if not first:
             self._listener.say("No finals: they would take more than a third of the study's work.")
             return self._refit(trials[0], (), "refitted on all pictures except the test set")
-        finalists = self._race(trials, *race)
+        finalists = self._run_race(first, n_second)
         winner = next((row for one in finalists if one.won for row in trials if row.number == one.trial), None)
         if winner is None:
             why = "the time limit left no time for finals" if self._is_cut_short else "every finalist failed"
@@ -73,16 +80,29 @@ class Finals:
             return self._soup(winner, finalists)
         return self._refit(winner, finalists, "refitted on all pictures except the test set")
 
-    def _affordable_race(self, trials: Sequence[TrialRow]) -> tuple[int, int] | None:
-        """Return the numbers of finalists of both rounds, as far as the work allows; None for no finals."""
+    def _race(self, trials: Sequence[TrialRow]) -> tuple[list[TrialRow], int]:
+        """Return the finalists, and how many of them reach the second round, as far as the work allows.
+
+        The reference is the first, then the best trials. A trial that is too dear even alone is passed over.
+        """
         most = FINALS_SHARE * (self._cache_work() + sum(self._trial_work(row) for row in self._record.trials()))
-        costs = [self._fold_work(row) for row in trials[: RACES[0][0]]]
+        reference = self._reference(trials)
+        order = sorted(trials, key=lambda row: row.number != reference)  # stable: the others stay in order
+        able = [row for row in order if self._race_work([row], 1) <= most]
         for first, second in RACES:
-            dearest = sorted(costs[:first], reverse=True)
-            work = sum(costs[:first]) + sum(dearest[:second]) * (self._n_folds - 2) + dearest[0]
-            if first <= len(trials) and work <= most:
-                return first, second
-        return None
+            if first <= len(able) and self._race_work(able[:first], second) <= most:
+                return able[:first], second
+        return [], 0
+
+    def _reference(self, trials: Iterable[TrialRow]) -> int | None:
+        """Return the number of the best warm start trial with unfrozen stages, or None. trials: best first."""
+        known = (row for row in trials if row.number in self._warm_starts)
+        return next((row.number for row in known if self._context.starts_from_probe(row.params)), None)
+
+    def _race_work(self, finalists: Sequence[TrialRow], n_second: int) -> float:
+        """Count the operations of a race and of the final model, if the dearest finalists reach the second round."""
+        costs = sorted((self._fold_work(row) for row in finalists), reverse=True)
+        return sum(costs) + sum(costs[:n_second]) * (self._n_folds - 2) + costs[0]
 
     def _cache_work(self) -> float:
         """Count the operations of filling the feature cache."""
@@ -112,14 +132,16 @@ class Finals:
         context = self._context
         return fold_epochs(row.params.cycle, row.best_epoch or 1, context.cycle_epochs, context.epochs)
 
-    def _race(self, trials: Sequence[TrialRow], n_first: int, n_second: int) -> tuple[Finalist, ...]:
-        """Train the finalists on other folds than the searched one, and rank them."""
+    def _run_race(self, first: Sequence[TrialRow], n_second: int) -> tuple[Finalist, ...]:
+        """Train the finalists on other folds than the searched one, and rank them. first: the reference first."""
         if gaps := class_gaps(self._plan.split):
             some = ", ".join(gaps[:3]) + (", ..." if len(gaps) > 3 else "")
             self._listener.say(f"Finals: {plural(len(gaps), 'class')} with too few pictures for every fold: {some}.")
-        first, first_fold = trials[:n_first], SEARCHED + 1
+        first_fold = SEARCHED + 1
         self._train(first, [first_fold])
         ranked = [one.trial for one in self._ranked(first, [first_fold])]
+        if n_second > 1:
+            ranked.sort(key=lambda number: number != self._reference(first))
         second = [row for row in first if row.number in ranked[:n_second]]
         folds = range(first_fold, self._n_folds)
         self._train(second, folds)
@@ -188,9 +210,10 @@ class Finals:
         return log_loss(held.logits, self._labels(held))
 
     def _ranked(self, trials: Sequence[TrialRow], ranking: Sequence[int]) -> tuple[Finalist, ...]:
-        """Rank finalists by their networks on some folds, the winner first: those with more folds before the others.
+        """Rank finalists by their networks on some folds: those with more folds before the others, the winner first.
 
-        A finalist that failed on a fold is left out.
+        The winner is the best, or the reference if the best leads by at most a standard error: among few pictures, the
+        lead of the best of several is mostly chance. A finalist that failed on a fold is left out.
         """
         failed = {row.trial for row in self._record.folds() if row.state == FAILED and row.fold in ranking}
         done = {row.number: [one for one in self._complete(row.number) if one.fold in ranking] for row in trials}
@@ -206,21 +229,33 @@ class Finals:
             return -len(shared[number]), -self._value(own), self._loss(own)
 
         order = sorted(rows, key=rank)
+        reference = self._reference(trials)
+        if reference in rows and len(shared[reference]) == most and self._is_close(held[order[0]], held[reference]):
+            order.sort(key=lambda number: number != reference)
         return tuple(self._finalist(number, rows, order[0]) for number in order)
+
+    def _is_close(self, one: HeldOut, other: HeldOut) -> bool:
+        """Return whether the lead of some networks over others, on the same pictures, is at most a standard error."""
+        low, high = self._lead(one, other)
+        return self._value(one) - self._value(other) <= (high - low) / INTERVAL_ERRORS
+
+    def _lead(self, one: HeldOut, other: HeldOut) -> tuple[float, float]:
+        """Return the 95 % interval of the lead of some networks over others, on the same pictures."""
+        first, second = predicted_classes(one.logits), predicted_classes(other.logits)
+        return paired_interval(self._context.metric, self._labels(one).numpy(), first, second, self._n_classes)
 
     def _finalist(self, number: int, rows: Mapping[int, Sequence[FoldRow]], winner: int) -> Finalist:
         """Describe a finalist. It is compared with the winner on the folds that both have."""
         common = {row.fold for row in rows[number]} & {row.fold for row in rows[winner]}
         own, best = (self._held_out([row for row in rows[one] if row.fold in common]) for one in (number, winner))
-        metric, n_classes, labels = self._context.metric, self._n_classes, self._labels(own).numpy()
-        predicted, best_predicted = predicted_classes(own.logits), predicted_classes(best.logits)
+        labels, predicted = self._labels(own).numpy(), predicted_classes(own.logits)
         is_winner = number == winner
         return Finalist(
             trial=number,
             folds=tuple(FoldScore(row.fold, row.n, row.value or 0.0) for row in rows[number]),
             mean=self._value(own),
-            interval=score_interval(metric, labels, predicted, n_classes),
-            behind=None if is_winner else paired_interval(metric, labels, best_predicted, predicted, n_classes),
+            interval=score_interval(self._context.metric, labels, predicted, self._n_classes),
+            behind=None if is_winner else self._lead(best, own),
             won=is_winner,
         )
 

@@ -91,7 +91,7 @@ def _run_trials(
         trials = _with_first_trials(OptunaStudy(folder / "trials.db", plan.settings, backbones), backbones, record)
         deadline = start + request.timeout if request.timeout is not None else None
         Driver(trials, engine, checkpoints, record, listener, deadline).run(request.trials)
-        Finals(engine, record, checkpoints, plan, context, listener, deadline).run()
+        Finals(engine, record, checkpoints, plan, context, listener, trials.warm_starts(), deadline).run()
     return context
 
 

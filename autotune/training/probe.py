@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from autotune.training.metrics import score
+from autotune.training.metrics import log_loss, score
 
-INVERSE_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)  # scikit-learn's C, on standardised features
+INVERSE_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # scikit-learn's C, on standardised features
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class LinearProbe:
         # safetensors writes the memory as it lies, and scikit-learn's may be in column order.
         return safetensors.numpy.save({name: np.ascontiguousarray(value) for name, value in arrays.items()})
 
-    def predictions(self, features: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Return the predicted classes (N,) of features (N, F)."""
-        found: NDArray[np.int64] = np.argmax(features @ self.weight.T + self.bias, 1)
+    def logits(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return logits (N, C) of features (N, F)."""
+        found: NDArray[np.float32] = features @ self.weight.T + self.bias
         return found
 
     def head(self) -> nn.Linear:
@@ -58,14 +58,16 @@ def choose_probe(
     validation: NDArray[np.float32],
     validation_labels: NDArray[np.int64],
 ) -> tuple[LinearProbe, float]:
-    """Fit a probe with each penalty, and return the best on validation with its score. Ties: the stronger penalty."""
+    """Fit a probe with each penalty, and return that with the lowest cross-entropy on validation, with its score.
 
-    def value(probe: LinearProbe) -> float:
-        return score(metric, validation_labels, probe.predictions(validation), n_classes)
+    Few pictures often give several penalties the same score, and heads of very different quality to start from.
+    """
 
-    fitted = [fit_probe(n_classes, train, train_labels, one) for one in INVERSE_PENALTIES]
-    best = max(fitted, key=value)  # the first of equals
-    return best, value(best)
+    def loss(probe: LinearProbe) -> float:
+        return log_loss(torch.from_numpy(probe.logits(validation)), torch.from_numpy(validation_labels))
+
+    best = min((fit_probe(n_classes, train, train_labels, one) for one in INVERSE_PENALTIES), key=loss)
+    return best, score(metric, validation_labels, best.logits(validation).argmax(1), n_classes)
 
 
 def fit_probe(

@@ -136,9 +136,10 @@ def test_warm_start_trials_are_enqueued_once(tmp_path: Path) -> None:
     search = OptunaStudy(tmp_path / "a.db", SETTINGS, ARMS)
     search.enqueue(ARMS)
     search.enqueue(ARMS)
-    first = [search.params(search.ask()) for _ in range(3)]
+    first = [search.params(search.ask()) for _ in range(4)]
     assert [(p.backbone, p.depth, p.optimizer) for p in first] == [
-        *(("net", 0, "adamw"), ("net", 1, "adamw")),
+        *(("net", depth, "adamw") for depth in (0, 1, 2)),
         ("other", 3, "adamw"),
     ]
-    assert not any(t.number > 2 for t in search.unfinished())
+    assert search.warm_starts() == {0, 1, 2, 3}
+    assert not any(t.number > 3 for t in search.unfinished())

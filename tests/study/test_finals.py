@@ -48,8 +48,8 @@ def folds(name: str = "s") -> list[FoldRow]:
 
 def over_at_once(*given: Any) -> finals.Finals:
     """Return the finals of a study whose time is over."""
-    engine, record, checkpoints, plan, context, listener, _ = given
-    return finals.Finals(engine, record, checkpoints, plan, context, listener, deadline=time.monotonic())
+    engine, record, checkpoints, plan, context, listener, warm_starts, _ = given
+    return finals.Finals(engine, record, checkpoints, plan, context, listener, warm_starts, deadline=time.monotonic())
 
 
 def without_seconds(found: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from autotune.training.probe import LinearProbe, choose_probe, fit_probe
+from autotune.training.metrics import log_loss
+from autotune.training.probe import INVERSE_PENALTIES, LinearProbe, choose_probe, fit_probe
 
 
 def features(n: int = 60) -> tuple[np.ndarray, np.ndarray]:
@@ -31,13 +32,15 @@ def test_a_fitted_probe_predicts_as_its_head_does() -> None:
     probe = LinearProbe.from_bytes(fit_probe(3, train, labels, 0.1).to_bytes())
     with torch.no_grad():
         predicted = probe.head()(torch.from_numpy(train)).argmax(1).numpy()
-    assert np.array_equal(predicted, probe.predictions(train))
+    assert np.array_equal(predicted, probe.logits(train).argmax(1))
     assert (predicted == labels).mean() > 0.9
 
 
-def test_the_chosen_penalty_is_the_strongest_of_the_best() -> None:
+def test_the_chosen_penalty_has_the_lowest_cross_entropy() -> None:
     train, labels = features()
     probe, value = choose_probe("accuracy", 3, train, labels, train, labels)
-    assert probe.inverse_penalty in (1e-4, 1e-3, 1e-2, 1e-1)
-    stronger = fit_probe(3, train, labels, (probe.inverse_penalty or 0) / 10)
-    assert (stronger.predictions(train) == labels).mean() < value or probe.inverse_penalty == 1e-4
+    fitted = [fit_probe(3, train, labels, one) for one in INVERSE_PENALTIES]
+    scores = [(one.logits(train).argmax(1) == labels).mean() for one in fitted]
+    losses = [log_loss(torch.from_numpy(one.logits(train)), torch.from_numpy(labels)) for one in fitted]
+    assert probe.inverse_penalty == INVERSE_PENALTIES[int(np.argmin(losses))]
+    assert value == scores[int(np.argmin(losses))]
