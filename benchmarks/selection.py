@@ -11,7 +11,8 @@ scikit-learn's logistic regression on the study's training and validation pictur
 cross-validation (`logistic`), and the final model of this version's search (`finals`). Beside that model: the winner's
 own network (`trial`), its hyperparameters refitted on the whole pool (`refit`), the average of its networks whether or
 not it agrees with them (`soup`), their mean probability (`mean`), and the average for the finalist that is best by the
-folds alone (`best`) and for the simplest within one standard error of it (`simplest`). A search starts with an empty cache, and its processor seconds include its workers.
+folds alone (`best`) and for the simplest within one standard error of it (`simplest`). A search starts with an empty
+cache, and its processor seconds include its workers.
 
 Results are appended to WORK/results.jsonl, and only missing ones are computed. The report compares columns: sets weigh
 the same, and an interval comes from resampling the later pictures of each set, all seeds of a picture together. It

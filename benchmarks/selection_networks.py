@@ -106,13 +106,12 @@ class FinishedStudy:
 
         Without finals, the best trial.
         """
-        best = self._correct(self.best())
-        near = []
+        near = [self.best()]
         for one in self._full():
-            lead = best - self._correct(one.trial)
+            lead = self._correct(self.best()) - self._correct(one.trial)
             if lead.mean() <= lead.std() / len(lead) ** 0.5:
                 near.append(one.trial)
-        return min(near or [self.best()], key=lambda number: self.trial(number).trained_parameters or 0)
+        return min(near, key=lambda number: self.trial(number).trained_parameters or 0)
 
     def _full(self) -> list[Finalist]:
         assert self.one.final
