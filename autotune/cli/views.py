@@ -66,7 +66,7 @@ def _verified_files(files: Iterable[VerifiedFile]) -> Table:
     table.add_column("file")
     titles = (
         "MB",
-        "largest difference",
+        "largest prob. difference",
         "changed predictions",
         "correct",
         "ms, 1 thread",

@@ -215,7 +215,7 @@ def refuse_unreadable(errors: Sequence[Prediction], n: int) -> None:
         some = "; ".join(f"{one.path}: {one.error}" for one in errors[:3])
         raise DataError(
             f"{len(errors)} of {plural(n, 'picture')} could not be read ({some}{'; ...' if len(errors) > 3 else ''}).",
-            "Fix or remove them. All others were classified.",
+            "Repair or delete these files. All other pictures were classified.",
         )
 
 

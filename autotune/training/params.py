@@ -42,7 +42,7 @@ def describe(params: Params, label: str, stages: int, from_scratch: bool) -> str
     else:
         trained = "head only" if params.depth == 0 else f"last {params.depth} of {stages} stages unfrozen"
     rates = f"learning rate {params.lr_low:.1e} to {params.lr_high:.1e} ({params.cycle})"
-    augment = f"augmentation {params.augment:g}" if params.augment else "no augmentation"
+    augment = f"augmentation strength {params.augment:g}" if params.augment else "no augmentation"
     return (
         f"{label}, {trained}, {params.pixels} pixels, {params.optimizer}, {rates}, {augment}, batch {params.batch_size}"
     )
