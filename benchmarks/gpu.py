@@ -137,11 +137,12 @@ def whole_study(sizes: Sizes, folder: Path, device: torch.device) -> str:
         caching = sum(row.cache_seconds for row in record.probes())
         caching += sum(row.cache_seconds or 0.0 for row in record.trials())
         trials = sum((row.seconds or 0.0) - (row.cache_seconds or 0.0) for row in record.trials())
+        finals = sum(row.seconds or 0.0 for row in record.folds())
         epochs = sum(row.epochs or 0 for row in record.trials())
     return (
         f"whole study, {sizes.cifar:,} pictures of 32 pixels, {sizes.trials} trials, {epochs} epochs: {seconds:.0f} s "
         f"(reading and decoding {parts['read']:.0f}, feature cache {caching:.0f}, trials {trials:.0f}, "
-        f"test {parts['test']:.0f})"
+        f"finals {finals:.0f}, test {parts['test']:.0f})"
     )
 
 
