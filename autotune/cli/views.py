@@ -236,7 +236,10 @@ def _final_model(summary: Summary) -> list[str]:
     if final is None:
         return []
     finalists = ", ".join(f"trial {one.trial} {percent(one.mean)} ({_folds(one)})" for one in final.finalists)
-    return [*([f"Finals: {finalists}"] if finalists else []), f"Final model: {final.reason}."]
+    lines = [f"Finals: {finalists}"] if finalists else []
+    if final.close:
+        lines.append(f"Trial {final.trial} is the reference and wins: the lead over it is at most a standard error.")
+    return [*lines, f"Final model: {final.reason}."]
 
 
 def _folds(one: Finalist) -> str:

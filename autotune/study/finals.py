@@ -274,7 +274,10 @@ class Finals:
             return self._refit(winner, finalists, "refitted: the average of the folds' networks failed")
         agrees = outcome.divergence <= MOST_DIVERGENCE and outcome.changed <= MOST_CHANGED
         if not agrees:
-            reason = f"refitted: the average changes {percent(outcome.changed)} of the predictions of its networks"
+            reason = (
+                "refitted: the average of the folds' networks does not predict as they do (divergence "
+                f"{outcome.divergence:.2f}, {percent(outcome.changed)} of the predictions changed)"
+            )
             return self._refit(winner, finalists, reason)
         final = self._described(winner, SOUP, finalists)
         return replace(

@@ -194,6 +194,15 @@ class Final:
     is_complete: bool = True
 
     @property
+    def close(self) -> tuple[int, ...]:
+        """Finalists with a better score than the winner, but with too small a lead to win against the reference."""
+        if not self.finalists:
+            return ()
+        first = self.finalists[0]
+        full = (one for one in self.finalists if len(one.folds) == len(first.folds))
+        return tuple(one.trial for one in full if one.mean > first.mean)
+
+    @property
     def network(self) -> tuple[str, tuple[int, ...]]:
         """What identifies the network within a study: a soup of more folds is another one."""
         return self.checkpoint, self.folds if self.how == SOUP else ()
