@@ -75,7 +75,7 @@ class FinishedStudy:
                 return (self.folder / row.checkpoint).read_bytes()
         context, params = self.one.context, self.trial(number).params
         epochs = fold_epochs(params.cycle, self.trial(number).best_epoch or 1, context.cycle_epochs, context.epochs)
-        files = Checkpoints(self.folder, context).needed_by(number, params)
+        files = Checkpoints(self.one.files, context).needed_by(params)
         outcome = run_fold(self.one.backbones, number, params, fold, epochs, files, self.folder, Reporter())
         assert outcome.ended == DONE, outcome.ended
         return outcome.checkpoint
@@ -121,7 +121,7 @@ class FinishedStudy:
 
     def _correct(self, number: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         rows = [row for row in folds_of(self.folds, number) if row.fold != 0]
-        held = read_held_out(self.folder, self.one.parts, rows)
+        held = read_held_out(self.one.files, self.one.parts, rows)
         classes = self.one.parts.classes
         answers = held.logits.argmax(1).tolist()
         return np.array([classes[a] == p.label for a, p in zip(answers, held.pictures, strict=True)], dtype=float)

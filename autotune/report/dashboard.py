@@ -17,6 +17,7 @@ from optuna.storages import RDBStorage
 from sqlalchemy.exc import SQLAlchemyError
 
 from autotune.errors import AutotuneError, StudyError
+from autotune.study.record import TRIALS
 from autotune.study.summary import find_study
 
 HOST = "127.0.0.1"  # only this machine: the page has no access control
@@ -43,7 +44,7 @@ def serve_dashboard(name: str, port: int, say: Callable[[str], None]) -> None:
 
 def _read_only(folder: Path) -> RDBStorage:
     """Open Optuna's storage in SQLite's read-only mode, because a search may be writing to the file."""
-    file = quote(str((folder / "trials.db").resolve()))
+    file = quote(str((folder / TRIALS).resolve()))
     try:
         storage = RDBStorage(
             f"sqlite:///file:{file}?mode=ro&uri=true", skip_compatibility_check=True, skip_table_creation=True

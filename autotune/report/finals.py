@@ -11,6 +11,7 @@ from autotune.errors import StudyError
 from autotune.report import confusion
 from autotune.report.confusion import Errors
 from autotune.study.checks import refuse_another_split
+from autotune.study.files import StudyFiles
 from autotune.study.held_out import folds_of, read_held_out
 from autotune.study.record import Record
 from autotune.study.rows import Final, Finalist
@@ -100,7 +101,7 @@ def _held_out_errors(record: Record, folder: Path, final: Final, root: Path) -> 
     split = Split(record.facts().classes, read_manifest(folder / MANIFEST), (), {})
     refuse_another_split(record, folder, split)
     rows = [row for row in folds_of(record.folds(), final.trial) if row.fold in final.folds]
-    held = read_held_out(folder, split, rows)
+    held = read_held_out(StudyFiles(folder, record), split, rows)
     # The intervals of other metrics take seconds, and none is shown.
     scores = score_logits("accuracy", held.logits, held.pictures, split.classes, final.temperature or 1.0)
     return confusion.errors(scores, split.classes, root)

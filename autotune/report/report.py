@@ -26,7 +26,7 @@ from autotune.report.finals import FinalsSection, finals_section
 from autotune.report.importance import HyperparameterImportance, Importances
 from autotune.report.thumbnails import Thumbnail, first_shown, thumbnail
 from autotune.study.checks import source_of
-from autotune.study.record import Record, open_record
+from autotune.study.record import TRIALS, Record, open_record
 from autotune.study.reproduce import Reproduction, reproduction
 from autotune.study.rows import COMPLETE, PRUNED, Evaluation, ExportRow, TrialRow
 from autotune.study.summary import Summary, find_study, study_status
@@ -194,7 +194,7 @@ def _page(record: Record, folder: Path, summary: Summary, winner: TrialRow) -> R
     root, metric, rows = Path(facts.root), find_metric(summary.metric).label, summary.leaderboard
     labels = {name: one.label for name, one in summary.backbones.items()}
     room = charts.axis_range([row.value for row in rows if row.value is not None])
-    importances = importance.compute_importances(folder / "trials.db", rows, labels)
+    importances = importance.compute_importances(folder / TRIALS, rows, labels)
     pictures = read_manifest(folder / MANIFEST) if (folder / MANIFEST).is_file() else ()
     label = f"{metric} of {plural(len(rows), 'trial')} by trial number; the best reached {percent(rows[0].value)}"
     order = [(row.number, row.state, row.value) for row in rows]

@@ -52,13 +52,21 @@ class OptunaStudy:
         """Return the numbers of the warm start trials; none in a study of an earlier version."""
         return {trial.number for trial in self._trials() if WARM_START in trial.user_attrs}
 
+    def numbers(self) -> set[int]:
+        """Return the numbers of all trials, also of those that wait or run."""
+        return {trial.number for trial in self._trials()}
+
+    def told(self) -> set[int]:
+        """Return the numbers of the finished trials."""
+        return {trial.number for trial in self._trials() if trial.state.is_finished()}
+
     def unfinished(self) -> list[Trial]:
         """Return the trials that a killed driver left running, in order. They keep their number, Params and seed."""
         running = [trial.number for trial in self._trials() if trial.state == TrialState.RUNNING]
         return [self._reopen(number) for number in sorted(running)]
 
     def n_finished(self) -> int:
-        return sum(trial.state.is_finished() for trial in self._trials())
+        return len(self.told())
 
     def ask(self) -> Trial:
         """Return the next trial: an enqueued one, or a new one. Its randomness depends on (seed, number)."""

@@ -1,11 +1,8 @@
-"""The checkpoints of a study: the heads of its probes and the networks of its trials."""
+"""The checkpoints of a study: the heads of its probes and the networks of its trials and finals."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from autotune.errors import StudyError
-from autotune.files import write_whole
+from autotune.study.files import StudyFiles
 from autotune.training.context import TrialContext
 from autotune.training.params import Params
 from autotune.training.trial import probe_file_name
@@ -16,9 +13,8 @@ CHECKPOINTS = "checkpoints"
 class Checkpoints:
     """The checkpoints of one study. A file is on disk when the method that saves it returns. Raises StudyError."""
 
-    def __init__(self, folder: Path, context: TrialContext) -> None:
-        self.study = folder
-        self._folder = folder / CHECKPOINTS
+    def __init__(self, files: StudyFiles, context: TrialContext) -> None:
+        self.files = files
         self._context = context
 
     def keep_probe(self, backbone: str, pixels: int, head: bytes) -> None:
@@ -37,33 +33,12 @@ class Checkpoints:
         """Save the average of a trial's networks and return its path relative to the study folder."""
         return self._keep(f"soup-{number:04d}.safetensors", checkpoint)
 
-    def content(self, path: str) -> bytes:
-        """Return the content of a file by its path relative to the study folder. Raises StudyError if it is missing."""
-        file = self.study / path
-        if not file.is_file():
-            raise StudyError(f"{file} is missing.", "Restore the file, or start another study: --study NEW")
-        return file.read_bytes()
-
-    def needed_by(self, number: int, params: Params) -> dict[str, bytes]:
-        """Return the files that a trial starts from: content by name. Raises StudyError if one is missing."""
+    def needed_by(self, params: Params) -> dict[str, bytes]:
+        """Return the files that a trial starts from: content by name. Raises StudyError if one cannot be used."""
         if not self._context.starts_from_probe(params):
             return {}
-        head = self._folder / probe_file_name(params.backbone, params.pixels)
-        if not head.is_file():
-            raise StudyError(
-                f"{head} is missing; trial {number} starts from it.",
-                "Restore the file, or start another study: --study NEW",
-            )
-        return {head.name: head.read_bytes()}
+        name = probe_file_name(params.backbone, params.pixels)
+        return {name: self.files.content(f"{CHECKPOINTS}/{name}")}
 
     def _keep(self, name: str, content: bytes) -> str:
-        file = self._folder / name
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(file, content, durable=True)
-        except OSError as error:
-            raise StudyError(
-                f"{file} cannot be written: {error.strerror}.",
-                "Free some disk space, then run the same command again to resume.",
-            ) from error
-        return f"{CHECKPOINTS}/{name}"
+        return self.files.keep(f"{CHECKPOINTS}/{name}", content)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from autotune.data.picture import Picture
 from autotune.data.split import MANIFEST, Split
@@ -11,13 +12,43 @@ from autotune.errors import StudyError
 from autotune.search.candidates import Selection
 from autotune.search.settings import Settings, definition, differences
 from autotune.search.space import BackboneOptions
-from autotune.study.record import Record, open_record
+from autotune.study.record import RECORD, TRIALS, Record, missing_file, open_record
 from autotune.study.rows import Cuts
+
+if TYPE_CHECKING:
+    from autotune.search.optuna_study import OptunaStudy
+
+
+def refuse_incomplete(folder: Path) -> None:
+    """Raise StudyError if one of the study's files is missing: going on would overwrite what the others describe."""
+    if (folder / TRIALS).exists() and not (folder / RECORD).exists():
+        raise missing_file(folder, RECORD)
+    if not has_started(folder):
+        return
+    with open_record(folder) as record:
+        has_trials = bool(record.trials())
+    for name in (MANIFEST, *([TRIALS] if has_trials else [])):
+        if not (folder / name).exists():
+            raise missing_file(folder, name)
+
+
+def refuse_other_trials(folder: Path, record: Record, search: OptunaStudy) -> None:
+    """Raise StudyError if one of the databases is older than the other, as after restoring only one of them.
+
+    A trial is asked for, then recorded, then told: killing the driver leaves no other difference.
+    """
+    recorded = {row.number for row in record.trials()}
+    for name, unknown in ((TRIALS, recorded - search.numbers()), (RECORD, search.told() - recorded)):
+        if unknown:
+            raise StudyError(
+                f"{folder / name} is older than the other files of the study: it has no trial {min(unknown)}.",
+                "Restore all files from one backup, or start another study: --study NEW",
+            )
 
 
 def has_started(folder: Path) -> bool:
     """Return whether a study may have started trials. Until then, its pictures and settings may change."""
-    if not (folder / "record.db").is_file():
+    if not (folder / RECORD).is_file():
         return False
     with open_record(folder) as record:
         return record.facts().has_started

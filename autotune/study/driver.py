@@ -94,7 +94,7 @@ class Driver:
         self._running[trial.number] = trial, params
         self._n_starts[trial.number] += 1
         self._listener.started(trial.number, self._backbone(params).describe(params))
-        place.give(TrialTask(trial.number, params), self._checkpoints.needed_by(trial.number, params))
+        place.give(TrialTask(trial.number, params), self._checkpoints.needed_by(params))
 
     def _handle(self, place: Place, number: int, message: Message) -> None:
         if isinstance(message, Epoch):

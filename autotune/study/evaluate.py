@@ -13,12 +13,13 @@ from torch import Tensor
 from autotune.data.catalog import Progress
 from autotune.data.picture import Picture
 from autotune.data.split import TEST, VALIDATION, Split
+from autotune.study.files import StudyFiles
 from autotune.study.record import Record
 from autotune.study.rows import CalibrationError, ClassScore, Evaluation, Mistake
 from autotune.training.calibration import expected_calibration_error, fit_temperature
 from autotune.training.context import LoadedBackbones
 from autotune.training.metrics import log_loss, predicted_classes, score, score_interval
-from autotune.training.restore import picture_logits, restore_network
+from autotune.training.restore import TrainedNetwork, network_from_checkpoint, picture_logits
 
 MISTAKES = 50
 
@@ -28,19 +29,23 @@ def evaluate_winner(backbones: LoadedBackbones, record: Record, folder: Path, ro
     """Evaluate the final model, or else the best trial, on the test set and record the scores.
 
     folder: of the study; root: of the pictures. Raises DataError if a picture is missing or has changed, StudyError
-    if the checkpoint is missing.
+    if the checkpoint is missing or damaged.
     """
     start = time.monotonic()
     trial, final = record.winner(), record.final()
     assert trial
+
+    def restored(path: str) -> TrainedNetwork:
+        content = StudyFiles(folder, record).content(path)
+        return network_from_checkpoint(backbones, trial.params, content, folder / path)
+
     temperature = final.temperature if final else None
     if temperature is None:
-        own = restore_network(backbones, trial.number, trial.params, folder / str(trial.checkpoint))
+        own = restored(str(trial.checkpoint))
         validation = parts.part(VALIDATION)
         logits = picture_logits(own, root, validation, progress)
         temperature = fit_temperature(logits, class_numbers(validation, parts.classes))
-    checkpoint = final.checkpoint if final else str(trial.checkpoint)
-    net = restore_network(backbones, trial.number, trial.params, folder / checkpoint)
+    net = restored(final.checkpoint if final else str(trial.checkpoint))
     test = parts.part(TEST)
     scores = score_logits(
         backbones.context.metric, picture_logits(net, root, test, progress), test, parts.classes, temperature

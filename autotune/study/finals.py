@@ -173,9 +173,9 @@ class Finals:
     def _files(self, task: Task) -> Mapping[str, bytes]:
         if isinstance(task, SoupTask):
             rows = self._complete(task.number)
-            return {str(row.checkpoint): self._checkpoints.content(str(row.checkpoint)) for row in rows}
+            return {str(row.checkpoint): self._checkpoints.files.content(str(row.checkpoint)) for row in rows}
         assert isinstance(task, FoldTask)
-        return self._checkpoints.needed_by(task.number, task.params)
+        return self._checkpoints.needed_by(task.params)
 
     def _keep(self, task: FoldTask, outcome: FoldOutcome | Failed) -> None:
         if isinstance(outcome, Failed) or outcome.ended != DONE:
@@ -198,7 +198,7 @@ class Finals:
         return folds_of(self._record.folds(), number)
 
     def _held_out(self, rows: Sequence[FoldRow]) -> HeldOut:
-        return read_held_out(self._checkpoints.study, self._plan.split, rows)
+        return read_held_out(self._checkpoints.files, self._plan.split, rows)
 
     def _labels(self, held: HeldOut) -> Tensor:
         return class_numbers(held.pictures, self._plan.split.classes)

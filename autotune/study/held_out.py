@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import safetensors.torch
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 from autotune.data.folds import assign_folds
 from autotune.data.picture import Picture
 from autotune.data.split import TRAIN, VALIDATION, Split
-from autotune.errors import StudyError
+from autotune.study.files import StudyFiles
 from autotune.study.rows import COMPLETE, FoldRow
 from autotune.training.context import WHOLE_POOL
 
@@ -31,23 +30,18 @@ def folds_of(rows: Sequence[FoldRow], trial: int) -> list[FoldRow]:
     return [row for row in rows if row.trial == trial and row.state == COMPLETE and row.fold != WHOLE_POOL]
 
 
-def read_held_out(folder: Path, split: Split, rows: Sequence[FoldRow]) -> HeldOut:
-    """Return the predictions of several networks, in the order of rows. Raises StudyError if a file is missing.
+def read_held_out(files: StudyFiles, split: Split, rows: Sequence[FoldRow]) -> HeldOut:
+    """Return the predictions of several networks, in the order of rows.
 
-    folder: of the study.
+    Raises StudyError if a file is missing or damaged.
     """
     pool = (*split.part(TRAIN), *split.part(VALIDATION))
     folds = assign_folds(split)
     pictures = [
         picture for row in rows for picture, fold in zip(pool, folds, strict=True) if fold == row.fold
     ]  # in the order of `TrialContext.held_out`
-    return HeldOut(tuple(pictures), torch.cat([_logits(folder / str(row.logits)) for row in rows]))
+    return HeldOut(tuple(pictures), torch.cat([_logits(files.content(str(row.logits))) for row in rows]))
 
 
-def _logits(file: Path) -> Tensor:
-    try:
-        return safetensors.torch.load_file(file)["logits"]
-    except (OSError, safetensors.SafetensorError) as error:
-        raise StudyError(
-            f"{file} is missing or damaged.", "Restore the file, or start another study: --study NEW"
-        ) from error
+def _logits(content: bytes) -> Tensor:
+    return safetensors.torch.load(content)["logits"]

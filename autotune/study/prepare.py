@@ -17,7 +17,7 @@ from autotune.search.candidates import Selection, fixed_names
 from autotune.search.plan import pick_device
 from autotune.search.read_ahead import ReadAhead
 from autotune.search.settings import Settings, read_settings
-from autotune.study.checks import has_started, refuse_changed
+from autotune.study.checks import has_started, refuse_changed, refuse_incomplete
 from autotune.study.listener import StudyListener
 from autotune.study.request import SearchRequest
 from autotune.study.summary import STUDIES
@@ -42,6 +42,7 @@ def prepare(request: SearchRequest, listener: StudyListener, store_pixels: bool 
     AutotuneError for problems that the user can fix.
     """
     folder = study_folder(request)
+    refuse_incomplete(folder)
     settings = read_settings(_config(request, folder), request.flags or {}, datasets.is_writing(request.data))
     registry = discover(request.plugins)
     for name in fixed_names(settings.space.backbone):

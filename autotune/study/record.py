@@ -37,6 +37,8 @@ from autotune.training.params import Params
 _FOLD_COLUMNS = [field.name for field in fields(FoldRow)]
 _TRIAL_COLUMNS = {field.name for field in fields(TrialRow)}
 
+RECORD, TRIALS = "record.db", "trials.db"  # the files of a study: ours, and Optuna's
+
 migrations = Migrations("autotune")
 
 
@@ -98,6 +100,14 @@ def m005_finals(db: Database) -> None:
     db.table("evaluations").add_column("final", int)
 
 
+@migrations()
+def m006_files_and_order(db: Database) -> None:
+    """The hashes of the study's files, and the order in which trials finished, which a clock may get wrong."""
+    db.table("files").create({"path": str, "digest": str}, pk="path")
+    db.table("trials").add_column("position", int)
+    db.execute("update trials set position = (select count(*) from trials as t where t.finished < trials.finished)")
+
+
 class Record:
     """An open record.db; only the driver writes to it. Raises StudyError if it is damaged or cannot be opened."""
 
@@ -141,6 +151,15 @@ class Record:
         rows = self._db.query("select * from probes order by value desc, backbone, pixels")
         return [ProbeRow(**row) for row in rows]
 
+    def keep_digest(self, path: str, digest: str) -> None:
+        """Save the hash of a file of the study. path: relative to the study folder."""
+        self._db.table("files").upsert({"path": path, "digest": digest}, pk="path")
+
+    def digest(self, path: str) -> str | None:
+        """Return the hash of a file as it was written; None if an earlier version wrote it."""
+        rows = self._db.query("select digest from files where path = ?", [path])
+        return next((row["digest"] for row in rows), None)
+
     def keep_epoch(self, trial: int, row: Epoch) -> None:
         self._db.table("epochs").upsert({"trial": trial, **asdict(row)}, pk=("trial", "number"))
 
@@ -160,13 +179,17 @@ class Record:
 
     def trials(self) -> list[TrialRow]:
         """Return all finished trials sorted by `TrialRow.rank`, the winner first."""
-        rows = self._db.query("select * from trials")
-        found = [TrialRow(**{**row, "params": Params(**json.loads(row["params"]))}) for row in rows]
-        return sorted(found, key=lambda row: row.rank)
+        return sorted(map(_trial, self._db.query("select * from trials")), key=lambda row: row.rank)
+
+    def n_trials(self) -> int:
+        """Return the number of finished trials."""
+        return int(self._db.table("trials").count)
 
     def best(self) -> TrialRow | None:
         """Return the winner, the first complete trial; None if no trial is complete."""
-        return next((row for row in self.trials() if row.state == COMPLETE), None)
+        order = "value desc, log_loss, trained_parameters, number"  # as TrialRow.rank
+        rows = self._db.query(f"select * from trials where state = ? order by {order} limit 1", [COMPLETE])
+        return next(map(_trial, rows), None)
 
     def winner(self) -> TrialRow | None:
         """Return the trial of the final model, or else the best trial; None if no trial is complete."""
@@ -175,7 +198,7 @@ class Record:
 
     def trial(self, number: int) -> TrialRow | None:
         """Return a finished trial by its number; None if it does not exist."""
-        return next((row for row in self.trials() if row.number == number), None)
+        return next(map(_trial, self._db.query("select * from trials where number = ?", [number])), None)
 
     def keep_fold(self, row: FoldRow) -> None:
         self._db.table("folds").upsert({**asdict(row), "finished": _now()}, pk=("trial", "fold"))
@@ -205,7 +228,7 @@ class Record:
 
     def last_states(self, n: int) -> list[str]:
         """Return the states of the n trials finished last, latest first."""
-        rows = self._db.query("select state from trials order by finished desc, number desc limit ?", [n])
+        rows = self._db.query("select state from trials order by position desc limit ?", [n])
         return [row["state"] for row in rows]
 
     def keep_evaluation(self, trial: int, seconds: float, scores: Evaluation) -> None:
@@ -244,8 +267,15 @@ class Record:
         return [ExportRow(**{**row, "facts": json.loads(row["facts"])}) for row in rows]
 
     def _keep_trial(self, number: int, params: Params, values: dict[str, Any]) -> None:
-        row = {"number": number, "params": json.dumps(params.recorded()), "finished": _now(), **values}
-        self._db.table("trials").upsert(row, pk="number")
+        known = self._db.query("select position from trials where number = ?", [number])
+        position = next((row["position"] for row in known), self.n_trials())
+        row = {"number": number, "position": position, "params": json.dumps(params.recorded()), "finished": _now()}
+        self._db.table("trials").upsert({**row, **values}, pk="number")
+
+
+def _trial(row: dict[str, Any]) -> TrialRow:
+    columns = {name: value for name, value in row.items() if name in _TRIAL_COLUMNS}
+    return TrialRow(**{**columns, "params": Params(**json.loads(row["params"]))})
 
 
 def _backbones(plain: Mapping[str, Any]) -> dict[str, BackboneFacts]:
@@ -271,6 +301,14 @@ def _plain(name: str, value: Any) -> Any:
     if name == "skipped":
         return [asdict(one) for one in value]
     return {key: asdict(one) for key, one in value.items()} if name == "backbones" else value
+
+
+def missing_file(folder: Path, name: str) -> StudyError:
+    """Return the error for a study without one of its files."""
+    return StudyError(
+        f"Study {folder.name} is incomplete: {folder / name} is missing.",
+        "Restore the file, or start another study: --study NEW",
+    )
 
 
 @contextmanager
@@ -299,7 +337,7 @@ def lock_study(folder: Path) -> Iterator[None]:
 @contextmanager
 def open_record(folder: Path) -> Iterator[Record]:
     """Open the record of a study and close it on exit."""
-    record = Record(folder / "record.db")
+    record = Record(folder / RECORD)
     try:
         yield record
     finally:

@@ -17,6 +17,7 @@ from autotune.search.plan import build_context, make_plan, pick_device
 from autotune.search.settings import Settings, settings_from_record
 from autotune.study.checks import recorded_backbones, recorded_cuts, refuse_another_split, refuse_other_weights
 from autotune.study.evaluate import evaluate_winner
+from autotune.study.files import StudyFiles
 from autotune.study.held_out import HeldOut, folds_of, read_held_out
 from autotune.study.listener import StudyListener
 from autotune.study.record import Record, lock_study, open_record
@@ -24,7 +25,7 @@ from autotune.study.request import Resources
 from autotune.study.rows import COMPLETE, TRIAL, Evaluation, Final, TrialRow
 from autotune.study.summary import Summary, find_study, study_status
 from autotune.training.context import LoadedBackbones, TrialContext
-from autotune.training.restore import TrainedNetwork, restore_network
+from autotune.training.restore import TrainedNetwork, network_from_checkpoint
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,11 @@ class FinishedTrial:
     @cached_property
     def own(self) -> TrainedNetwork:
         """The network of the trial itself, which was not trained on the validation pictures."""
-        file = self.folder / str(self.trial.checkpoint)
-        return restore_network(self.backbones, self.trial.number, self.trial.params, file)
+        return self._restored(str(self.trial.checkpoint))
 
     @cached_property
     def trained(self) -> TrainedNetwork:
-        file = self.folder / (self.final.checkpoint if self.final else str(self.trial.checkpoint))
-        return restore_network(self.backbones, self.trial.number, self.trial.params, file)
+        return self._restored(self.final.checkpoint if self.final else str(self.trial.checkpoint))
 
     @property
     def test(self) -> Evaluation | None:
@@ -73,7 +72,15 @@ class FinishedTrial:
         """The predictions of the networks of the folds on the pictures held out from them; None without folds."""
         if not self.final or not self.final.folds:
             return None
-        return read_held_out(self.folder, self.parts, folds_of(self.record.folds(), self.trial.number))
+        return read_held_out(self.files, self.parts, folds_of(self.record.folds(), self.trial.number))
+
+    @property
+    def files(self) -> StudyFiles:
+        return StudyFiles(self.folder, self.record)
+
+    def _restored(self, path: str) -> TrainedNetwork:
+        content = self.files.content(path)
+        return network_from_checkpoint(self.backbones, self.trial.params, content, self.folder / path)
 
 
 def reopen_trial(

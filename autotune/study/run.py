@@ -20,13 +20,20 @@ from autotune.search.space import BackboneOptions
 from autotune.search.speed import estimate_seconds
 from autotune.study.announce import announce, outline
 from autotune.study.checkpoints import Checkpoints
-from autotune.study.checks import recorded_backbones, recorded_cuts, refuse_another, refuse_other_weights
+from autotune.study.checks import (
+    recorded_backbones,
+    recorded_cuts,
+    refuse_another,
+    refuse_other_trials,
+    refuse_other_weights,
+)
 from autotune.study.driver import Driver, run_probes
 from autotune.study.evaluate import evaluate_winner
+from autotune.study.files import StudyFiles
 from autotune.study.finals import Finals
 from autotune.study.listener import StudyListener
 from autotune.study.prepare import Prepared, decode_pictures, prepare
-from autotune.study.record import Record, lock_study, open_record
+from autotune.study.record import TRIALS, Record, lock_study, open_record
 from autotune.study.request import SearchRequest
 from autotune.study.rows import BackboneFacts
 from autotune.study.summary import Summary, study_status
@@ -84,11 +91,13 @@ def _run_trials(
         engine.preload(_pixel_sets(plan.selection, context))
         _record_start(record, ready, plan)
         record.add_seconds(read=time.monotonic() - start)
-        checkpoints = Checkpoints(folder, context)
+        checkpoints = Checkpoints(StudyFiles(folder, record), context)
         backbones = _probe(engine, checkpoints, plan.selection, record, listener)
         n_left = max(request.trials - len(record.trials()), 0)
         listener.estimated(estimate_seconds(plan, n_left))  # measured here, while the workers are idle
-        trials = _with_first_trials(OptunaStudy(folder / "trials.db", plan.settings, backbones), backbones, record)
+        trials = OptunaStudy(folder / TRIALS, plan.settings, backbones)
+        refuse_other_trials(folder, record, trials)
+        _enqueue_first_trials(trials, backbones, record)
         deadline = start + request.timeout if request.timeout is not None else None
         Driver(trials, engine, checkpoints, record, listener, deadline).run(request.trials)
         Finals(engine, record, checkpoints, plan, context, listener, trials.warm_starts(), deadline).run()
@@ -175,12 +184,11 @@ def _facts(one: Candidate) -> BackboneFacts:
     )
 
 
-def _with_first_trials(search: OptunaStudy, backbones: tuple[BackboneOptions, ...], record: Record) -> OptunaStudy:
+def _enqueue_first_trials(search: OptunaStudy, backbones: tuple[BackboneOptions, ...], record: Record) -> None:
     """Enqueue the warm start of a new search: the trials of an experienced practitioner."""
     if not record.facts().first_trials_queued:
         search.enqueue(backbones)
         record.keep_facts(first_trials_queued=True)
-    return search
 
 
 def _test(context: TrialContext, record: Record, ready: Prepared, listener: StudyListener) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from autotune import text
 from autotune.errors import StudyError
-from autotune.study.record import lock_study, open_record
+from autotune.study.record import RECORD, lock_study, open_record
 from autotune.study.rows import COMPLETE
 from autotune.study.summary import STUDIES, find_study
 
@@ -44,7 +44,7 @@ class StudyRow:
 
 def list_studies() -> list[StudyRow]:
     """Return all studies in ./studies, most recently used first. A damaged one has `problem`."""
-    rows = [_row(file.parent) for file in STUDIES.glob("*/record.db")]
+    rows = [_row(file.parent) for file in STUDIES.glob(f"*/{RECORD}")]
     return sorted(rows, key=lambda row: -row.used)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune.errors import StudyError, did_you_mean
-from autotune.study.record import Record, open_record
+from autotune.study.record import RECORD, TRIALS, Record, missing_file, open_record
 from autotune.study.rows import COMPLETE, STATES, BackboneFacts, Evaluation, Final, ProbeRow, TrialRow
 
 STUDIES = Path("studies")
@@ -133,9 +133,11 @@ def study_status(name: str) -> Summary:
 def find_study(name: str) -> Path:
     """Return a study's folder by name or path. Raises StudyError."""
     for folder in (STUDIES / name, Path(name)):
-        if (folder / "record.db").is_file():
+        if (folder / RECORD).is_file():
             return folder
-    known = [file.parent.name for file in STUDIES.glob("*/record.db")]
+        if (folder / TRIALS).is_file():
+            raise missing_file(folder, RECORD)
+    known = [file.parent.name for file in STUDIES.glob(f"*/{RECORD}")]
     raise StudyError(f"No study named {name!r} in {STUDIES.resolve()}.", did_you_mean(name, known))
 
 

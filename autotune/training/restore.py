@@ -51,16 +51,6 @@ class TrainedNetwork:
         return found.float().cpu()
 
 
-def restore_network(backbones: LoadedBackbones, number: int, params: Params, file: Path) -> TrainedNetwork:
-    """Return the network of trial `number` with its trained weights. file: its checkpoint.
-
-    Raises StudyError if the checkpoint is missing, damaged or of another backbone.
-    """
-    if not file.is_file():
-        raise StudyError(f"The checkpoint of trial {number} is missing: {file}.", RESTORE)
-    return network_from_checkpoint(backbones, params, file.read_bytes(), file)
-
-
 def network_from_checkpoint(backbones: LoadedBackbones, params: Params, content: bytes, file: Path) -> TrainedNetwork:
     """Build a network with the weights of a checkpoint. file: its path, for errors. Raises StudyError."""
     net = build_network(backbones, params, backbones.context.train.labels, Schedule(1, 1, 1), seed=0)

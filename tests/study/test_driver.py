@@ -12,6 +12,7 @@ from autotune.search.optuna_study import OptunaStudy
 from autotune.search.plan import build_context
 from autotune.study.checkpoints import Checkpoints
 from autotune.study.driver import Driver
+from autotune.study.files import StudyFiles
 from autotune.study.listener import StudyListener
 from autotune.study.record import open_record
 from autotune.study.rows import BackboneFacts
@@ -34,7 +35,7 @@ def test_a_deadline_during_startup_allows_one_trial_and_a_passed_deadline_allows
             """Run for some seconds and return why each trial ended."""
             with LocalEngine(1, folder) as engine:
                 engine.configure(context)
-                checkpoints = Checkpoints(folder, context)
+                checkpoints = Checkpoints(StudyFiles(folder, record), context)
                 deadline = time.monotonic() + seconds
                 Driver(search, engine, checkpoints, record, StudyListener(), deadline).run(5)
             return [row.ended for row in record.trials()]
