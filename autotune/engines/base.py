@@ -8,6 +8,8 @@ tests/engines/test_contract.py.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import sys
 import traceback
 from abc import ABC, abstractmethod
@@ -219,6 +221,8 @@ class Engine(ABC):
 
 # Main loop of a worker.
 
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
 Receive = Callable[[], Assignment | Answer]
 Send = Callable[[Ready | Report], None]
 
@@ -257,10 +261,10 @@ class _Worker:
             raise
         except StudyError as error:
             return Refused(error.problem, error.fix)
+        except OSError as error:
+            return _refused_by_the_disk(error, self._scratch) or _failed(error)
         except Exception as error:  # any exception of a plugin or a trial fails the task, not the study
-            trace = traceback.format_exc()
-            print(trace, file=sys.stderr, flush=True)
-            return Failed(f"{type(error).__name__}: {error}", trace)
+            return _failed(error)
 
     def epoch(self, row: Epoch | FoldEpoch) -> str | None:
         self._send(row)
@@ -295,3 +299,20 @@ class _Worker:
             torch.set_flush_denormal(True)  # denormal weights make a trial three times as slow
             self._backbones = LoadedBackbones(self._context)
         return self._backbones
+
+
+def _failed(error: Exception) -> Failed:
+    trace = "".join(traceback.format_exception(error))
+    with contextlib.suppress(OSError):  # the disk of the log may be full
+        print(trace, file=sys.stderr, flush=True)
+    return Failed(f"{type(error).__name__}: {error}", trace)
+
+
+def _refused_by_the_disk(error: OSError, scratch: Path) -> Refused | None:
+    """Return a refusal if a disk is full or read-only: no fault of the trial, which is trained again later."""
+    if error.errno not in DISK_ERRORS:
+        return None
+    return Refused(
+        f"{error.filename or scratch} cannot be written: {error.strerror}.",
+        "Free some disk space, then run the same command again to resume.",
+    )

@@ -273,10 +273,15 @@ def _exit_with_the_driver() -> None:
 
 
 def _redirect_output(file: Path) -> None:
-    """Append all output of this process, from Python and from native libraries, to a file."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    with file.open("ab") as out:
+    """Append all output of this process, from Python and from native libraries, to a file. On a full disk: to none."""
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        out = file.open("ab")
+    except OSError:
+        out = open(os.devnull, "ab")  # noqa: SIM115
+    with out:
         os.dup2(out.fileno(), 1)
         os.dup2(out.fileno(), 2)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
+from autotune.errors import StudyError
 from autotune.search.sampler import build_pruner, build_sampler
 from autotune.search.settings import Settings
 from autotune.search.space import BackboneOptions, suggest
@@ -26,6 +30,19 @@ WARM_START = "warm_start"
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+
+@contextmanager
+def storage_errors(file: Path) -> Iterator[None]:
+    """Raise StudyError if Optuna cannot read or write its database in this context."""
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError) as error:
+        cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+        raise StudyError(
+            f"{file} cannot be used: {getattr(cause, 'orig', None) or cause}.",
+            "Free some disk space, then run the same command again to resume.",
+        ) from error
 
 
 class OptunaStudy:

@@ -12,7 +12,7 @@ from autotune.errors import StudyError
 from autotune.search.candidates import Selection
 from autotune.search.settings import Settings, definition, differences
 from autotune.search.space import BackboneOptions
-from autotune.study.record import RECORD, TRIALS, Record, missing_file, open_record
+from autotune.study.record import RECORD, TRIALS, Record, check_database, missing_file, open_record
 from autotune.study.rows import Cuts
 
 if TYPE_CHECKING:
@@ -20,16 +20,23 @@ if TYPE_CHECKING:
 
 
 def refuse_incomplete(folder: Path) -> None:
-    """Raise StudyError if one of the study's files is missing: going on would overwrite what the others describe."""
-    if (folder / TRIALS).exists() and not (folder / RECORD).exists():
+    """Raise StudyError if a file of the study is missing or damaged: going on would overwrite what others describe."""
+    present = [name for name in (RECORD, TRIALS) if _has_content(folder / name)]
+    for name in present:
+        check_database(folder / name)
+    if present == [TRIALS]:
         raise missing_file(folder, RECORD)
-    if not has_started(folder):
+    if RECORD not in present or not has_started(folder):
         return
     with open_record(folder) as record:
-        has_trials = bool(record.trials())
-    for name in (MANIFEST, *([TRIALS] if has_trials else [])):
-        if not (folder / name).exists():
+        needed = (MANIFEST, TRIALS) if record.trials() else (MANIFEST,)
+    for name in needed:
+        if not _has_content(folder / name):
             raise missing_file(folder, name)
+
+
+def _has_content(file: Path) -> bool:
+    return file.is_file() and file.stat().st_size > 0
 
 
 def refuse_other_trials(folder: Path, record: Record, search: OptunaStudy) -> None:

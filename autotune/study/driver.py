@@ -171,23 +171,31 @@ def fine_value(row: TrialRow, n: int) -> float:
 def run_probes(
     engine: Engine, todo: Sequence[ProbeTask], checkpoints: Checkpoints, listener: StudyListener
 ) -> Iterator[tuple[ProbeTask, ProbeOutcome | Failed]]:
-    """Run probes on all workers, save their heads and yield each outcome. A probe whose worker dies has failed."""
-    for task, outcome in run_tasks(engine, todo, lambda _: {}, listener, n_starts=1):
+    """Run probes on all workers, save their heads and yield each outcome.
+
+    Raises StudyError if the workers of a probe die: that is no reason to leave out its backbone.
+    """
+    for task, outcome in run_tasks(engine, todo, lambda _: {}, listener):
         assert isinstance(task, ProbeTask)
         if isinstance(outcome, ProbeOutcome):
             checkpoints.keep_probe(task.backbone, task.pixels, outcome.head)
+        if isinstance(outcome, Died):
+            raise StudyError(
+                f"{MOST_STARTS} workers died in the probe of {task.backbone}. The last one: {outcome.reason}.",
+                "Free some memory and run the same command again, or leave the backbone out: --backbone OTHERS",
+            )
         assert isinstance(outcome, (ProbeOutcome, Failed))
         yield task, outcome
 
 
 def run_tasks(
     engine: Engine, todo: Sequence[Task], files: Callable[[Task], Mapping[str, bytes]], listener: StudyListener,
-    deadline: float | None = None, n_starts: int = MOST_STARTS,
-) -> Iterator[tuple[Task, Outcome | Failed]]:  # fmt: skip
+    deadline: float | None = None,
+) -> Iterator[tuple[Task, Outcome | Failed | Died]]:  # fmt: skip
     """Run independent tasks on all workers and yield each outcome. files: what a task needs from the study folder.
 
-    n_starts: of a task, if its worker dies each time. After the deadline, no task is started, and running ones stop at
-    the end of their epoch.
+    A task whose worker dies is started again, up to MOST_STARTS times. After the deadline, no task is started, and
+    running ones stop at the end of their epoch.
     """
 
     def is_late() -> bool:
@@ -207,12 +215,10 @@ def run_tasks(
                 listener.progress(f"Feature cache{of}")(message.done, message.total)
             elif isinstance(message, Refused):
                 raise StudyError(message.problem, message.fix)
-            elif isinstance(message, Died) and starts[task.name] < n_starts:
+            elif isinstance(message, Died) and starts[task.name] < MOST_STARTS:
                 waiting.insert(0, task)
-            elif isinstance(message, (Failed, Died)):
-                yield task, Failed(*_error_and_trace(message))
             else:
-                assert isinstance(message, Outcome)
+                assert isinstance(message, Outcome | Failed | Died)
                 yield task, message
 
 

@@ -7,9 +7,7 @@ from pathlib import Path
 
 from autotune.errors import StudyError
 from autotune.files import write_whole
-from autotune.study.record import Record
-
-RESTORE = "Restore the file, or start another study: --study NEW"
+from autotune.study.record import RESTORE, Record
 
 
 class StudyFiles:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from autotune.data.folds import class_gaps
-from autotune.engines.base import Engine, Failed, FoldTask, SoupTask, Task
+from autotune.engines.base import Died, Engine, Failed, FoldTask, SoupTask, Task
 from autotune.search.cost import FINALS_SHARE, expected_shares, training_operations
 from autotune.search.plan import Plan
 from autotune.study.checkpoints import Checkpoints
@@ -162,7 +162,7 @@ class Finals:
         done = 0
         for task, outcome in run_tasks(self._engine, todo, self._files, self._listener, self._deadline):
             assert isinstance(task, FoldTask)
-            assert isinstance(outcome, (FoldOutcome, Failed))
+            assert isinstance(outcome, (FoldOutcome, Failed, Died))
             if isinstance(outcome, FoldOutcome) and outcome.ended == TIMEOUT:
                 continue
             self._keep(task, outcome)
@@ -177,9 +177,9 @@ class Finals:
         assert isinstance(task, FoldTask)
         return self._checkpoints.needed_by(task.params)
 
-    def _keep(self, task: FoldTask, outcome: FoldOutcome | Failed) -> None:
-        if isinstance(outcome, Failed) or outcome.ended != DONE:
-            error = outcome.error if isinstance(outcome, Failed) else f"training {outcome.ended}"
+    def _keep(self, task: FoldTask, outcome: FoldOutcome | Failed | Died) -> None:
+        if not isinstance(outcome, FoldOutcome) or outcome.ended != DONE:
+            error = _error(outcome)
             self._record.keep_fold(FoldRow(task.number, task.fold, FAILED, error=error))
             self._listener.say(f"Finals: trial {task.number} failed on fold {task.fold}: {error}")
             return
@@ -316,3 +316,9 @@ class Finals:
 
     def _best_trial(self, trial: TrialRow, reason: str) -> Final:
         return Final(trial.number, self._setting, TRIAL, str(trial.checkpoint), reason=reason)
+
+
+def _error(outcome: FoldOutcome | Failed | Died) -> str:
+    if isinstance(outcome, Failed):
+        return outcome.error
+    return outcome.reason if isinstance(outcome, Died) else f"training {outcome.ended}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -38,6 +39,7 @@ _FOLD_COLUMNS = [field.name for field in fields(FoldRow)]
 _TRIAL_COLUMNS = {field.name for field in fields(TrialRow)}
 
 RECORD, TRIALS = "record.db", "trials.db"  # the files of a study: ours, and Optuna's
+RESTORE = "Restore the file, or start another study: --study NEW"
 
 migrations = Migrations("autotune")
 
@@ -119,9 +121,7 @@ class Record:
                 with FileLock(file.with_name("record.lock")):
                     migrations.apply(self._db)
         except sqlite3.DatabaseError as error:
-            raise StudyError(
-                f"{file} cannot be read: {error}.", "Restore a copy of it, or start another study."
-            ) from error
+            raise _unusable(file, error) from error
 
     def close(self) -> None:
         self._db.close()
@@ -304,10 +304,10 @@ def _plain(name: str, value: Any) -> Any:
 
 
 def missing_file(folder: Path, name: str) -> StudyError:
-    """Return the error for a study without one of its files."""
+    """Return the error for a study without one of its files, or with an empty one."""
     return StudyError(
-        f"Study {folder.name} is incomplete: {folder / name} is missing.",
-        "Restore the file, or start another study: --study NEW",
+        f"Study {folder.name} is incomplete: {folder / name} is missing or empty.",
+        RESTORE,
     )
 
 
@@ -336,12 +336,33 @@ def lock_study(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def open_record(folder: Path) -> Iterator[Record]:
-    """Open the record of a study and close it on exit."""
+    """Open the record of a study and close it on exit. Raises StudyError if it cannot be read or written."""
     record = Record(folder / RECORD)
     try:
         yield record
+    except sqlite3.DatabaseError as error:
+        raise _unusable(folder / RECORD, error) from error
     finally:
         record.close()
+
+
+def check_database(file: Path) -> None:
+    """Raise StudyError if a database of a study is damaged."""
+    try:
+        with contextlib.closing(sqlite3.connect(file)) as database:
+            (answer,) = database.execute("pragma quick_check(1)").fetchone()
+    except sqlite3.DatabaseError as error:
+        raise _unusable(file, error) from error
+    if answer != "ok":
+        raise StudyError(f"{file} is damaged: {answer.splitlines()[-1]}.", RESTORE)
+
+
+def _unusable(file: Path, error: sqlite3.DatabaseError) -> StudyError:
+    if isinstance(error, sqlite3.OperationalError):  # a full disk, a read-only folder, another process
+        return StudyError(
+            f"{file} cannot be written: {error}.", "Free some disk space, then run the same command again to resume."
+        )
+    return StudyError(f"{file} is damaged: {error}.", RESTORE)
 
 
 def _now() -> str:

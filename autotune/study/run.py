@@ -13,7 +13,7 @@ from autotune.engines.base import Engine, PixelSet, ProbeTask
 from autotune.engines.local import LocalEngine
 from autotune.errors import StudyError
 from autotune.search.candidates import Candidate, Selection, select_backbones
-from autotune.search.optuna_study import OptunaStudy
+from autotune.search.optuna_study import OptunaStudy, storage_errors
 from autotune.search.plan import Plan, build_context, make_plan
 from autotune.search.settings import definition
 from autotune.search.space import BackboneOptions
@@ -95,12 +95,14 @@ def _run_trials(
         backbones = _probe(engine, checkpoints, plan.selection, record, listener)
         n_left = max(request.trials - len(record.trials()), 0)
         listener.estimated(estimate_seconds(plan, n_left))  # measured here, while the workers are idle
-        trials = OptunaStudy(folder / TRIALS, plan.settings, backbones)
-        refuse_other_trials(folder, record, trials)
-        _enqueue_first_trials(trials, backbones, record)
         deadline = start + request.timeout if request.timeout is not None else None
-        Driver(trials, engine, checkpoints, record, listener, deadline).run(request.trials)
-        Finals(engine, record, checkpoints, plan, context, listener, trials.warm_starts(), deadline).run()
+        with storage_errors(folder / TRIALS):
+            trials = OptunaStudy(folder / TRIALS, plan.settings, backbones)
+            refuse_other_trials(folder, record, trials)
+            _enqueue_first_trials(trials, backbones, record)
+            Driver(trials, engine, checkpoints, record, listener, deadline).run(request.trials)
+            warm_starts = trials.warm_starts()
+        Finals(engine, record, checkpoints, plan, context, listener, warm_starts, deadline).run()
     return context
 
 

@@ -84,3 +84,23 @@ def test_the_clock_moving_back_does_not_reorder_the_trials(here: Path, tmp_path:
         record.keep_failure(3, params, "fails", "")
         record._db.execute("update trials set finished = '1999' where number = 3")
         assert record.last_states(2) == ["failed", "complete"]
+
+
+@pytest.mark.parametrize("name", ["trials.db", "record.db"])
+@pytest.mark.parametrize("damage", ["cut", "foreign", "empty", "flipped"])
+def test_a_damaged_database_is_named_before_any_work(name: str, damage: str, finished: Path, photos: Path) -> None:
+    file = finished / name
+    whole = file.read_bytes()
+    damaged = {
+        "cut": whole[: len(whole) // 2],
+        "foreign": b"not a database " * 1000,
+        "empty": b"",
+        "flipped": whole[:4096] + bytes(one ^ 255 for one in whole[4096:8192]) + whole[8192:],
+    }
+    file.write_bytes(damaged[damage])
+    (finished / "checkpoints").rename(finished / "hidden")  # no work is done, so nothing is read or written there
+    with pytest.raises(StudyError, match=name) as error:
+        search(photos, 6)
+    assert error.value.fix
+    assert not (finished / "checkpoints").exists()
+    assert file.read_bytes() == damaged[damage]

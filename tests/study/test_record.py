@@ -90,7 +90,7 @@ def test_a_damaged_record_raises_an_error_with_a_fix(tmp_path: Path) -> None:
     whole = file.read_bytes()
     for damaged in (b"not a database, but long enough to be taken for one" * 20, whole[:5000]):
         file.write_bytes(damaged)
-        with pytest.raises(StudyError, match="cannot be read") as error:
+        with pytest.raises(StudyError, match="is damaged") as error:
             Record(file)
         assert error.value.fix
 

@@ -25,7 +25,7 @@ def test_a_damaged_study_does_not_hide_the_others(finished: Path) -> None:
     other.mkdir()
     (other / "record.db").write_bytes(b"not a database" * 100)
     rows = {row.name: row for row in list_studies()}
-    assert "cannot be read" in rows["broken"].problem
+    assert "is damaged" in rows["broken"].problem
     assert rows["s"].problem == ""
 
 
