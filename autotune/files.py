@@ -1,11 +1,17 @@
-"""Atomic writing of files, and the location of the cache folder."""
+"""Atomic writing of files and folders, and the location of the cache folder."""
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import platformdirs
+from filelock import FileLock, Timeout
 
 from autotune.errors import StudyError
 
@@ -31,6 +37,27 @@ def write_whole(file: Path, content: bytes | str, durable: bool = False) -> None
         unfinished.replace(file)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def unfinished_folder(out: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `out`, to be renamed to it when it is complete; otherwise it is deleted on exit.
+
+    The kernel holds its lock as long as this process lives: those of killed processes are deleted first. Raises
+    OSError.
+    """
+    for lock in out.parent.glob(f".{glob.escape(out.name)}.unfinished-*.lock"):
+        with contextlib.suppress(Timeout), FileLock(lock, timeout=0):
+            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+            lock.unlink(missing_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.unfinished-", dir=out.parent))
+    lock = folder.with_name(f"{folder.name}.lock")
+    try:
+        with FileLock(lock):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.unlink(missing_ok=True)
 
 
 def make_folder(folder: Path) -> Path:

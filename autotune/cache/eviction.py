@@ -23,6 +23,7 @@ LIMIT = "AUTOTUNE_CACHE_LIMIT"
 MOST_BYTES = 50 * 10**9  # the default limit, or half of the disk if that is less
 KINDS = ("pixels", "features", "banks")  # banks: features of earlier versions, no longer read
 RUNNING = "running"  # a folder with one locked file per running study
+_own: set[Path] = set()  # the locks that this process holds
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,8 @@ def entries() -> list[CacheEntry]:
         for keys in (cache_folder() / kind).glob("**/keys.bin"):
             with contextlib.suppress(FileNotFoundError):  # deleted by another process
                 status = keys.stat()
-                rows, at = keys.with_name("rows.bin").stat(), status.st_mtime
-                found.append(CacheEntry(keys.parent, status.st_size // KEY_BYTES, status.st_size + rows.st_size, at))
+                size = sum(file.stat().st_size for file in keys.parent.glob("*.bin"))
+                found.append(CacheEntry(keys.parent, status.st_size // KEY_BYTES, size, status.st_mtime))
     return sorted(found, key=lambda one: (one.used, str(one.folder)))
 
 
@@ -121,12 +122,14 @@ def clear() -> list[CacheEntry]:
 @contextlib.contextmanager
 def in_use() -> Iterator[None]:
     """Prevent other processes from deleting entries used from now on. The file lock is also released by kill -9."""
-    lock = FileLock(make_folder(cache_folder() / RUNNING) / f"{os.getpid()}-{uuid.uuid4().hex[:8]}.lock")
+    file = make_folder(cache_folder() / RUNNING) / f"{uuid.uuid4().hex}.lock"  # a PID is not unique among containers
+    _own.add(file)
     try:
-        with lock:
+        with FileLock(file):
             yield
     finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
+        file.unlink(missing_ok=True)
+        _own.discard(file)
 
 
 def cache_status() -> CacheStatus:
@@ -143,7 +146,7 @@ def _running_since() -> float:
     """Return the start of the earliest running study, in seconds since 1970; infinity if no study is running."""
     first = float("inf")
     for file in (cache_folder() / RUNNING).glob("*.lock"):
-        if file.name.startswith(f"{os.getpid()}-"):
+        if file in _own:
             continue
         try:
             started = file.stat().st_mtime

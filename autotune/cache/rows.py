@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -14,15 +16,18 @@ from numpy.typing import DTypeLike, NDArray
 from autotune.errors import StudyError
 from autotune.files import make_folder, unwritable
 
-KEY_BYTES = 16
+KEY_BYTES, SUM_BYTES = 16, 4
 REMAPPED = 2**30  # bytes read before the memory map is reopened, which releases the pages that were read
+
+logger = logging.getLogger(__name__)
 
 
 class RowStore:
     """Arrays of one shape and dtype, each with a key of 32 hex digits, appended to a file and read by a memory map.
 
-    A row exists once its key is on disk. Keys are written after rows: rows left incomplete by kill -9 are never read
-    and are overwritten by the next writer. Writers take a lock.
+    A row exists once its key is on disk. Keys are written after rows and their checksums: rows left incomplete by
+    kill -9 are never read and are overwritten by the next writer. Writers take a lock. A row that does not match its
+    checksum (CRC-32) is missing; a row appended later with the same key replaces it.
     """
 
     def __init__(self, folder: Path, shape: Sequence[int], dtype: DTypeLike) -> None:
@@ -30,8 +35,10 @@ class RowStore:
         self.shape = tuple(shape)
         self.dtype = np.dtype(dtype)
         self.row_bytes = int(np.prod(self.shape)) * self.dtype.itemsize
-        self._rows, self._keys = folder / "rows.bin", folder / "keys.bin"
+        self._rows, self._keys, self._sums = folder / "rows.bin", folder / "keys.bin", folder / "sums.bin"
         self._index: dict[str, int] = {}
+        self._n = 0
+        self._checked: set[int] = set()  # places of rows that this process has written, or compared with their checksum
         self._last = ""
         self._map: NDArray[np.generic] | None = None
         self._taken = 0
@@ -48,28 +55,25 @@ class RowStore:
         return key in self._index
 
     def missing(self, keys: Iterable[str]) -> list[str]:
-        """Return the keys without a row, in order and without repetition."""
+        """Return the keys without an undamaged row, in order and without repetition."""
         self._refresh()
-        return [key for key in dict.fromkeys(keys) if key not in self._index]
+        keys = list(dict.fromkeys(keys))
+        self._drop_damaged([key for key in keys if key in self._index])
+        return [key for key in keys if key not in self._index]
 
     def append(self, keys: Sequence[str], rows: NDArray[np.generic]) -> None:
-        """Append rows (N, *shape) with new keys; the caller holds the lock. Raises StudyError if the disk is full."""
+        """Append rows (N, *shape) of missing keys; the caller holds the lock. Raises StudyError if the disk is full."""
         self._refresh()
-        start = len(self._index)
+        rows = np.ascontiguousarray(rows, dtype=self.dtype)
+        sums = np.array([zlib.crc32(row) for row in rows], np.uint32)
         try:
             make_folder(self.folder)
-            with _open(self._rows) as out:
-                out.truncate(start * self.row_bytes)
-                out.seek(start * self.row_bytes)
-                out.write(np.ascontiguousarray(rows, dtype=self.dtype).tobytes())
-                out.flush()
-                os.fsync(out.fileno())
-            with _open(self._keys) as out:
-                out.truncate(start * KEY_BYTES)
-                out.seek(start * KEY_BYTES)
-                out.write(bytes.fromhex("".join(keys)))
+            self._write(self._rows, self.row_bytes, rows.tobytes(), durable=True)
+            self._write(self._sums, SUM_BYTES, sums.tobytes(), durable=True)
+            self._write(self._keys, KEY_BYTES, bytes.fromhex("".join(keys)))
         except OSError as error:
             raise unwritable(self.folder, error) from error
+        self._checked.update(range(self._n, self._n + len(rows)))
 
     def places(self, keys: Sequence[str]) -> NDArray[np.int64]:
         """Return the row numbers (N,) of keys. Raises StudyError if some are missing because the cache was deleted."""
@@ -94,10 +98,12 @@ class RowStore:
 
     def _refresh(self) -> None:
         """Read the keys written since the last call, and map their rows."""
-        n = min(_size(self._keys) // KEY_BYTES, _size(self._rows) // max(self.row_bytes, 1))
-        known = len(self._index)
+        sizes = (self._keys, KEY_BYTES), (self._rows, self.row_bytes), (self._sums, SUM_BYTES)
+        n = min(_size(file) // max(each, 1) for file, each in sizes)
+        known = self._n
         if known and (n < known or self._key(known - 1) != self._last):  # deleted, and possibly rewritten
-            self._index, self._map, known = {}, None, 0
+            self._index, self._map, self._checked, known = {}, None, set(), 0
+        self._n = n
         if n == known:
             return
         with self._keys.open("rb") as keys:
@@ -108,14 +114,35 @@ class RowStore:
         self._last = text[-width:]
         self._map = np.memmap(self._rows, self.dtype, "r", shape=(n, *self.shape))
 
+    def _drop_damaged(self, keys: Sequence[str]) -> None:
+        """Remove rows that do not match their checksums from the index. Each is compared once per process."""
+        new = [key for key in keys if self._index[key] not in self._checked]
+        if not new:
+            return
+        assert self._map is not None
+        sums = np.fromfile(self._sums, np.uint32, self._n)
+        damaged = [key for key in new if zlib.crc32(self._map[self._index[key]]) != sums[self._index[key]]]
+        self._checked.update(self._index[key] for key in new)
+        for key in damaged:
+            del self._index[key]
+        if damaged:
+            some = ", ".join(damaged[:3]) + (", ..." if len(damaged) > 3 else "")
+            logger.warning("%d damaged rows in %s are computed again: %s", len(damaged), self.folder, some)
+
+    def _write(self, file: Path, each: int, content: bytes, durable: bool = False) -> None:
+        """Write entries of `each` bytes after those of the rows that exist. durable: they are then on disk."""
+        with cast(BinaryIO, file.open("r+b" if file.exists() else "w+b")) as out:
+            out.truncate(self._n * each)
+            out.seek(self._n * each)
+            out.write(content)
+            if durable:
+                out.flush()
+                os.fsync(out.fileno())
+
     def _key(self, place: int) -> str:
         with self._keys.open("rb") as keys:
             keys.seek(place * KEY_BYTES)
             return keys.read(KEY_BYTES).hex()
-
-
-def _open(file: Path) -> BinaryIO:
-    return cast(BinaryIO, file.open("r+b" if file.exists() else "w+b"))
 
 
 def _size(file: Path) -> int:

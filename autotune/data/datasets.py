@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from PIL import Image
 
 from autotune.data.table import ENDINGS
 from autotune.errors import DataError, did_you_mean
-from autotune.files import make_folder
+from autotune.files import make_folder, unfinished_folder
 from autotune.text import first_line
 
 DIGITS = "digits"
@@ -113,11 +112,12 @@ def write_digits(cache: Path) -> Path:
     from sklearn.datasets import load_digits
 
     found = load_digits()
-    unfinished = _unfinished(cache, DIGITS)
-    for number, (values, label) in enumerate(zip(found.images, found.target, strict=True)):
-        file = make_folder(unfinished / str(label)) / f"{number:04d}.png"
-        Image.fromarray((values * (255 / 16)).round().astype(np.uint8)).save(file)
-    return _moved(unfinished, folder)
+    make_folder(folder.parent)
+    with unfinished_folder(folder) as unfinished:
+        for number, (values, label) in enumerate(zip(found.images, found.target, strict=True)):
+            file = make_folder(unfinished / str(label)) / f"{number:04d}.png"
+            Image.fromarray((values * (255 / 16)).round().astype(np.uint8)).save(file)
+        return _moved(unfinished, folder)
 
 
 def _downloaded(which: str, cache: Path, say: Callable[[str], None]) -> Path:
@@ -126,21 +126,20 @@ def _downloaded(which: str, cache: Path, say: Callable[[str], None]) -> Path:
     if (folder / TABLE).is_file():
         return folder / TABLE
     say(f"No folder named {which!r}; using the torchvision dataset of that name, downloaded if necessary.")
-    unfinished = _unfinished(cache, which)
+    originals = make_folder(folder.parent / "torchvision")
     try:
-        with (unfinished / TABLE).open("w", newline="", encoding="utf-8") as out:
-            rows = csv.writer(out)
-            rows.writerow(("path", "label", "split"))
-            for part, options in DATASETS[which].parts:
-                rows.writerows(_rows(which, part, options, make_folder(folder.parent / "torchvision"), unfinished))
-        return _moved(unfinished, folder) / TABLE
+        with unfinished_folder(folder) as unfinished:
+            with (unfinished / TABLE).open("w", newline="", encoding="utf-8") as out:
+                rows = csv.writer(out)
+                rows.writerow(("path", "label", "split"))
+                for part, options in DATASETS[which].parts:
+                    rows.writerows(_rows(which, part, options, originals, unfinished))
+            return _moved(unfinished, folder) / TABLE
     except OSError as error:
         raise DataError(
             f"Dataset {which} cannot be unpacked in {folder.parent}: {error.strerror or error}.",
             "Free some disk space, or set AUTOTUNE_CACHE to a folder on a larger disk, and run the same command again.",
         ) from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)  # left over after Ctrl-C or an error
 
 
 def _rows(which: str, part: str, options: dict[str, Any], root: Path, folder: Path) -> Iterator[tuple[str, str, str]]:
@@ -170,12 +169,6 @@ def _opened(which: str, options: dict[str, Any], root: Path) -> Any:
             f"torchvision cannot download {which}: {first_line(error) or type(error).__name__}.",
             f"Check the network connection, or copy the dataset in torchvision's layout into {root}.",
         ) from error
-
-
-def _unfinished(cache: Path, which: str) -> Path:
-    folder = cache / "samples" / f".{which}.{os.getpid()}"
-    shutil.rmtree(folder, ignore_errors=True)
-    return make_folder(folder)
 
 
 def _moved(unfinished: Path, folder: Path) -> Path:

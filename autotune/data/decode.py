@@ -11,12 +11,21 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+# Formats of photos. Others that Pillow knows run other programs (EPS: Ghostscript), open other files or are obscure.
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "HEIF", "JPEG2000", "PPM", "TGA", "ICO", "DDS")
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """Open a picture file in one of the formats, as Pillow does: the pixels are not decoded yet."""
+    Image.init()
+    return Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
+
 
 def decode_image(path: str | Path) -> Image.Image:
     """Return an upright RGB picture: EXIF orientation applied, transparency on white, 16 bits scaled to 8."""
     if not Path(path).is_file():  # opening a pipe would block
         raise ValueError("file not found")
-    with Image.open(path) as file:
+    with open_image(path) as file:
         # Phones write MPO: a JPEG followed by a second view.
         if getattr(file, "is_animated", False) and file.format != "MPO":
             raise ValueError(f"animated, {getattr(file, 'n_frames', 2)} frames")

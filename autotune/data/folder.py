@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
+from autotune.data.picture import picture_suffixes
 from autotune.errors import DataError
 
 PARTS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
@@ -64,7 +63,7 @@ def list_folder(root: Path) -> tuple[list[LabelledFile], list[SkippedFile]]:
 def other_format(name: str) -> SkippedFile | None:
     """Return why a file of this name cannot be read and what can read it; None if its format is supported."""
     suffix = Path(name).suffix.lower()
-    if suffix in Image.registered_extensions():
+    if suffix in picture_suffixes():
         return None
     if suffix in HEIC:
         return SkippedFile(name, "HEIC, which requires pillow-heif: pip install 'autotune-vision[heic]'", bad=True)

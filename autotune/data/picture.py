@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import threading
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from autotune.data.decode import decode_image
+from autotune.data.decode import FORMATS, decode_image, open_image
 
 with contextlib.suppress(ImportError):  # the extra `heic`
     import pillow_heif
@@ -19,6 +20,8 @@ with contextlib.suppress(ImportError):  # the extra `heic`
     pillow_heif.register_heif_opener()
 
 MOST_PIXELS = 200_000_000
+BIG_PIXELS = 25_000_000
+_one_at_a_time = threading.Lock()  # decoding takes up to 16 bytes a pixel, in each of several threads
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,11 @@ class Picture:
     group: str = ""
 
 
+def picture_suffixes() -> set[str]:
+    """Return the suffixes of the formats that are read, lower case, with the dot."""
+    return {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
+
+
 class UnreadableError(Exception):
     """Raised for a file that is skipped, with the reason."""
 
@@ -50,12 +58,14 @@ def read_picture(path: Path) -> Image.Image:
             warnings.simplefilter("ignore")
             if not path.is_file():  # opening a pipe would block
                 raise UnreadableError("file not found")
-            with Image.open(path) as image:
-                if image.width * image.height > MOST_PIXELS:
+            with open_image(path) as image:
+                n_pixels = image.width * image.height
+                if n_pixels > MOST_PIXELS:
                     raise UnreadableError(f"{image.width} x {image.height} pixels, more than {MOST_PIXELS:,}")
-            return decode_image(path)
+            with _one_at_a_time if n_pixels > BIG_PIXELS else contextlib.nullcontext():
+                return decode_image(path)
     except UnidentifiedImageError as error:
-        raise UnreadableError("not a picture, or in a format that Pillow cannot read") from error
+        raise UnreadableError("not a picture, or in a format that is not read") from error
     except Image.DecompressionBombError as error:
         raise UnreadableError(f"more than {MOST_PIXELS:,} pixels") from error
     except UnreadableError:

@@ -14,11 +14,10 @@ from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from autotune.data.catalog import Progress
 from autotune.data.decode import crop_square
-from autotune.data.picture import UnreadableError, read_picture
+from autotune.data.picture import UnreadableError, picture_suffixes, read_picture
 from autotune.errors import BundleError, DataError, StudyError
 from autotune.export import bundle
 from autotune.export.bundle import UNKNOWN, Run
@@ -118,7 +117,7 @@ def _match(source: str | Path) -> list[Path]:
 
 
 def _pictures_below(folder: Path) -> list[Path]:
-    known = Image.registered_extensions()
+    known = picture_suffixes()
     inner = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in known and path.is_file())
     return [path for path in inner if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
 

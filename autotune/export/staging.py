@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import errno
-import glob
-import shutil
-import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from autotune.errors import BundleError
-
-SECONDS_OF_A_DAY = 86_400
+from autotune.files import unfinished_folder
 
 
 @contextmanager
@@ -22,31 +17,30 @@ def staged_folder(out: Path) -> Iterator[tuple[Path, Path]]:
 
     It is removed if the block raises. Raises BundleError if `out` is in use, cannot be written or the disk is full.
     """
-    staging, out = _make_staging(out)
+    out = _prepared(out)
     try:
-        yield staging, out
-        _publish(staging, out)
+        with unfinished_folder(out) as staging:
+            yield staging, out
+            _publish(staging, out)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
-        raise BundleError(f"{out} cannot be written: {error.strerror}.", "Free some disk space and retry.") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        raise BundleError(
+            f"{out} cannot be written: {error.strerror}.", "Free some disk space, or choose another folder."
+        ) from error
 
 
-def _make_staging(out: Path) -> tuple[Path, Path]:
+def _prepared(out: Path) -> Path:
+    """Return the absolute path of a folder that can be created: its parent exists. Raises BundleError."""
     try:
         out = out.resolve()
         if out.exists() and (not out.is_dir() or any(out.iterdir()) or out.is_mount()):
             raise BundleError(f"{out} exists and is not an empty folder.", "Choose another folder, or one inside it.")
         out.parent.mkdir(parents=True, exist_ok=True)
-        for left in out.parent.glob(f".{glob.escape(out.name)}.unfinished-*"):
-            if time.time() - left.stat().st_mtime > SECONDS_OF_A_DAY:  # left by a killed export, not by a running one
-                shutil.rmtree(left)
-        return Path(tempfile.mkdtemp(prefix=f".{out.name}.unfinished-", dir=out.parent)), out
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
         reason = getattr(error, "strerror", None) or error
         raise BundleError(f"{out} cannot be created: {reason}.", "Choose a folder that you can write to.") from error
+    return out
 
 
 def _publish(staging: Path, out: Path) -> None:

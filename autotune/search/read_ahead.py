@@ -12,6 +12,7 @@ from PIL import Image
 from autotune.backbones.registry import Registry
 from autotune.backbones.weights import find_weights
 from autotune.cache.pixels import PixelWriter
+from autotune.data.decode import open_image
 from autotune.data.folder import LabelledFile
 from autotune.data.groups import group_key
 from autotune.data.picture import Picture
@@ -60,7 +61,7 @@ def likely_side(root: Path, files: Sequence[LabelledFile]) -> int:
         file = root / found.path
         if not file.is_file():
             continue
-        with contextlib.suppress(*UNOPENED), Image.open(file) as image:  # errors are reported when the file is read
+        with contextlib.suppress(*UNOPENED), open_image(file) as image:  # errors are reported when the file is read
             sides.append(min(image.size))
     return int(np.median(sides)) if sides else 0
 

@@ -47,7 +47,7 @@ def test_the_least_recently_used_entries_are_evicted_first(folder: Path) -> None
     ):
         stored(folder, name, minutes)
     each = eviction.entries()[0].n_bytes
-    assert each == 10 * (1000 + 16)
+    assert each == 10 * (1000 + 16 + 4)
     assert names(eviction.trim(3 * each)) == []
     assert names(eviction.trim(3 * each - 1)) == ["features/net-32/cut9"]
     assert names(eviction.trim(each)) == ["features/net-32/cut8"]
@@ -118,11 +118,11 @@ def test_the_command_shows_trims_and_clears_the_cache(folder: Path) -> None:
         stored(folder, f"features/net-32/cut9-view{view}-a", 5)
     found = json.loads(run_command("cache", "--json").stdout)
     assert [(row["name"], row["rows"], row["bytes"]) for row in found["entries"]] == [
-        ("features/net-32/cut9", 20, 20_320)
+        ("features/net-32/cut9", 20, 20_400)
     ]
     shown = run_command("cache").stdout
     assert "features/net-32/cut9" in shown
-    assert "20.3 KB of at most" in shown
+    assert "20.4 KB of at most" in shown
     assert run_command("cache", "trim", "--to", "15KB").stdout == "Deleted 10.2 KB.\n"
     unconfirmed = run_command("cache", "clear")
     assert (unconfirmed.returncode, len(unconfirmed.stderr.splitlines())) == (1, 2)
@@ -168,3 +168,19 @@ def test_a_full_disk_raises_and_the_same_search_resumes(
         search(digits, 2, flags=flags)
     subprocess.run(["mount", "-o", "remount,size=100M", str(small_disk)], check=True)
     assert without_time(search(digits, 2, flags=flags)) == without_time(expected)
+
+
+def test_a_study_in_another_container_has_another_lock_even_with_the_same_pid(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every container has a process 1; both can share a cache folder."""
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    held = HOLD.replace("import time;", "import os, time; os.getpid = lambda: 1;", 1)
+    with subprocess.Popen([sys.executable, "-c", held], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout
+        assert other.stdout.readline() == "in\n"
+        with eviction.in_use(), pytest.raises(StudyError, match="running study"):
+            eviction.clear()
+        other.kill()
+    with eviction.in_use():
+        assert eviction.clear() == []

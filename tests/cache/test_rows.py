@@ -97,3 +97,40 @@ def test_the_memory_map_is_reopened_after_many_reads(tmp_path: Path, monkeypatch
     found = rows.take(places)
     assert len(opened) == 1
     assert np.array_equal(rows.take(places), found)
+
+
+def flip(file: Path, byte: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[byte] ^= 16
+    file.write_bytes(content)
+
+
+def test_a_damaged_row_is_named_and_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    writer = filled(tmp_path)
+    flip(tmp_path / "rows.bin", 3 * 12 + 5)
+    rows = RowStore(tmp_path, (2, 3), np.float16)
+    assert rows.missing([key(i) for i in range(5)]) == [key(3)]
+    assert "1 damaged rows" in caplog.text
+    assert key(3) in caplog.text
+    rows.append([key(3)], np.full((1, 2, 3), 50))
+    for store_ in (rows, writer, RowStore(tmp_path, (2, 3), np.float16)):
+        assert store_.missing([key(i) for i in range(5)]) == []
+        assert store_.take(store_.places([key(2), key(3)]))[:, 0, 0].tolist() == [12, 50]
+
+
+@pytest.mark.parametrize("name", ["sums.bin", "keys.bin"])
+def test_a_damaged_checksum_or_key_is_a_missing_row(tmp_path: Path, name: str) -> None:
+    filled(tmp_path)
+    flip(tmp_path / name, 0)
+    assert RowStore(tmp_path, (2, 3), np.float16).missing([key(i) for i in range(5)]) == [key(0)]
+
+
+def test_rows_of_an_earlier_version_without_checksums_are_missing(tmp_path: Path) -> None:
+    filled(tmp_path)
+    (tmp_path / "sums.bin").unlink()
+    rows = RowStore(tmp_path, (2, 3), np.float16)
+    assert rows.missing([key(0)]) == [key(0)]
+    rows.append([key(0)], np.full((1, 2, 3), 9))
+    again = RowStore(tmp_path, (2, 3), np.float16)
+    assert again.take(again.places([key(0)])).max() == 9
+    assert again.missing([key(1)]) == [key(1)]

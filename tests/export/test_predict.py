@@ -229,9 +229,9 @@ class TestBundle:
         assert "gone.png: cannot be read" in result.stderr
 
 
-def test_predict_py_has_fewer_than_60_lines_and_does_not_use_autotune() -> None:
+def test_predict_py_has_fewer_than_70_lines_and_does_not_use_autotune() -> None:
     text = Path(str(decode.__file__)).read_text()
     code = [line for line in text.partition('"""\n\nimport')[2].splitlines() if line.strip()]
-    assert len(code) < 60
+    assert len(code) < 70
     assert "autotune" not in text
     assert os.access(str(decode.__file__), os.R_OK)
