@@ -16,6 +16,7 @@ from autotune.backbones.spec import Backbone
 from autotune.errors import PluginError
 from autotune.text import first_line
 
+N_BLANK = 2  # pictures of a profile: with one, a stage that ignores its batch would pass
 CPU_TAIL_SHARE = 0.4  # the most that the unfrozen stages may take of a forward pass's operations on a CPU
 
 
@@ -59,8 +60,8 @@ class StageProfile:
 
 @torch.no_grad()
 def profile_stages(entry: Backbone, chain: nn.Sequential, pixels: int) -> StageProfile:
-    """Run one blank picture through each stage in turn. Raises PluginError if the output is not a feature vector."""
-    x = torch.zeros(1, 3, pixels, pixels)
+    """Run two blank pictures through each stage in turn. Raises PluginError if the output is not a feature vector."""
+    x = torch.zeros(N_BLANK, 3, pixels, pixels)
     operations, shapes = [], []
     chain.eval()
     for number, stage in enumerate(chain):
@@ -68,12 +69,17 @@ def profile_stages(entry: Backbone, chain: nn.Sequential, pixels: int) -> StageP
             with FlopCounterMode(display=False) as counter, _countable_attention():
                 x = _detached_output(stage, x)
             shapes.append(tuple(x.shape[1:]))
-        except Exception as error:  # plugins can raise any exception
+        except (Exception, SystemExit) as error:  # plugins can raise any exception
             raise PluginError(
                 f"Stage {number} of backbone {entry.name!r} fails at {pixels} pixels: {first_line(error)}",
                 f"Use another size (its default is {entry.traits.pixels}), or fix {entry.file}.",
             ) from error
-        operations.append(counter.get_total_flops())
+        if len(x) != N_BLANK:
+            raise PluginError(
+                f"Stage {number} of backbone {entry.name!r} returns {len(x)} rows for {N_BLANK} pictures.",
+                f"Return one row per picture in {entry.file}.",
+            )
+        operations.append(counter.get_total_flops() // N_BLANK)
     stated = entry.traits.features
     if len(shapes[-1]) != 1 or (stated is not None and shapes[-1] != (stated,)):
         raise PluginError(

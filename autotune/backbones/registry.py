@@ -104,12 +104,12 @@ def build_stages(entry: Backbone, pretrained: bool) -> nn.Sequential:
     try:
         function = getattr(_import_plugin(entry.file), entry.function)
         chain = function(pretrained, variant) if entry.takes_variant else function(pretrained)
-    except Exception as error:  # plugins can raise any exception
+    except (Exception, SystemExit) as error:  # plugins can raise any exception
         raise _load_error(entry.name, entry.file, error) from error
     return _checked_chain(entry, chain)
 
 
-def _load_error(name: str, file: str, error: Exception) -> PluginError:
+def _load_error(name: str, file: str, error: BaseException) -> PluginError:
     return PluginError(f"Backbone {name!r} does not load: {type(error).__name__}: {error}", f"Fix {file}.")
 
 
@@ -205,7 +205,7 @@ def _variant_traits(entry: Backbone, name: str, variant: str) -> Traits:
     """
     try:
         traits_of = getattr(_import_plugin(entry.file), "traits", None)
-    except Exception as error:  # plugins can raise any exception
+    except (Exception, SystemExit) as error:  # plugins can raise any exception
         raise _load_error(name, entry.file, error) from error
     if traits_of is None:
         return entry.traits
@@ -214,7 +214,7 @@ def _variant_traits(entry: Backbone, name: str, variant: str) -> Traits:
     except ValueError as error:
         problem, fix = error.args if len(error.args) == 2 else (str(error), "Check the name after the colon.")
         raise PluginError(f"No backbone named {name!r}: {problem}", fix) from error
-    except Exception as error:  # plugins can raise any exception
+    except (Exception, SystemExit) as error:  # plugins can raise any exception
         raise _load_error(name, entry.file, error) from error
     return checked_traits({**asdict(entry.traits), **stated})
 

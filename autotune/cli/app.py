@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -344,6 +346,22 @@ def dashboard(
 
 def main() -> NoReturn:
     """Run a command. Print an error that the user can fix in two lines and exit with 1; a bug keeps its traceback."""
+    try:
+        _run()
+    except SystemExit as leave:
+        _leave_threads(leave.code)
+        raise
+
+
+def _leave_threads(code: str | int | None) -> None:
+    """Exit at once if a plugin has started a thread that never ends: Python would wait for it."""
+    if any(not one.daemon for one in threading.enumerate() if one is not threading.main_thread()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+
+
+def _run() -> NoReturn:
     try:
         with collected_less_often():
             app()

@@ -144,9 +144,10 @@ class Refused:
 
 @dataclass(frozen=True)
 class Died:
-    """The worker died. reason: what is known of the cause, e.g. "its process exited with code 1"."""
+    """The worker died. reason: what is known of the cause, e.g. "its process exited with code 1"; if killed, why."""
 
     reason: str
+    was_killed: bool = False
 
 
 Outcome = TrialOutcome | ProbeOutcome | FoldOutcome | SoupOutcome
@@ -156,6 +157,14 @@ Message = Report | Died
 
 class ChannelClosedError(Exception):
     """The other end of a worker's channel is closed: the worker exits."""
+
+
+@dataclass(frozen=True)
+class TaskTiming:
+    """How long a task runs, in seconds. total: since it was given. longest: between two of its messages, so far."""
+
+    total: float
+    longest: float
 
 
 # Interfaces that an engine implements.
@@ -171,6 +180,15 @@ class Place(ABC):
     @abstractmethod
     def answer(self, stop: str | None) -> None:
         """Reply to the Epoch or FoldEpoch of this place's task: None to continue, or the reason to stop."""
+
+    @abstractmethod
+    def kill(self, reason: str) -> None:
+        """End the worker at once, whatever it does. `Engine.events` then yields Died with this reason."""
+
+    @property
+    @abstractmethod
+    def timing(self) -> TaskTiming | None:
+        """How long the task runs; None without a task."""
 
 
 class Engine(ABC):
@@ -203,15 +221,20 @@ class Engine(ABC):
 
     @property
     @abstractmethod
+    def working(self) -> Sequence[Place]:
+        """Places with a task."""
+
+    @property
     def busy(self) -> bool:
         """Whether any place has a task."""
+        return bool(self.working)
 
     @abstractmethod
-    def events(self) -> Iterator[tuple[Place, Task, Message]]:
+    def events(self, seconds: float | None = None) -> Iterator[tuple[Place, Task, Message]]:
         """Wait until a task reports something or a starting place becomes idle, and yield the reports.
 
-        May yield nothing. Call it only while a place is busy or starting. After Died, a new place replaces the dead
-        one. Raises StudyError if workers die repeatedly during their start.
+        seconds: to wait at most. May yield nothing. Call it only while a place is busy or starting. After Died, a new
+        place replaces the dead one. Raises StudyError if workers die repeatedly during their start.
         """
 
     @abstractmethod

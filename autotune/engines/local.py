@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 import types
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ from autotune.engines.base import (
     Refused,
     Report,
     Task,
+    TaskTiming,
     serve,
 )
 from autotune.errors import StudyError
@@ -85,12 +87,12 @@ class LocalEngine(Engine):
         return [place for place in self._places if not place.is_ready]
 
     @property
-    def busy(self) -> bool:
-        return any(place.task for place in self._places)
+    def working(self) -> Sequence[LocalPlace]:
+        return [place for place in self._places if place.task]
 
-    def events(self) -> Iterator[tuple[Place, Task, Message]]:
+    def events(self, seconds: float | None = None) -> Iterator[tuple[Place, Task, Message]]:
         waiting = {place.pipe: place for place in self._places if place.task or not place.is_ready}
-        for pipe in connection.wait(list(waiting)):
+        for pipe in connection.wait(list(waiting), seconds):
             place = waiting[pipe]  # type: ignore[index]
             task = place.task
             message = place.read()
@@ -127,6 +129,8 @@ class LocalPlace(Place):
         self.pipe, theirs = spawn.Pipe()
         self.task: Task | None = None
         self.is_ready = False
+        self._killed = ""
+        self._given = self._heard = self._longest = 0.0  # on time.monotonic's clock
         # The context is sent through the pipe. As an argument, a large context blocks this process forever if the child
         # dies early. The child can also load torch while the context is being built.
         self._process = spawn.Process(target=_work, args=(theirs, folder), daemon=True)
@@ -140,10 +144,20 @@ class LocalPlace(Place):
 
     def give(self, task: Task, files: Mapping[str, bytes]) -> None:
         self.task = task
+        self._given = self._heard = time.monotonic()
+        self._longest = 0.0
         self._send(Assignment(task, files))
 
     def answer(self, stop: str | None) -> None:
         self._send(Answer(stop))
+
+    def kill(self, reason: str) -> None:
+        self._killed = reason
+        self._process.kill()
+
+    @property
+    def timing(self) -> TaskTiming | None:
+        return TaskTiming(time.monotonic() - self._given, self._longest) if self.task else None
 
     def read(self) -> Ready | Message:
         """Return the next message, or Died if the process has exited."""
@@ -152,8 +166,10 @@ class LocalPlace(Place):
         except (EOFError, OSError):
             self.close()
             self.wait_or_kill(0.0)
-            return Died(_reason(self._process.exitcode))
+            return Died(self._killed or _reason(self._process.exitcode), was_killed=bool(self._killed))
         self.is_ready = True
+        now = time.monotonic()
+        self._longest, self._heard = max(self._longest, now - self._heard), now
         if isinstance(message, (Outcome, Failed, Refused)):
             self.task = None
         return message

@@ -118,6 +118,9 @@ class Settings(BaseModel, frozen=True):
     angle: Annotated[float, Field(ge=0, le=180)] = 15.0
     """Largest rotation, in degrees, that does not change what a picture shows. 10 for digits, letters and signs."""
 
+    trial_timeout: Annotated[float | None, Field(gt=0)] = None
+    """Seconds after which a probe, a trial or a network of the finals is stopped and counts as failed."""
+
     final: Annotated[str, OneOf(FINALS)] = "soup"
     """Final model: average of the winner's networks on all folds, one network refitted on all, or the best trial's."""
 
@@ -194,7 +197,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     flat_old, flat_new = _flat(old), _flat(new)
     if flat_new.get("validation") is None:  # the study's manifest holds its split; 0.1.0 recorded its default, 0.1
         flat_old["validation"] = None
-    flat_old["final"] = flat_new.get("final")  # no trial depends on it
+    for name in ("final", "trial_timeout"):  # may change: no trial's result depends on it
+        flat_old[name] = flat_new.get(name)
     return [
         f"{name} was {flat_old.get(name)}, is {flat_new.get(name)}"
         for name in sorted({*flat_old, *flat_new})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -24,6 +23,7 @@ from autotune.engines.base import (
 from autotune.errors import StudyError
 from autotune.search.optuna_study import OptunaStudy
 from autotune.study.checkpoints import Checkpoints
+from autotune.study.limits import TimeLimits
 from autotune.study.listener import TRIALS, StudyListener
 from autotune.study.record import Record
 from autotune.study.rows import COMPLETE, FAILED, PRUNED, BackboneFacts, TrialRow
@@ -36,16 +36,16 @@ STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: Tria
 
 
 class Driver:
-    """One run of a study's trials. deadline: on time.monotonic's clock; after it, every trial is stopped."""
+    """One run of a study's trials. After the deadline of the limits, every trial is stopped."""
 
     def __init__(self, search: OptunaStudy, engine: Engine, checkpoints: Checkpoints, record: Record,
-                 listener: StudyListener, deadline: float | None) -> None:  # fmt: skip
+                 listener: StudyListener, limits: TimeLimits) -> None:  # fmt: skip
         self._search = search
         self._engine = engine
         self._checkpoints = checkpoints
         self._record = record
         self._listener = listener
-        self._deadline = deadline
+        self._limits = limits
         self._interrupted = search.unfinished()  # restarted before new trials are started
         self._running: dict[int, tuple[Trial, Params]] = {}
         self._n_starts: Counter[int] = Counter()
@@ -56,7 +56,7 @@ class Driver:
 
         Raises StudyError if five trials in a row have failed, or if the study cannot continue.
         """
-        self._started_late = self._is_late
+        self._started_late = self._limits.is_late
         self._tell_finished()
         self._listener.earlier(self._record.trials(), self._record.facts().backbones or {})
         progress = self._listener.progress(TRIALS)
@@ -65,15 +65,12 @@ class Driver:
             self._give_trials(n_trials)
             if not self._engine.busy and not self._has_next(n_trials):
                 return
-            for place, task, message in self._engine.events():
+            self._limits.enforce()
+            for place, task, message in self._engine.events(self._limits.seconds):
                 assert isinstance(task, TrialTask)
                 self._handle(place, task.number, message)
                 if task.number not in self._running:
                     progress(self._search.n_finished(), n_trials)
-
-    @property
-    def _is_late(self) -> bool:
-        return self._deadline is not None and time.monotonic() > self._deadline
 
     def _give_trials(self, n_trials: int) -> None:
         for place in self._engine.idle:
@@ -85,7 +82,7 @@ class Driver:
 
         A run that starts before the deadline starts at least one trial, even if its workers are ready only after it.
         """
-        if self._is_late and (self._n_starts or self._started_late):
+        if self._limits.is_late and (self._n_starts or self._started_late):
             return False
         return bool(self._interrupted) or self._search.n_finished() + len(self._running) < n_trials
 
@@ -103,7 +100,7 @@ class Driver:
             self._listener.progress("Feature cache")(message.done, message.total)
         elif isinstance(message, Refused):
             raise StudyError(message.problem, message.fix)
-        elif isinstance(message, Died) and self._n_starts[number] < MOST_STARTS:
+        elif isinstance(message, Died) and self._must_start_again(number, message):
             self._start_again(number, message)
         else:
             self._finish(number, message)
@@ -112,14 +109,19 @@ class Driver:
         """Record an epoch and return the reason to stop its trial; None to continue."""
         self._record.keep_epoch(number, row)
         self._listener.epoch(number, row)
-        if self._is_late:
+        if self._limits.is_late:
             return TIMEOUT
         return PRUNED if self._search.should_prune(self._running[number][0], row) else None
+
+    def _must_start_again(self, number: int, death: Died) -> bool:
+        """Return whether a trial whose worker died is unfinished. One killed at the deadline waits for the next run."""
+        return self._limits.is_late if death.was_killed else self._n_starts[number] < MOST_STARTS
 
     def _start_again(self, number: int, death: Died) -> None:
         """Restart a trial whose worker died, with the same number and seed."""
         trial, _ = self._running.pop(number)
-        self._listener.say(f"trial {number:3d}  {death.reason}; restarting the trial")
+        when = "the next run continues it" if death.was_killed else "restarting the trial"
+        self._listener.say(f"trial {number:3d}  {death.reason}; {when}")
         self._interrupted.insert(0, trial)
 
     def _finish(self, number: int, message: Message) -> None:
@@ -169,53 +171,61 @@ def fine_value(row: TrialRow, n: int) -> float:
 
 
 def run_probes(
-    engine: Engine, todo: Sequence[ProbeTask], checkpoints: Checkpoints, listener: StudyListener
+    engine: Engine, todo: Sequence[ProbeTask], checkpoints: Checkpoints, listener: StudyListener, limits: TimeLimits
 ) -> Iterator[tuple[ProbeTask, ProbeOutcome | Failed]]:
     """Run probes on all workers, save their heads and yield each outcome.
 
     Raises StudyError if the workers of a probe die: that is no reason to leave out its backbone.
     """
-    for task, outcome in run_tasks(engine, todo, lambda _: {}, listener):
+    for task, outcome in run_tasks(engine, todo, lambda _: {}, listener, limits.for_probes()):
         assert isinstance(task, ProbeTask)
         if isinstance(outcome, ProbeOutcome):
             checkpoints.keep_probe(task.backbone, task.pixels, outcome.head)
         if isinstance(outcome, Died):
-            raise StudyError(
-                f"{MOST_STARTS} workers died in the probe of {task.backbone}. The last one: {outcome.reason}.",
-                "Free some memory and run the same command again, or leave the backbone out: --backbone OTHERS",
-            )
+            raise _dead_probe(task, outcome)
         assert isinstance(outcome, (ProbeOutcome, Failed))
         yield task, outcome
 
 
+def _dead_probe(task: ProbeTask, death: Died) -> StudyError:
+    if death.was_killed:
+        return StudyError(
+            f"The probe of {task.backbone} was stopped: {death.reason}.",
+            "Allow more time, or leave the backbone out: --backbone OTHERS",
+        )
+    return StudyError(
+        f"{MOST_STARTS} workers died in the probe of {task.backbone}. The last one: {death.reason}.",
+        "Free some memory and run the same command again, or leave the backbone out: --backbone OTHERS",
+    )
+
+
 def run_tasks(
     engine: Engine, todo: Sequence[Task], files: Callable[[Task], Mapping[str, bytes]], listener: StudyListener,
-    deadline: float | None = None,
+    limits: TimeLimits,
 ) -> Iterator[tuple[Task, Outcome | Failed | Died]]:  # fmt: skip
     """Run independent tasks on all workers and yield each outcome. files: what a task needs from the study folder.
 
     A task whose worker dies is started again, up to MOST_STARTS times. After the deadline, no task is started, and
-    running ones stop at the end of their epoch.
+    running ones stop at the end of their epoch; one that is killed has no outcome.
     """
-
-    def is_late() -> bool:
-        return deadline is not None and time.monotonic() > deadline
-
     waiting, starts = list(todo), Counter[str]()
-    while engine.busy or (waiting and not is_late()):
-        for place in engine.idle[: 0 if is_late() else len(waiting)]:
+    while engine.busy or (waiting and not limits.is_late):
+        for place in engine.idle[: 0 if limits.is_late else len(waiting)]:
             task = waiting.pop(0)
             starts[task.name] += 1
             place.give(task, files(task))
-        for place, task, message in engine.events():
+        limits.enforce()
+        for place, task, message in engine.events(limits.seconds):
             if isinstance(message, FoldEpoch):
-                place.answer(TIMEOUT if is_late() else None)
+                place.answer(TIMEOUT if limits.is_late else None)
             elif isinstance(message, CacheProgress):
                 of = f" of {task.backbone}" if isinstance(task, ProbeTask) else ""
                 listener.progress(f"Feature cache{of}")(message.done, message.total)
             elif isinstance(message, Refused):
                 raise StudyError(message.problem, message.fix)
-            elif isinstance(message, Died) and starts[task.name] < MOST_STARTS:
+            elif isinstance(message, Died) and message.was_killed and limits.is_late:
+                listener.say(f"{task.name} was stopped: {message.reason}")
+            elif isinstance(message, Died) and not message.was_killed and starts[task.name] < MOST_STARTS:
                 waiting.insert(0, task)
             else:
                 assert isinstance(message, Outcome | Failed | Died)

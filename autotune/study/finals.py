@@ -15,6 +15,7 @@ from autotune.study.checkpoints import Checkpoints
 from autotune.study.driver import run_tasks
 from autotune.study.evaluate import class_numbers
 from autotune.study.held_out import HeldOut, folds_of, read_held_out
+from autotune.study.limits import TimeLimits
 from autotune.study.listener import StudyListener
 from autotune.study.record import Record
 from autotune.study.rows import COMPLETE, FAILED, REFIT, SOUP, TRIAL, Final, Finalist, FoldRow, FoldScore, TrialRow
@@ -37,12 +38,12 @@ class Finals:
     """The finals of one study.
 
     warm_starts: numbers of trials whose hyperparameters are known to work; the best of them with unfrozen stages is the
-    reference, which loses only to a finalist that is better by more than a standard error. deadline: on
-    time.monotonic's clock; after it, no network is trained.
+    reference, which loses only to a finalist that is better by more than a standard error. After the deadline of the
+    limits, no network is trained.
     """
 
     def __init__(self, engine: Engine, record: Record, checkpoints: Checkpoints, plan: Plan, context: TrialContext,
-                 listener: StudyListener, warm_starts: Collection[int], deadline: float | None) -> None:  # fmt: skip
+                 listener: StudyListener, warm_starts: Collection[int], limits: TimeLimits) -> None:  # fmt: skip
         self._engine = engine
         self._record = record
         self._checkpoints = checkpoints
@@ -50,7 +51,7 @@ class Finals:
         self._context = context
         self._listener = listener
         self._warm_starts = warm_starts
-        self._deadline = deadline
+        self._limits = limits
         self._n_folds = max(context.folds) + 1
         self._n_classes = context.classes
         self._setting = plan.settings.final
@@ -160,7 +161,7 @@ class Finals:
         progress = self._listener.progress("Finals")
         progress(0, len(todo))
         done = 0
-        for task, outcome in run_tasks(self._engine, todo, self._files, self._listener, self._deadline):
+        for task, outcome in run_tasks(self._engine, todo, self._files, self._listener, self._limits):
             assert isinstance(task, FoldTask)
             assert isinstance(outcome, (FoldOutcome, Failed, Died))
             if isinstance(outcome, FoldOutcome) and outcome.ended == TIMEOUT:
@@ -266,7 +267,7 @@ class Finals:
         if len(rows) < 2:
             return self._refit(winner, finalists, "refitted: fewer than two folds could be trained")
         for _, outcome in run_tasks(
-            self._engine, [SoupTask(winner.number, winner.params)], self._files, self._listener
+            self._engine, [SoupTask(winner.number, winner.params)], self._files, self._listener, self._limits.for_soup()
         ):
             if isinstance(outcome, SoupOutcome):
                 break

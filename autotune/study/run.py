@@ -31,6 +31,7 @@ from autotune.study.driver import Driver, run_probes
 from autotune.study.evaluate import evaluate_winner
 from autotune.study.files import StudyFiles
 from autotune.study.finals import Finals
+from autotune.study.limits import TimeLimits, alarm
 from autotune.study.listener import StudyListener
 from autotune.study.prepare import Prepared, decode_pictures, prepare
 from autotune.study.record import TRIALS, Record, lock_study, open_record
@@ -82,7 +83,9 @@ def _run_trials(
     """
     folder = ready.folder
     with LocalEngine(request.workers, folder) as engine:
-        plan = _plan(request, ready, record, listener)
+        deadline = start + request.timeout if request.timeout is not None else None
+        with alarm(deadline):
+            plan = _plan(request, ready, record, listener)
         context = build_context(plan, request.workers)
         engine.configure(context)
         listener.planned(outline(folder.name, plan, request.trials))
@@ -92,17 +95,17 @@ def _run_trials(
         _record_start(record, ready, plan)
         record.add_seconds(read=time.monotonic() - start)
         checkpoints = Checkpoints(StudyFiles(folder, record), context)
-        backbones = _probe(engine, checkpoints, plan.selection, record, listener)
+        limits = TimeLimits(engine, deadline, plan.settings.trial_timeout)
+        backbones = _probe(engine, checkpoints, plan.selection, record, listener, limits)
         n_left = max(request.trials - len(record.trials()), 0)
         listener.estimated(estimate_seconds(plan, n_left))  # measured here, while the workers are idle
-        deadline = start + request.timeout if request.timeout is not None else None
         with storage_errors(folder / TRIALS):
             trials = OptunaStudy(folder / TRIALS, plan.settings, backbones)
             refuse_other_trials(folder, record, trials)
             _enqueue_first_trials(trials, backbones, record)
-            Driver(trials, engine, checkpoints, record, listener, deadline).run(request.trials)
+            Driver(trials, engine, checkpoints, record, listener, limits).run(request.trials)
             warm_starts = trials.warm_starts()
-        Finals(engine, record, checkpoints, plan, context, listener, warm_starts, deadline).run()
+        Finals(engine, record, checkpoints, plan, context, listener, warm_starts, limits).run()
     return context
 
 
@@ -142,7 +145,12 @@ def _pixel_sets(selection: Selection, context: TrialContext) -> list[PixelSet]:
 
 
 def _probe(
-    engine: Engine, checkpoints: Checkpoints, selection: Selection, record: Record, listener: StudyListener
+    engine: Engine,
+    checkpoints: Checkpoints,
+    selection: Selection,
+    record: Record,
+    listener: StudyListener,
+    limits: TimeLimits,
 ) -> tuple[BackboneOptions, ...]:
     """Fit a linear probe for each pretrained backbone and size. Return the backbones, best first.
 
@@ -156,7 +164,7 @@ def _probe(
         for size in one.pixels
         if (one.backbone, size) not in done
     ]
-    for task, outcome in run_probes(engine, todo, checkpoints, listener):
+    for task, outcome in run_probes(engine, todo, checkpoints, listener, limits):
         if isinstance(outcome, ProbeOutcome):
             record.keep_probe(task.backbone, task.pixels, outcome)
             listener.say(f"Linear probe of {task.backbone} at {task.pixels} pixels: {percent(outcome.value)}")

@@ -13,6 +13,7 @@ from autotune.search.plan import build_context
 from autotune.study.checkpoints import Checkpoints
 from autotune.study.driver import Driver
 from autotune.study.files import StudyFiles
+from autotune.study.limits import TimeLimits
 from autotune.study.listener import StudyListener
 from autotune.study.record import open_record
 from autotune.study.rows import BackboneFacts
@@ -37,7 +38,7 @@ def test_a_deadline_during_startup_allows_one_trial_and_a_passed_deadline_allows
                 engine.configure(context)
                 checkpoints = Checkpoints(StudyFiles(folder, record), context)
                 deadline = time.monotonic() + seconds
-                Driver(search, engine, checkpoints, record, StudyListener(), deadline).run(5)
+                Driver(search, engine, checkpoints, record, StudyListener(), TimeLimits(engine, deadline, None)).run(5)
             return [row.ended for row in record.trials()]
 
         assert search_for(-1.0) == []

@@ -12,6 +12,7 @@ from conftest import write_digits
 from small_studies import search
 
 from autotune.study import finals, run
+from autotune.study.limits import TimeLimits
 from autotune.study.listener import StudyListener
 from autotune.study.record import Record
 from autotune.study.reopen import reopen_trial
@@ -49,7 +50,8 @@ def folds(name: str = "s") -> list[FoldRow]:
 def over_at_once(*given: Any) -> finals.Finals:
     """Return the finals of a study whose time is over."""
     engine, record, checkpoints, plan, context, listener, warm_starts, _ = given
-    return finals.Finals(engine, record, checkpoints, plan, context, listener, warm_starts, deadline=time.monotonic())
+    over = TimeLimits(engine, time.monotonic(), None)
+    return finals.Finals(engine, record, checkpoints, plan, context, listener, warm_starts, over)
 
 
 def without_seconds(found: dict[str, Any]) -> dict[str, Any]:
