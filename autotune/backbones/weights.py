@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -92,20 +93,47 @@ def _is_in_hub_cache(source: str) -> bool:
 
 
 def _is_in_torch_cache(url: str) -> bool:
-    """Return whether torch.hub has already downloaded a URL. Follows its rules without importing torch."""
+    """Return whether torch.hub has already downloaded a URL."""
+    return _torch_cache_file(url).is_file()
+
+
+def _torch_cache_file(url: str) -> Path:
+    """Return where torch.hub keeps a downloaded URL. Follows its rules without importing torch."""
     cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     home = os.environ.get("TORCH_HOME", os.path.join(cache, "torch"))
-    return (Path(home).expanduser() / "hub" / "checkpoints" / url.rpartition("/")[2]).is_file()
+    return Path(home).expanduser() / "hub" / "checkpoints" / url.rpartition("/")[2]
+
+
+def _check_torch_cache(source: str | None) -> None:
+    """Raise WeightsError if what lies in torch.hub's cache for a URL is not the file that was published, or has code.
+
+    torchvision's loader unpickles it without these checks. The name of a published file ends with the start of its
+    SHA-256. A file that is not there is downloaded by torch.hub, which checks the hash.
+    """
+    file = _torch_cache_file(source or "")
+    if source is None or source.startswith(("package:", "hub:")) or not file.is_file():
+        return
+    stated = re.search(r"-([0-9a-f]{8,})\.", file.name)
+    with file.open("rb") as content:
+        actual = hashlib.file_digest(content, "sha256").hexdigest()
+    if stated and not actual.startswith(stated[1]):
+        raise WeightsError(
+            f"{file} is not the published file: its SHA-256 starts with {actual[:8]}.",
+            "Delete it; it is downloaded again.",
+        )
+    read_tensors(str(file))
 
 
 def load_stages(entry: Backbone, weights: WeightsSource, pretrained: bool = True) -> nn.Sequential:
     """Return the backbone's chain of stages, with pretrained or random weights.
 
-    Raises WeightsError if the user's file does not fit, PluginError if the plugin fails.
+    Raises WeightsError if the user's file does not fit or a downloaded one is not genuine, PluginError if the plugin
+    fails.
     """
     if entry.traits.from_scratch or not pretrained:
         return build_stages(entry, pretrained=False)
     if weights.file is None:
+        _check_torch_cache(entry.traits.weights)
         return build_stages(entry, pretrained=True)
     chain = build_stages(entry, pretrained=False)
     _load_file(chain, weights.file)

@@ -119,7 +119,7 @@ class Settings(BaseModel, frozen=True):
     """Largest rotation, in degrees, that does not change what a picture shows. 10 for digits, letters and signs."""
 
     trial_timeout: Annotated[float | None, Field(gt=0)] = None
-    """Seconds after which a probe, a trial or a network of the finals is stopped and counts as failed."""
+    """Seconds after which a probe, a trial or a network of the finals is stopped and fails. Default: no limit."""
 
     final: Annotated[str, OneOf(FINALS)] = "soup"
     """Final model: average of the winner's networks on all folds, one network refitted on all, or the best trial's."""

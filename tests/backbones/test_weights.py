@@ -1,3 +1,5 @@
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,31 @@ def test_a_weights_file_with_code_raises_and_does_not_run_it(tmp_path: Path) -> 
     with pytest.raises(WeightsError, match="cannot be read") as error:
         read_tensors(str(tmp_path / "resnet18.pth"))
     assert ".safetensors" in error.value.fix
+    assert not (tmp_path / "run").exists()
+
+
+FROM_TORCHVISION = [one.name for one in discover().backbones if (one.traits.weights or "").startswith("https://")]
+
+
+@pytest.mark.parametrize("name", FROM_TORCHVISION)
+@pytest.mark.parametrize("has_hash", [True, False])
+def test_a_planted_download_of_torchvision_does_not_run(
+    name: str, has_hash: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchvision would unpickle any file of the right name in torch.hub's folder."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    entry = discover().find(name)
+    url = str(entry.traits.weights)
+    if not has_hash:  # as a plugin of a user may name it
+        url = re.sub(r"-[0-9a-f]{8,}\.", ".", url)
+        entry = replace(entry, traits=replace(entry.traits, weights=url))
+    file = tmp_path / "hub" / "checkpoints" / url.rpartition("/")[2]
+    file.parent.mkdir(parents=True)
+    torch.save({"weight": Bomb(tmp_path / "run")}, file)
+    found = find_weights(entry)
+    assert found.installed
+    with pytest.raises(WeightsError, match="is not the published file" if has_hash else "cannot be read"):
+        load_stages(entry, found)
     assert not (tmp_path / "run").exists()
 
 
