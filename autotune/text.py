@@ -1,4 +1,4 @@
-"""Format numbers for messages: percentages, durations, sizes, counts."""
+"""Format text for messages: percentages, durations, sizes, counts, names from strangers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,21 @@ import time
 from collections.abc import Sequence
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+_INVISIBLE = {
+    code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+    for code in (*range(0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0), 0x061C, *range(0x200B, 0x2010),
+                 *range(0x2028, 0x202F), *range(0x2060, 0x2070), 0xFEFF)
+}  # fmt: skip
+
+
+def visible(text: str) -> str:
+    """Return a text in which control characters are shown as escapes like \\x1b; line breaks and tabs are kept.
+
+    Names come from strangers: a terminal would execute such characters, and others reverse what is read.
+    """
+    return text.translate(_INVISIBLE)
 
 
 def percent(share: float | None) -> str:

@@ -28,13 +28,15 @@ from autotune.cli.options import (
     StudyName,
     WeightsDir,
     print_json,
+    program_out,
+    reserve_stdout,
 )
 from autotune.cli.studies import studies_app
 from autotune.cli.wrap import wrapped
 from autotune.errors import AutotuneError
 from autotune.export.formats import optional_formats
 from autotune.garbage import collected_less_often
-from autotune.text import either
+from autotune.text import either, visible
 
 if TYPE_CHECKING:
     from autotune.cli.console import PlainConsole
@@ -226,8 +228,10 @@ def predict(
     ],
     pictures: Annotated[list[str], typer.Argument(help="Files, folders or patterns; - reads a list from stdin.")],
     top: Annotated[int, typer.Option(min=1, help="Number of labels per picture, the most likely first.")] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per picture and line.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", callback=reserve_stdout, help="Print one JSON object per picture and line.")
+    ] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", callback=reserve_stdout, help="Print CSV.")] = False,
     device: Device = "auto",
     weights: WeightsDir = None,
     plugins: Plugins = None,
@@ -251,12 +255,13 @@ def predict(
     files = find_pictures(read_names(pictures))
     console = PlainConsole(program=True)
     # On a terminal the predictions show the progress, and a bar would overwrite them.
-    progress = None if sys.stdout.isatty() else console.progress("Predicting")
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # file names may not be valid text
+    out = program_out()
+    progress = None if out.isatty() else console.progress("Predicting")
+    if isinstance(out, io.TextIOWrapper):
+        out.reconfigure(errors="backslashreplace")  # file names may not be valid text
     style = "json" if as_json else "csv" if as_csv else "table"
     with console:
-        bad = write_predictions(predict_files(one, files, top, progress), style, one.labels, sys.stdout)
+        bad = write_predictions(predict_files(one, files, top, progress), style, one.labels, out)
     refuse_unreadable(bad, len(files))
 
 
@@ -366,10 +371,8 @@ def _run() -> NoReturn:
         with collected_less_often():
             app()
     except AutotuneError as error:
-        for line in (error.problem, error.fix):
-            print(
-                wrapped(" ".join(line.splitlines()), sys.stderr), file=sys.stderr
-            )  # file names may contain line breaks
+        for line in (error.problem, error.fix):  # file names may contain line breaks and control characters
+            print(wrapped(visible(" ".join(line.splitlines())), sys.stderr), file=sys.stderr)
         sys.exit(1)
     except SystemExit as leave:
         if leave.code == INTERRUPTED:

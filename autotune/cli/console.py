@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 
 from autotune.study.listener import Progress, StudyListener
 from autotune.study.rows import FAILED, BackboneFacts, TrialRow
-from autotune.text import duration, percent, plural
+from autotune.text import duration, percent, plural, visible
 
 PLAIN_SECONDS = 10.0  # between two progress lines of one task without a terminal
 PLAIN_WIDTH = 200
@@ -39,7 +39,7 @@ class PlainConsole(StudyListener):
 
     def say(self, text: str = "") -> None:
         """Print a line; a terminal gets it wrapped between words."""
-        self.rich.print(escape(text), soft_wrap=not self.rich.is_terminal)
+        self.rich.print(escape(visible(text)), soft_wrap=not self.rich.is_terminal)
 
     def detail(self, text: str) -> None:
         if self._verbose:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
 from autotune.errors import ConfigError
 from autotune.text import either
 from autotune.training.metrics import METRICS
+
+_reserved: list[TextIO] = []  # the standard output, while `reserve_stdout` has sent it elsewhere
 
 
 def study_names(incomplete: str) -> list[str]:
@@ -43,7 +46,41 @@ Data = Annotated[
         "path,label, or the name of a torchvision dataset. Default: the built-in digits."
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
+
+
+def reserve_stdout(context: typer.Context, wanted: bool) -> bool:
+    """Send what is printed to stderr until the command ends, except through `program_out`: plugins may print anything.
+
+    Native libraries included, where stdout is a file of the system.
+    """
+    if wanted and not _reserved:
+        before = sys.stdout
+        number: int | None = None
+        out: TextIO = before
+        try:
+            number = before.fileno()
+            out = os.fdopen(os.dup(number), "w", encoding="utf-8")
+            os.dup2(sys.stderr.fileno(), number)
+        except OSError:  # replaced by an object that is no file of the system
+            number = None
+        sys.stdout = sys.stderr
+        _reserved.append(out)
+
+        def restore() -> None:
+            sys.stdout = before
+            _reserved.clear()
+            if number is not None:
+                out.flush()
+                os.dup2(out.fileno(), number)
+
+        context.call_on_close(restore)
+    return wanted
+
+
+Json = Annotated[
+    bool,
+    typer.Option("--json", callback=reserve_stdout, help="Print one JSON object and nothing else on stdout."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
 Plugins = Annotated[list[Path] | None, typer.Option("--plugins", help="Folder with backbone plugins; can be repeated.")]
@@ -70,7 +107,14 @@ MetricName = Annotated[str | None, typer.Option(help=f"{either(list(METRICS))}."
 
 
 def print_json(found: dict[str, Any]) -> None:
-    typer.echo(json.dumps(found, indent=2))
+    out = program_out()
+    out.write(json.dumps(found, indent=2) + "\n")
+    out.flush()
+
+
+def program_out() -> TextIO:
+    """Return the standard output, also if it is reserved."""
+    return _reserved[0] if _reserved else sys.stdout
 
 
 def confirmed(question: str, command: str) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from autotune.cli.wrap import wrapped
-from autotune.text import ago, duration, file_size, percent, plural
+from autotune.text import ago, duration, file_size, percent, plural, visible
 
 # Imported for types only, because `autotune plugins` has to start quickly.
 if TYPE_CHECKING:
@@ -53,6 +53,13 @@ def show_export(result: ExportResult, console: PlainConsole) -> None:
         )
     console.say(f"Bundle: {result.folder}")
     console.say(f"Next: autotune predict {result.folder} PICTURE...")
+
+
+def _name(text: str) -> str:
+    """Return a name for a cell: without control characters, and not taken for markup."""
+    from rich.markup import escape
+
+    return escape(visible(text))
 
 
 def _table() -> Table:
@@ -159,13 +166,12 @@ def _short_path(folder: Path) -> str:
 
 def show_cache(found: CacheStatus, console: PlainConsole) -> None:
     """Print the entries of the cache, its size and its limit."""
-    from rich.markup import escape
 
     table = _table()
     for name, side in (("pixels or features", "left"), ("rows", "right"), ("size", "right"), ("last used", "right")):
         table.add_column(name, justify=side, no_wrap=True)  # type: ignore[arg-type]
     for group in found.groups:
-        table.add_row(escape(group.name), f"{group.rows:,}", file_size(group.bytes), ago(group.used))
+        table.add_row(_name(group.name), f"{group.rows:,}", file_size(group.bytes), ago(group.used))
     console.rich.print(table)
     console.say(f"{file_size(found.bytes)} of at most {file_size(found.limit)} in {found.folder}")
 
@@ -196,7 +202,6 @@ def show_study(summary: Summary, console: PlainConsole) -> None:
 
 
 def _next_commands(study: str, n_trials: int) -> Table:
-    from rich.markup import escape
 
     table = _table()
     table.show_header = False
@@ -208,12 +213,11 @@ def _next_commands(study: str, n_trials: int) -> Table:
         (f"autotune export {study}", "a standalone model"),
         (f"autotune search ... --trials {n_trials}", "more trials"),
     ):
-        table.add_row(escape(command), result)
+        table.add_row(_name(command), result)
     return table
 
 
 def _leaderboard(summary: Summary) -> Table:
-    from rich.markup import escape
 
     from autotune.study.rows import FAILED
     from autotune.training.metrics import find_metric
@@ -226,7 +230,7 @@ def _leaderboard(summary: Summary) -> Table:
         if row.state == FAILED:
             continue
         numbers = (str(row.number), percent(row.value), str(row.epochs), row.ended, f"{row.seconds:.1f}")
-        table.add_row(*numbers, escape(summary.describe(row)))
+        table.add_row(*numbers, _name(summary.describe(row)))
     return table
 
 
@@ -277,7 +281,6 @@ def _optimism(value: float | None, test: Evaluation) -> str:
 
 def show_studies(rows: Sequence[StudyRow], console: PlainConsole) -> None:
     """Print the table of studies."""
-    from rich.markup import escape
 
     from autotune.study.summary import STUDIES
     from autotune.training.metrics import METRICS
@@ -292,7 +295,7 @@ def show_studies(rows: Sequence[StudyRow], console: PlainConsole) -> None:
     for row in rows:
         metric = row.problem or (METRICS[row.metric].label if row.metric in METRICS else row.metric)
         scores, size = (percent(row.validation), percent(row.test)), file_size(row.bytes)
-        table.add_row(escape(row.name), str(row.trials), escape(metric), *scores, size, ago(row.used))
+        table.add_row(_name(row.name), str(row.trials), _name(metric), *scores, size, ago(row.used))
     console.rich.print(table)
 
 

@@ -4,6 +4,7 @@ Prints the path, label and probability of each picture, separated by tabs. Requi
 To use another model in this folder, name it first: python predict.py model.int8.onnx PICTURE...
 """
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -59,6 +60,9 @@ def main() -> None:
     file = here / (Path(names.pop(0)).name if names and names[0].endswith(".onnx") else "model.onnx")
     if not names:
         sys.exit(__doc__)
+    for one, digest in json.loads((here / "bundle.json").read_text(encoding="utf-8"))["files"].items():
+        if hashlib.sha256((here / one).read_bytes()).hexdigest() != digest:
+            sys.exit(f"{here / one} has changed since the export. Copy the whole folder again.")
     how = json.loads((here / "preprocessing.json").read_text(encoding="utf-8"))
     labels = (here / "labels.txt").read_text(encoding="utf-8").splitlines()
     model = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])

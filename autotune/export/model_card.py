@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import os
 import platform
+import re
 import shlex
 from collections import Counter
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from autotune.study.checks import source_of
 from autotune.study.reopen import FinishedTrial
 from autotune.study.reproduce import reproduction
 from autotune.study.rows import ClassScore, Evaluation
-from autotune.text import percent, plural
+from autotune.text import percent, plural, visible
 from autotune.training.metrics import find_metric
 
 WEAKEST = 3
@@ -33,10 +34,16 @@ def write_model_card(file: Path, finished: FinishedTrial, validation: Evaluation
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     environment.filters["percent"] = percent
     environment.filters["plural"] = plural
-    environment.filters["cell"] = lambda text: html.escape(str(text)).replace("|", "\\|")
+    environment.filters["name"] = _name
     environment.filters["quoted"] = shlex.quote
     values = _values(finished, validation, result)
     file.write_text(environment.from_string(source).render(values), encoding="utf-8")
+
+
+def _name(text: object) -> str:
+    """Return a name from strangers as text of Markdown: no HTML, link, picture, cell or heading."""
+    plain = html.escape(visible(str(text)).replace("\n", " "))
+    return re.sub(r"([\\`*_\[\]()!|#~])", r"\\\1", plain)
 
 
 def _values(finished: FinishedTrial, validation: Evaluation, result: ExportResult) -> dict[str, Any]:

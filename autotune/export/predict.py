@@ -22,7 +22,7 @@ from autotune.errors import BundleError, DataError, StudyError
 from autotune.export import bundle
 from autotune.export.bundle import UNKNOWN, Run
 from autotune.study.request import Resources
-from autotune.text import plural
+from autotune.text import plural, visible
 
 BATCH = 32
 BATCHES_AHEAD = 2  # decoded while the network runs
@@ -195,7 +195,7 @@ def write_predictions(
         elif style == "csv":
             rows.writerow((one.path, one.label, one.probability, one.error))
         else:
-            out.write(_table_row(one, width) + "\n")
+            out.write(visible(_table_row(one, width)) + "\n")
         out.flush()
     return errors
 

@@ -36,7 +36,7 @@ def serve_dashboard(name: str, port: int, say: Callable[[str], None]) -> None:
             "The dashboard is not installed.", "Install it with `pip install 'autotune-vision[dashboard]'`."
         ) from error
     logging.getLogger("optuna_dashboard").setLevel(logging.CRITICAL)  # else every rejected write prints a traceback
-    server = _listening(optuna_dashboard.wsgi(_read_only(folder)), port)
+    server = _listening(_only_local(optuna_dashboard.wsgi(_read_only(folder))), port)
     say(f"Study {folder.name}: http://{HOST}:{server.server_port}\nThe page is read-only. Press Ctrl-C to stop it.")
     with server, contextlib.suppress(KeyboardInterrupt):  # the normal way to stop
         server.serve_forever()
@@ -58,6 +58,19 @@ def _read_only(folder: Path) -> RDBStorage:
             "Wait for its first trial, or resume it with `autotune search`.",
         )
     return storage
+
+
+def _only_local(app: Any) -> Any:
+    """Return an app that refuses requests for other hosts: a page of a stranger could otherwise read the study."""
+
+    def checked(environ: dict[str, Any], start_response: Any) -> Any:
+        name = environ.get("HTTP_HOST", "").rpartition(":")[0] or environ.get("HTTP_HOST", "")
+        if name not in (HOST, "localhost"):
+            start_response("403 Forbidden", [("Content-Type", "text/plain")])
+            return [b"This page is served to this machine only.\n"]
+        return app(environ, start_response)
+
+    return checked
 
 
 class _Server(ThreadingMixIn, WSGIServer):

@@ -57,10 +57,11 @@ def prepare(request: SearchRequest, listener: StudyListener, store_pixels: bool 
 def study_folder(request: SearchRequest) -> Path:
     """Return the study folder, studies/NAME; the name defaults to the data folder's. Raises StudyError."""
     name = request.name or datasets.default_study_name(request.data)
-    if not name or name.startswith(".") or set(name) & set("/\\?"):  # "?" would end the path of a database's URL
+    # "?" would end the path of a database's URL, "<" and ">" would be HTML on a page.
+    if not name or name.startswith(".") or set(name) & set("/\\?<>") or not name.isprintable():
         raise StudyError(
             f"A study cannot be named {name!r}.",
-            "Choose a name without /, \\ and ?, and without a dot at the start: --study NAME",
+            "Choose a printable name without /, \\, ?, < and >, and without a dot at the start: --study NAME",
         )
     return STUDIES / name
 
