@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 FLOOR := .venv-floor
 FAST := -m "not slow and not network"
 
-.PHONY: demo test lint check fix docs coverage floor
+.PHONY: demo test faults lint check fix docs coverage floor
 
 demo: $(VENV)/installed
 	$(BIN)/autotune search --trials 50
@@ -12,6 +12,11 @@ demo: $(VENV)/installed
 # One process per core, at most four, each with one thread: most tests wait for a process that they start.
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
+
+# Kill processes at a hundred random moments, and all other faults. SEED=1 draws other moments. About an hour.
+SEED ?= 0
+faults: $(VENV)/installed
+	AUTOTUNE_FAULT_TIMES=34 AUTOTUNE_FAULT_SEED=$(SEED) OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest tests/faults
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
