@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from autotune.cli.console import PlainConsole
     from autotune.study.request import SearchRequest
 
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 INTERRUPTED = 130  # Typer's exit code after Ctrl-C
 
 app = typer.Typer(
@@ -371,14 +373,26 @@ def _run() -> NoReturn:
         with collected_less_often():
             app()
     except AutotuneError as error:
-        for line in (error.problem, error.fix):  # file names may contain line breaks and control characters
-            print(wrapped(visible(" ".join(line.splitlines())), sys.stderr), file=sys.stderr)
+        _print_error(error.problem, error.fix)
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in UNWRITABLE or error.filename is None:
+            raise
+        _print_error(
+            f"{error.filename} cannot be written: {error.strerror}.",
+            "Free some disk space, or use a folder that you can write to.",
+        )
         sys.exit(1)
     except SystemExit as leave:
         if leave.code == INTERRUPTED:
             print("Stopped. Finished work is saved; run the same command again to resume.", file=sys.stderr)
         raise
     sys.exit(0)
+
+
+def _print_error(*lines: str) -> None:
+    for line in lines:  # file names may contain line breaks and control characters
+        print(wrapped(visible(" ".join(line.splitlines())), sys.stderr), file=sys.stderr)
 
 
 def _underscored(name: str | None) -> str | None:

@@ -124,7 +124,7 @@ def read_manifest(file: Path) -> tuple[Picture, ...]:
             )  # fmt: skip
     except FileNotFoundError as error:
         raise StudyError(f"Manifest {file} does not exist.", "Name the manifest.csv of a study.") from error
-    except (KeyError, ValueError, TypeError, OSError) as error:
+    except (KeyError, ValueError, TypeError, OSError, csv.Error) as error:
         raise StudyError(
             f"{file} is not a manifest written by autotune.", "Name the manifest.csv of a study."
         ) from error

@@ -104,3 +104,10 @@ def test_a_damaged_database_is_named_before_any_work(name: str, damage: str, fin
     assert error.value.fix
     assert not (finished / "checkpoints").exists()
     assert file.read_bytes() == damaged[damage]
+
+
+@pytest.mark.parametrize("content", [b'path,label\n"' + b"x" * 200_000, b"\xff\xfe\x00", b"path\n1\n", b"a" * 300_000])
+def test_a_damaged_manifest_is_named(content: bytes, finished: Path, photos: Path) -> None:
+    (finished / "manifest.csv").write_bytes(content)
+    with pytest.raises(StudyError, match="manifest"):
+        search(photos, 6)
