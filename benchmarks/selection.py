@@ -11,8 +11,9 @@ scikit-learn's logistic regression on the study's training and validation pictur
 cross-validation (`logistic`), and the final model of this version's search (`finals`). Beside that model: the winner's
 own network (`trial`), its hyperparameters refitted on the whole pool (`refit`), the average of its networks whether or
 not it agrees with them (`soup`), their mean probability (`mean`), and the average for the finalist that is best by the
-folds alone (`best`) and for the simplest within one standard error of it (`simplest`). A search starts with an empty
-cache, and its processor seconds include its workers.
+folds alone (`best`) and for the simplest within one standard error of it (`simplest`). `calibration` compares the
+probabilities of the average with those of its networks. A search starts with an empty cache, and its processor seconds
+include its workers.
 
 Results are appended to WORK/results.jsonl, and only missing ones are computed. The report compares columns: sets weigh
 the same, and an interval comes from resampling the later pictures of each set, all seeds of a picture together. It
@@ -250,9 +251,21 @@ def other_model(name: str) -> Callable[[Cell], Row]:
     return column
 
 
+def calibration(cell: Cell) -> Row:
+    """Judge the soup of the final model's trial, and keep how well several ways of predicting are calibrated."""
+    folder = Path(searched(cell, "finals")["summary"]["folder"])
+    with opened(folder, [cell.photos / path for path in cell.later], cell.place / "finals" / "cache") as study:
+        assert study.one.final
+        number, classes = study.one.final.trial, study.one.parts.classes
+        truth = torch.tensor([classes.index(label(path)) for path in cell.later])
+        found, (logits, *_) = study.calibration(number, truth), study.soup(number)
+    return {**judged(cell, [classes[i] for i in logits.argmax(1).tolist()]), "calibration": found}
+
+
 COLUMNS: dict[str, Callable[[Cell], Row]] = {
     **{"base": base, "first": first, "probe": probe, "logistic": logistic, "finals": finals},
     **{name: other_model(name) for name in ("trial", "refit", "soup", "mean", "best", "simplest")},
+    "calibration": calibration,
 }
 
 
@@ -368,7 +381,8 @@ def claims(found: Sequence[Row]) -> str:
 
 
 def report(rows: Results) -> None:
-    columns = list(dict.fromkeys(name for cell in rows.values() for name in cell if name != SPLIT))
+    hidden = (SPLIT, "calibration")
+    columns = list(dict.fromkeys(name for cell in rows.values() for name in cell if name not in hidden))
     print(machine.line(f"{len(rows)} cells"))
     print(f"{'set':12}{'seed':>5}{'user':>7}{'later':>7}" + "".join(f"{name:>10}" for name in columns))
     for (name, seed), cell in sorted(rows.items()):
@@ -382,6 +396,19 @@ def report(rows: Results) -> None:
     for column in columns:
         if found := [cell[column] for cell in rows.values() if "claimed" in cell.get(column, {})]:
             print(f"{column}: {claims(found)}")
+    report_calibration(rows)
+
+
+def report_calibration(rows: Results) -> None:
+    found = [cell["calibration"]["calibration"] for cell in rows.values() if "calibration" in cell]
+    if not found:
+        return
+    print(
+        f"Calibration on later pictures, mean of {len(found)} cells: cross-entropy in nats, calibration error in points"
+    )
+    for name in found[0]:
+        loss, error = np.mean([one[name] for one in found], axis=0)
+        print(f"{name:26}{loss:8.3f}{100 * error:8.1f}")
 
 
 def mean_over_sets(rows: Results, column: str) -> float:

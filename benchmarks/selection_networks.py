@@ -24,8 +24,10 @@ from autotune.study.record import open_record
 from autotune.study.reopen import FinishedTrial, reopen_trial
 from autotune.study.request import Resources
 from autotune.study.rows import Finalist, FoldRow, TrialRow
+from autotune.training.calibration import expected_calibration_error
 from autotune.training.context import WHOLE_POOL
 from autotune.training.fold import fold_epochs, run_fold, run_soup
+from autotune.training.metrics import log_loss
 from autotune.training.outcome import DONE, FoldEpoch
 from autotune.training.restore import network_from_checkpoint
 
@@ -96,6 +98,22 @@ class FinishedStudy:
         logits = torch.stack([self.logits(number, one) for one in self.members(number)])
         return logits.softmax(2).mean(0).log()
 
+    def calibration(self, number: int, labels: Tensor) -> dict[str, tuple[float, float]]:
+        """Return the cross-entropy and the expected calibration error on the later pictures, by how they are predicted.
+
+        labels: (N,), class numbers. The temperature is that of the study, fitted on held-out predictions.
+        """
+        assert self.one.final
+        temperature = self.one.final.temperature or 1.0
+        (soup, *_), members = self.soup(number), [self.logits(number, one) for one in self.members(number)]
+        each = [_quality(one, labels) for one in members]
+        return {
+            "soup, fitted temperature": _quality(soup / temperature, labels),
+            "soup, temperature 1": _quality(soup, labels),
+            "mean of its networks": _quality(torch.stack(members).softmax(2).mean(0).log(), labels),
+            "one network": (float(np.mean([one[0] for one in each])), float(np.mean([one[1] for one in each]))),
+        }
+
     def best(self) -> int:
         """Return the finalist of the last round with the best score; without finals, the best trial."""
         assert self.one.final
@@ -125,6 +143,11 @@ class FinishedStudy:
         classes = self.one.parts.classes
         answers = held.logits.argmax(1).tolist()
         return np.array([classes[a] == p.label for a, p in zip(answers, held.pictures, strict=True)], dtype=float)
+
+
+def _quality(logits: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Return the cross-entropy in nats and the expected calibration error of logits (N, C)."""
+    return log_loss(logits, labels), expected_calibration_error(logits.softmax(1), labels)
 
 
 @contextmanager
