@@ -11,7 +11,7 @@ QUICK: dict[str, Any] = {"epochs": 3, "backbone": ["small_cnn"]}
 
 
 def search(
-    data: Path, trials: int = 2, name: str = "s", listener: StudyListener | None = None, **more: Any
+    data: Path, trials: int = 2, name: str | None = "s", listener: StudyListener | None = None, **more: Any
 ) -> dict[str, Any]:
     """Run or resume a study on the CPU and return its summary as JSON. flags: settings that override QUICK."""
     flags = {**QUICK, **more.pop("flags", {})}

@@ -66,7 +66,7 @@ def default_study_name(data: Path | None) -> str:
     """Return the default name of a study of these pictures."""
     if data is None:
         return DIGITS
-    found = data.resolve()
+    found = data.resolve() if data.exists() else Path(os.path.abspath(data))  # it may be a loop of links
     return found.stem if found.suffix.lower() in ENDINGS else found.name
 
 

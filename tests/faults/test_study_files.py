@@ -8,7 +8,7 @@ from conftest import write_digits
 from small_studies import search
 
 from autotune.cli.console import PlainConsole
-from autotune.errors import StudyError
+from autotune.errors import DataError, StudyError
 from autotune.study.reopen import evaluate_again
 from autotune.study.request import Resources
 from autotune.study.summary import study_status
@@ -104,6 +104,12 @@ def test_a_damaged_database_is_named_before_any_work(name: str, damage: str, fin
     assert error.value.fix
     assert not (finished / "checkpoints").exists()
     assert file.read_bytes() == damaged[damage]
+
+
+def test_a_loop_of_links_is_no_folder(here: Path) -> None:
+    (here / "loop").symlink_to(here / "loop")
+    with pytest.raises(DataError, match="does not exist"):
+        search(here / "loop", name=None)
 
 
 @pytest.mark.parametrize("content", [b'path,label\n"' + b"x" * 200_000, b"\xff\xfe\x00", b"path\n1\n", b"a" * 300_000])
