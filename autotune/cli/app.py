@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -353,11 +354,21 @@ def dashboard(
 
 def main() -> NoReturn:
     """Run a command. Print an error that the user can fix in two lines and exit with 1; a bug keeps its traceback."""
+    _treat_as_ctrl_c("SIGTERM", "SIGHUP")
     try:
         _run()
     except SystemExit as leave:
         _leave_threads(leave.code)
         raise
+
+
+def _treat_as_ctrl_c(*names: str) -> None:
+    """End cleanly when the system shuts down or the terminal is closed, unless a signal is ignored, as under nohup."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in (getattr(signal, name) for name in names if hasattr(signal, name)):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
 
 
 def _leave_threads(code: str | int | None) -> None:
