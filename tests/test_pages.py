@@ -62,7 +62,8 @@ def test_the_page_of_the_search_space_is_accepted_and_names_every_setting(tmp_pa
 
 def test_defaults_on_the_page_of_the_search_space_are_the_defaults(tmp_path: Path) -> None:
     (text,) = blocks(DOCS / "search-space.md", "toml")
-    decided = r"^(epochs|cycle_epochs|validation|trial_timeout|backbone|depth|pixels|lr_low|lr_high|class_weight) = .*\n"
+    names = "epochs|cycle_epochs|validation|trial_timeout|backbone|depth|pixels|lr_low|lr_high|class_weight"
+    decided = rf"^({names}) = .*\n"
     (tmp_path / "study.toml").write_text(re.sub(decided, "", text, flags=re.MULTILINE))
     assert read_settings(tmp_path / "study.toml", {}) == Settings()
 
