@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from autotune.engines.base import Engine
+from autotune.errors import StudyError
 
 GRACE = 60.0  # seconds that a task may work on after the study's deadline, at least
 SECONDS_TO_PLAN = 10.0  # that a study may use before its first trial, even if its time limit is shorter
@@ -61,9 +62,9 @@ class TimeLimits:
 
 @contextmanager
 def alarm(deadline: float | None) -> Iterator[None]:
-    """Raise TimeoutError in this context at the deadline, also in a plugin that never returns.
+    """Raise TimeoutError in this context at the deadline, in the code that runs then: a plugin may never return.
 
-    Only in the main thread, and not on Windows, which has no such signal.
+    Only in the main thread, and not on Windows, which has no such signal. Raises StudyError if it was no plugin.
     """
     if deadline is None or not hasattr(signal, "SIGALRM") or threading.current_thread() is not threading.main_thread():
         yield
@@ -76,6 +77,8 @@ def alarm(deadline: float | None) -> Iterator[None]:
     signal.setitimer(signal.ITIMER_REAL, max(deadline - time.monotonic(), 0) + SECONDS_TO_PLAN)
     try:
         yield
+    except TimeoutError as error:
+        raise StudyError("The time limit left no time for a trial.", "Allow more time with --timeout.") from error
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
