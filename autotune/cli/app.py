@@ -355,10 +355,12 @@ def dashboard(
 def main() -> NoReturn:
     """Run a command. Print an error that the user can fix in two lines and exit with 1; a bug keeps its traceback."""
     _treat_as_ctrl_c("SIGTERM", "SIGHUP")
+    before = set(threading.enumerate())
     try:
         _run()
     except SystemExit as leave:
-        _leave_threads(leave.code)
+        if any(not one.daemon for one in set(threading.enumerate()) - before):
+            _exit_at_once(leave.code)
         raise
 
 
@@ -371,12 +373,11 @@ def _treat_as_ctrl_c(*names: str) -> None:
             signal.signal(number, signal.default_int_handler)
 
 
-def _leave_threads(code: str | int | None) -> None:
-    """Exit at once if a plugin has started a thread that never ends: Python would wait for it."""
-    if any(not one.daemon for one in threading.enumerate() if one is not threading.main_thread()):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+def _exit_at_once(code: str | int | None) -> NoReturn:
+    """Exit although a plugin has started a thread that has not ended: Python would wait for it."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else 0 if code is None else 1)
 
 
 def _run() -> NoReturn:

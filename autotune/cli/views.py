@@ -239,8 +239,8 @@ def _final_model(summary: Summary) -> list[str]:
     final = summary.final
     if final is None:
         return []
-    finalists = ", ".join(f"trial {one.trial} {percent(one.mean)} ({_folds(one)})" for one in final.finalists)
-    lines = [f"Finals: {finalists}"] if finalists else []
+    finalists = ", ".join(f"trial {one.trial}: {percent(one.mean)} ({_folds(one)})" for one in final.finalists)
+    lines = [f"Finals, on folds without the validation set: {finalists}"] if finalists else []
     if final.close:
         lines.append(f"Trial {final.trial} is the reference and wins: the lead over it is at most a standard error.")
     return [*lines, f"Final model: {final.reason}."]
@@ -276,7 +276,7 @@ def _optimism(value: float | None, test: Evaluation) -> str:
     points = 100 * ((value or 0.0) - test.value)
     if abs(points) < 0.05:
         return ""
-    return f" ({abs(points):.1f} points too {'optimistic' if points > 0 else 'pessimistic'})"
+    return f" ({abs(points):.1f} points {'above' if points > 0 else 'below'} the test score)"
 
 
 def show_studies(rows: Sequence[StudyRow], console: PlainConsole) -> None:

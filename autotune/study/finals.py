@@ -286,7 +286,7 @@ class Finals:
             checkpoint=self._checkpoints.keep_soup(winner.number, outcome.checkpoint),
             divergence=outcome.divergence,
             changed=outcome.changed,
-            reason=f"average of {plural(len(rows), 'network')} of trial {winner.number}, one per fold",
+            reason=f"average of the weights of {plural(len(rows), 'network')} of trial {winner.number}, one per fold",
         )
 
     def _refit(self, winner: TrialRow, finalists: tuple[Finalist, ...], reason: str) -> Final:
