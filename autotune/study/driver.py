@@ -156,18 +156,7 @@ class Driver:
                 self._interrupted.remove(trial)
 
     def _tell(self, trial: Trial, row: TrialRow) -> None:
-        n = self._record.facts().pictures["validation"]
-        self._search.tell(trial, fine_value(row, n) if row.state == COMPLETE else None, STATES[row.state])
-
-
-def fine_value(row: TrialRow, n: int) -> float:
-    """Return the value of a complete trial for the sampler: the metric, less up to one of the n validation pictures.
-
-    How much less, its cross-entropy decides: few pictures give many trials the same metric.
-    """
-    assert row.value is not None
-    assert row.log_loss is not None
-    return row.value - row.log_loss / (1 + row.log_loss) / n
+        self._search.tell(trial, row.value if row.state == COMPLETE else None, STATES[row.state])
 
 
 def run_probes(

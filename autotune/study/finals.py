@@ -276,7 +276,7 @@ class Finals:
         agrees = outcome.divergence <= MOST_DIVERGENCE and outcome.changed <= MOST_CHANGED
         if not agrees:
             reason = (
-                "refitted: the average of the folds' networks does not predict as they do (divergence "
+                "refitted: the average of the networks does not predict as they do (divergence "
                 f"{outcome.divergence:.2f}, {percent(outcome.changed)} of the predictions changed)"
             )
             return self._refit(winner, finalists, reason)

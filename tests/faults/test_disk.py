@@ -66,25 +66,25 @@ def test_a_disk_that_fills_between_two_runs_loses_nothing(small_disk: Path, tmp_
     assert found["trials"]["complete"] == 4
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("report", "s"),
-        ("evaluate", "s"),
-        ("export", "s"),
-        ("studies", "rm", "s", "--yes"),
-        ("search", "DATA", "--study", "s", "--backbone", "small_cnn", "--epochs", "3", "--trials", "3"),
-        ("search", "DATA", "--study", "new", "--backbone", "small_cnn", "--epochs", "3", "--trials", "1"),
-    ],
+SEARCH = ("--backbone", "small_cnn", "--epochs", "3")
+COMMANDS = (
+    ("report", "s"),
+    ("evaluate", "s"),
+    ("export", "s"),
+    ("studies", "rm", "s", "--yes"),
+    ("search", "DATA", "--study", "s", *SEARCH, "--trials", "3"),
+    ("search", "DATA", "--study", "new", *SEARCH, "--trials", "1"),
 )
-def test_a_read_only_folder_is_an_error_in_two_lines(words: tuple[str, ...], small_disk: Path, tmp_path: Path) -> None:
+
+
+def test_a_read_only_folder_is_an_error_in_two_lines(small_disk: Path, tmp_path: Path) -> None:
     digits = write_digits(tmp_path / "digits")
     first = ["search", str(digits), "--study", "s", "--backbone", "small_cnn", "--epochs", "3", "--trials", "1"]
     subprocess.run([sys.executable, "-m", "autotune", *first], check=True, capture_output=True)  # closes its databases
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    done = run_command(*(str(digits) if word == "DATA" else word for word in words), columns=500)
-    assert done.returncode == 1
-    assert "cannot be" in done.stderr
-    assert len(done.stderr.strip().splitlines()[-2:]) == 2
-    assert "Traceback" not in done.stderr
+    for words in COMMANDS:
+        done = run_command(*(str(digits) if word == "DATA" else word for word in words), columns=500)
+        assert done.returncode == 1, words
+        assert "cannot be" in done.stderr
+        assert "Traceback" not in done.stderr
     assert run_command("status", "s").returncode == 0

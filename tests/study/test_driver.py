@@ -30,7 +30,7 @@ def test_a_deadline_during_startup_allows_one_trial_and_a_passed_deadline_allows
     search = OptunaStudy(folder / "trials.db", plan.settings, plan.selection.options)
     facts = BackboneFacts("small_cnn", "Small CNN", 3, True, (32,), (3,), "")
     with open_record(folder) as record:
-        record.keep_facts(backbones={"small_cnn": facts}, pictures={"validation": 6})
+        record.keep_facts(backbones={"small_cnn": facts})
 
         def search_for(seconds: float) -> list[str]:
             """Run for some seconds and return why each trial ended."""

@@ -124,7 +124,7 @@ def test_a_soup_is_the_mean_of_the_weights_and_is_compared_with_the_mean_probabi
     found, (name, *_) = safetensors.torch.load(soup.checkpoint), state(members[0])
     expected = torch.stack([state(one)[name] for one in members]).mean(0)
     torch.testing.assert_close(found[name], expected)
-    assert 0 <= soup.divergence < 0.2
+    assert 0 <= soup.divergence < 0.5
     same = run_soup(LoadedBackbones(context), PARAMS, [members[0].checkpoint] * 2, Epochs())
     assert same.divergence == pytest.approx(0, abs=1e-9)
     assert same.changed == 0
