@@ -64,7 +64,8 @@ def test_finalists_race_on_other_folds_and_the_winners_networks_are_averaged(her
     assert [one["won"] for one in finalists] == [True, False, False, False]
     assert [len(one["folds"]) for one in finalists] == [4, 4, 1, 1]
     assert all(fold["fold"] != 0 for one in finalists for fold in one["folds"])
-    assert finalists[0]["mean"] >= finalists[1]["mean"] or finalists[0]["trial"] in (1, 2)  # the warm start
+    is_close = finalists[1]["mean"] > finalists[0]["mean"]
+    assert not is_close or finalists[0]["trial"] == 1  # the reference: the only warm start with unfrozen stages
     low, high = finalists[1]["behind"]
     assert low <= finalists[0]["mean"] - finalists[1]["mean"] <= high
     assert (final["how"], final["trial"], final["folds"]) == ("soup", finalists[0]["trial"], [0, 1, 2, 3, 4])

@@ -14,6 +14,7 @@ from autotune.training.context import WHOLE_POOL, LoadedBackbones, TrialContext
 from autotune.training.fold import fold_epochs, mean_state, run_fold, run_soup
 from autotune.training.outcome import DIVERGED, DONE, TIMEOUT, FoldEpoch, FoldOutcome
 from autotune.training.params import Params
+from autotune.training.probe import LinearProbe
 from autotune.training.trial import probe_file_name, run_probe
 
 NAME = "efficientnet_lite0"
@@ -44,7 +45,9 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> TrialContext:
 
 @pytest.fixture(scope="module")
 def files(context: TrialContext) -> dict[str, bytes]:
-    return {probe_file_name(NAME, 64): run_probe(LoadedBackbones(context), NAME, 64, KeptEpochs()).head}
+    probe = LinearProbe.from_bytes(run_probe(LoadedBackbones(context), NAME, 64, KeptEpochs()).head)
+    # The penalty that the search chooses here fits so well that the networks, and their average, hardly agree.
+    return {probe_file_name(NAME, 64): replace(probe, inverse_penalty=1e-2).to_bytes()}
 
 
 @pytest.fixture
@@ -121,10 +124,11 @@ def test_a_soup_is_the_mean_of_the_weights_and_is_compared_with_the_mean_probabi
 ) -> None:
     members = [trained(fold) for fold in (0, 1, 2)]
     soup = run_soup(LoadedBackbones(context), PARAMS, [one.checkpoint for one in members], Epochs())
-    found, (name, *_) = safetensors.torch.load(soup.checkpoint), state(members[0])
+    found = safetensors.torch.load(soup.checkpoint)
+    name = next(name for name, value in sorted(found.items()) if value.is_floating_point())  # in no order in the file
     expected = torch.stack([state(one)[name] for one in members]).mean(0)
     torch.testing.assert_close(found[name], expected)
-    assert 0 <= soup.divergence < 0.5
+    assert 0 <= soup.divergence < 0.2
     same = run_soup(LoadedBackbones(context), PARAMS, [members[0].checkpoint] * 2, Epochs())
     assert same.divergence == pytest.approx(0, abs=1e-9)
     assert same.changed == 0
