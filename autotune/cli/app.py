@@ -87,7 +87,7 @@ def search(
     metric: MetricName = None,
     timeout: Annotated[
         float | None,
-        typer.Option(min=0, help="Stop training after this many seconds, then evaluate the best model."),
+        typer.Option(min=0, help="Stop trials and finals after this many seconds, then evaluate the best model so far."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Random seed of the split and the trials.")] = None,
     device: Device = "auto",
@@ -100,7 +100,7 @@ def search(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and its estimated cost, then exit.")
     ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also show what is cached and why.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show more detail, including what is cached.")] = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -229,10 +229,10 @@ def predict(
     model: Annotated[
         str, typer.Argument(metavar="BUNDLE-OR-STUDY", help="The folder of a bundle, or the name of a study.")
     ],
-    pictures: Annotated[list[str], typer.Argument(help="Files, folders or patterns; - reads a list from stdin.")],
+    pictures: Annotated[list[str], typer.Argument(help="Files, folders or glob patterns; - reads a list from stdin.")],
     top: Annotated[int, typer.Option(min=1, help="Number of labels per picture, the most likely first.")] = 1,
     as_json: Annotated[
-        bool, typer.Option("--json", callback=reserve_stdout, help="Print one JSON object per picture and line.")
+        bool, typer.Option("--json", callback=reserve_stdout, help="Print JSON Lines: one object for each picture.")
     ] = False,
     as_csv: Annotated[bool, typer.Option("--csv", callback=reserve_stdout, help="Print CSV.")] = False,
     device: Device = "auto",
@@ -270,7 +270,7 @@ def predict(
 
 @app.command()
 def report(study: StudyName, as_json: Json = False) -> None:
-    """Write report.html: one self-contained file with curves, hyperparameters and mistakes."""
+    """Write report.html: one self-contained file with curves, hyperparameters and misclassified pictures."""
     from autotune.report.report import write_report
 
     found = write_report(study)
@@ -316,7 +316,7 @@ def lr_find(
     config: ConfigFile = None,
     pixels: Annotated[int | None, typer.Option(help="Picture size.")] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Random seed of the split, the head and the order of pictures.")
+        int | None, typer.Option(help="Random seed of the split, the initial head and the order of the pictures.")
     ] = None,
     device: Device = "auto",
     weights: WeightsDir = None,

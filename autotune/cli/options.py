@@ -87,7 +87,7 @@ Plugins = Annotated[list[Path] | None, typer.Option("--plugins", help="Folder wi
 WeightsDir = Annotated[
     Path | None, typer.Option("--weights", help="Folder with weights: BACKBONE.safetensors or BACKBONE.pth.")
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Device = Annotated[str, typer.Option(help="Device to train on: auto, cpu, cuda or mps.")]
 NewStudyName = Annotated[str | None, typer.Option(help="Name of the study; default: the name of the data folder.")]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="Configuration file; default: studies/NAME/study.toml, if it exists.")
@@ -103,7 +103,7 @@ BackboneNames = Annotated[
     typer.Option(help="Backbones to search, separated by commas.", autocompletion=backbone_names),
 ]
 BackboneName = Annotated[str, typer.Option(help="Backbone to test.", show_default=False, autocompletion=backbone_names)]
-MetricName = Annotated[str | None, typer.Option(help=f"{either(list(METRICS))}.", autocompletion=metric_names)]
+MetricName = Annotated[str | None, typer.Option(help=f"Metric to optimize: {either(list(METRICS))}.", autocompletion=metric_names)]
 
 
 def print_json(found: dict[str, Any]) -> None:

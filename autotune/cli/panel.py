@@ -168,7 +168,7 @@ def _run(run: RunningTrial, outline: Outline, now: float, width: int, most_lines
     if run.rows:
         gap = run.rows[-1].gap
         lines[-1].append(f"  gap {100 * gap:+.1f}", gap_colour(gap, outline.gap))
-        lines[-1].append(f" of {100 * outline.gap:g} points", MUTED)
+        lines[-1].append(f" of {100 * outline.gap:g} percentage points", MUTED)
     return lines
 
 

@@ -208,7 +208,7 @@ def _next_commands(study: str, n_trials: int) -> Table:
     table.add_column(no_wrap=True)
     table.add_column()
     for command, result in (
-        (f"autotune report {study}", "curves, hyperparameters and mistakes in one HTML file"),
+        (f"autotune report {study}", "curves, hyperparameters and misclassified pictures in one HTML file"),
         (f"autotune predict {study} PICTURE...", "labels for new pictures"),
         (f"autotune export {study}", "a standalone model"),
         (f"autotune search ... --trials {n_trials}", "more trials"),
@@ -276,7 +276,7 @@ def _optimism(value: float | None, test: Evaluation) -> str:
     points = 100 * ((value or 0.0) - test.value)
     if abs(points) < 0.05:
         return ""
-    return f" ({abs(points):.1f} points {'above' if points > 0 else 'below'} the test score)"
+    return f" ({abs(points):.1f} percentage points {'above' if points > 0 else 'below'} the test score)"
 
 
 def show_studies(rows: Sequence[StudyRow], console: PlainConsole) -> None:

@@ -65,7 +65,7 @@ def read_picture(path: Path) -> Image.Image:
             with _one_at_a_time if n_pixels > BIG_PIXELS else contextlib.nullcontext():
                 return decode_image(path)
     except UnidentifiedImageError as error:
-        raise UnreadableError("not a picture, or in a format that is not read") from error
+        raise UnreadableError("not a picture, or in an unsupported format") from error
     except Image.DecompressionBombError as error:
         raise UnreadableError(f"more than {MOST_PIXELS:,} pixels") from error
     except UnreadableError:

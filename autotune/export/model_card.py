@@ -95,7 +95,7 @@ def _optimism(difference: float) -> str:
     points = 100 * abs(difference)
     if points < 0.05:
         return "as high as the test score"
-    return f"{points:.1f} points {'optimistic' if difference > 0 else 'pessimistic'}"
+    return f"{points:.1f} percentage points {'optimistic' if difference > 0 else 'pessimistic'}"
 
 
 def _licence(finished: FinishedTrial) -> str:

@@ -213,7 +213,7 @@ def refuse_unreadable(errors: Sequence[Prediction], n: int) -> None:
     if errors:
         some = "; ".join(f"{one.path}: {one.error}" for one in errors[:3])
         raise DataError(
-            f"{len(errors)} of {plural(n, 'picture')} could not be read ({some}{'; ...' if len(errors) > 3 else ''}).",
+            f"{len(errors)} of {plural(n, 'file')} could not be read ({some}{'; ...' if len(errors) > 3 else ''}).",
             "Repair or delete these files. All other pictures were classified.",
         )
 

@@ -87,7 +87,7 @@ def _toml(value: Any) -> str:
 
 def _in_words(value: Any) -> str:
     if value in (None, "by default"):
-        return "chosen automatically"
+        return "automatic"
     if isinstance(value, dict):
         how = ", log" if value.get("log") else f", step {value['step']:g}" if value.get("step") else ""
         return f"{value['low']:g} to {value['high']:g}{how}"

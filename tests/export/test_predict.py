@@ -109,9 +109,9 @@ def test_json_has_one_line_per_picture_csv_has_a_header_and_the_table_is_aligned
 def test_unreadable_pictures_raise_one_error() -> None:
     refuse_unreadable([], 3)
     bad = [Prediction("c.png", None, None, (), "cut short")]
-    with pytest.raises(DataError, match=r"1 of 3 pictures could not be read \(c\.png: cut short\)"):
+    with pytest.raises(DataError, match=r"1 of 3 files could not be read \(c\.png: cut short\)"):
         refuse_unreadable(bad, 3)
-    with pytest.raises(DataError, match="1 of 1 picture could not be read"):
+    with pytest.raises(DataError, match="1 of 1 file could not be read"):
         refuse_unreadable(bad, 1)
 
 
@@ -162,7 +162,7 @@ class TestBundle:
         result = run_command("predict", str(own), "-", "--csv", stdin="x.png\n\nbad.png\n")
         assert result.returncode == 1
         assert [line.split(",")[0] for line in result.stdout.splitlines()] == ["path", "x.png", "bad.png"]
-        assert result.stderr.splitlines()[0].startswith("1 of 2 pictures could not be read (bad.png: not a picture")
+        assert result.stderr.splitlines()[0].startswith("1 of 2 files could not be read (bad.png: not a picture")
 
     def test_one_of_the_models_can_be_selected(self, own: Path, tmp_path: Path) -> None:
         file = picture(tmp_path / "x.png", 120)

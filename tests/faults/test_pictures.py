@@ -28,7 +28,7 @@ def test_postscript_never_reaches_ghostscript(name: str, tmp_path: Path, monkeyp
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", f"{fake.parent}{os.pathsep}{os.environ['PATH']}")
     (tmp_path / name).write_bytes(POSTSCRIPT)
-    with pytest.raises(UnreadableError, match="not a picture, or in a format that is not read"):
+    with pytest.raises(UnreadableError, match="not a picture, or in an unsupported format"):
         read_picture(tmp_path / name)
     assert not trace.exists()
 
