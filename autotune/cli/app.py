@@ -87,7 +87,7 @@ def search(
     metric: MetricName = None,
     timeout: Annotated[
         float | None,
-        typer.Option(min=0, help="Stop trials and finals after this many seconds, then evaluate the best model so far."),
+        typer.Option(min=0, help="Stop trials and finals after this many seconds, then evaluate the best model."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Random seed of the split and the trials.")] = None,
     device: Device = "auto",
@@ -100,7 +100,9 @@ def search(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and its estimated cost, then exit.")
     ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show more detail, including what is cached.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show more detail, including what is cached.")
+    ] = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:

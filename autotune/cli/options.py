@@ -103,7 +103,9 @@ BackboneNames = Annotated[
     typer.Option(help="Backbones to search, separated by commas.", autocompletion=backbone_names),
 ]
 BackboneName = Annotated[str, typer.Option(help="Backbone to test.", show_default=False, autocompletion=backbone_names)]
-MetricName = Annotated[str | None, typer.Option(help=f"Metric to optimize: {either(list(METRICS))}.", autocompletion=metric_names)]
+MetricName = Annotated[
+    str | None, typer.Option(help=f"Metric to optimize: {either(list(METRICS))}.", autocompletion=metric_names)
+]
 
 
 def print_json(found: dict[str, Any]) -> None:

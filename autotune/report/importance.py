@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sqlite3
 import warnings
@@ -60,8 +61,9 @@ class _NotComputedError(Exception):
 def compute_importances(file: Path, rows: Sequence[TrialRow], labels: Mapping[str, str]) -> Importances:
     """Compute the importance of every hyperparameter.
 
-    file: trials.db, for the search spaces. rows: the study's trials; values are taken from them, because the learning
-    rates in trials.db are not those that trials were trained with. labels: of backbones, by name.
+    file: trials.db, for the search spaces. rows: the study's trials; values are taken from them, because those in
+    trials.db include a penalty for the cost, and its learning rates are not those that trials were trained with.
+    labels: of backbones, by name.
     """
     values = [row.value for row in rows if row.state == COMPLETE and row.value is not None]
     try:
@@ -72,8 +74,8 @@ def compute_importances(file: Path, rows: Sequence[TrialRow], labels: Mapping[st
                 f"All {len(values)} complete trials have the same value, so there is no difference to explain."
             )
         study = _opened(file)
-        shares = _importances(study)
         measured = {row.number: row for row in rows if row.value is not None}
+        shares = _importances(study, {number: row.value or 0.0 for number, row in measured.items()})
         trials = [trial for trial in study.get_trials(deepcopy=False) if trial.number in measured]
         found = tuple(_importance(name, share, trials, measured, labels) for name, share in shares.items())
     except _NotComputedError as error:
@@ -100,14 +102,18 @@ def _opened(file: Path) -> Study:
         raise _NotComputedError(f"{file.name}, which contains the hyperparameters, cannot be read.") from error
 
 
-def _importances(study: Study) -> dict[str, float]:
+def _importances(study: Study, values: Mapping[int, float]) -> dict[str, float]:
+    """Compute the importances. values: scores by trial number; the study's own include the penalty for the cost."""
     import optuna
+
+    def score(trial: FrozenTrial) -> float:
+        return values.get(trial.number, math.nan)  # a trial that ended after the record was read
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about zero variance, which is reported below
         # Explicit and seeded: the default evaluator differs between versions of Optuna and is random.
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-        found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+        found = optuna.importance.get_param_importances(study, evaluator=evaluator, target=score)
     if not found:
         raise _NotComputedError("All trials have the same hyperparameters.")
     if len(found) > 1 and len(set(found.values())) == 1:  # Optuna's result if no importance can be computed

@@ -95,6 +95,18 @@ def training_operations(profile: StageProfile, depth: int, pictures: float, is_c
     return pictures * (3 * tail + (0.0 if is_cached else sum(profile.operations) - tail))
 
 
+def picture_operations(selection: Selection, cuts: Cuts) -> dict[tuple[str, int, int], float]:
+    """Count the operations of training on a picture once, by backbone, size and number of unfrozen stages."""
+    return {
+        (one.backbone.name, profile.pixels, depth): training_operations(
+            profile, depth, 1, one.n_stages - depth in cuts.get((one.backbone.name, profile.pixels), ())
+        )
+        for one in selection.candidates
+        for profile in one.profiles
+        for depth in one.depths
+    }
+
+
 def expected_shares(
     selection: Selection, settings: Settings, split: Split, n_trials: float
 ) -> dict[tuple[str, int], ExpectedShare]:

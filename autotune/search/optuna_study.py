@@ -59,6 +59,7 @@ class OptunaStudy:
             pruner=build_pruner(settings),
             load_if_exists=True,
         )
+        self._study.set_metric_names([f"{settings.metric} minus a penalty for the cost"])  # for the dashboard
 
     def enqueue(self, arms: Sequence[BackboneOptions]) -> None:
         """Enqueue the warm start trials, each once. arms: best backbone first."""

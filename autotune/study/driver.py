@@ -21,6 +21,7 @@ from autotune.engines.base import (
     TrialTask,
 )
 from autotune.errors import StudyError
+from autotune.search.cost_penalty import CostPenalty
 from autotune.search.optuna_study import OptunaStudy
 from autotune.study.checkpoints import Checkpoints
 from autotune.study.limits import TimeLimits
@@ -36,16 +37,20 @@ STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: Tria
 
 
 class Driver:
-    """One run of a study's trials. After the deadline of the limits, every trial is stopped."""
+    """One run of a study's trials. After the deadline of the limits, every trial is stopped.
+
+    penalty: makes the value for the sampler from the score of a trial; everything else uses the score.
+    """
 
     def __init__(self, search: OptunaStudy, engine: Engine, checkpoints: Checkpoints, record: Record,
-                 listener: StudyListener, limits: TimeLimits) -> None:  # fmt: skip
+                 listener: StudyListener, limits: TimeLimits, penalty: CostPenalty) -> None:  # fmt: skip
         self._search = search
         self._engine = engine
         self._checkpoints = checkpoints
         self._record = record
         self._listener = listener
         self._limits = limits
+        self._penalty = penalty
         self._interrupted = search.unfinished()  # restarted before new trials are started
         self._running: dict[int, tuple[Trial, Params]] = {}
         self._n_starts: Counter[int] = Counter()
@@ -156,7 +161,9 @@ class Driver:
                 self._interrupted.remove(trial)
 
     def _tell(self, trial: Trial, row: TrialRow) -> None:
-        self._search.tell(trial, row.value if row.state == COMPLETE else None, STATES[row.state])
+        is_complete = row.state == COMPLETE and row.value is not None
+        value = self._penalty.applied(row.value or 0.0, row.params) if is_complete else None
+        self._search.tell(trial, value, STATES[row.state])
 
 
 def run_probes(

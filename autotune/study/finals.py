@@ -9,7 +9,7 @@ from torch import Tensor
 
 from autotune.data.folds import class_gaps
 from autotune.engines.base import Died, Engine, Failed, FoldTask, SoupTask, Task
-from autotune.search.cost import FINALS_SHARE, expected_shares, training_operations
+from autotune.search.cost import FINALS_SHARE, expected_shares, picture_operations
 from autotune.search.plan import Plan
 from autotune.study.checkpoints import Checkpoints
 from autotune.study.driver import run_tasks
@@ -54,6 +54,7 @@ class Finals:
         self._limits = limits
         self._n_folds = max(context.folds) + 1
         self._n_classes = context.classes
+        self._operations = picture_operations(plan.selection, plan.cuts)
         self._setting = plan.settings.final
         self._is_cut_short = False  # by the deadline
 
@@ -123,11 +124,7 @@ class Finals:
         return self._work(row, self._epochs(row) * pool * (n - 1) / n)
 
     def _work(self, row: TrialRow, pictures: float) -> float:
-        name, pixels, depth = row.params.backbone, row.params.pixels, row.params.depth
-        (one,) = [one for one in self._plan.selection.candidates if one.backbone.name == name]
-        (profile,) = [profile for profile in one.profiles if profile.pixels == pixels]
-        is_cached = one.n_stages - depth in self._context.cuts.get((name, pixels), ())
-        return training_operations(profile, depth, pictures, is_cached)
+        return pictures * self._operations[row.params.backbone, row.params.pixels, row.params.depth]
 
     def _epochs(self, row: TrialRow) -> int:
         context = self._context

@@ -13,6 +13,7 @@ from autotune.engines.base import Engine, PixelSet, ProbeTask
 from autotune.engines.local import LocalEngine
 from autotune.errors import StudyError
 from autotune.search.candidates import Candidate, Selection, select_backbones
+from autotune.search.cost_penalty import cost_penalty
 from autotune.search.optuna_study import OptunaStudy, storage_errors
 from autotune.search.plan import Plan, build_context, make_plan
 from autotune.search.settings import definition
@@ -103,7 +104,8 @@ def _run_trials(
             trials = OptunaStudy(folder / TRIALS, plan.settings, backbones)
             refuse_other_trials(folder, record, trials)
             _enqueue_first_trials(trials, backbones, record)
-            Driver(trials, engine, checkpoints, record, listener, limits).run(request.trials)
+            penalty = cost_penalty(plan)
+            Driver(trials, engine, checkpoints, record, listener, limits, penalty).run(request.trials)
             warm_starts = trials.warm_starts()
         Finals(engine, record, checkpoints, plan, context, listener, warm_starts, limits).run()
     return context

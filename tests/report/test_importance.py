@@ -66,6 +66,12 @@ def test_the_most_important_hyperparameter_comes_first(searched: Any) -> None:
     assert file.read_bytes() == before
 
 
+def test_scores_are_taken_from_the_record(searched: Any) -> None:
+    file, rows = searched
+    other = [replace(row, value=0.5 + row.params.dropout) for row in rows]
+    assert importance.compute_importances(file, other, {}).hyperparameters[0].name == "dropout"
+
+
 def test_the_reason_is_given_if_importances_cannot_be_computed(searched: Any) -> None:
     file, rows = searched
     few = rows[:3]

@@ -8,6 +8,7 @@ from conftest import write_digits
 from small_trials import trial_plan
 
 from autotune.engines.local import LocalEngine
+from autotune.search.cost_penalty import cost_penalty
 from autotune.search.optuna_study import OptunaStudy
 from autotune.search.plan import build_context
 from autotune.study.checkpoints import Checkpoints
@@ -38,7 +39,8 @@ def test_a_deadline_during_startup_allows_one_trial_and_a_passed_deadline_allows
                 engine.configure(context)
                 checkpoints = Checkpoints(StudyFiles(folder, record), context)
                 deadline = time.monotonic() + seconds
-                Driver(search, engine, checkpoints, record, StudyListener(), TimeLimits(engine, deadline, None)).run(5)
+                limits = TimeLimits(engine, deadline, None)
+                Driver(search, engine, checkpoints, record, StudyListener(), limits, cost_penalty(plan)).run(5)
             return [row.ended for row in record.trials()]
 
         assert search_for(-1.0) == []

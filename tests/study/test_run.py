@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from conftest import photos, write_digits
 from PIL import Image
@@ -233,6 +234,15 @@ def test_ctrl_c_exits_with_130_and_the_same_command_resumes(here: Path, digits: 
     assert Record(record).evaluations() == []
     found = search(digits, done + 1, flags={"epochs": 9})
     assert numbers(found) == list(range(done + 1))
+
+
+def test_the_sampler_gets_the_score_minus_a_penalty(here: Path, digits: Path) -> None:
+    found = search(digits, 3)
+    scores = {row["number"]: row["value"] for row in found["leaderboard"]}
+    study = optuna.load_study(study_name="autotune", storage="sqlite:///studies/s/trials.db")
+    lost = [scores[trial.number] - trial.value for trial in study.get_trials()]
+    assert len(lost) == 3
+    assert all(0 < one < 0.2 for one in lost)
 
 
 def test_two_workers_share_a_study(here: Path, digits: Path) -> None:

@@ -1,0 +1,40 @@
+"""The value that the sampler gets for a trial: its score minus a penalty for its cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from autotune.data.split import VALIDATION
+from autotune.search.cost import picture_operations
+from autotune.search.plan import Plan
+from autotune.training.params import Params
+
+
+@dataclass(frozen=True)
+class CostPenalty:
+    """A penalty of one standard error of the score for the dearest trials of a study, and its share for cheaper ones.
+
+    Without it, a sampler spends most of its time on the dearest trials as soon as one of them is a picture better.
+    operations: to train on one picture, by backbone, size and number of unfrozen stages. n_validation: pictures.
+    """
+
+    operations: Mapping[tuple[str, int, int], float]
+    n_validation: int
+
+    def applied(self, value: float, params: Params) -> float:
+        """Return a score minus the penalty of a trial with these hyperparameters."""
+        cost = self.operations[params.backbone, params.pixels, params.depth]
+        return value - cost / max(self.operations.values()) * _standard_error(value, self.n_validation)
+
+
+def cost_penalty(plan: Plan) -> CostPenalty:
+    """Return the penalty for the trials of a study."""
+    return CostPenalty(picture_operations(plan.selection, plan.cuts), len(plan.split.part(VALIDATION)))
+
+
+def _standard_error(share: float, n: int) -> float:
+    """Return the standard error of a share of n pictures (Agresti and Coull 1998: it is not 0 for a share of 1)."""
+    likely = (share * n + 2) / (n + 4)
+    return math.sqrt(likely * (1 - likely) / (n + 4))
