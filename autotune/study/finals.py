@@ -88,9 +88,9 @@ class Finals:
         The reference is the first, then the best trials. A trial that is too dear even alone is passed over.
         """
         most = FINALS_SHARE * (self._cache_work() + sum(self._trial_work(row) for row in self._record.trials()))
-        reference = self._reference(trials)
-        order = sorted(trials, key=lambda row: row.number != reference)  # stable: the others stay in order
-        able = [row for row in order if self._race_work([row], 1) <= most]
+        able = [row for row in trials if self._race_work([row], 1) <= most]
+        reference = self._reference(able)
+        able.sort(key=lambda row: row.number != reference)  # stable: the others stay in order
         for first, second in RACES:
             if first <= len(able) and self._race_work(able[:first], second) <= most:
                 return able[:first], second
