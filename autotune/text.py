@@ -60,6 +60,11 @@ def plural(n: int, noun: str) -> str:
     return f"{n} {noun}s"
 
 
+def in_parts(n: int) -> str:
+    """Say that a batch had to be divided."""
+    return f"out of memory, so each batch was computed in {n} parts"
+
+
 def either(names: Sequence[str]) -> str:
     """Join names into a choice: "int8, pt2 or safetensors"."""
     return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 
 from autotune.study.listener import Progress, StudyListener
 from autotune.study.rows import FAILED, BackboneFacts, TrialRow
-from autotune.text import duration, percent, plural, visible
+from autotune.text import duration, in_parts, percent, plural, visible
 
 PLAIN_SECONDS = 10.0  # between two progress lines of one task without a terminal
 PLAIN_WIDTH = 200
@@ -93,5 +93,6 @@ def trial_line(row: TrialRow, backbone: BackboneFacts, is_best: bool) -> str:
     if row.state == FAILED:
         return f"trial {row.number:3d}  failed    {row.error}"
     end = f"{plural(row.epochs or 0, 'epoch')}, {row.ended}, {row.seconds:.1f} s"
+    end += f", {in_parts(row.n_parts)}" if row.n_parts > 1 else ""
     mark = "  <- best so far" if is_best else ""
     return f"trial {row.number:3d}  {percent(row.value):>7}  {backbone.describe(row.params)}; {end}{mark}"

@@ -286,6 +286,11 @@ class _Worker:
             return Refused(error.problem, error.fix)
         except OSError as error:
             return _refused_by_the_disk(error, self._scratch) or _failed(error)
+        except RuntimeError as error:
+            failure = _failed(error)
+            if "CUDA error" in str(error):  # the device cannot be used by this process any more
+                raise SystemExit(1) from None
+            return failure
         except Exception as error:  # any exception of a plugin or a trial fails the task, not the study
             return _failed(error)
 

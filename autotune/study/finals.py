@@ -19,7 +19,7 @@ from autotune.study.limits import TimeLimits
 from autotune.study.listener import StudyListener
 from autotune.study.record import Record
 from autotune.study.rows import COMPLETE, FAILED, REFIT, SOUP, TRIAL, Final, Finalist, FoldRow, FoldScore, TrialRow
-from autotune.text import percent, plural
+from autotune.text import in_parts, percent, plural
 from autotune.training.calibration import fit_temperature
 from autotune.training.context import WHOLE_POOL, TrialContext
 from autotune.training.fold import fold_epochs
@@ -179,13 +179,15 @@ class Finals:
         if not isinstance(outcome, FoldOutcome) or outcome.ended != DONE:
             error = _error(outcome)
             self._record.keep_fold(FoldRow(task.number, task.fold, FAILED, error=error))
-            self._listener.say(f"Finals: trial {task.number} failed on fold {task.fold}: {error}")
+            self._listener.say(f"Finals: trial {task.number} failed on {_named(task.fold)}: {error}")
             return
         logits, checkpoint = self._checkpoints.keep_fold(task.number, task.fold, outcome.logits, outcome.checkpoint)
         row = FoldRow(
             task.number, task.fold, COMPLETE, epochs=outcome.epochs, logits=logits, checkpoint=checkpoint,
-            seconds=outcome.seconds, cache_seconds=outcome.cache_seconds,
+            seconds=outcome.seconds, cache_seconds=outcome.cache_seconds, n_parts=outcome.n_parts,
         )  # fmt: skip
+        if outcome.n_parts > 1:
+            self._listener.say(f"Finals: trial {task.number} on {_named(task.fold)}: {in_parts(outcome.n_parts)}")
         self._record.keep_fold(self._scored(row) if task.fold != WHOLE_POOL else row)
 
     def _scored(self, row: FoldRow) -> FoldRow:
@@ -314,6 +316,10 @@ class Finals:
 
     def _best_trial(self, trial: TrialRow, reason: str) -> Final:
         return Final(trial.number, self._setting, TRIAL, str(trial.checkpoint), reason=reason)
+
+
+def _named(fold: int) -> str:
+    return "the whole pool" if fold == WHOLE_POOL else f"fold {fold}"
 
 
 def _error(outcome: FoldOutcome | Failed | Died) -> str:

@@ -110,6 +110,12 @@ def m006_files_and_order(db: Database) -> None:
     db.execute("update trials set position = (select count(*) from trials as t where t.finished < trials.finished)")
 
 
+@migrations()
+def m007_parts(db: Database) -> None:
+    for table in ("trials", "folds"):
+        db.table(table).add_column("n_parts", int, not_null_default=1)
+
+
 class Record:
     """An open record.db; only the driver writes to it. Raises StudyError if it is damaged or cannot be opened."""
 

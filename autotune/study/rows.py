@@ -80,7 +80,8 @@ class TrialRow:
     """A finished trial. state: COMPLETE, PRUNED or FAILED. ended: why. checkpoint: a path in the study folder.
 
     value: the metric on validation, in [0, 1]; log_loss: mean cross-entropy, in nats; both of the best epoch, and None
-    if the trial failed. seconds: in total, of which cache_seconds for the feature cache.
+    if the trial failed. seconds: in total, of which cache_seconds for the feature cache. n_parts: of a batch, computed
+    one after another; more than 1 if the memory was not enough for a whole batch.
     """
 
     number: int
@@ -98,6 +99,7 @@ class TrialRow:
     cache_seconds: float | None = None
     error: str | None = None
     trace: str | None = None
+    n_parts: int = 1
 
     @property
     def rank(self) -> tuple[int, float, float, int, int]:
@@ -113,7 +115,7 @@ class FoldRow:
     """A trial trained again on the pool without one fold. state: COMPLETE or FAILED. n: pictures held out.
 
     value, log_loss: on the pictures held out. logits, checkpoint: paths in the study folder. fold: WHOLE_POOL if
-    nothing is held out.
+    nothing is held out. n_parts: as in TrialRow.
     """
 
     trial: int
@@ -128,6 +130,7 @@ class FoldRow:
     seconds: float | None = None
     cache_seconds: float | None = None
     error: str | None = None
+    n_parts: int = 1
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ STUDIES = Path("studies")
 
 _IN_BOARD = (
     "number", "state", "value", "epochs", "ended", "seconds", "log_loss", "best_epoch", "trained_parameters", "error",
+    "n_parts",
 )  # fmt: skip
 
 

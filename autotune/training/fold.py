@@ -21,7 +21,7 @@ from autotune.training.network import Schedule, TrialNetwork
 from autotune.training.outcome import DIVERGED, DONE, TIMEOUT, FoldEpoch, FoldOutcome, FoldReporter, SoupOutcome
 from autotune.training.params import Params
 from autotune.training.probe import LinearProbe, choose_probe, fit_probe
-from autotune.training.trainer import build_trainer, is_resumable, resume_checkpoint
+from autotune.training.trainer import build_trainer, is_resumable, resume_checkpoint, with_enough_memory
 from autotune.training.trial import build_network, last_features, prepare_training, probe_of, training_seed
 
 SOUP_BATCH = 128
@@ -34,6 +34,16 @@ def run_fold(backbones: LoadedBackbones, number: int, params: Params, fold: int,
     Nothing about the network depends on the pictures held out: no epoch is chosen and nothing stops the training early.
     files: the probe of the search if `TrialContext.starts_from_probe`; only its penalty is used.
     """
+
+    def run(n_parts: int, unfinished: Path) -> FoldOutcome:
+        return _run_in_parts(backbones, number, params, fold, epochs, files, unfinished, reporter, n_parts)
+
+    return with_enough_memory(run, scratch, f"fold-{number:04d}-{fold}")
+
+
+def _run_in_parts(backbones: LoadedBackbones, number: int, params: Params, fold: int, epochs: int,
+                  files: Mapping[str, bytes], unfinished: Path, reporter: FoldReporter,
+                  n_parts: int) -> FoldOutcome:  # fmt: skip
     start = time.monotonic()
     context = backbones.context
     train, held_out = context.trained_on(fold), context.held_out(fold)
@@ -41,9 +51,8 @@ def run_fold(backbones: LoadedBackbones, number: int, params: Params, fold: int,
     cache_seconds = time.monotonic() - start
     head = _fold_probe(backbones, params, fold, files, reporter).head() if context.starts_from_probe(params) else None
     seed = training_seed(context.seed, number, fold + 2)
-    net, batches = prepare_training(backbones, params, sources.train, train.labels, epochs, seed, head)
+    net, batches = prepare_training(backbones, params, sources.train, train.labels, epochs, seed, head, n_parts)
     recorder = _FoldRecorder(epochs, reporter)
-    unfinished = scratch / f"fold-{number:04d}-{fold}.unfinished.ckpt"
     trainer = build_trainer(
         backbones.device, net, max_epochs=epochs, callbacks=[recorder, resume_checkpoint(unfinished)]
     )
@@ -62,7 +71,7 @@ def run_fold(backbones: LoadedBackbones, number: int, params: Params, fold: int,
     if ended != TIMEOUT:
         unfinished.unlink(missing_ok=True)
     seconds = time.monotonic() - start
-    return FoldOutcome(ended, recorder.number, logits, checkpoint, seconds, cache_seconds)
+    return FoldOutcome(ended, recorder.number, logits, checkpoint, seconds, cache_seconds, n_parts)
 
 
 def fold_epochs(cycle: str, best_epoch: int, cycle_epochs: int, epochs: int) -> int:

@@ -33,12 +33,14 @@ class TrialNetwork(lightning.LightningModule):
     """Unfrozen stages, `tail`, and a head, trained on the output of the frozen stages, `entry`.
 
     frozen_statistics: in the tail, train BatchNorm's scale and shift but keep its running statistics, because small
-    batches degrade them.
+    batches degrade them. n_parts: a batch is trained on in so many parts, one after another, which takes less memory.
     """
 
     def __init__(self, entry: FrozenPrefix, tail: nn.Sequential, head: nn.Linear, params: Params, schedule: Schedule,
-                 class_weights: Tensor, seed: int, frozen_statistics: bool) -> None:  # fmt: skip
+                 class_weights: Tensor, seed: int, frozen_statistics: bool, n_parts: int = 1) -> None:  # fmt: skip
         super().__init__()
+        self.automatic_optimization = n_parts == 1
+        self.n_parts = n_parts
         self.entry = entry
         self.tail = tail
         self.head = nn.Sequential(nn.Dropout(params.dropout), head)
@@ -66,6 +68,24 @@ class TrialNetwork(lightning.LightningModule):
     def training_step(self, batch: Sequence[Tensor], _: int) -> Tensor:
         # Seeded by the step: dropout is the same with and without a resume.
         seed_device((self.seed * 1_000_003 + self.global_step) % 2**63, self.device)
+        return self._batch_loss(batch) if self.automatic_optimization else self._step_in_parts(batch)
+
+    def _step_in_parts(self, batch: Sequence[Tensor]) -> Tensor:
+        """Take a step on the sum of the gradients of a batch's parts, which is the gradient of the batch."""
+        optimizer, rates = self.optimizers(), self.lr_schedulers()
+        optimizer.zero_grad()  # type: ignore[union-attr]  # there is one optimizer
+        n = len(batch[-1])
+        n_parts = min(self.n_parts, max(n // 2, 1))  # BatchNorm cannot train on one picture
+        losses = []
+        for part in zip(*(one.chunk(n_parts) for one in batch), strict=True):
+            loss = self._batch_loss(part) * (len(part[-1]) / n)
+            self.manual_backward(loss)
+            losses.append(loss.detach())
+        optimizer.step()  # type: ignore[union-attr]
+        rates.step()  # type: ignore[union-attr, call-arg]  # there is one scheduler
+        return torch.stack(losses).sum()
+
+    def _batch_loss(self, batch: Sequence[Tensor]) -> Tensor:
         *inputs, labels = batch
         x = self.entry(inputs)
         if not self.params.mixup:
@@ -126,14 +146,14 @@ class TrialNetwork(lightning.LightningModule):
 
 
 def assemble_network(chain: nn.Sequential, entry: FrozenPrefix, params: Params, n_classes: int, features: int,
-                     schedule: Schedule, labels: Sequence[int], seed: int,
-                     from_scratch: bool) -> TrialNetwork:  # fmt: skip
+                     schedule: Schedule, labels: Sequence[int], seed: int, from_scratch: bool,
+                     n_parts: int = 1) -> TrialNetwork:  # fmt: skip
     """Build a trial's network. Its tail is a copy of the last `depth` stages of the chain, which is not changed."""
     seed_device(seed, torch.device("cpu"))  # for the head
     tail = copy.deepcopy(chain[len(chain) - params.depth :]).requires_grad_(True)  # also if the plugin froze it
     weights = class_weights(labels, n_classes, params.class_weight)
     head = nn.Linear(features, n_classes)
-    return TrialNetwork(entry, tail, head, params, schedule, weights, seed, frozen_statistics=not from_scratch)
+    return TrialNetwork(entry, tail, head, params, schedule, weights, seed, not from_scratch, n_parts)
 
 
 def seed_device(seed: int, device: torch.device) -> None:

@@ -33,7 +33,8 @@ class TrialOutcome:
     """A trained trial. value, log_loss: of its best epoch, on the validation set. ended: one of the reasons above.
 
     checkpoint: tail and head of the best epoch, as the content of a safetensors file; None if pruned.
-    seconds: in total, including cache_seconds for the feature cache.
+    seconds: in total, including cache_seconds for the feature cache. n_parts: of a batch, computed one after another;
+    more than 1 if the memory was not enough for a whole batch.
     """
 
     value: float
@@ -45,6 +46,7 @@ class TrialOutcome:
     checkpoint: bytes | None
     seconds: float
     cache_seconds: float
+    n_parts: int = 1
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ class FoldOutcome:
     """A network of the finals. ended: DONE, DIVERGED or TIMEOUT; only a DONE one has content.
 
     logits: of the pictures held out, as the content of a safetensors file with `logits` (N, C), in the order of
-    `TrialContext.held_out`. checkpoint: tail and head, as the content of a safetensors file.
+    `TrialContext.held_out`. checkpoint: tail and head, as the content of a safetensors file. n_parts: as in
+    TrialOutcome.
     """
 
     ended: str
@@ -83,6 +86,7 @@ class FoldOutcome:
     checkpoint: bytes
     seconds: float
     cache_seconds: float
+    n_parts: int = 1
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
+import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytorch_lightning as lightning
 import torch
@@ -18,6 +20,28 @@ from torch import nn
 from autotune.training.network import TrialNetwork
 
 CHECKPOINT_SECONDS = 10
+N_PARTS = (1, 2, 4)  # of a batch, tried in this order while the memory is not enough
+
+Trained = TypeVar("Trained")
+
+
+def with_enough_memory(train: Callable[[int, Path], Trained], scratch: Path, name: str) -> Trained:
+    """Call `train` with the number of parts of a batch, and with the file for the unfinished network in `scratch`.
+
+    The number is 1, and 2 and 4 if the memory is not enough. Raises torch.OutOfMemoryError if 4 are not enough.
+    """
+    for n_parts in N_PARTS:
+        unfinished = scratch / (f"{name}-in-{n_parts}.unfinished.ckpt" if n_parts > 1 else f"{name}.unfinished.ckpt")
+        try:
+            return train(n_parts, unfinished)
+        except torch.OutOfMemoryError:
+            unfinished.unlink(missing_ok=True)
+            if n_parts == N_PARTS[-1]:
+                raise
+            traceback.print_exc()  # to the log of the task
+        gc.collect()  # not in the handler: the exception holds the tensors of the step
+        torch.cuda.empty_cache()
+    raise AssertionError
 
 
 def build_trainer(device: torch.device, net: TrialNetwork, **options: Any) -> lightning.Trainer:

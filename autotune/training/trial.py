@@ -22,7 +22,7 @@ from autotune.training.outcome import PRUNED, ProbeOutcome, Reporter, TrialOutco
 from autotune.training.params import Params
 from autotune.training.probe import LinearProbe, choose_probe
 from autotune.training.recorder import EpochRecorder
-from autotune.training.trainer import build_trainer, is_resumable, resume_checkpoint
+from autotune.training.trainer import build_trainer, is_resumable, resume_checkpoint, with_enough_memory
 
 
 def run_probe(backbones: LoadedBackbones, name: str, pixels: int, reporter: Reporter) -> ProbeOutcome:
@@ -54,32 +54,43 @@ def run_trial(backbones: LoadedBackbones, number: int, params: Params, files: Ma
     files: content by file name: the probe's head if `TrialContext.starts_from_probe`.
     scratch: a folder for the checkpoint of the unfinished trial, which a killed trial resumes from.
     """
+
+    def run(n_parts: int, unfinished: Path) -> TrialOutcome:
+        return _run_in_parts(backbones, number, params, files, unfinished, reporter, n_parts)
+
+    return with_enough_memory(run, scratch, f"trial-{number:04d}")
+
+
+def _run_in_parts(backbones: LoadedBackbones, number: int, params: Params, files: Mapping[str, bytes], unfinished: Path,
+                  reporter: Reporter, n_parts: int) -> TrialOutcome:  # fmt: skip
     start = time.monotonic()
     context = backbones.context
     clean = context.validation, context.gap_sample
     sources = open_sources(backbones, params, context.train, clean, reporter.cache_progress)
     cache_seconds = time.monotonic() - start
-    net, batches = prepare_trial(backbones, params, sources.train, number, files)
+    net, batches = prepare_trial(backbones, params, sources.train, number, files, n_parts)
     recorder = EpochRecorder(context, params, reporter)
-    _train(backbones, net, batches, sources, recorder, scratch / f"trial-{number:04d}.unfinished.ckpt")
+    _train(backbones, net, batches, sources, recorder, unfinished)
     return _outcome(net, recorder, time.monotonic() - start, cache_seconds)
 
 
 def prepare_trial(backbones: LoadedBackbones, params: Params, source: BatchSource, number: int,
-                  files: Mapping[str, bytes]) -> tuple[TrialNetwork, TrainBatches]:  # fmt: skip
+                  files: Mapping[str, bytes], n_parts: int = 1) -> tuple[TrialNetwork, TrainBatches]:  # fmt: skip
     """Return the initial network of trial `number` and its training batches. files: as for `run_trial`."""
     context = backbones.context
     head = probe_of(params, files).head() if context.starts_from_probe(params) else None
     seed = training_seed(context.seed, number)
-    return prepare_training(backbones, params, source, context.train.labels, context.epochs, seed, head)
+    return prepare_training(backbones, params, source, context.train.labels, context.epochs, seed, head, n_parts)
 
 
 def prepare_training(backbones: LoadedBackbones, params: Params, source: BatchSource, labels: tuple[int, ...],
-                     epochs: int, seed: int, head: nn.Linear | None) -> tuple[TrialNetwork, TrainBatches]:  # fmt: skip
+                     epochs: int, seed: int, head: nn.Linear | None,
+                     n_parts: int) -> tuple[TrialNetwork, TrainBatches]:  # fmt: skip
     """Return a network and its training batches. head: the initial head; None: random."""
     batches = TrainBatches(source, labels, params.batch_size, params.augment, seed, backbones.n_prefetch)
     schedule = Schedule(epochs, backbones.context.cycle_epochs, len(batches))
-    net = build_network(backbones, params, labels, schedule, seed, with_prefix=not isinstance(source, FeatureSource))
+    with_prefix = not isinstance(source, FeatureSource)
+    net = build_network(backbones, params, labels, schedule, seed, with_prefix, n_parts)
     if head is not None:
         net.head[1] = head
     net.train()  # Lightning does not change the mode
@@ -92,7 +103,7 @@ def training_seed(*numbers: int) -> int:
 
 
 def build_network(backbones: LoadedBackbones, params: Params, labels: Sequence[int], schedule: Schedule, seed: int,
-                  with_prefix: bool = True) -> TrialNetwork:  # fmt: skip
+                  with_prefix: bool = True, n_parts: int = 1) -> TrialNetwork:  # fmt: skip
     """Build the untrained network of a trial. labels: of the training pictures, for the class weights.
 
     with_prefix: include the frozen stages; else it takes cached features.
@@ -105,7 +116,9 @@ def build_network(backbones: LoadedBackbones, params: Params, labels: Sequence[i
     n_frozen = len(chain) - params.depth if with_prefix else 0
     prefix = FrozenPrefix(chain[:n_frozen], backbone.traits, context.invariances)
     features = backbones.profile(params.backbone, params.pixels).features
-    return assemble_network(chain, prefix, params, context.classes, features, schedule, labels, seed, from_scratch)
+    return assemble_network(
+        chain, prefix, params, context.classes, features, schedule, labels, seed, from_scratch, n_parts
+    )
 
 
 def probe_file_name(backbone: str, pixels: int) -> str:
@@ -148,4 +161,5 @@ def _outcome(net: TrialNetwork, recorder: EpochRecorder, seconds: float, cache_s
         checkpoint=None if recorder.ended == PRUNED else safetensors.torch.save(recorder.best_state),
         seconds=seconds,
         cache_seconds=cache_seconds,
+        n_parts=net.n_parts,
     )

@@ -11,6 +11,7 @@ from small_studies import search
 
 from autotune.errors import PluginError
 from autotune.study import limits
+from autotune.study.listener import StudyListener
 from autotune.study.summary import study_status
 
 pytestmark = pytest.mark.slow
@@ -109,3 +110,41 @@ def test_a_thread_that_never_ends_does_not_keep_the_command_alive(here: Path, di
     )
     assert done.returncode == 0
     assert done.stdout.startswith("{")
+
+
+OUT_OF_MEMORY = """if self.training and len(x) > {most}:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")"""
+
+
+def test_a_batch_that_is_too_large_for_the_memory_is_computed_in_parts(
+    here: Path, digits: Path, tmp_path: Path
+) -> None:
+    small = plugin(tmp_path, OUT_OF_MEMORY.format(most=16))
+    lines: list[str] = []
+    listener = StudyListener()
+    listener.say = lines.append  # type: ignore[method-assign]
+    found = search(digits, 2, plugins=small, flags={"backbone": ["stuck"], "batch_size": 32}, listener=listener)
+    assert found["trials"]["failed"] == 0
+    assert {row["n_parts"] for row in found["leaderboard"]} == {2}
+    assert found["final"]["how"] == "refit"
+    assert "Finals: trial 0 on the whole pool: out of memory, so each batch was computed in 2 parts" in lines
+
+
+def test_a_trial_that_never_has_enough_memory_fails_after_three_tries(here: Path, digits: Path, tmp_path: Path) -> None:
+    small = plugin(tmp_path, OUT_OF_MEMORY.format(most=0))
+    found = search(digits, 1, plugins=small, flags={"backbone": ["stuck"]})
+    assert found["trials"] == {"complete": 0, "pruned": 0, "failed": 1, "total": 1}
+    log = (here / "studies" / "s" / "logs" / "trial-0000.log").read_text()
+    assert log.count("torch.OutOfMemoryError: ") == 3
+
+
+def test_a_broken_device_ends_the_worker_and_the_trial_is_trained_by_another(
+    here: Path, digits: Path, tmp_path: Path
+) -> None:
+    broken = """if self.training and not os.path.exists('broken'):
+            open('broken', 'w').close()
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")"""
+    found = search(digits, 2, plugins=plugin(tmp_path, broken), flags={"backbone": ["stuck"]})
+    assert (here / "broken").exists()
+    assert found["trials"]["failed"] == 0
+    assert found["trials"]["total"] == 2

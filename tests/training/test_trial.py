@@ -3,6 +3,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from conftest import photos, write_digits
 from small_trials import KeptEpochs, trial_context
@@ -16,7 +17,7 @@ from autotune.training.outcome import Epoch, TrialOutcome
 from autotune.training.params import Params
 from autotune.training.recorder import is_better, smoothed_gap, stops_on_gap
 from autotune.training.restore import network_from_checkpoint
-from autotune.training.trial import probe_file_name, run_probe, run_trial
+from autotune.training.trial import probe_file_name, probe_of, run_probe, run_trial
 
 BASE = Params("small_cnn", 3, 32, 1e-5, 1e-3, "one-cycle", 0.5, 0.0, "adamw", 32, 1e-2, 0.2, 0.0)
 
@@ -168,6 +169,29 @@ def test_a_killed_trial_resumes_from_its_checkpoint_to_the_same_result(
     assert (resumed.value, resumed.log_loss, resumed.epochs) == (reference.value, reference.log_loss, reference.epochs)
     assert resumed.checkpoint == reference.checkpoint
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_batch_in_parts_has_the_same_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without dropout, and with BatchNorm's statistics frozen, as in all pretrained networks."""
+    root = write_digits(tmp_path / "digits", classes=4, each=20)
+    context = trial_context(root, epochs=2, backbone=["efficientnet_lite0"], pixels=[64], depth=[1])
+    backbones = LoadedBackbones(context)
+    probe = run_probe(backbones, "efficientnet_lite0", 64, KeptEpochs())
+    files = {probe_file_name("efficientnet_lite0", 64): probe.head}
+    params = replace(BASE, backbone="efficientnet_lite0", depth=1, pixels=64, dropout=0.0, optimizer="sgd")
+
+    def trained_in(n_parts: int) -> dict[str, torch.Tensor]:
+        monkeypatch.setattr(trainer, "N_PARTS", (n_parts,))
+        outcome = run_trial(backbones, 0, params, files, tmp_path, KeptEpochs())
+        assert outcome.n_parts == n_parts
+        return safetensors.torch.load(outcome.checkpoint or b"")
+
+    whole, halves = trained_in(1), trained_in(2)
+    start = probe_of(params, files).head().weight
+    assert whole.keys() == halves.keys()
+    difference = max(float((whole[name] - halves[name]).abs().max()) for name in whole)
+    assert difference < float((whole["head.1.weight"] - start).abs().max()) / 20
 
 
 @pytest.mark.slow
