@@ -121,9 +121,12 @@ def test_a_batch_that_is_too_large_for_the_memory_is_computed_in_parts(
 ) -> None:
     small = plugin(tmp_path, OUT_OF_MEMORY.format(most=16))
     lines: list[str] = []
-    listener = StudyListener()
-    listener.say = lines.append  # type: ignore[method-assign]
-    found = search(digits, 2, plugins=small, flags={"backbone": ["stuck"], "batch_size": 32}, listener=listener)
+
+    class Lines(StudyListener):
+        def say(self, text: str = "") -> None:
+            lines.append(text)
+
+    found = search(digits, 2, plugins=small, flags={"backbone": ["stuck"], "batch_size": 32}, listener=Lines())
     assert found["trials"]["failed"] == 0
     assert {row["n_parts"] for row in found["leaderboard"]} == {2}
     assert found["final"]["how"] == "refit"
