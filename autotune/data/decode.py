@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 
 # Formats of photos. Others that Pillow knows run other programs (EPS: Ghostscript), open other files or are obscure.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "HEIF", "JPEG2000", "PPM", "TGA", "ICO", "DDS")
+TO_8_BITS = (np.arange(65536) / 257).round().astype(np.uint8)
 
 
 def open_image(path: str | Path) -> Image.Image:
@@ -36,7 +37,7 @@ def decode_image(path: str | Path) -> Image.Image:
         file.load()
         image: Image.Image = file
     if image.mode.startswith("I"):  # 16 bits per channel
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
+        image = Image.fromarray(TO_8_BITS[np.asarray(image).clip(0, 65535)])
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

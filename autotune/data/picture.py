@@ -21,7 +21,8 @@ with contextlib.suppress(ImportError):  # the extra `heic`
 
 MOST_PIXELS = 200_000_000
 BIG_PIXELS = 25_000_000
-_one_at_a_time = threading.Lock()  # decoding takes up to 16 bytes a pixel, in each of several threads
+BYTES_A_PIXEL = 16  # at most, while a picture is decoded
+_one_at_a_time = threading.Lock()  # for big pictures, because several threads decode
 
 
 @dataclass(frozen=True)
