@@ -11,10 +11,10 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from autotune.search.fields import choices, limits
-from autotune.search.settings import SearchSpace, Settings, definition
+from autotune.search.settings import BY_DEFAULT, SearchSpace, Settings, definition
 
 HERE = Path(__file__).parent
-AUTOMATIC = (None, "by default")  # what `definition` contains for settings that depend on the pictures and the machine
+AUTOMATIC = (None, BY_DEFAULT)  # what `definition` contains for settings that depend on the pictures and the machine
 
 
 def cli() -> str:

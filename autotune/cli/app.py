@@ -262,8 +262,6 @@ def predict(
     # On a terminal the predictions show the progress, and a bar would overwrite them.
     out = program_out()
     progress = None if out.isatty() else console.progress("Predicting")
-    if isinstance(out, io.TextIOWrapper):
-        out.reconfigure(errors="backslashreplace")  # file names may not be valid text
     style = "json" if as_json else "csv" if as_csv else "table"
     with console:
         bad = write_predictions(predict_files(one, files, top, progress), style, one.labels, out)
@@ -357,6 +355,9 @@ def dashboard(
 def main() -> NoReturn:
     """Run a command. Print an error that the user can fix in two lines and exit with 1; a bug keeps its traceback."""
     _treat_as_ctrl_c("SIGTERM", "SIGHUP")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names may have characters that the terminal has not
     before = set(threading.enumerate())
     try:
         _run()

@@ -59,7 +59,7 @@ def reserve_stdout(context: typer.Context, wanted: bool) -> bool:
         out: TextIO = before
         try:
             number = before.fileno()
-            out = os.fdopen(os.dup(number), "w", encoding="utf-8")
+            out = os.fdopen(os.dup(number), "w", encoding="utf-8", errors="backslashreplace")
             os.dup2(sys.stderr.fileno(), number)
         except OSError:  # replaced by an object that is no file of the system
             number = None

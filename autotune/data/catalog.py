@@ -118,10 +118,17 @@ class _ReadFile:
 def _list_files(source: Path) -> tuple[Path, list[LabelledFile], list[SkippedFile]]:
     """Return the root of relative paths, the files that may be pictures, and the skipped files."""
     if is_table(source):
-        return source.parent, *list_table(source)
-    if not source.is_dir():
+        root, (files, skipped) = source.parent, list_table(source)
+    elif source.is_dir():
+        root, (files, skipped) = source, list_folder(source)
+    else:
         raise DataError(f"Folder {source} does not exist.", "Name a folder with one folder of pictures per class.")
-    return source, *list_folder(source)
+    if broken := next((file.label for file in files if file.label.splitlines() != [file.label]), None):
+        raise DataError(
+            f"The name of class {broken!r} is not a single line, which the labels.txt of a bundle requires.",
+            "Rename its folder, or change the label in the table.",
+        )
+    return root, files, skipped
 
 
 def _read_files(root: Path, files: Sequence[LabelledFile], known: Mapping[str, Picture], sink: PictureSink | None,

@@ -23,6 +23,7 @@ CYCLES = ("triangular", "triangular2", "one-cycle")
 FLIPS = ("none", "horizontal", "vertical", "both")
 FINALS = ("soup", "refit", "trial")
 SMALL_PIXELS = 64  # smaller pictures are enlarged up to fourfold if pretrained, and small_cnn is searched
+BY_DEFAULT = "by default"  # in records: a range that was not given
 CONFIG_FIX = "Pass the path of a study.toml with --config FILE."
 # The string below a field is its description; docs/study-toml.md is generated from it.
 DEFINITION = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
@@ -183,7 +184,7 @@ def definition(settings: Settings) -> dict[str, Any]:
 
 def settings_from_record(plain: Mapping[str, Any]) -> Settings:
     """Return the settings of a `definition`."""
-    space = {name: value for name, value in plain["space"].items() if value != "by default"}
+    space = {name: value for name, value in plain["space"].items() if value != BY_DEFAULT}
     ranges = {
         name: {key: edge for key, edge in value.items() if edge is not None} if isinstance(value, dict) else value
         for name, value in space.items()
@@ -200,10 +201,14 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     for name in ("final", "trial_timeout"):  # may change: no trial's result depends on it
         flat_old[name] = flat_new.get(name)
     return [
-        f"{name} was {flat_old.get(name)}, is {flat_new.get(name)}"
+        f"{name} was {_shown(flat_old.get(name))}, is {_shown(flat_new.get(name))}"
         for name in sorted({*flat_old, *flat_new})
         if flat_old.get(name) != flat_new.get(name)
     ]
+
+
+def _shown(value: Any) -> Any:
+    return "automatic" if value in (None, BY_DEFAULT) else value
 
 
 def narrow(settings: Settings, **domains: Domain) -> Settings:
@@ -272,7 +277,7 @@ def _flat(table: Mapping[str, Any]) -> dict[str, Any]:
 
 def _plain(domain: Domain | None) -> Any:
     if domain is None:
-        return "by default"
+        return BY_DEFAULT
     if isinstance(domain, Fixed):
         return domain.value
     return list(domain.values) if isinstance(domain, Choice) else asdict(domain)

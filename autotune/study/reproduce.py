@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from autotune.data import datasets
+from autotune.search.settings import BY_DEFAULT, read_settings
 from autotune.search.settings import definition as definition_of
-from autotune.search.settings import read_settings
 
 PACKAGES = (
     "autotune-vision", "torch", "torchvision", "pytorch-lightning", "optuna", "timm", "onnx", "onnxruntime", "numpy",
@@ -86,7 +86,7 @@ def _toml(value: Any) -> str:
 
 
 def _in_words(value: Any) -> str:
-    if value in (None, "by default"):
+    if value in (None, BY_DEFAULT):
         return "automatic"
     if isinstance(value, dict):
         how = ", log" if value.get("log") else f", step {value['step']:g}" if value.get("step") else ""

@@ -1,0 +1,99 @@
+"""Unusual names, terminals and environments."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import write_digits
+from PIL import Image
+
+from autotune.data.catalog import read_catalog
+from autotune.errors import DataError
+
+pytestmark = pytest.mark.slow
+LABELS = ["0", "😀🐱", "x" * 200, "עברית", "q\"uote's", "tab\there", "-dash", " space "]
+NAMES = [b"bad\xff\xfe.png", b"new\nline.png", "\u202egnp.exe.png".encode(), b"q'uo\"te.png", b"e" * 240 + b".png"]
+QUICK = ("--trials", "1", "--epochs", "1", "--backbone", "small_cnn", "--pixels", "32")
+
+
+def run(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a command in an environment of these variables only."""
+    command = [sys.executable, "-m", "autotune", *words]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def strange(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with classes and pictures that are named unusually."""
+    folder = tmp_path_factory.mktemp("strange")
+    rng = np.random.default_rng(0)
+
+    def save(path: bytes) -> None:
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / "one.png")
+        shutil.move(os.fsencode(folder / "one.png"), path)
+
+    for label in LABELS:
+        (folder / "photos" / label).mkdir(parents=True)
+        for number in range(20):
+            save(os.fsencode(folder / "photos" / label / f"{number}.png"))
+    for name in NAMES:
+        save(os.fsencode(folder / "photos" / "0") + b"/" + name)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"PATH": os.defpath},  # no HOME, no locale
+        {"PATH": os.defpath, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "TERM": "dumb"},
+        {"PATH": os.defpath, "PYTHONIOENCODING": "ascii", "COLUMNS": "40"},
+    ],
+)
+def test_every_command_runs_with_unusual_names_in_an_unusual_environment(
+    variables: dict[str, str], strange: Path, tmp_path: Path
+) -> None:
+    variables = {**variables, "AUTOTUNE_CACHE": str(tmp_path / "cache")}
+    photos = str(strange / "photos")
+    for words in (
+        ("data", photos),
+        ("search", photos, *QUICK),
+        ("status", "photos"),
+        ("report", "photos"),
+        ("export", "photos"),
+        ("predict", "studies/photos/bundle", f"{photos}/0"),
+        ("studies",),
+        ("cache",),
+    ):
+        done = run(tmp_path, *words, **variables)
+        assert done.returncode == 0, (words, done.stderr[-2000:])
+    done = run(tmp_path, "predict", "photos", f"{photos}/0", "--json", **variables)
+    assert len([json.loads(line) for line in done.stdout.splitlines()]) == 20 + len(NAMES)
+
+
+def test_a_class_name_of_two_lines_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    folder = write_digits(tmp_path / "photos", classes=2, each=2)
+    (folder / "0").rename(folder / "a\nb")
+    with pytest.raises(DataError, match=r"The name of class 'a\\nb' is not a single line"):
+        read_catalog(folder)
+
+
+def test_a_study_that_was_moved_goes_on(tmp_path: Path) -> None:
+    write_digits(tmp_path / "here" / "photos", classes=2, each=20)
+    words = ("photos", "--epochs", "1", "--backbone", "small_cnn", "--pixels", "32", "--json")
+    variables = {"PATH": os.defpath, "AUTOTUNE_CACHE": str(tmp_path / "cache")}
+    first = run(tmp_path / "here", "search", *words, "--trials", "1", **variables)
+    assert first.returncode == 0, first.stderr
+    (tmp_path / "here").rename(tmp_path / "there")
+    more = run(tmp_path / "there", "search", *words, "--trials", "2", **variables)
+    assert more.returncode == 0, more.stderr
+    found = json.loads(more.stdout)
+    assert found["trials"]["total"] == 2
+    assert found["leaderboard"][0]["number"] in (0, 1)
+    for command in ("status", "evaluate", "export"):
+        done = run(tmp_path / "there", command, "photos", **variables)
+        assert done.returncode == 0, (command, done.stderr)
