@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -35,7 +34,7 @@ def strange(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def save(path: bytes) -> None:
         Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / "one.png")
-        shutil.move(os.fsencode(folder / "one.png"), path)
+        (folder / "one.png").rename(os.fsdecode(path))
 
     for label in LABELS:
         (folder / "photos" / label).mkdir(parents=True)
