@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from autotune.backbones.spec import INTERPOLATIONS
 from autotune.errors import BundleError
 from autotune.export.formats import ONNX
 from autotune.text import first_line
@@ -19,6 +20,7 @@ from autotune.text import first_line
 VERSION = 1  # of the layout; a newer one is rejected
 INDEX = "bundle.json"  # version, study, trial, and a hash of every other file
 LABELS, PREPROCESSING, CARD, SCRIPT = "labels.txt", "preprocessing.json", "card.md", "predict.py"
+MOST_SIDE = 2048  # of the input, in pixels
 UNKNOWN = "unknown"  # the label below the threshold
 
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # pixels (N, 3, P, P) to probabilities (N, C)
@@ -43,6 +45,7 @@ class OnnxSession:
 
     def __init__(self, file: Path, threads: int = 0) -> None:
         onnxruntime = _import_onnxruntime()
+        self._file = file
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3  # errors only: warnings are about graph optimisation
@@ -50,6 +53,20 @@ class OnnxSession:
             self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime raises a dozen types without a common base
             raise BundleError(f"{file} cannot be loaded: {first_line(error)}", "Export the model again.") from error
+
+    def refuse_other_shapes(self, labels: Sequence[str], pixels: int) -> None:
+        """Raise BundleError if the model does not map pixels (N, 3, P, P) to one probability for each label."""
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        name, shape = inputs[0].name, inputs[0].shape
+        if len(inputs) != 1 or name != "pixels" or shape[1:] != [3, pixels, pixels] or len(outputs) != 1:
+            raise BundleError(
+                f"{self._file} does not take pictures of {pixels} x {pixels} pixels.", "Export the model again."
+            )
+        if outputs[0].shape[1:] != [len(labels)]:
+            raise BundleError(
+                f"{self._file} does not have one output for each of the {len(labels)} labels.",
+                "Export the model again.",
+            )
 
     def probabilities(self, squares: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return probabilities (N, C) of pixels (N, 3, P, P)."""
@@ -84,9 +101,12 @@ def open_bundle(path: Path) -> Bundle:
     model = path if path.is_file() else folder / ONNX.file
     if model.suffix != ".onnx" or model.name not in hashes:
         raise BundleError(f"{model} is not an ONNX model of a bundle.", f"Pass the bundle folder: {folder}")
-    how = json.loads((folder / PREPROCESSING).read_text(encoding="utf-8"))
-    labels = (folder / LABELS).read_text(encoding="utf-8").splitlines()
-    return Bundle(folder, model, tuple(labels), how["pixels"], how["interpolation"], how["threshold"])
+    how = _read_preprocessing(folder)
+    try:
+        labels = (folder / LABELS).read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise _damaged(folder / LABELS) from error
+    return Bundle(folder, model, tuple(labels), how["pixels"], how["interpolation"], float(how["threshold"]))
 
 
 def write_index(folder: Path, study: str, trial: int) -> None:
@@ -134,13 +154,36 @@ def _refuse_changed(folder: Path, hashes: Mapping[str, str]) -> None:
             )
 
 
+def _read_preprocessing(folder: Path) -> dict[str, Any]:
+    """Return the content of preprocessing.json. Raises BundleError for values that no export writes."""
+    file = folder / PREPROCESSING
+    try:
+        how = json.loads(file.read_text(encoding="utf-8"))
+        is_possible = (
+            type(how["pixels"]) is int
+            and 0 < how["pixels"] <= MOST_SIDE
+            and how["interpolation"] in INTERPOLATIONS
+            and type(how["threshold"]) in (int, float)
+            and 0 <= how["threshold"] <= 1
+        )
+    except (ValueError, TypeError, KeyError) as error:
+        raise _damaged(file) from error
+    if not is_possible:
+        raise _damaged(file)
+    return how  # type: ignore[no-any-return]
+
+
+def _damaged(file: Path) -> BundleError:
+    return BundleError(f"{file} is damaged.", "Copy the whole folder again, or export it again.")
+
+
 def _read_hashes(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of each file of a bundle, by name.
 
     Raises BundleError if bundle.json is missing, is damaged or has a newer version.
     """
     file = folder / INDEX
-    damaged = BundleError(f"{file} is damaged.", "Copy the whole folder again, or export it again.")
+    damaged = _damaged(file)
     try:
         index = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

@@ -73,7 +73,9 @@ def load(source: str | Path, resources: Resources | None = None) -> Classifier:
     except OSError as error:
         raise BundleError(f"{source} cannot be opened: {error.strerror}.", "Pass a bundle folder.") from error
     if opened:
-        run = bundle.OnnxSession(opened.model).probabilities
+        session = bundle.OnnxSession(opened.model)
+        session.refuse_other_shapes(opened.labels, opened.pixels)
+        run = session.probabilities
         return Classifier(opened.labels, opened.pixels, opened.interpolation, opened.threshold, run)
     from autotune.study.summary import find_study
 

@@ -1,6 +1,8 @@
 """Names, plugins, pages and bundles from strangers."""
 
+import contextlib
 import json
+import random
 import shutil
 import subprocess
 import sys
@@ -13,8 +15,10 @@ import pytest
 from commands import run_command
 from conftest import write_digits
 
-from autotune.errors import StudyError
+from autotune.errors import BundleError, StudyError
+from autotune.export.bundle import write_index
 from autotune.export.export import ExportRequest, export_trial
+from autotune.export.predict import load
 from autotune.study.listener import StudyListener
 from autotune.study.prepare import study_folder
 from autotune.study.request import Resources, SearchRequest
@@ -109,6 +113,17 @@ def test_the_dashboard_answers_only_requests_for_this_machine(finished: Path) ->
         killer.cancel()
 
 
+@pytest.fixture(scope="module")
+def exported(searched: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of a finished study. Tests use copies of it."""
+    place = tmp_path_factory.mktemp("exported")
+    shutil.copytree(searched, place / "studies" / "s")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        export_trial("s", ExportRequest(place / "bundle"), Resources("cpu"), StudyListener())
+    return place / "bundle"
+
+
 def test_the_script_of_a_bundle_refuses_changed_files(finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "bundle"
     export_trial("s", ExportRequest(out), Resources("cpu"), StudyListener())
@@ -119,3 +134,46 @@ def test_the_script_of_a_bundle_refuses_changed_files(finished: Path, tmp_path: 
     assert done.returncode == 1
     assert "labels.txt has changed since the export" in done.stderr
     shutil.rmtree(out)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("preprocessing.json", '"pixels": 32,', '"pixels": 10000000,'),
+        ("preprocessing.json", '"pixels": 32,', '"pixels": 64,'),
+        ("preprocessing.json", '"pixels": 32,', '"pixels": "32",'),
+        ("preprocessing.json", '"bilinear"', '"magic"'),
+        ("preprocessing.json", '"threshold": 0', '"threshold": 7'),
+        ("preprocessing.json", "{", "["),
+        ("labels.txt", "0\n", ""),
+        ("labels.txt", "0\n", "0\nzero\n"),
+    ],
+)
+def test_a_bundle_with_impossible_values_and_right_hashes_is_refused(
+    name: str, old: str, new: str, exported: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(exported, tmp_path / "bundle"))
+    text = (folder / name).read_text()
+    assert old in text
+    (folder / name).write_text(text.replace(old, new, 1))
+    write_index(folder, "s", 0)
+    with pytest.raises(BundleError, match=r"is damaged|does not take|does not have one output"):
+        load(str(folder), Resources("cpu"))
+
+
+def test_a_bundle_with_random_bytes_and_right_hashes_is_refused_or_answers(exported: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(exported, tmp_path / "bundle"))
+    drawn = random.Random(0)
+    for name in ("preprocessing.json", "labels.txt", "bundle.json", "model.onnx"):
+        content = (folder / name).read_bytes()
+        for _ in range(40):
+            changed = bytearray(content)
+            for _ in range(3):
+                changed[drawn.randrange(len(changed))] = drawn.randrange(256)
+            (folder / name).write_bytes(changed)
+            if name != "bundle.json":
+                write_index(folder, "s", 0)
+            with contextlib.suppress(BundleError):
+                load(str(folder), Resources("cpu"))
+        (folder / name).write_bytes(content)
+        write_index(folder, "s", 0)
