@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 FLOOR := .venv-floor
 FAST := -m "not slow and not network"
 
-.PHONY: demo test faults lint check fix docs coverage floor
+.PHONY: demo test faults lint check fix docs coverage audit floor
 
 demo: $(VENV)/installed
 	$(BIN)/autotune search --trials 50
@@ -16,7 +16,8 @@ test: $(VENV)/installed
 # Kill processes at a hundred random moments, and all other faults. SEED=1 draws other moments. About an hour.
 SEED ?= 0
 faults: $(VENV)/installed
-	AUTOTUNE_FAULT_TIMES=34 AUTOTUNE_FAULT_SEED=$(SEED) OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest tests/faults
+	AUTOTUNE_FAULT_TIMES=34 AUTOTUNE_FUZZ_FILES=10000 AUTOTUNE_FAULT_SEED=$(SEED) OMP_WAIT_POLICY=PASSIVE \
+		$(BIN)/pytest tests/faults tests/fuzz
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -36,6 +37,11 @@ docs: $(VENV)/installed
 
 coverage: $(VENV)/installed
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile $(FAST) --cov
+
+# Known vulnerabilities of the installed packages, from the service of pypi.org.
+audit: $(VENV)/installed
+	$(BIN)/pip install --quiet pip-audit
+	$(BIN)/pip-audit --skip-editable
 
 # The fast tests with the lowest versions that pyproject.toml allows, in a separate venv.
 floor: $(FLOOR)/installed

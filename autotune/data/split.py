@@ -246,7 +246,7 @@ class _Filling:
         if len(own) < len(wanted):
             raise DataError(
                 f"Class {label!r} has {plural(len(own), 'distinct picture')} (a group counts as one); "
-                f"{', '.join(sorted(wanted))} need one each.",
+                f"the sets {', '.join(part for part in PARTS if part in wanted)} need one each.",
                 f"Add pictures to {label!r}, or remove the class.",
             )
         total = sum(self._n_pictures[label, part] for part in PARTS)
