@@ -10,27 +10,21 @@ from typing import Any
 from conftest import write_digits
 from small_studies import without_time
 
-WORDS = (
-    "--trials",
-    "5",
-    "--backbone",
-    "efficientnet_lite0",
-    "--epochs",
-    "3",
-    "--seed",
-    "3",
-    "--device",
-    "cpu",
-    "--json",
-)
+SEARCH = ("search", "digits", "--trials", "5", "--backbone", "efficientnet_lite0", "--epochs", "3", "--seed", "3",
+          "--device", "cpu")  # fmt: skip
 TOML = '[space]\npixels = [64]\ndepth = [0, 1]\noptimizer = ["adamw"]\n'
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
-    """Start the search in a folder, with a cache of its own."""
+def begin(folder: Path, *words: str) -> subprocess.Popen[str]:
+    """Start a command in a folder, with a cache of its own."""
     around = {**os.environ, "AUTOTUNE_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-m", "autotune", "search", "digits", *WORDS]
-    return subprocess.Popen(words, cwd=folder, env=around, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "autotune", *words]
+    return subprocess.Popen(command, cwd=folder, env=around, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    """Start the search, which prints JSON at its end."""
+    return begin(folder, *SEARCH, "--json")
 
 
 def prepare(folder: Path) -> Path:

@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
-from small_commands import finish, prepare, result, start
+from small_commands import SEARCH, begin, finish, prepare, result, start
 
 pytestmark = pytest.mark.slow
 TIMES = int(os.environ.get("AUTOTUNE_FAULT_TIMES", "1"))
@@ -76,3 +76,53 @@ def test_a_signal_at_a_random_moment_ends_the_command_and_loses_nothing(
     _, alive = psutil.wait_procs(workers, timeout=30)
     assert not alive
     assert result(finish(folder)) == expected
+
+
+def test_a_second_ctrl_c_loses_nothing_either(whole: tuple[dict[str, Any], float], tmp_path: Path) -> None:
+    expected, seconds = whole
+    folder = prepare(tmp_path)
+    process = start(folder)
+    time.sleep(random.Random(f"{SEED} twice").uniform(2, seconds))
+    workers = victims(process, "workers")
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert not alive
+    assert result(finish(folder)) == expected
+
+
+def test_a_closed_pipe_ends_the_command_quietly(whole: tuple[dict[str, Any], float], tmp_path: Path) -> None:
+    """As in `autotune search photos | head -1`."""
+    expected, _ = whole
+    folder = prepare(tmp_path)
+    process = begin(folder, *SEARCH)
+    assert process.stdout
+    assert process.stderr
+    process.stdout.readline()
+    process.stdout.close()
+    assert "Traceback" not in process.stderr.read()
+    process.wait(timeout=120)
+    assert result(finish(folder)) == expected
+
+
+@pytest.mark.parametrize("words", [("export", "digits"), ("report", "digits"), ("evaluate", "digits")])
+def test_sigkill_of_a_command_that_writes_leaves_nothing_behind(words: tuple[str, ...], tmp_path: Path) -> None:
+    folder = prepare(tmp_path)
+    finish(folder)
+    begun = time.monotonic()
+    assert begin(folder, *words).wait(timeout=120) == 0
+    seconds = time.monotonic() - begun
+    drawn = random.Random(f"{SEED} {words}")
+    for _ in range(max(TIMES // 3, 2)):
+        process = begin(folder, *words)
+        time.sleep(drawn.uniform(0, seconds))
+        for one in victims(process, "both"):
+            one.kill()
+        process.communicate()
+    again = begin(folder, *words)
+    _, err = again.communicate(timeout=120)
+    assert again.returncode == 0, err
+    left = [file for file in folder.rglob("*") if "unfinished" in file.name or file.suffix == ".tmp"]
+    assert not left

@@ -1,22 +1,13 @@
 """Other commands while a search runs: they are refused or answer, and the search ends with the same result."""
 
 import json
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from small_commands import finish, prepare, result, start
+from small_commands import begin, finish, prepare, result, start
 
 pytestmark = pytest.mark.slow
-
-
-def begin(folder: Path, *words: str) -> subprocess.Popen[str]:
-    around = {**os.environ, "AUTOTUNE_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "autotune", *words]
-    return subprocess.Popen(command, cwd=folder, env=around, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def test_other_commands_do_not_disturb_a_search(tmp_path: Path) -> None:
