@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import optuna
+from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
 from optuna.exceptions import StorageInternalError
+from optuna.samplers import BaseSampler
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
 
 # Hyperband hashes the study's name to choose a trial's bracket, so the name must be the same in every run.
 STUDY_NAME = "autotune"
-WARM_START = "warm_start"
+WARM_START, JOINT_DRAW = "warm_start", "joint_draw"  # attributes of trials
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -90,12 +93,22 @@ class OptunaStudy:
         """Return the next trial: an enqueued one, or a new one. Its randomness depends on (seed, number)."""
         waiting = [trial.number for trial in self._trials() if trial.state == TrialState.WAITING]
         self._seed(min(waiting) if waiting else len(self._trials()))
-        return self._study.ask()
+        trial = self._study.ask()
+        values = trial.relative_params  # first: some versions of Optuna draw only here
+        space = {name: distribution_to_json(one) for name, one in (trial.relative_search_space or {}).items()}
+        trial.set_user_attr(JOINT_DRAW, {"values": values, "space": space})
+        return trial
 
     def params(self, trial: Trial) -> Params:
-        """Return a trial's Params; missing values are drawn."""
-        self._seed(trial.number)
-        return suggest(trial, self._settings.space, self._arms)
+        """Return a trial's Params; missing values are drawn.
+
+        Each has a seed of its own: the driver may be killed between two draws, and the rest must not depend on it.
+        """
+
+        def seed(name: str) -> None:
+            self._seed(trial.number, name)
+
+        return suggest(trial, self._settings.space, self._arms, seed)
 
     def should_prune(self, trial: Trial, row: Epoch) -> bool:
         """Report the end of a cycle, and return whether to prune. The last epoch never prunes.
@@ -116,15 +129,48 @@ class OptunaStudy:
         self._study.tell(trial, value if state == TrialState.COMPLETE else None, state, skip_if_finished=True)
 
     def _reopen(self, number: int) -> Trial:
-        """Return a running trial by its number. `Study` has no method for it, so its id is read from the storage."""
-        self._seed(number)  # first: the constructor calls the sampler
+        """Return a running trial by its number. `Study` has no method for it, so its id is read from the storage.
+
+        It gets the values that the sampler drew jointly when it was asked for: drawn again, they would depend on those
+        that have been suggested since.
+        """
+        self._seed(number)  # first: the constructor may call the sampler
+        if drawn := self._trials()[number].user_attrs.get(JOINT_DRAW):
+            space = {name: json_to_distribution(one) for name, one in drawn["space"].items()}
+            self._study.sampler = _EarlierDraw(space, drawn["values"])
         study = self._storage.get_study_id_from_name(STUDY_NAME)
-        return Trial(self._study, self._storage.get_trial_id_from_study_id_trial_number(study, number))
+        trial = Trial(self._study, self._storage.get_trial_id_from_study_id_trial_number(study, number))
+        _ = trial.relative_params  # drawn now, by this sampler
+        return trial
 
     def _trials(self) -> list[FrozenTrial]:
         """Return all trials, in order."""
         return self._study.get_trials(deepcopy=False)
 
-    def _seed(self, number: int) -> None:
-        """Seed the sampler by the number of a trial: the draw must not depend on earlier trials of this process."""
-        self._study.sampler = build_sampler(self._settings, (self._settings.seed * 1_000_003 + number) % 2**32)
+    def _seed(self, number: int, name: str = "") -> None:
+        """Seed the sampler by the number of a trial and the name of a hyperparameter: a draw must not depend on earlier
+        draws of this process.
+        """
+        seed = self._settings.seed * 1_000_003 + number + zlib.crc32(name.encode())
+        self._study.sampler = build_sampler(self._settings, seed % 2**32)
+
+
+class _EarlierDraw(BaseSampler):
+    """A sampler that only repeats what another one drew jointly for a trial. space, values: by hyperparameter."""
+
+    def __init__(self, space: dict[str, BaseDistribution], values: dict[str, Any]) -> None:
+        self._space = space
+        self._values = values
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self._space
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return self._values
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        raise NotImplementedError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,31 +25,42 @@ class BackboneOptions:
     depths: tuple[int, ...]
 
 
-def suggest(trial: Trial, space: SearchSpace, arms: tuple[BackboneOptions, ...]) -> Params:
-    """Sample one trial's Params. Depth and pixels have one name per backbone, because their ranges differ."""
+def suggest(
+    trial: Trial, space: SearchSpace, arms: tuple[BackboneOptions, ...], seed: Callable[[str], None] | None = None
+) -> Params:
+    """Sample one trial's Params. Depth and pixels have one name per backbone, because their ranges differ.
+
+    seed: called with the name of a hyperparameter before it is drawn.
+    """
+
+    def draw(name: str, domain: Domain) -> Value:
+        if seed:
+            seed(name)
+        return _suggest_value(trial, name, domain)
+
     names = [arm.backbone for arm in arms]
-    backbone = str(_suggest_value(trial, "backbone", _domain_of(names)))
+    backbone = str(draw("backbone", _domain_of(names)))
     arm = arms[names.index(backbone)]
-    optimizer = str(_suggest_value(trial, "optimizer", space.optimizer))
+    optimizer = str(draw("optimizer", space.optimizer))
     factor = find_optimizer(optimizer).learning_rate_factor
-    high = float(_suggest_value(trial, "lr_high", space.lr_high or Range(1e-4, 1e-2, log=True)))
-    low = float(_suggest_value(trial, "lr_low", space.lr_low or Range(1e-6, 1e-4, log=True)))
+    high = float(draw("lr_high", space.lr_high or Range(1e-4, 1e-2, log=True)))
+    low = float(draw("lr_low", space.lr_low or Range(1e-6, 1e-4, log=True)))
     high, low = high * (1 if space.lr_high else factor), low * (1 if space.lr_low else factor)
     return Params(
         backbone=backbone,
-        depth=int(_suggest_value(trial, f"depth[{backbone}]", _domain_of(arm.depths))),
-        pixels=int(_suggest_value(trial, f"pixels[{backbone}]", _domain_of(arm.pixels))),
+        depth=int(draw(f"depth[{backbone}]", _domain_of(arm.depths))),
+        pixels=int(draw(f"pixels[{backbone}]", _domain_of(arm.pixels))),
         lr_low=min(low, high),
         lr_high=max(low, high),
         optimizer=optimizer,
-        cycle=str(_suggest_value(trial, "cycle", space.cycle)),
-        augment=float(_suggest_value(trial, "augment", space.augment)),
-        class_weight=float(_suggest_value(trial, "class_weight", space.class_weight or Fixed(0.0))),
-        batch_size=int(_suggest_value(trial, "batch_size", space.batch_size)),
-        weight_decay=float(_suggest_value(trial, "weight_decay", space.weight_decay)),
-        dropout=float(_suggest_value(trial, "dropout", space.dropout)),
-        label_smoothing=float(_suggest_value(trial, "label_smoothing", space.label_smoothing)),
-        mixup=float(_suggest_value(trial, "mixup", space.mixup)),
+        cycle=str(draw("cycle", space.cycle)),
+        augment=float(draw("augment", space.augment)),
+        class_weight=float(draw("class_weight", space.class_weight or Fixed(0.0))),
+        batch_size=int(draw("batch_size", space.batch_size)),
+        weight_decay=float(draw("weight_decay", space.weight_decay)),
+        dropout=float(draw("dropout", space.dropout)),
+        label_smoothing=float(draw("label_smoothing", space.label_smoothing)),
+        mixup=float(draw("mixup", space.mixup)),
     )
 
 

@@ -3,15 +3,17 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import Trial, TrialState
 
 from autotune.errors import ConfigError
+from autotune.search import space
 from autotune.search.optuna_study import OptunaStudy
+from autotune.search.ranges import Domain
 from autotune.search.sampler import PRUNERS, SAMPLERS, Pruner, Sampler
 from autotune.search.settings import Settings, read_settings
 from autotune.search.space import BackboneOptions
 from autotune.training.outcome import Epoch
-from autotune.training.params import Params
+from autotune.training.params import Params, Value
 
 ARMS = (BackboneOptions("net", (224,), (0, 1, 2)), BackboneOptions("other", (32,), (3,)))
 SETTINGS = Settings(epochs=9)
@@ -51,12 +53,38 @@ def test_a_killed_trial_keeps_its_number_and_params(tmp_path: Path) -> None:
     search = OptunaStudy(tmp_path / "a.db", SETTINGS, ARMS)
     trial = search.ask()
     params = search.params(trial)
-    halfway = search.ask()  # killed before its params are sampled
     again = OptunaStudy(tmp_path / "a.db", SETTINGS, ARMS)
-    left = again.unfinished()
-    assert [t.number for t in left] == [trial.number, halfway.number]
-    assert again.params(left[0]) == params
-    assert again.params(left[1]) == run(tmp_path / "b.db", 2)[1] or again.n_finished() == 0
+    (left,) = again.unfinished()
+    assert left.number == trial.number
+    assert again.params(left) == params
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("n_finished", [0, 3, 8])
+@pytest.mark.parametrize("n_drawn", [0, 1, 5])
+def test_a_trial_killed_between_two_draws_gets_the_same_params(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampler: str, n_finished: int, n_drawn: int
+) -> None:
+    settings = SETTINGS.model_copy(update={"sampler": sampler})
+    expected = run(tmp_path / "a.db", n_finished + 1, settings)[-1]
+    run(tmp_path / "b.db", n_finished, settings)
+    search, drawn = OptunaStudy(tmp_path / "b.db", settings, ARMS), list[str]()
+    real = space._suggest_value
+
+    def killed(trial: Trial, name: str, domain: Domain) -> Value:
+        if len(drawn) == n_drawn:
+            raise KeyboardInterrupt
+        drawn.append(name)
+        return real(trial, name, domain)
+
+    trial = search.ask()
+    with monkeypatch.context() as patch:
+        patch.setattr(space, "_suggest_value", killed)
+        with pytest.raises(KeyboardInterrupt):
+            search.params(trial)
+    again = OptunaStudy(tmp_path / "b.db", settings, ARMS)
+    (left,) = again.unfinished()
+    assert again.params(left) == expected
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
