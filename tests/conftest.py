@@ -48,6 +48,10 @@ def write_digits(folder: Path, classes: int = 3, each: int = 50, first: int = 0)
     return folder
 
 
+# For faults that take a minute each.
+in_make_faults = pytest.mark.skipif("AUTOTUNE_FAULT_TIMES" not in os.environ, reason="runs in `make faults`")
+
+
 @pytest.fixture
 def digits(tmp_path: Path) -> Path:
     return write_digits(tmp_path / "digits3")

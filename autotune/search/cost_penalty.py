@@ -26,7 +26,8 @@ class CostPenalty:
     def applied(self, value: float, params: Params) -> float:
         """Return a score minus the penalty of a trial with these hyperparameters."""
         cost = self.operations[params.backbone, params.pixels, params.depth]
-        return value - cost / max(self.operations.values()) * _standard_error(value, self.n_validation)
+        dearest = max(self.operations.values()) or 1  # 0: a network without a counted operation
+        return value - cost / dearest * _standard_error(value, self.n_validation)
 
 
 def cost_penalty(plan: Plan) -> CostPenalty:

@@ -98,7 +98,7 @@ def test_the_card_is_a_hugging_face_card_with_the_scores(finished: Path) -> None
         "autotune search",
     ):
         assert expected in text
-    assert re.search(r"it was (\d+\.\d points (optimistic|pessimistic)|as high as the test score)\.", text)
+    assert re.search(r"it was (\d+\.\d percentage points (optimistic|pessimistic)|as high as the test score)\.", text)
     assert "{{" not in text
     assert str(finished.parent) not in text
 

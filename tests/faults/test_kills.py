@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+from conftest import in_make_faults
 from small_commands import SEARCH, begin, finish, prepare, result, start
 
 pytestmark = pytest.mark.slow
@@ -79,6 +80,7 @@ def test_a_signal_at_a_random_moment_ends_the_command_and_loses_nothing(
     assert result(finish(folder)) == expected
 
 
+@in_make_faults
 def test_a_second_ctrl_c_loses_nothing_either(whole: tuple[dict[str, Any], float], tmp_path: Path) -> None:
     expected, seconds = whole
     folder = prepare(tmp_path)
@@ -94,6 +96,7 @@ def test_a_second_ctrl_c_loses_nothing_either(whole: tuple[dict[str, Any], float
     assert result(finish(folder)) == expected
 
 
+@in_make_faults
 def test_a_closed_pipe_ends_the_command_quietly(whole: tuple[dict[str, Any], float], tmp_path: Path) -> None:
     """As in `autotune search photos | head -1`."""
     expected, _ = whole
@@ -108,6 +111,7 @@ def test_a_closed_pipe_ends_the_command_quietly(whole: tuple[dict[str, Any], flo
     assert result(finish(folder)) == expected
 
 
+@in_make_faults
 @pytest.mark.parametrize("words", [("export", "digits"), ("report", "digits"), ("evaluate", "digits")])
 def test_sigkill_of_a_command_that_writes_leaves_nothing_behind(words: tuple[str, ...], tmp_path: Path) -> None:
     folder = prepare(tmp_path)

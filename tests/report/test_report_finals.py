@@ -37,6 +37,7 @@ def raced(tmp_path_factory: pytest.TempPathFactory) -> Path:
         file.rename(photos / "1" / f"wrong-{file.name}")
     with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder):
         patch.setattr(finals, "FINALS_SHARE", 100.0)
+        patch.setattr(finals, "MOST_CHANGED", 1.0)
         patch.setattr(finals, "MOST_DIVERGENCE", 1.0)  # the networks are trained for few epochs
         search(photos, 5, flags=FLAGS)
     return folder / "studies"
@@ -95,7 +96,7 @@ def test_finals_show_every_finalists_folds_and_interval_and_the_winner(study: Pa
         assert n == str(sum(score.n for score in one.folds))
         assert mean == percent(one.mean)
         assert interval == " to ".join(percent(end) for end in one.interval)
-        assert lead == (" to ".join(points(end) for end in one.behind) + " points" if one.behind else NONE)
+        assert lead == (" to ".join(points(end) for end in one.behind) + " percentage points" if one.behind else NONE)
         assert words.partition(" rate ")[0] == summary.describe(trials[one.trial]).partition(" rate ")[0]
     assert f"<strong>Final model:</strong> {final.reason}." in found["finals"]
     assert f"Trial {winner.trial} won, because it has the best accuracy on the other folds" in found["finals"]

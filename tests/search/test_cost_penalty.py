@@ -30,6 +30,10 @@ def test_a_perfect_score_has_a_penalty_too() -> None:
     assert 0.97 < PENALTY.applied(1.0, replace(PARAMS, depth=2)) < PENALTY.applied(1.0, PARAMS) < 1.0
 
 
+def test_a_network_without_counted_operations_has_no_penalty() -> None:
+    assert CostPenalty({("net", 64, 0): 0.0}, n_validation=96).applied(0.8, PARAMS) == 0.8
+
+
 def test_the_operations_of_a_plan_grow_with_depth(tmp_path: Path) -> None:
     plan = trial_plan(write_digits(tmp_path / "digits"), backbone=["efficientnet_lite0"], pixels=[32])
     penalty = cost_penalty(plan)

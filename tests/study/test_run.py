@@ -87,7 +87,7 @@ def test_a_finished_study_is_only_printed_and_resumes_with_more_trials(here: Pat
     assert again["test"] == first["test"]
     more = search(digits, 5, flags=MIXED)
     assert numbers(more) == [0, 1, 2, 3, 4]
-    changed = more["best"]["number"] != first["best"]["number"]
+    changed = more["final"] != first["final"]
     assert more["test"]["evaluations"] == (2 if changed else 1)
     evaluated = evaluate_again("s", Resources("cpu"), StudyListener()).to_json()
     assert evaluated["test"]["evaluations"] == more["test"]["evaluations"] + 1
