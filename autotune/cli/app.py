@@ -32,6 +32,7 @@ from autotune.cli.options import (
     print_json,
     program_out,
     reserve_stdout,
+    study_names,
 )
 from autotune.cli.studies import studies_app
 from autotune.cli.wrap import wrapped
@@ -286,6 +287,12 @@ def data(
     suspects: Annotated[
         int, typer.Option(min=0, help="Number of likely label errors to list, found with a linear probe.")
     ] = 0,
+    study: Annotated[
+        str | None,
+        typer.Option(
+            help="With --suspects: find label errors with the finals of this study instead.", autocompletion=study_names
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show what a study would use: pictures, classes, split, skipped files, duplicates and conflicting labels."""
@@ -293,9 +300,11 @@ def data(
     from autotune.cli.console import PlainConsole
     from autotune.report.data_survey import survey_data
 
+    if study is not None and not suspects:
+        raise typer.BadParameter("--study needs --suspects.")
     console = PlainConsole(program=as_json)
     with console:
-        found = survey_data(data, suspects, console)
+        found = survey_data(data, suspects, console, study)
     if as_json:
         print_json(found.to_json())
     else:

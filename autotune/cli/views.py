@@ -240,7 +240,7 @@ def _final_model(summary: Summary) -> list[str]:
     if final is None:
         return []
     finalists = ", ".join(f"trial {one.trial}: {percent(one.mean)} ({_folds(one)})" for one in final.finalists)
-    lines = [f"Finals, on folds without the validation set: {finalists}"] if finalists else []
+    lines = [f"Finals, on the folds other than the validation set: {finalists}"] if finalists else []
     if final.close:
         lines.append(f"Trial {final.trial} is the reference and wins: the lead over it is at most a standard error.")
     return [*lines, f"Final model: {final.reason}."]
@@ -259,12 +259,12 @@ def _scores(summary: Summary) -> list[str]:
     if summary.final and summary.final.folds:
         unseen, value = "held-out pictures", summary.final.value
     if test is None:
-        return [f"{name}: {unseen} {percent(value)}. Test set not evaluated yet."]
+        return [f"{name}: {unseen} {percent(value)}. Not evaluated on the test set yet."]
     low, high = test.value_interval
     n_times = "once" if summary.n_evaluations == 1 else f"{summary.n_evaluations} times"
     lines = [
         f"{name}: test {percent(test.value)} (95 % interval {percent(low)} to {percent(high)}, n = {test.n}), "
-        f"{unseen} {percent(value)}{_optimism(value, test)}. Test set evaluated {n_times}."
+        f"{unseen} {percent(value)}{_optimism(value, test)}. Evaluated {n_times} on the test set."
     ]
     weak = sorted(test.per_class.items(), key=lambda item: item[1].recall)[:3]
     lines.append("Weakest classes: " + ", ".join(f"{name} {one.right} of {one.n}" for name, one in weak))

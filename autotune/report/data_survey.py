@@ -71,10 +71,11 @@ class DataSurvey:
         }
 
 
-def survey_data(data: Path | None, n_suspects: int, listener: StudyListener) -> DataSurvey:
+def survey_data(data: Path | None, n_suspects: int, listener: StudyListener, study: str | None = None) -> DataSurvey:
     """Survey a folder or table. n_suspects: the largest number of likely label errors to return.
 
-    Raises DataError if there are no pictures, or if label issues cannot be found.
+    study: whose finals find label errors; None: a linear probe finds them. Raises DataError if there are no pictures,
+    or if label issues cannot be found, StudyError if the study has no finals of these pictures.
     """
     source = datasets.locate(data, cache_folder(), listener.say)
     catalog = read_catalog(source, progress=listener.progress("Reading"))
@@ -97,17 +98,20 @@ def survey_data(data: Path | None, n_suspects: int, listener: StudyListener) -> 
         near_duplicates=_groups(groups.near_duplicates(duplicates)),
         too_much_alike=catalog.near is None,
         contradictions=_groups(groups.conflicting_labels(duplicates)),
-        suspects=_suspects(split, catalog, n_suspects, listener),
+        suspects=_suspects(split, catalog, n_suspects, listener, study),
         problem=problem,
     )
 
 
-def _suspects(split: Split | None, catalog: Catalog, n: int, listener: StudyListener) -> tuple[LabelIssue, ...]:
+def _suspects(split: Split | None, catalog: Catalog, n: int, listener: StudyListener,
+              study: str | None) -> tuple[LabelIssue, ...]:  # fmt: skip
     if split is None or not n:
         return ()
-    from autotune.report.label_issues import find_label_issues  # imports torch, which the rest does not need
+    from autotune.report import label_issues  # imports torch, which the rest does not need
 
-    return tuple(find_label_issues(split, catalog.root, n, listener))
+    if study is not None:
+        return tuple(label_issues.find_label_issues_in_finals(study, catalog.pictures, n))
+    return tuple(label_issues.find_label_issues(split, catalog.root, n, listener))
 
 
 def _groups(found: list[list[Picture]]) -> tuple[Group, ...]:

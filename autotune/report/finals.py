@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from autotune.data.split import MANIFEST, Split, read_manifest
 from autotune.errors import StudyError
 from autotune.report import confusion
 from autotune.report.confusion import Errors
-from autotune.study.checks import refuse_another_split
-from autotune.study.files import StudyFiles
-from autotune.study.held_out import folds_of, read_held_out
+from autotune.study.checks import recorded_split
+from autotune.study.held_out import held_out_of
 from autotune.study.record import Record
 from autotune.study.rows import Final, Finalist
 from autotune.study.summary import Summary
@@ -98,10 +96,9 @@ def _held_out_errors(record: Record, folder: Path, final: Final, root: Path) -> 
     """Raises StudyError if the manifest has changed, or if it or the predictions cannot be read."""
     from autotune.study.evaluate import score_logits  # imports Lightning, which other reports do not need
 
-    split = Split(record.facts().classes, read_manifest(folder / MANIFEST), (), {})
-    refuse_another_split(record, folder, split)
-    rows = [row for row in folds_of(record.folds(), final.trial) if row.fold in final.folds]
-    held = read_held_out(StudyFiles(folder, record), split, rows)
+    split = recorded_split(record, folder)
+    held = held_out_of(final, record, folder, split)
+    assert held
     # The intervals of other metrics take seconds, and none is shown.
     scores = score_logits("accuracy", held.logits, held.pictures, split.classes, final.temperature or 1.0)
     return confusion.errors(scores, split.classes, root)

@@ -22,7 +22,7 @@ FEWEST = 4  # complete trials below which no importance is computed
 WORDS = {
     "lr_high": "highest learning rate",
     "lr_low": "lowest learning rate",
-    "cycle": "learning rate cycle",
+    "cycle": "learning rate schedule",
     "augment": "augmentation",
     "class_weight": "weight of rare classes",
     "batch_size": "batch size",

@@ -1,8 +1,8 @@
-"""Likely label errors: pictures whose label disagrees with a linear probe that was not trained on them."""
+"""Likely label errors: pictures whose label disagrees with a network that was not trained on them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,16 @@ from numpy.typing import NDArray
 from autotune.backbones.registry import discover
 from autotune.data.picture import Picture
 from autotune.data.split import TRAIN, VALIDATION, Split
-from autotune.errors import DataError
+from autotune.errors import DataError, StudyError
 from autotune.search.candidates import Selection, select_backbones
 from autotune.search.plan import build_context, make_plan, pick_device
 from autotune.search.settings import Settings
+from autotune.study.checks import recorded_split
+from autotune.study.held_out import held_out_of
 from autotune.study.listener import StudyListener
 from autotune.study.prepare import decode_pictures
+from autotune.study.record import open_record
+from autotune.study.summary import find_study
 from autotune.training.context import LoadedBackbones
 
 FOLDS = 5
@@ -27,7 +31,7 @@ STRENGTH = 1e-2  # the inverse of the L2 penalty, on standardised features
 
 @dataclass(frozen=True)
 class LabelIssue:
-    """A likely label error. answer: the class predicted by the probe. probability: of that class.
+    """A likely label error. answer: the predicted class. probability: of that class.
 
     doubt: that probability minus the probability of the picture's label.
     """
@@ -50,7 +54,34 @@ def find_label_issues(split: Split, root: Path, n: int, listener: StudyListener)
     pictures = (*split.part(TRAIN), *split.part(VALIDATION))
     features = _features(_pretrained(split, listener), split, root, pictures, listener)
     probabilities = _out_of_fold(features, pictures)
-    classes = sorted({picture.label for picture in pictures})
+    return _worst(pictures, probabilities, sorted({picture.label for picture in pictures}), n)
+
+
+def find_label_issues_in_finals(study: str, pictures: Iterable[Picture], n: int) -> list[LabelIssue]:
+    """Return at most n likely label errors among pictures that took part in the finals of a study.
+
+    Each picture is predicted by the winner's network that was not trained on it. Pictures that were moved, relabelled
+    or edited since the study are left out. Raises StudyError if the study has no finals, or if it is of other pictures.
+    """
+    folder = find_study(study)
+    with open_record(folder) as record:
+        split, final = recorded_split(record, folder), record.final()
+        held = held_out_of(final, record, folder, split) if final else None
+    if not final or not held:
+        raise StudyError(f"Study {folder.name} has no finals.", "Omit --study: then a linear probe finds label errors.")
+    present = {(one.path, one.label, one.digest) for one in pictures}
+    known = [i for i, one in enumerate(held.pictures) if (one.path, one.label, one.digest) in present]
+    if not known:
+        raise StudyError(
+            f"Study {folder.name} is of other pictures.", "Pass the data folder of the study, or omit --study."
+        )
+    probabilities = (held.logits[known] / (final.temperature or 1.0)).softmax(1).double().numpy()
+    return _worst([held.pictures[i] for i in known], probabilities, split.classes, n)
+
+
+def _worst(pictures: Sequence[Picture], probabilities: NDArray[np.float64], classes: Sequence[str],
+           n: int) -> list[LabelIssue]:  # fmt: skip
+    """Return the pictures with another label than predicted, largest doubt first. probabilities: (N, C)."""
     found = [_issue(picture, row, classes) for picture, row in zip(pictures, probabilities, strict=True)]
     issues = [one for one in found if one.answer != one.label]
     return sorted(issues, key=lambda one: (-one.doubt, one.path))[:n]

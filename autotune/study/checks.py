@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autotune.data.picture import Picture
-from autotune.data.split import MANIFEST, Split
+from autotune.data.split import MANIFEST, Split, read_manifest
 from autotune.errors import StudyError
 from autotune.search.candidates import Selection
 from autotune.search.settings import Settings, definition, differences
@@ -105,10 +105,17 @@ def refuse_another(record: Record, folder: Path, settings: Settings, parts: Spli
             f"Study {folder.name} has different settings: {'; '.join(differs)}.",
             "Use the same settings as before, or start another study: --study NEW",
         )
-    refuse_another_split(record, folder, parts)
+    _refuse_another_split(record, folder, parts)
 
 
-def refuse_another_split(record: Record, folder: Path, parts: Split) -> None:
+def recorded_split(record: Record, folder: Path) -> Split:
+    """Return the split of a study. Raises StudyError if its manifest has changed or cannot be read."""
+    split = Split(record.facts().classes, read_manifest(folder / MANIFEST), (), {})
+    _refuse_another_split(record, folder, split)
+    return split
+
+
+def _refuse_another_split(record: Record, folder: Path, parts: Split) -> None:
     if record.facts().split != parts.identity:
         raise StudyError(
             f"The manifest of study {folder.name} has changed.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import safetensors.torch
 import torch
@@ -13,7 +14,8 @@ from autotune.data.folds import assign_folds
 from autotune.data.picture import Picture
 from autotune.data.split import TRAIN, VALIDATION, Split
 from autotune.study.files import StudyFiles
-from autotune.study.rows import COMPLETE, FoldRow
+from autotune.study.record import Record
+from autotune.study.rows import COMPLETE, Final, FoldRow
 from autotune.training.context import WHOLE_POOL
 
 
@@ -28,6 +30,15 @@ class HeldOut:
 def folds_of(rows: Sequence[FoldRow], trial: int) -> list[FoldRow]:
     """Return the complete networks of a trial that hold out a fold."""
     return [row for row in rows if row.trial == trial and row.state == COMPLETE and row.fold != WHOLE_POOL]
+
+
+def held_out_of(final: Final, record: Record, folder: Path, split: Split) -> HeldOut | None:
+    """Return the predictions of the networks of a final model's folds, or None without folds.
+
+    folder: of the study. Raises StudyError if a file is missing or damaged.
+    """
+    rows = [row for row in folds_of(record.folds(), final.trial) if row.fold in final.folds]
+    return read_held_out(StudyFiles(folder, record), split, rows) if rows else None
 
 
 def read_held_out(files: StudyFiles, split: Split, rows: Sequence[FoldRow]) -> HeldOut:

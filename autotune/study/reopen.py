@@ -9,16 +9,16 @@ from pathlib import Path
 
 from autotune.backbones.registry import discover
 from autotune.data import datasets
-from autotune.data.split import MANIFEST, Split, read_manifest
+from autotune.data.split import Split
 from autotune.errors import StudyError
 from autotune.files import cache_folder
 from autotune.search.candidates import select_backbones
 from autotune.search.plan import build_context, make_plan, pick_device
 from autotune.search.settings import Settings, settings_from_record
-from autotune.study.checks import recorded_backbones, recorded_cuts, refuse_another_split, refuse_other_weights
+from autotune.study.checks import recorded_backbones, recorded_cuts, recorded_split, refuse_other_weights
 from autotune.study.evaluate import evaluate_winner
 from autotune.study.files import StudyFiles
-from autotune.study.held_out import HeldOut, folds_of, read_held_out
+from autotune.study.held_out import HeldOut, held_out_of
 from autotune.study.listener import StudyListener
 from autotune.study.record import Record, lock_study, open_record
 from autotune.study.request import Resources
@@ -70,9 +70,7 @@ class FinishedTrial:
     @cached_property
     def held_out(self) -> HeldOut | None:
         """The predictions of the networks of the folds on the pictures held out from them; None without folds."""
-        if not self.final or not self.final.folds:
-            return None
-        return read_held_out(self.files, self.parts, folds_of(self.record.folds(), self.trial.number))
+        return held_out_of(self.final, self.record, self.folder, self.parts) if self.final else None
 
     @property
     def files(self) -> StudyFiles:
@@ -92,10 +90,8 @@ def reopen_trial(
     """
     trial = _complete(folder, record, number)
     final = record.final() if number is None else None
-    facts = record.facts()
-    settings = settings_from_record(facts.settings)
-    parts = Split(facts.classes, read_manifest(folder / MANIFEST), (), {})
-    refuse_another_split(record, folder, parts)
+    settings = settings_from_record(record.facts().settings)
+    parts = recorded_split(record, folder)
     name = trial.params.backbone
     only = {name: (recorded_backbones(record) or {})[name]}
     registry, device = discover(resources.plugins), pick_device(resources.device)

@@ -93,7 +93,7 @@ def test_the_card_is_a_hugging_face_card_with_the_scores(finished: Path) -> None
     for expected in (
         "model.onnx",
         "verified",
-        "Test set evaluated once",
+        "Evaluated once on the test set",
         "Expected calibration error",
         "autotune search",
     ):

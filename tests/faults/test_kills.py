@@ -64,32 +64,18 @@ def test_sigkill_at_a_random_moment_changes_no_result(
     assert not list(folder.rglob("*unfinished*"))
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGHUP", "SIGTERM"][-TIMES:])
+@pytest.mark.parametrize("names", ["SIGINT SIGINT", "SIGINT", "SIGHUP", "SIGTERM"][-TIMES:])
 def test_a_signal_at_a_random_moment_ends_the_command_and_loses_nothing(
-    name: str, whole: tuple[dict[str, Any], float], tmp_path: Path
+    names: str, whole: tuple[dict[str, Any], float], tmp_path: Path
 ) -> None:
     expected, seconds = whole
     folder = prepare(tmp_path)
     process = start(folder)
-    time.sleep(random.Random(f"{SEED} {name}").uniform(2, seconds))
+    time.sleep(random.Random(f"{SEED} {names}").uniform(2, seconds))
     workers = victims(process, "workers")
-    process.send_signal(getattr(signal, name))
-    process.communicate(timeout=60)
-    _, alive = psutil.wait_procs(workers, timeout=30)
-    assert not alive
-    assert result(finish(folder)) == expected
-
-
-@in_make_faults
-def test_a_second_ctrl_c_loses_nothing_either(whole: tuple[dict[str, Any], float], tmp_path: Path) -> None:
-    expected, seconds = whole
-    folder = prepare(tmp_path)
-    process = start(folder)
-    time.sleep(random.Random(f"{SEED} twice").uniform(2, seconds))
-    workers = victims(process, "workers")
-    process.send_signal(signal.SIGINT)
-    time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
+    for name in names.split():
+        process.send_signal(getattr(signal, name))
+        time.sleep(0.2)
     process.communicate(timeout=60)
     _, alive = psutil.wait_procs(workers, timeout=30)
     assert not alive

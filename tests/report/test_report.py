@@ -123,7 +123,7 @@ def test_report_contains_the_scores_of_the_record(made: Path) -> None:
     assert "No trials were compared in finals, so the winner is the trial with the best validation score." in text
     assert f"{100 * scores.value:.1f}%" in text
     assert f"Validation accuracy {100 * (winner.value or 0):.1f} %" in text
-    assert "Test set evaluated once more would bias the score" in text
+    assert "Evaluated on the test set once more would bias the score" in text
     assert f"Temperature {scores.calibration.temperature:.2f}" in text
     for row in trials:
         assert f"Trial {row.number}" in text
@@ -164,11 +164,11 @@ def test_a_final_model_without_an_evaluation_is_reported(made: Path) -> None:
     table = Database(made / "record.db").table("evaluations")
     table.update(1, {"final": None})
     table.db.conn.commit()
-    assert "Test set evaluated once with earlier models" in plain(written())
+    assert "Evaluated on the test set once with earlier models" in plain(written())
     table.delete_where()
     table.db.conn.commit()
     text = plain(written())
-    assert "Test set evaluated" not in text
+    assert "Evaluated on the test set" not in text
     assert "Accuracy on the validation set. The final model has not been evaluated on the test set yet." in text
     assert text.count("Not available: the final model has not been evaluated on the test set yet.") == 4
     assert [one for one in Reader(written()).ids if one in SECTIONS] == list(SECTIONS)
@@ -181,7 +181,7 @@ def test_an_evaluation_without_calibration_is_reported(made: Path) -> None:
         record.keep_evaluation(row.trial, 1.0, replace(row.scores, calibration=None, right=(), confidence=()))
     text = plain(written())
     assert "recorded by a version without calibration" in text
-    assert "Test set evaluated 2 times" in text
+    assert "Evaluated on the test set 2 times" in text
 
 
 @pytest.mark.slow

@@ -13,8 +13,11 @@ from conftest import write_digits
 from small_studies import search
 
 from autotune.cli.console import PlainConsole
+from autotune.data.catalog import read_catalog
 from autotune.data.split import MANIFEST, TEST, VALIDATION, read_manifest
+from autotune.errors import StudyError
 from autotune.export.export import ExportRequest, export_trial
+from autotune.report.label_issues import find_label_issues_in_finals
 from autotune.report.report import write_report
 from autotune.study import finals
 from autotune.study.record import open_record
@@ -191,3 +194,25 @@ def test_a_study_without_finals_has_no_such_section(here: Path) -> None:
     assert "Final model" not in found["result"]
     assert "test pictures</strong> that no trial used;" in found["result"]
     assert "<strong>Winner:</strong> trial 4," in found["result"]
+
+
+@pytest.mark.slow
+def test_label_errors_are_found_in_the_finals(study: Path, raced: Path) -> None:
+    pictures = read_catalog(raced.parent / "photos").pictures
+    test = {one.path for one in read_manifest(study / MANIFEST) if one.part == TEST}
+    planted = {one.path for one in pictures if "wrong" in one.path} - test
+    assert planted
+    found = find_label_issues_in_finals("s", pictures, 8)
+    assert planted <= {one.path for one in found}
+    assert [one.doubt for one in found] == sorted((one.doubt for one in found), reverse=True)
+    assert not {one.path for one in find_label_issues_in_finals("s", pictures, 1000)} & test
+    rest = [one for one in pictures if one.path not in planted]
+    assert not planted & {one.path for one in find_label_issues_in_finals("s", rest, 1000)}
+    with pytest.raises(StudyError, match="Study s is of other pictures"):
+        find_label_issues_in_finals("s", (), 8)
+
+
+def test_a_study_without_finals_finds_no_label_errors(here: Path) -> None:
+    shutil.copytree(OLD, here / "studies" / "old")
+    with pytest.raises(StudyError, match=r"Study old has no finals\.\nOmit --study"):
+        find_label_issues_in_finals("old", (), 8)
