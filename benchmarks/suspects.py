@@ -50,14 +50,15 @@ def compare(folder: Path, seed: int) -> None:
         photos = Path("photos")
         plant(folder, photos, seed)
         listener = StudyListener()
-        run_study(SearchRequest(data=photos, trials=TRIALS, seed=seed), listener)
+        run_study(SearchRequest(data=photos, trials=TRIALS, flags={"seed": seed}), listener)
         manifest = read_manifest(Path("studies") / photos / MANIFEST)
         planted = {one.path for one in manifest if MARK in one.path and one.part != TEST}
         catalog = read_catalog(photos)
         probe = find_label_issues(split_catalog(catalog, seed), photos, len(planted), listener)
         finals = find_label_issues_in_finals(str(photos), catalog.pictures, len(planted))
-        shares = [len(planted & {one.path for one in found}) for found in (probe, finals)]
-        print(f"{folder.name:12} {seed:4d} {len(manifest):9d} {len(planted):8d} {shares[0]:6d} {shares[1]:7d}", flush=True)
+        by_probe, by_finals = (len(planted & {one.path for one in found}) for found in (probe, finals))
+        counts = f"{len(manifest):9d} {len(planted):8d} {by_probe:6d} {by_finals:7d}"
+        print(f"{folder.name:12} {seed:4d} {counts}", flush=True)
 
 
 def main() -> None:
