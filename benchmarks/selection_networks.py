@@ -18,7 +18,7 @@ from torch import Tensor
 from autotune.cache.pixels import fill_pixels, pixel_rows, read_square
 from autotune.data.split import TRAIN, VALIDATION
 from autotune.study.checkpoints import Checkpoints
-from autotune.study.held_out import folds_of, read_held_out
+from autotune.study.finals.held_out import folds_of, read_held_out
 from autotune.study.listener import StudyListener
 from autotune.study.record import open_record
 from autotune.study.reopen import FinishedTrial, reopen_trial

@@ -18,7 +18,7 @@ from autotune.search.candidates import Selection, select_backbones
 from autotune.search.plan import build_context, make_plan, pick_device
 from autotune.search.settings import Settings
 from autotune.study.checks import recorded_split
-from autotune.study.held_out import held_out_of
+from autotune.study.finals.held_out import held_out_of
 from autotune.study.listener import StudyListener
 from autotune.study.prepare import decode_pictures
 from autotune.study.record import open_record

@@ -18,7 +18,7 @@ from autotune.search.settings import Settings, settings_from_record
 from autotune.study.checks import recorded_backbones, recorded_cuts, recorded_split, refuse_other_weights
 from autotune.study.evaluate import evaluate_winner
 from autotune.study.files import StudyFiles
-from autotune.study.held_out import HeldOut, held_out_of
+from autotune.study.finals.held_out import HeldOut, held_out_of
 from autotune.study.listener import StudyListener
 from autotune.study.record import Record, lock_study, open_record
 from autotune.study.request import Resources

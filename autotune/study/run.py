@@ -31,7 +31,7 @@ from autotune.study.checks import (
 from autotune.study.driver import Driver, run_probes
 from autotune.study.evaluate import evaluate_winner
 from autotune.study.files import StudyFiles
-from autotune.study.finals import Finals
+from autotune.study.finals.finals import Finals
 from autotune.study.limits import TimeLimits, alarm
 from autotune.study.listener import StudyListener
 from autotune.study.prepare import Prepared, decode_pictures, prepare

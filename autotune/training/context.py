@@ -56,6 +56,10 @@ class TrialContext:
         """All pictures except the test set: training, then validation."""
         return self.train + self.validation
 
+    @property
+    def n_folds(self) -> int:
+        return max(self.folds) + 1
+
     def held_out(self, fold: int) -> LabelledPictures:
         """Return the pictures of a fold, in the order of the pool; none for WHOLE_POOL."""
         return self.pool.where([one == fold for one in self.folds])

@@ -19,7 +19,7 @@ from autotune.errors import StudyError
 from autotune.export.export import ExportRequest, export_trial
 from autotune.report.label_issues import find_label_issues_in_finals
 from autotune.report.report import write_report
-from autotune.study import finals
+from autotune.study.finals import finals, race
 from autotune.study.record import open_record
 from autotune.study.request import Resources
 from autotune.study.rows import REFIT, Final
@@ -39,7 +39,7 @@ def raced(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for file in sorted((photos / "0").glob("*.png"))[:4]:
         file.rename(photos / "1" / f"wrong-{file.name}")
     with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder):
-        patch.setattr(finals, "FINALS_SHARE", 100.0)
+        patch.setattr(race, "FINALS_SHARE", 100.0)
         patch.setattr(finals, "MOST_CHANGED", 1.0)
         patch.setattr(finals, "MOST_DIVERGENCE", 1.0)  # the networks are trained for few epochs
         search(photos, 5, flags=FLAGS)

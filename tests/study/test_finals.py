@@ -11,7 +11,8 @@ import pytest
 from conftest import write_digits
 from small_studies import search
 
-from autotune.study import finals, run
+from autotune.study import run
+from autotune.study.finals import finals, race
 from autotune.study.limits import TimeLimits
 from autotune.study.listener import StudyListener
 from autotune.study.record import Record
@@ -34,7 +35,7 @@ def photos(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def permissive(monkeypatch: pytest.MonkeyPatch) -> None:
     """Allow finals after few trials, and averages of networks that were trained for few epochs."""
-    monkeypatch.setattr(finals, "FINALS_SHARE", 100.0)
+    monkeypatch.setattr(race, "FINALS_SHARE", 100.0)
     monkeypatch.setattr(finals, "MOST_DIVERGENCE", 1.0)
     monkeypatch.setattr(finals, "MOST_CHANGED", 1.0)
 
@@ -115,7 +116,7 @@ def test_the_setting_final_decides_how_the_model_is_made(here: Path, photos: Pat
 def test_a_study_whose_finals_cost_too_much_refits_its_best_trial(
     here: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(finals, "FINALS_SHARE", 0.0)
+    monkeypatch.setattr(race, "FINALS_SHARE", 0.0)
     found = search(photos, 2, flags={**PRETRAINED, "depth": [1]})
     assert (found["final"]["how"], found["final"]["trial"], found["finals"]) == ("refit", found["best"]["number"], [])
 
@@ -167,8 +168,8 @@ def test_finals_killed_in_the_middle_end_as_without_the_interruption(here: Path,
         f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
         "from pathlib import Path\n"
         "from small_studies import search\n"
-        "from autotune.study import finals\n"
-        "finals.FINALS_SHARE, finals.MOST_DIVERGENCE, finals.MOST_CHANGED = 100.0, 1.0, 1.0\n"
+        "from autotune.study.finals import finals, race\n"
+        "race.FINALS_SHARE, finals.MOST_DIVERGENCE, finals.MOST_CHANGED = 100.0, 1.0, 1.0\n"
         "if __name__ == '__main__':\n"
         f"    search(Path({str(photos)!r}), 3, 'killed', flags={PRETRAINED!r})\n"
     )

@@ -1,0 +1,206 @@
+"""Finals: the best trials are trained again on other folds of the pool, and the winner becomes the final model."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from autotune.data.folds import class_gaps
+from autotune.engines.base import Died, Engine, Failed, FoldTask, SoupTask, Task
+from autotune.search.plan import Plan
+from autotune.study.checkpoints import Checkpoints
+from autotune.study.driver import run_tasks
+from autotune.study.finals.held_out import folds_of
+from autotune.study.finals.race import Race, RacePlanner
+from autotune.study.finals.ranking import Ranking
+from autotune.study.limits import TimeLimits
+from autotune.study.listener import StudyListener
+from autotune.study.record import Record
+from autotune.study.rows import COMPLETE, FAILED, REFIT, SOUP, TRIAL, Final, Finalist, FoldRow, TrialRow
+from autotune.text import in_parts, percent, plural
+from autotune.training.context import WHOLE_POOL, TrialContext
+from autotune.training.outcome import DONE, TIMEOUT, FoldOutcome, SoupOutcome
+
+SEARCHED = 0  # the fold that chose the finalists: not used to rank them
+MOST_DIVERGENCE = 0.15  # nats; between a soup and the mean probability of its networks
+MOST_CHANGED = 0.02  # share of the predictions
+
+
+class Finals:
+    """The finals of one study.
+
+    warm_starts: numbers of trials whose hyperparameters are known to work. After the deadline of the limits, no network
+    is trained.
+    """
+
+    def __init__(self, engine: Engine, record: Record, checkpoints: Checkpoints, plan: Plan, context: TrialContext,
+                 listener: StudyListener, warm_starts: Collection[int], limits: TimeLimits) -> None:  # fmt: skip
+        self._engine = engine
+        self._record = record
+        self._checkpoints = checkpoints
+        self._plan = plan
+        self._context = context
+        self._listener = listener
+        self._limits = limits
+        self._planner = RacePlanner(plan, context, warm_starts)
+        self._ranking = Ranking(checkpoints.files, plan.split, context.metric)
+        self._setting = plan.settings.final
+        self._is_cut_short = False  # by the deadline
+
+    def run(self) -> None:
+        """Train what is missing, choose the winner and record the final model. Without a complete trial, do nothing."""
+        trials = [row for row in self._record.trials() if row.state == COMPLETE]
+        if trials:
+            final = replace(self._final(trials), is_complete=not self._is_cut_short)
+            self._record.keep_final(final)
+            self._listener.say(f"Final model: {final.reason}.")
+
+    def _final(self, trials: Sequence[TrialRow]) -> Final:
+        if self._setting == TRIAL:
+            return self._best_trial(trials[0], f"trial {trials[0].number}, the best, as set by `final`")
+        race = self._planner.race(trials, self._record.trials())
+        if race is None:
+            self._listener.say("No finals: they would take more than a third of the study's work.")
+            return self._refit(trials[0], (), "refitted on all pictures except the test set")
+        finalists = self._run_race(race)
+        winner = next((row for one in finalists if one.won for row in trials if row.number == one.trial), None)
+        if winner is None:
+            why = "the time limit left no time for finals" if self._is_cut_short else "every finalist failed"
+            return self._best_trial(trials[0], f"trial {trials[0].number}, the best, because {why}")
+        if self._setting == SOUP and not self._context.is_from_scratch(winner.params.backbone):
+            return self._soup(winner, finalists)
+        return self._refit(winner, finalists, "refitted on all pictures except the test set")
+
+    def _run_race(self, race: Race) -> tuple[Finalist, ...]:
+        """Train the finalists on other folds than the searched one, and rank them."""
+        if gaps := class_gaps(self._plan.split):
+            some = ", ".join(gaps[:3]) + (", ..." if len(gaps) > 3 else "")
+            self._listener.say(f"Finals: {plural(len(gaps), 'class')} with too few pictures for every fold: {some}.")
+        first_fold = SEARCHED + 1
+        self._train(race.finalists, [first_fold])
+        ranked = [one.trial for one in self._ranked(race, [first_fold])]
+        if race.n_second > 1:
+            ranked.sort(key=lambda number: number != race.reference)
+        folds = range(first_fold, self._context.n_folds)
+        self._train([row for row in race.finalists if row.number in ranked[: race.n_second]], folds)
+        return self._ranked(race, folds)
+
+    def _ranked(self, race: Race, folds: Sequence[int]) -> tuple[Finalist, ...]:
+        numbers = [row.number for row in race.finalists]
+        return self._ranking.finalists(self._record.folds(), numbers, folds, race.reference)
+
+    def _train(self, trials: Iterable[TrialRow], folds: Iterable[int]) -> None:
+        """Train the missing networks of some trials on some folds, and record them."""
+        known = {(row.trial, row.fold) for row in self._record.folds()}
+        folds = list(folds)
+        todo = [
+            FoldTask(row.number, row.params, fold, self._planner.epochs(row))
+            for row in trials
+            for fold in folds
+            if (row.number, fold) not in known
+        ]
+        progress = self._listener.progress("Finals")
+        progress(0, len(todo))
+        done = 0
+        for task, outcome in run_tasks(self._engine, todo, self._files, self._listener, self._limits):
+            assert isinstance(task, FoldTask)
+            assert isinstance(outcome, (FoldOutcome, Failed, Died))
+            if isinstance(outcome, FoldOutcome) and outcome.ended == TIMEOUT:
+                continue
+            self._keep(task, outcome)
+            done += 1
+            progress(done, len(todo))
+        self._is_cut_short |= done < len(todo)
+
+    def _files(self, task: Task) -> Mapping[str, bytes]:
+        if isinstance(task, SoupTask):
+            rows = self._complete(task.number)
+            return {str(row.checkpoint): self._checkpoints.files.content(str(row.checkpoint)) for row in rows}
+        assert isinstance(task, FoldTask)
+        return self._checkpoints.needed_by(task.params)
+
+    def _keep(self, task: FoldTask, outcome: FoldOutcome | Failed | Died) -> None:
+        if not isinstance(outcome, FoldOutcome) or outcome.ended != DONE:
+            error = _error(outcome)
+            self._record.keep_fold(FoldRow(task.number, task.fold, FAILED, error=error))
+            self._listener.say(f"Finals: trial {task.number} failed on {_named(task.fold)}: {error}")
+            return
+        logits, checkpoint = self._checkpoints.keep_fold(task.number, task.fold, outcome.logits, outcome.checkpoint)
+        row = FoldRow(
+            task.number, task.fold, COMPLETE, epochs=outcome.epochs, logits=logits, checkpoint=checkpoint,
+            seconds=outcome.seconds, cache_seconds=outcome.cache_seconds, n_parts=outcome.n_parts,
+        )  # fmt: skip
+        if outcome.n_parts > 1:
+            self._listener.say(f"Finals: trial {task.number} on {_named(task.fold)}: {in_parts(outcome.n_parts)}")
+        self._record.keep_fold(self._ranking.scored(row) if task.fold != WHOLE_POOL else row)
+
+    def _complete(self, number: int) -> list[FoldRow]:
+        return folds_of(self._record.folds(), number)
+
+    def _soup(self, winner: TrialRow, finalists: tuple[Finalist, ...]) -> Final:
+        """Average the networks of all folds, or refit if the average does not predict as they do."""
+        self._train([winner], range(self._context.n_folds))
+        rows = self._complete(winner.number)
+        if len(rows) < 2:
+            return self._refit(winner, finalists, "refitted: fewer than two folds could be trained")
+        for _, outcome in run_tasks(
+            self._engine, [SoupTask(winner.number, winner.params)], self._files, self._listener, self._limits.for_soup()
+        ):
+            if isinstance(outcome, SoupOutcome):
+                break
+        else:
+            return self._refit(winner, finalists, "refitted: the average of the folds' networks failed")
+        agrees = outcome.divergence <= MOST_DIVERGENCE and outcome.changed <= MOST_CHANGED
+        if not agrees:
+            reason = (
+                "refitted: the average of the networks does not predict as they do (divergence "
+                f"{outcome.divergence:.2f}, {percent(outcome.changed)} of the predictions changed)"
+            )
+            return self._refit(winner, finalists, reason)
+        final = self._described(winner, SOUP, finalists)
+        return replace(
+            final,
+            checkpoint=self._checkpoints.keep_soup(winner.number, outcome.checkpoint),
+            divergence=outcome.divergence,
+            changed=outcome.changed,
+            reason=f"average of the weights of {plural(len(rows), 'network')} of trial {winner.number}, one per fold",
+        )
+
+    def _refit(self, winner: TrialRow, finalists: tuple[Finalist, ...], reason: str) -> Final:
+        """Train one network on the whole pool."""
+        self._train([winner], [WHOLE_POOL])
+        found = [row for row in self._record.folds() if (row.trial, row.fold) == (winner.number, WHOLE_POOL)]
+        if not found or found[0].state == FAILED:
+            why = "the refit failed" if found else "the time limit left no time for a refit"
+            return replace(self._best_trial(winner, f"trial {winner.number}, because {why}"), finalists=finalists)
+        final = self._described(winner, REFIT, finalists)
+        return replace(final, checkpoint=str(found[0].checkpoint), reason=f"trial {winner.number}, {reason}")
+
+    def _described(self, winner: TrialRow, how: str, finalists: tuple[Finalist, ...]) -> Final:
+        """Return the final model with the scores of the winner's folds, still without its checkpoint."""
+        final = Final(winner.number, self._setting, how, checkpoint="", finalists=finalists)
+        rows = self._complete(winner.number)
+        if not rows:
+            return final
+        n, value, loss, temperature = self._ranking.pooled(rows)
+        return replace(
+            final,
+            folds=tuple(row.fold for row in rows),
+            n=n,
+            value=value,
+            log_loss=loss,
+            temperature=temperature,
+        )
+
+    def _best_trial(self, trial: TrialRow, reason: str) -> Final:
+        return Final(trial.number, self._setting, TRIAL, str(trial.checkpoint), reason=reason)
+
+
+def _named(fold: int) -> str:
+    return "the whole pool" if fold == WHOLE_POOL else f"fold {fold}"
+
+
+def _error(outcome: FoldOutcome | Failed | Died) -> str:
+    if isinstance(outcome, Failed):
+        return outcome.error
+    return outcome.reason if isinstance(outcome, Died) else f"training {outcome.ended}"

@@ -1,0 +1,87 @@
+"""Which trials take part in the finals: as many as their counted operations allow."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from autotune.search.cost import FINALS_SHARE, expected_shares, picture_operations
+from autotune.search.plan import Plan
+from autotune.study.rows import TrialRow
+from autotune.training.context import TrialContext
+from autotune.training.fold import fold_epochs
+
+# Finalists of the first round, which is one fold, and of the second, which is all folds except the searched one.
+RACES = ((4, 2), (3, 2), (2, 2), (2, 1), (1, 1))
+
+
+@dataclass(frozen=True)
+class Race:
+    """The finalists, the reference first, and how many of them reach the second round.
+
+    reference: the number of the trial that loses only to a clearly better one, or None.
+    """
+
+    finalists: tuple[TrialRow, ...]
+    n_second: int
+    reference: int | None
+
+
+class RacePlanner:
+    """Plans the race of one study. warm_starts: numbers of trials whose hyperparameters are known to work."""
+
+    def __init__(self, plan: Plan, context: TrialContext, warm_starts: Collection[int]) -> None:
+        self._plan = plan
+        self._context = context
+        self._warm_starts = warm_starts
+        self._operations = picture_operations(plan.selection, plan.cuts)
+
+    def race(self, complete: Sequence[TrialRow], finished: Iterable[TrialRow]) -> Race | None:
+        """Return the race that the work of a study allows; None if it allows none.
+
+        complete: the complete trials, best first; finished: all trials. The reference is always a finalist, then come
+        the best trials. A trial that is too dear even alone is passed over.
+        """
+        most = FINALS_SHARE * (self._cache_work() + sum(self._trial_work(row) for row in finished))
+        able = [row for row in complete if self._race_work([row], 1) <= most]
+        reference = self._reference(able)
+        able.sort(key=lambda row: row.number != reference)  # stable: the others stay in order
+        for first, second in RACES:
+            if first <= len(able) and self._race_work(able[:first], second) <= most:
+                return Race(tuple(able[:first]), second, reference)
+        return None
+
+    def epochs(self, row: TrialRow) -> int:
+        """Return the epochs for which a network of the finals is trained with the hyperparameters of a trial."""
+        context = self._context
+        return fold_epochs(row.params.cycle, row.best_epoch or 1, context.cycle_epochs, context.epochs)
+
+    def _reference(self, trials: Iterable[TrialRow]) -> int | None:
+        """Return the number of the best warm start trial with unfrozen stages, or None. trials: best first."""
+        known = (row for row in trials if row.number in self._warm_starts)
+        return next((row.number for row in known if self._context.starts_from_probe(row.params)), None)
+
+    def _race_work(self, finalists: Sequence[TrialRow], n_second: int) -> float:
+        """Count the operations of a race and of the final model, if the dearest finalists reach the second round."""
+        costs = sorted((self._fold_work(row) for row in finalists), reverse=True)
+        return sum(costs) + sum(costs[:n_second]) * (self._context.n_folds - 2) + costs[0]
+
+    def _cache_work(self) -> float:
+        """Count the operations of filling the feature cache."""
+        shares = expected_shares(self._plan.selection, self._plan.settings, self._plan.split, n_trials=0)
+        return sum(
+            sum(profile.operations) * shares[one.backbone.name, profile.pixels].n_rows
+            for one in self._plan.selection.candidates
+            for profile in one.profiles
+            if one.cuts
+        )
+
+    def _trial_work(self, row: TrialRow) -> float:
+        return self._work(row, (row.epochs or 0) * len(self._context.train))
+
+    def _fold_work(self, row: TrialRow) -> float:
+        pool, n = len(self._context.pool), self._context.n_folds
+        return self._work(row, self.epochs(row) * pool * (n - 1) / n)
+
+    def _work(self, row: TrialRow, pictures: float) -> float:
+        return pictures * self._operations[row.params.backbone, row.params.pixels, row.params.depth]
