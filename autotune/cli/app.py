@@ -210,7 +210,7 @@ def export(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Export the final model as a standalone bundle and compare it with the trained network."""
+    """Export the final model as a standalone bundle and compare it with the network in PyTorch."""
     from autotune.cli import views
     from autotune.cli.console import PlainConsole
     from autotune.export.export import ExportRequest, export_trial

@@ -38,10 +38,10 @@ def show_export(result: ExportResult, console: PlainConsole) -> None:
     from autotune.study.rows import TRIAL
 
     console.rich.print(_verified_files(result.files))
-    seen = "" if result.how == TRIAL else " It was trained on them too, so this does not measure its quality."
+    seen = "" if result.how == TRIAL else " It was trained on them, so this does not measure its quality."
     console.say(
-        "Each file was compared with the trained network, "
-        f"which classifies {result.right} validation pictures correctly.{seen}"
+        "Each file was compared with the network in PyTorch, "
+        f"which classifies {result.right} of {result.files[0].n} validation pictures correctly.{seen}"
     )
     fitted = result.calibration
     console.say(f"Temperature {fitted.temperature:.3g}, fitted on {fitted.fitted_on} pictures.")
@@ -195,7 +195,8 @@ def show_study(summary: Summary, console: PlainConsole) -> None:
     seconds = summary.seconds
     console.say(
         f"Time: {duration(seconds.total)} in total; reading {seconds.read:.1f} s, feature cache {seconds.cache:.1f} s, "
-        f"trials {seconds.trials:.1f} s, finals {seconds.finals:.1f} s, test {seconds.test:.1f} s"
+        f"trials {seconds.trials:.1f} s, finals {seconds.finals:.1f} s, test {seconds.test:.1f} s, "
+        f"other {seconds.other:.1f} s"
     )
     console.say(f"Folder: {_short_path(summary.folder)}")
     console.rich.print(_next_commands(summary.study, trials["total"] + 50))
@@ -242,7 +243,7 @@ def _final_model(summary: Summary) -> list[str]:
     finalists = ", ".join(f"trial {one.trial}: {percent(one.mean)} ({_folds(one)})" for one in final.finalists)
     lines = [f"Finals, on the folds other than the validation set: {finalists}"] if finalists else []
     if final.close:
-        lines.append(f"Trial {final.trial} is the reference and wins: the lead over it is at most a standard error.")
+        lines.append(f"Trial {final.trial} is the reference and wins: the lead over it is at most one standard error.")
     return [*lines, f"Final model: {final.reason}."]
 
 
@@ -257,7 +258,7 @@ def _scores(summary: Summary) -> list[str]:
     name = label[0].upper() + label[1:]
     unseen, value = "validation", summary.winner.value
     if summary.final and summary.final.folds:
-        unseen, value = "held-out pictures", summary.final.value
+        unseen, value = "cross-validation", summary.final.value
     if test is None:
         return [f"{name}: {unseen} {percent(value)}. Not evaluated on the test set yet."]
     low, high = test.value_interval

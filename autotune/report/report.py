@@ -227,10 +227,10 @@ def _page(record: Record, folder: Path, summary: Summary, winner: TrialRow) -> R
 
 
 def _unseen(summary: Summary, winner: TrialRow) -> UnseenScore:
-    """Return the score that chose the winner: on held-out pictures, or else on the validation set."""
+    """Return the score that selected the winner: of the finals, or else on the validation set."""
     final = summary.final
     if final and final.folds:
-        return UnseenScore("held-out", final.value or 0.0, final.n)
+        return UnseenScore("cross-validation", final.value or 0.0, final.n)
     return UnseenScore("validation", winner.value or 0.0, summary.pictures["validation"])
 
 
@@ -238,7 +238,7 @@ def _scores_chart(summary: Summary, winner: TrialRow, metric: str) -> Markup:
     test, final = summary.test, summary.final
     rows = [(f"validation {percent(winner.value)}", winner.value or 0.0)]
     if final and final.folds:
-        rows.insert(0, (f"held-out {percent(final.value)}", final.value or 0.0))
+        rows.insert(0, (f"cross-validation {percent(final.value)}", final.value or 0.0))
     if test:
         rows.insert(0, (f"test {percent(test.value)}", test.value))
     if summary.probes:

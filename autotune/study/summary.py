@@ -31,6 +31,11 @@ class StudySeconds:
     test: float
     total: float
 
+    @property
+    def other(self) -> float:
+        """The rest of the total: starting, waiting, saving. 0 where several workers ran at once."""
+        return max(self.total - self.read - self.cache - self.trials - self.finals - self.test, 0.0)
+
 
 @dataclass(frozen=True)
 class Summary:

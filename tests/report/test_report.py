@@ -123,7 +123,7 @@ def test_report_contains_the_scores_of_the_record(made: Path) -> None:
     assert "No trials were compared in finals, so the winner is the trial with the best validation score." in text
     assert f"{100 * scores.value:.1f}%" in text
     assert f"Validation accuracy {100 * (winner.value or 0):.1f} %" in text
-    assert "Evaluated on the test set once more would bias the score" in text
+    assert "Evaluated on the test set once further evaluations would bias the score" in text
     assert f"Temperature {scores.calibration.temperature:.2f}" in text
     for row in trials:
         assert f"Trial {row.number}" in text
@@ -207,9 +207,9 @@ def test_the_verification_of_an_export_is_shown(made: Path) -> None:
     row = result.files[0]
     assert f"model.onnx {row.bytes / 1e6:.1f} {row.largest_difference:.1e} 0 {row.right} of {row.n}" in text
     assert "Predictions below a probability of 0.5 are labelled “unknown”." in text
-    assert f"of {result.calibration.answered['test'].n} test pictures" in text
-    assert "The refit of trial" in text
-    assert "It was trained on them too, so this does not measure its quality." in text
+    assert f"of {result.calibration.answered['test'].n} test predictions reach it" in text
+    assert "Refit of trial" in text
+    assert "It was trained on them, so this does not measure its quality." in text
 
 
 @pytest.mark.slow

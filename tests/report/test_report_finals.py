@@ -178,9 +178,9 @@ def test_held_out_predictions_that_cannot_be_read_are_reported_with_the_reason(s
 def test_an_exported_average_is_described(study: Path) -> None:
     result = export_trial("s", ExportRequest(threshold=0.5), Resources("cpu"), PlainConsole(quiet=True))
     shown = sections()["export"]
-    assert f"The average of the networks of trial {result.trial}, exported to" in shown
+    assert f"Average of the weights of the networks of trial {result.trial}, exported to" in shown
     assert "It is not the current" not in shown
-    assert f"of {result.calibration.answered['held-out'].n} held-out pictures" in shown
+    assert f"of {result.calibration.answered['held-out'].n} held-out predictions reach it" in shown
     with open_record(study) as record:
         record.keep_final(replace(final_of(study), how=REFIT))
     assert "It is not the current final model." in sections()["export"]
