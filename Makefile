@@ -16,8 +16,8 @@ test: $(VENV)/installed
 # Kill processes at a hundred random moments, and all other faults. SEED=1 draws other moments. About an hour.
 SEED ?= 0
 faults: $(VENV)/installed
-	AUTOTUNE_FAULT_TIMES=34 AUTOTUNE_FUZZ_FILES=10000 AUTOTUNE_FAULT_SEED=$(SEED) OMP_WAIT_POLICY=PASSIVE \
-		$(BIN)/pytest tests/faults tests/fuzz
+	AUTOTUNE_FAULT_TIMES=34 AUTOTUNE_FUZZ_FILES=10000 AUTOTUNE_FAULT_SEED=$(SEED) OMP_NUM_THREADS=1 \
+		OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest tests/faults tests/fuzz -n auto --maxprocesses 4 --dist worksteal
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
