@@ -1,0 +1,340 @@
+r"""Measure what single changes of a training recipe are worth, on pictures that come later.
+
+    python benchmarks/levers.py PHOTOS... --work WORK [--levers NAMES] [--seeds 0,1,2]
+    python benchmarks/levers.py --work WORK --report
+
+For each folder and seed, 40 % of the pictures are the user's and 60 % come later, as in selection.py. Each lever is one
+network, trained on all of the user's pictures with one change of the same recipe (`base`), and judged on the later
+pictures. Results are appended to WORK/results.jsonl, and only missing ones are computed.
+
+The report compares each lever with the base, with intervals as in selection.py. The last table chooses a lever for each
+folder by the other folders only, so that no folder judges a choice that it made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from types import MethodType
+from typing import Any
+
+import machine
+import numpy as np
+import pytorch_lightning as lightning
+import torch
+from numpy.typing import NDArray
+from selection import SPLIT, Results, Row, compare, differences, keep, read_rows, split
+from torch import Tensor, nn
+
+from autotune.backbones.registry import discover
+from autotune.cache.features import FrozenPrefix
+from autotune.cache.pixels import read_square
+from autotune.data.catalog import read_catalog
+from autotune.data.split import TRAIN, VALIDATION, Split
+from autotune.search.candidates import select_backbones
+from autotune.search.plan import build_context, make_plan
+from autotune.search.ranges import Choice, Fixed
+from autotune.search.settings import SearchSpace, Settings
+from autotune.study.listener import StudyListener
+from autotune.study.prepare import decode_pictures
+from autotune.training.context import LoadedBackbones, open_sources
+from autotune.training.fold import predict_logits
+from autotune.training.network import TrialNetwork
+from autotune.training.optimizers import build_optimizer
+from autotune.training.params import Params
+from autotune.training.probe import LinearProbe, choose_probe, fit_probe
+from autotune.training.trainer import build_trainer, quiet_lightning
+from autotune.training.trial import last_features, prepare_training, training_seed
+
+BACKBONE, PIXELS = "efficientnet_lite0", 224
+DEEPEST = 4
+BATCH = 128
+BASE = Params(
+    backbone=BACKBONE, depth=2, pixels=PIXELS, lr_low=1e-5, lr_high=1e-3, cycle="one-cycle", augment=0.5,
+    class_weight=0.0, optimizer="adamw", batch_size=32, weight_decay=1e-2, dropout=0.2, label_smoothing=0.0,
+)  # fmt: skip
+
+Change = Callable[[TrialNetwork], Sequence[lightning.Callback]]
+
+
+def nothing(_: TrialNetwork) -> Sequence[lightning.Callback]:
+    return ()
+
+
+@dataclass(frozen=True)
+class Lever:
+    """One change of the recipe. epochs: a factor on the base's. penalty: a factor on the inverse penalty of the probe.
+
+    change: changes a network before it is trained. mirror: average the probabilities of a picture and its mirror image.
+    """
+
+    params: Mapping[str, Any] = field(default_factory=dict)
+    epochs: float = 1.0
+    penalty: float = 1.0
+    change: Change = nothing
+    mirror: bool = False
+
+
+# Changes of a network
+
+
+def falling_rates(factor: float) -> Change:
+    """Multiply the learning rate by a factor per stage, from the head towards the input (ULMFiT: Howard 2018)."""
+
+    def change(net: TrialNetwork) -> Sequence[lightning.Callback]:
+        def configure(own: TrialNetwork) -> Any:
+            params = own.params
+            optimizer = build_optimizer(params.optimizer, own.trained(), params.lr_high, params.weight_decay)
+            (group,) = optimizer.param_groups
+            parts: list[nn.Module] = [own.head, *reversed(own.tail)]
+            optimizer.param_groups = [{**group, "params": list(part.parameters())} for part in parts]
+            schedule = own._schedule(optimizer)
+            for number, one in enumerate(optimizer.param_groups):
+                for name in ("initial_lr", "max_lr", "min_lr", "lr"):
+                    one[name] *= factor**number
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+        net.configure_optimizers = MethodType(configure, net)  # type: ignore[method-assign]
+        return ()
+
+    return change
+
+
+def near_the_start(alpha: float) -> Change:
+    """Pull the unfrozen stages towards their pretrained weights (L2-SP: Li et al. 2018)."""
+
+    def change(net: TrialNetwork) -> Sequence[lightning.Callback]:
+        starts = [one.detach().clone() for one in net.tail.parameters()]
+        own_loss = net._loss
+
+        def loss(own: TrialNetwork, logits: Tensor, labels: Tensor) -> Tensor:
+            pairs = zip(own.tail.parameters(), starts, strict=True)
+            return own_loss(logits, labels) + alpha / 2 * torch.stack([((a - b) ** 2).sum() for a, b in pairs]).sum()
+
+        net._loss = MethodType(loss, net)  # type: ignore[method-assign]
+        return ()
+
+    return change
+
+
+class WeightAverage(lightning.Callback):
+    """Keeps an exponential moving average of the trained weights, and uses it in the end."""
+
+    def __init__(self, net: TrialNetwork, decay: float) -> None:
+        self._decay = decay
+        self._mean = [one.detach().clone() for one in net.trained()]
+
+    def on_train_batch_end(self, _: Any, net: Any, *__: Any) -> None:
+        with torch.no_grad():
+            for mean, one in zip(self._mean, net.trained(), strict=True):
+                mean.lerp_(one, 1 - self._decay)
+
+    def on_train_end(self, _: Any, net: Any) -> None:
+        with torch.no_grad():
+            for mean, one in zip(self._mean, net.trained(), strict=True):
+                one.copy_(mean)
+
+
+def moving_average(decay: float) -> Change:
+    return lambda net: [WeightAverage(net, decay)]
+
+
+LEVERS: dict[str, Lever] = {
+    "base": Lever(),
+    **{f"depth {depth}": Lever({"depth": depth}) for depth in (0, 1, 3, 4)},
+    **{f"lr_high {rate:g}": Lever({"lr_high": rate}) for rate in (1e-4, 3e-4, 3e-3)},
+    **{f"depth 3, lr_high {rate:g}": Lever({"depth": 3, "lr_high": rate}) for rate in (1e-4, 3e-4)},
+    **{f"epochs x {factor:g}": Lever(epochs=factor) for factor in (0.4, 0.6, 1.6, 2.4)},
+    **{f"rates x {factor:g} per stage": Lever(change=falling_rates(factor)) for factor in (0.3, 0.6)},
+    **{f"moving average {decay:g}": Lever(change=moving_average(decay)) for decay in (0.95, 0.99)},
+    **{f"near the start {alpha:g}": Lever(change=near_the_start(alpha)) for alpha in (1e-2, 1e-1)},
+    **{f"probe penalty / {factor:g}": Lever(penalty=factor) for factor in (0.1, 10)},
+    "mirror": Lever(mirror=True),
+    **{f"augment {strength:g}": Lever({"augment": strength}) for strength in (0.0, 0.25, 1.0)},
+    "label smoothing 0.1": Lever({"label_smoothing": 0.1}),
+    "mixup 0.2": Lever({"mixup": 0.2}),
+    **{f"dropout {share:g}": Lever({"dropout": share}) for share in (0.0, 0.5)},
+    "triangular sgd 1e-2": Lever({"optimizer": "sgd", "lr_high": 1e-2, "cycle": "triangular"}),
+}
+PROBES = ("probe", "probe of four stages")  # no network is trained
+
+
+# One folder and seed
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The pictures of one folder, of which the training set is the user's and the validation set comes later."""
+
+    split: Split
+    root: Path
+    seed: int
+
+    @cached_property
+    def backbones(self) -> LoadedBackbones:
+        depths = Choice(tuple(range(DEEPEST + 1)))
+        settings = Settings(
+            seed=self.seed, space=SearchSpace(backbone=Fixed(BACKBONE), pixels=Fixed(PIXELS), depth=depths)
+        )
+        selection = select_backbones(settings, discover(), None, "cpu", self.split.side, print)
+        decode_pictures(self.split, self.root, selection, StudyListener())
+        return LoadedBackbones(build_context(make_plan(settings, self.split, selection), 1))
+
+    @cached_property
+    def probe(self) -> LinearProbe:
+        """A head whose penalty was chosen on a fifth of the user's pictures, fitted on all of them."""
+        context = self.backbones.context
+        self.backbones.feature_cache(BACKBONE, PIXELS).fill(context.pool.digests, [0], lambda *_: None)
+        return self.fitted(*last_features(self.backbones, BACKBONE, PIXELS, context.train))
+
+    def fitted(self, rows: NDArray[np.float32], labels: NDArray[np.int64]) -> LinearProbe:
+        order = np.random.default_rng(self.seed).permutation(len(labels))
+        inner, held = order[len(order) // 5 :], order[: len(order) // 5]
+        n_classes = self.backbones.context.classes
+        chosen, _ = choose_probe("accuracy", n_classes, rows[inner], labels[inner], rows[held], labels[held])
+        assert chosen.inverse_penalty
+        return fit_probe(n_classes, rows, labels, chosen.inverse_penalty)
+
+    def probabilities(self, lever: Lever) -> Tensor:
+        """Train a network with a lever, and return its probabilities (N, C) for the later pictures."""
+        backbones, params = self.backbones, replace(BASE, **lever.params)
+        context = backbones.context
+        penalty = self.probe.inverse_penalty
+        assert penalty
+        sources = open_sources(backbones, params, context.train, (context.validation,), lambda *_: None)
+        rows, labels = last_features(backbones, BACKBONE, PIXELS, context.train)
+        head = fit_probe(context.classes, rows, labels, penalty * lever.penalty).head() if params.depth else None
+        epochs, seed = max(round(context.epochs * lever.epochs), 1), training_seed(self.seed, 0)
+        net, batches = prepare_training(
+            backbones, params, sources.train, context.train.labels, epochs, seed, head, n_parts=1
+        )
+        callbacks = list(lever.change(net))
+        with quiet_lightning():
+            trainer = build_trainer(
+                backbones.device, net, max_epochs=epochs, callbacks=callbacks, enable_checkpointing=False
+            )
+            trainer.fit(net, batches)
+        clean = predict_logits(net, sources.clean[0], context.validation.labels, backbones).softmax(1)
+        return (clean + self.mirrored(net, params.depth)) / 2 if lever.mirror else clean
+
+    @torch.no_grad()
+    def mirrored(self, net: TrialNetwork, depth: int) -> Tensor:
+        """Return the probabilities (N, C) of the mirror images of the later pictures."""
+        chain, context = self.backbones.chain(BACKBONE), self.backbones.context
+        traits = context.backbones[BACKBONE][0].traits
+        whole = copy.deepcopy(net).eval()
+        whole.entry = FrozenPrefix(chain[: len(chain) - depth], traits, context.invariances)
+        paths = [self.root / one.path for one in self.split.part(VALIDATION)]
+        found = []
+        for first in range(0, len(paths), BATCH):
+            squares = [read_square(path, PIXELS, traits.interpolation) for path in paths[first : first + BATCH]]
+            found.append(whole([torch.from_numpy(np.stack(squares)[:, :, ::-1].copy())]))
+        return torch.cat(found).softmax(1)
+
+    def probe_probabilities(self, name: str) -> Tensor:
+        """Return the probabilities (N, C) of a linear probe for the later pictures."""
+        context = self.backbones.context
+        assert self.probe  # fills the cache
+        if name == "probe":
+            later, _ = last_features(self.backbones, BACKBONE, PIXELS, context.validation)
+            return torch.from_numpy(self.probe.logits(later)).softmax(1)
+        train, later = (self._stage_means(one.digests) for one in (context.train, context.validation))
+        fitted = self.fitted(train, np.array(context.train.labels))
+        return torch.from_numpy(fitted.logits(later)).softmax(1)
+
+    def _stage_means(self, digests: Sequence[str]) -> NDArray[np.float32]:
+        """Return the mean features of the last cached stages, side by side (Head2Toe: Evci et al. 2022)."""
+        cache = self.backbones.feature_cache(BACKBONE, PIXELS)
+        found = []
+        for cut in self.backbones.context.cuts[BACKBONE, PIXELS]:
+            rows = cache.rows(cut, 0)
+            one = rows.take(rows.places(digests)).astype(np.float32)
+            found.append(one.reshape(*one.shape[:2], -1).mean(2) if one.ndim > 2 else one)
+        return np.concatenate(found, axis=1)
+
+
+def measure(options: argparse.Namespace) -> None:
+    options.work.mkdir(parents=True, exist_ok=True)
+    for photos in options.photos:
+        done = read_rows(options.work)
+        if missing := [seed for seed in options.seeds if SPLIT not in done[photos.name, seed]]:
+            for seed, parts in split(photos, missing).items():
+                keep(options.work, photos.name, seed, SPLIT, parts)
+    for seed in options.seeds:
+        for photos in options.photos:
+            cell = read_rows(options.work)[photos.name, seed]
+            if missing := [name for name in options.levers if name not in cell]:
+                measure_cell(options.work, photos, seed, cell[SPLIT], missing)
+
+
+def measure_cell(work: Path, photos: Path, seed: int, parts: Row, names: Iterable[str]) -> None:
+    catalog = read_catalog(photos)
+    users = set(parts["user"])
+    pictures = tuple(replace(one, part=TRAIN if one.path in users else VALIDATION) for one in catalog.pictures)
+    classes = tuple(sorted({one.label for one in pictures}))
+    cell = Cell(Split(classes, pictures, (), {}), catalog.root, seed)
+    truth = {one.path: one.label for one in pictures}
+    for name in names:
+        start = time.perf_counter()
+        found = cell.probe_probabilities(name) if name in PROBES else cell.probabilities(LEVERS[name])
+        answers = [classes[i] for i in found.argmax(1).tolist()]
+        by_path = dict(zip((one.path for one in cell.split.part(VALIDATION)), answers, strict=True))
+        right = [int(by_path[path] == truth[path]) for path in parts["later"]]
+        result: Row = {"accuracy": float(np.mean(right)), "right": right, "seconds": time.perf_counter() - start}
+        keep(work, photos.name, seed, name, result)
+        print(f"{photos.name} {seed} {name}: {100 * result['accuracy']:.2f} %, {result['seconds']:.0f} s", flush=True)
+
+
+# The report
+
+
+def report(rows: Results) -> None:
+    levers = [name for name in (*LEVERS, *PROBES) if any(name in cell for cell in rows.values())]
+    print(machine.line(f"{len(rows)} cells"))
+    print("Difference to the base in points, with 95 % intervals:")
+    for name in levers:
+        if name != "base":
+            print(f"{name:26} {compare(rows, name, 'base')}")
+    print("Chosen for each folder by the other folders:")
+    for photos in sorted({name for name, _ in rows}):
+        print(f"{photos:12} {chosen_elsewhere(rows, photos, levers)}")
+
+
+def chosen_elsewhere(rows: Results, photos: str, levers: Sequence[str]) -> str:
+    """Return the lever that is best on the other folders, and what it is worth on this one."""
+    rng = np.random.default_rng(0)
+
+    def worth(lever: str, names: set[str]) -> float:
+        by_set = [[cell for (name, _), cell in rows.items() if name == one] for one in names]
+        cells = [[cell for cell in each if lever in cell and "base" in cell] for each in by_set]
+        return float(np.mean([differences(each, lever, "base", rng)[0] for each in cells if each]))
+
+    others = {name for name, _ in rows} - {photos}
+    best = max(levers, key=lambda lever: worth(lever, others))
+    return f"{best}: {100 * worth(best, others):+.2f} points there, {100 * worth(best, {photos}):+.2f} here"
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("photos", type=lambda text: Path(text).resolve(), nargs="*", help="folders of pictures")
+    parser.add_argument("--work", type=lambda text: Path(text).resolve(), required=True, help="folder of all results")
+    parser.add_argument("--seeds", type=machine.numbers, default=(0, 1, 2))
+    parser.add_argument("--levers", type=lambda text: text.split(";"), default=[*LEVERS, *PROBES])
+    parser.add_argument("--report", action="store_true", help="show the existing results only")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse_options()
+    if not options.report:
+        measure(options)
+    report(read_rows(options.work))
+
+
+if __name__ == "__main__":
+    main()
