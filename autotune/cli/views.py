@@ -48,7 +48,7 @@ def show_export(result: ExportResult, console: PlainConsole) -> None:
     for part, one in fitted.answered.items():
         share = one.right / one.answered if one.answered else None
         console.say(
-            f"Threshold {fitted.threshold:.4g}: {one.answered} of {one.n} {part} predictions reach it, "
+            f"Threshold {fitted.threshold:.4g}: {one.answered} of {one.n} {part} predictions reach it; "
             f"{percent(share)} of these are correct."
         )
     console.say(f"Bundle: {result.folder}")

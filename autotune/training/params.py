@@ -40,7 +40,8 @@ def describe(params: Params, label: str, stages: int, from_scratch: bool) -> str
     if from_scratch:
         trained = "from scratch"
     else:
-        trained = "head only" if params.depth == 0 else f"last {params.depth} of {stages} stages unfrozen"
+        unfrozen = "last" if params.depth == 1 else f"last {params.depth}"
+        trained = f"{unfrozen} of {stages} stages unfrozen" if params.depth else "head only"
     rates = f"learning rate {params.lr_low:.1e} to {params.lr_high:.1e} ({params.cycle})"
     augment = f"augmentation strength {params.augment:g}" if params.augment else "no augmentation"
     return (

@@ -42,7 +42,7 @@ def test_quiet_prints_nothing_and_a_program_gets_messages_on_stderr(capsys: pyte
 
 
 def test_lines_wrap_between_words_on_a_terminal_and_not_at_all_elsewhere() -> None:
-    text = "Winner: trial 15, EfficientNet-Lite0, last 1 of 9 stages, 224 pixels, adamw 1.4e-06 to 1.8e-03 one-cycle"
+    text = "Winner: trial 15, EfficientNet-Lite0, last 2 of 9 stages, 224 pixels, adamw 1.4e-06 to 1.8e-03 one-cycle"
     for is_terminal, n_lines in ((True, 2), (False, 1)):
         console = PlainConsole()
         console.rich = Console(file=io.StringIO(), force_terminal=is_terminal, width=80, highlight=False)
