@@ -189,6 +189,8 @@ def show_study(summary: Summary, console: PlainConsole) -> None:
         console.say("No trial is complete yet.")
         return
     console.rich.print(_leaderboard(summary))
+    if trials["total"] > N_LEADERS:
+        console.say(f"... and {trials['total'] - N_LEADERS} more (--json lists all)")
     console.say(f"Winner: trial {summary.winner.number}, {summary.describe(summary.winner)}")
     for line in (*_final_model(summary), *_scores(summary)):
         console.say(line)
