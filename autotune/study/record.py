@@ -39,6 +39,8 @@ _FOLD_COLUMNS = [field.name for field in fields(FoldRow)]
 _TRIAL_COLUMNS = {field.name for field in fields(TrialRow)}
 
 RECORD, TRIALS = "record.db", "trials.db"  # the files of a study: ours, and Optuna's
+LOCK = "lock"
+IN_USE, WAIT = "is in use by another process.", "Wait until it finishes, or stop it."
 RESTORE = "Restore the file, or start another study: --study NEW"
 
 migrations = Migrations("autotune")
@@ -327,17 +329,22 @@ def lock_study(folder: Path) -> Iterator[None]:
             f"{folder.resolve()} cannot be created: {error.strerror}.",
             "Run the command in a folder that you can write to.",
         ) from error
-    lock = FileLock(folder / "lock", timeout=0)
+    lock = FileLock(folder / LOCK, timeout=0)
     try:
         lock.acquire()
     except Timeout as error:
-        raise StudyError(
-            f"Study {folder.name} is in use by another process.", "Wait until it finishes, or stop it."
-        ) from error
+        raise StudyError(f"Study {folder.name} {IN_USE}", WAIT) from error
     try:
         yield
     finally:
         lock.release()
+
+
+def refuse_in_use(folder: Path) -> None:
+    """Raise StudyError if another process has the lock of a study. Nothing is created."""
+    if (folder / LOCK).is_file():
+        with lock_study(folder):
+            pass
 
 
 @contextmanager
@@ -364,7 +371,9 @@ def check_database(file: Path) -> None:
 
 
 def _unusable(file: Path, error: sqlite3.DatabaseError) -> StudyError:
-    if isinstance(error, sqlite3.OperationalError):  # a full disk, a read-only folder, another process
+    if getattr(error, "sqlite_errorname", "") == "SQLITE_BUSY":
+        return StudyError(f"{file} {IN_USE}", WAIT)
+    if isinstance(error, sqlite3.OperationalError):  # a full disk, a read-only folder
         return StudyError(
             f"{file} cannot be written: {error}.", "Free some disk space, then run the same command again to resume."
         )

@@ -34,8 +34,8 @@ from autotune.study.files import StudyFiles
 from autotune.study.finals.finals import Finals
 from autotune.study.limits import TimeLimits, alarm
 from autotune.study.listener import StudyListener
-from autotune.study.prepare import Prepared, decode_pictures, prepare
-from autotune.study.record import TRIALS, Record, lock_study, open_record
+from autotune.study.prepare import Prepared, decode_pictures, prepare, study_folder
+from autotune.study.record import TRIALS, Record, lock_study, open_record, refuse_in_use
 from autotune.study.request import SearchRequest
 from autotune.study.rows import BackboneFacts
 from autotune.study.summary import Summary, study_status
@@ -56,6 +56,7 @@ def run_study(request: SearchRequest, listener: StudyListener) -> Summary:
 
 def _search(request: SearchRequest, listener: StudyListener) -> Summary:
     start = time.monotonic()
+    refuse_in_use(study_folder(request))  # before the pictures are read
     ready = prepare(request, listener)
     with lock_study(ready.folder), open_record(ready.folder) as record, _timed(record, start):
         refuse_another(record, ready.folder, ready.settings, ready.split)

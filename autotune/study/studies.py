@@ -10,7 +10,7 @@ from typing import Any
 
 from autotune import text
 from autotune.errors import StudyError
-from autotune.study.record import RECORD, lock_study, open_record
+from autotune.study.record import LOCK, RECORD, lock_study, open_record
 from autotune.study.rows import COMPLETE
 from autotune.study.summary import STUDIES, find_study
 
@@ -61,9 +61,9 @@ def remove_study(name: str) -> StudyRow:
         for path in folder.iterdir():
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
-            elif path.name not in (DEFINITION, "lock"):
+            elif path.name not in (DEFINITION, LOCK):
                 path.unlink()
-    (folder / "lock").unlink(missing_ok=True)
+    (folder / LOCK).unlink(missing_ok=True)
     if not any(folder.iterdir()):
         folder.rmdir()
     return row
