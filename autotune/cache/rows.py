@@ -15,6 +15,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from autotune.errors import StudyError
 from autotune.files import make_folder, unwritable
+from autotune.text import plural
 
 KEY_BYTES, SUM_BYTES = 16, 4
 REMAPPED = 2**30  # bytes read before the memory map is reopened, which releases the pages that were read
@@ -127,7 +128,7 @@ class RowStore:
             del self._index[key]
         if damaged:
             some = ", ".join(damaged[:3]) + (", ..." if len(damaged) > 3 else "")
-            logger.warning("%d damaged rows in %s are computed again: %s", len(damaged), self.folder, some)
+            logger.warning("%s in %s computed again: %s", plural(len(damaged), "damaged row"), self.folder, some)
 
     def _write(self, file: Path, each: int, content: bytes, durable: bool = False) -> None:
         """Write entries of `each` bytes after those of the rows that exist. durable: they are then on disk."""

@@ -110,7 +110,7 @@ def test_a_damaged_row_is_named_and_replaced(tmp_path: Path, caplog: pytest.LogC
     flip(tmp_path / "rows.bin", 3 * 12 + 5)
     rows = RowStore(tmp_path, (2, 3), np.float16)
     assert rows.missing([key(i) for i in range(5)]) == [key(3)]
-    assert "1 damaged rows" in caplog.text
+    assert "1 damaged row in" in caplog.text
     assert key(3) in caplog.text
     rows.append([key(3)], np.full((1, 2, 3), 50))
     for store_ in (rows, writer, RowStore(tmp_path, (2, 3), np.float16)):
