@@ -36,6 +36,12 @@ def test_an_error_is_two_lines_and_exit_code_1(here: Path) -> None:
     assert not (here / "studies").exists()
 
 
+def test_a_study_without_suspects_is_a_usage_error(here: Path) -> None:
+    out = run_command("data", "nowhere", "--study", "s")
+    assert out.returncode == 2
+    assert "--study needs --suspects" in out.stderr
+
+
 def test_the_version_is_printed() -> None:
     assert run_command("--version").stdout == f"autotune {autotune.__version__}\n"
 
