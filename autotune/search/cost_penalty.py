@@ -14,9 +14,9 @@ from autotune.training.params import Params
 
 @dataclass(frozen=True)
 class CostPenalty:
-    """A penalty of one standard error of the score for the dearest trials of a study, and its share for cheaper ones.
+    """A penalty of one standard error of the score for the most expensive trials of a study, and its share for cheaper ones.
 
-    Without it, a sampler spends most of its time on the dearest trials as soon as one of them is a picture better.
+    Without it, a sampler spends most of its time on the most expensive trials as soon as one of them is a picture better.
     operations: to train on one picture, by backbone, size and number of unfrozen stages. n_validation: pictures.
     """
 
@@ -26,8 +26,8 @@ class CostPenalty:
     def applied(self, value: float, params: Params) -> float:
         """Return a score minus the penalty of a trial with these hyperparameters."""
         cost = self.operations[params.backbone, params.pixels, params.depth]
-        dearest = max(self.operations.values()) or 1  # 0: a network without a counted operation
-        return value - cost / dearest * _standard_error(value, self.n_validation)
+        most = max(self.operations.values()) or 1  # 0: a network without a counted operation
+        return value - cost / most * _standard_error(value, self.n_validation)
 
 
 def cost_penalty(plan: Plan) -> CostPenalty:

@@ -15,9 +15,9 @@ PARAMS = Params(
 PENALTY = CostPenalty({("net", 64, 0): 1e6, ("net", 64, 1): 1e7, ("net", 64, 2): 1e8}, n_validation=96)
 
 
-def test_the_dearest_trial_loses_one_standard_error() -> None:
-    dearest = PENALTY.applied(0.8, replace(PARAMS, depth=2))
-    assert 0.8 - dearest == pytest.approx((0.8 * 0.2 / 96) ** 0.5, rel=0.02)
+def test_the_most_expensive_trial_loses_one_standard_error() -> None:
+    expensive = PENALTY.applied(0.8, replace(PARAMS, depth=2))
+    assert 0.8 - expensive == pytest.approx((0.8 * 0.2 / 96) ** 0.5, rel=0.02)
 
 
 def test_cheaper_trials_lose_their_share_of_it() -> None:

@@ -40,7 +40,7 @@ class RacePlanner:
         """Return the race that the work of a study allows; None if it allows none.
 
         complete: the complete trials, best first; finished: all trials. The reference is always a finalist, then come
-        the best trials. A trial that is too dear even alone is passed over.
+        the best trials. A trial that is too expensive even alone is passed over.
         """
         most = FINALS_SHARE * (self._cache_work() + sum(self._trial_work(row) for row in finished))
         able = [row for row in complete if self._race_work([row], 1) <= most]
@@ -62,7 +62,7 @@ class RacePlanner:
         return next((row.number for row in known if self._context.starts_from_probe(row.params)), None)
 
     def _race_work(self, finalists: Sequence[TrialRow], n_second: int) -> float:
-        """Count the operations of a race and of the final model, if the dearest finalists reach the second round."""
+        """Count the operations of a race and of the final model, if the most expensive finalists reach the second round."""
         costs = sorted((self._fold_work(row) for row in finalists), reverse=True)
         return sum(costs) + sum(costs[:n_second]) * (self._context.n_folds - 2) + costs[0]
 
