@@ -14,9 +14,9 @@ from autotune.training.params import Params
 
 @dataclass(frozen=True)
 class CostPenalty:
-    """A penalty of one standard error of the score for the most expensive trials of a study, and its share for cheaper ones.
+    """A penalty of one standard error of the score for a study's most expensive trials, and its share for cheaper ones.
 
-    Without it, a sampler spends most of its time on the most expensive trials as soon as one of them is a picture better.
+    Without it, a sampler spends most of its time on the most expensive trials once one of them is a picture better.
     operations: to train on one picture, by backbone, size and number of unfrozen stages. n_validation: pictures.
     """
 
