@@ -62,7 +62,7 @@ class RacePlanner:
         return next((row.number for row in known if self._context.starts_from_probe(row.params)), None)
 
     def _race_work(self, finalists: Sequence[TrialRow], n_second: int) -> float:
-        """Count the operations of a race and of the final model, if the most expensive finalists reach the second round."""
+        """Count the operations of a race and of the final model, if the costliest finalists reach the second round."""
         costs = sorted((self._fold_work(row) for row in finalists), reverse=True)
         return sum(costs) + sum(costs[:n_second]) * (self._context.n_folds - 2) + costs[0]
 
