@@ -71,6 +71,7 @@ class Lever:
     """One change of the recipe. epochs: a factor on the base's. penalty: a factor on the inverse penalty of the probe.
 
     change: changes a network before it is trained. mirror: average the probabilities of a picture and its mirror image.
+    from_probe: the head starts from the probe, which is otherwise so only if stages are unfrozen.
     """
 
     params: Mapping[str, Any] = field(default_factory=dict)
@@ -78,6 +79,7 @@ class Lever:
     penalty: float = 1.0
     change: Change = nothing
     mirror: bool = False
+    from_probe: bool = False
 
 
 # Changes of a network
@@ -146,7 +148,13 @@ def moving_average(decay: float) -> Change:
 
 LEVERS: dict[str, Lever] = {
     "base": Lever(),
-    **{f"depth {depth}": Lever({"depth": depth}) for depth in (0, 1, 3, 4)},
+    **{f"depth {depth}": Lever({"depth": depth}) for depth in (1, 3, 4)},
+    **{f"head only, lr_high {rate:g}": Lever({"depth": 0, "lr_high": rate}) for rate in (1e-3, 3e-3, 1e-2, 3e-2)},
+    **{
+        f"head only from the probe, lr_high {rate:g}": Lever({"depth": 0, "lr_high": rate}, from_probe=True)
+        for rate in (1e-4, 1e-3, 1e-2)
+    },
+    **{f"depth 1, lr_high {rate:g}": Lever({"depth": 1, "lr_high": rate}) for rate in (3e-4, 3e-3)},
     **{f"lr_high {rate:g}": Lever({"lr_high": rate}) for rate in (1e-4, 3e-4, 3e-3)},
     **{f"depth 3, lr_high {rate:g}": Lever({"depth": 3, "lr_high": rate}) for rate in (1e-4, 3e-4)},
     **{f"epochs x {factor:g}": Lever(epochs=factor) for factor in (0.4, 0.6, 1.6, 2.4)},
@@ -208,10 +216,17 @@ class Cell:
         assert penalty
         sources = open_sources(backbones, params, context.train, (context.validation,), lambda *_: None)
         rows, labels = last_features(backbones, BACKBONE, PIXELS, context.train)
-        head = fit_probe(context.classes, rows, labels, penalty * lever.penalty).head() if params.depth else None
+        head = fit_probe(context.classes, rows, labels, penalty * lever.penalty).head()
         epochs, seed = max(round(context.epochs * lever.epochs), 1), training_seed(self.seed, 0)
         net, batches = prepare_training(
-            backbones, params, sources.train, context.train.labels, epochs, seed, head, n_parts=1
+            backbones,
+            params,
+            sources.train,
+            context.train.labels,
+            epochs,
+            seed,
+            head if params.depth or lever.from_probe else None,
+            n_parts=1,
         )
         callbacks = list(lever.change(net))
         with quiet_lightning():
@@ -299,7 +314,7 @@ def report(rows: Results) -> None:
     print("Difference to the base in points, with 95 % intervals:")
     for name in levers:
         if name != "base":
-            print(f"{name:26} {compare(rows, name, 'base')}")
+            print(f"{name:40} {compare(rows, name, 'base')}")
     print("Chosen for each folder by the other folders:")
     for photos in sorted({name for name, _ in rows}):
         print(f"{photos:12} {chosen_elsewhere(rows, photos, levers)}")
