@@ -220,8 +220,9 @@ def _variant_traits(entry: Backbone, name: str, variant: str) -> Traits:
 
 
 def _import_plugin(file: str) -> Any:
-    """Return a plugin's module, imported once per process under a name derived from its path."""
-    name = f"autotune_plugin_{Path(file).stem}_{abs(hash(file)):x}"
+    """Return a plugin's module, imported once per process, and again after the file was edited, as in a notebook."""
+    version = file, Path(file).stat().st_mtime_ns
+    name = f"autotune_plugin_{Path(file).stem}_{abs(hash(version)):x}"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, file)
         assert spec

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,14 @@ def test_a_plugin_in_a_folder_is_listed_and_built(tmp_path: Path) -> None:
     entry = discover([tmp_path]).find("tiny")
     assert (entry.label, entry.traits.pixels) == ("Tiny", 32)
     assert build_stages(entry, False)(torch.zeros(2, 3, 32, 32)).shape == (2, 8)
+
+
+def test_an_edited_plugin_is_built_anew(tmp_path: Path) -> None:
+    for channels in (16, 24):
+        file = write_plugin(tmp_path, stages=f"nn.Sequential(nn.Flatten(1), nn.Linear(3072, {channels}))")
+        os.utime(file, ns=(channels, channels * 10**9))
+        entry = discover([tmp_path]).find("tiny")
+        assert build_stages(entry, False)(torch.zeros(2, 3, 32, 32)).shape == (2, channels)
 
 
 def test_listing_a_plugin_does_not_run_it(tmp_path: Path) -> None:
