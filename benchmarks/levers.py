@@ -28,7 +28,7 @@ import numpy as np
 import pytorch_lightning as lightning
 import torch
 from numpy.typing import NDArray
-from selection import SPLIT, Results, Row, compare, differences, keep, read_rows, split
+from selection import SPLIT, Results, Row, compare, keep, read_rows, split
 from torch import Tensor, nn
 
 from autotune.backbones.registry import discover
@@ -248,7 +248,7 @@ class Cell:
         found = []
         for first in range(0, len(paths), BATCH):
             squares = [read_square(path, PIXELS, traits.interpolation) for path in paths[first : first + BATCH]]
-            found.append(whole([torch.from_numpy(np.stack(squares)[:, :, ::-1].copy())]))
+            found.append(whole([torch.from_numpy(np.stack(squares)[..., ::-1].copy())]))
         return torch.cat(found).softmax(1)
 
     def probe_probabilities(self, name: str) -> Tensor:
@@ -322,12 +322,12 @@ def report(rows: Results) -> None:
 
 def chosen_elsewhere(rows: Results, photos: str, levers: Sequence[str]) -> str:
     """Return the lever that is best on the other folders, and what it is worth on this one."""
-    rng = np.random.default_rng(0)
 
     def worth(lever: str, names: set[str]) -> float:
-        by_set = [[cell for (name, _), cell in rows.items() if name == one] for one in names]
-        cells = [[cell for cell in each if lever in cell and "base" in cell] for each in by_set]
-        return float(np.mean([differences(each, lever, "base", rng)[0] for each in cells if each]))
+        by_set = [[cell for (name, _), cell in rows.items() if name == one and lever in cell] for one in names]
+        return float(
+            np.mean([np.mean([c[lever]["accuracy"] - c["base"]["accuracy"] for c in each]) for each in by_set if each])
+        )
 
     others = {name for name, _ in rows} - {photos}
     best = max(levers, key=lambda lever: worth(lever, others))
