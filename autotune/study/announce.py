@@ -66,7 +66,8 @@ def _depths(one: Candidate) -> str:
         return "from scratch"
     if max(one.depths) == 0:
         return "head only"
-    return f"last {_span(one.depths)} of {one.n_stages} stages unfrozen"
+    unfrozen = "last" if tuple(one.depths) == (1,) else f"last {_span(one.depths)}"
+    return f"{unfrozen} of {one.n_stages} stages unfrozen"
 
 
 def _span(depths: Sequence[int]) -> str:
