@@ -28,7 +28,7 @@ import numpy as np
 import pytorch_lightning as lightning
 import torch
 from numpy.typing import NDArray
-from selection import SPLIT, Results, Row, compare, keep, read_rows, split
+from selection import SPLIT, Results, Row, compare, keep, keep_splits, read_rows
 from torch import Tensor, nn
 
 from autotune.backbones.registry import discover
@@ -274,12 +274,7 @@ class Cell:
 
 
 def measure(options: argparse.Namespace) -> None:
-    options.work.mkdir(parents=True, exist_ok=True)
-    for photos in options.photos:
-        done = read_rows(options.work)
-        if missing := [seed for seed in options.seeds if SPLIT not in done[photos.name, seed]]:
-            for seed, parts in split(photos, missing).items():
-                keep(options.work, photos.name, seed, SPLIT, parts)
+    keep_splits(options.work, options.photos, options.seeds)
     for seed in options.seeds:
         for photos in options.photos:
             cell = read_rows(options.work)[photos.name, seed]

@@ -299,13 +299,18 @@ def keep(work: Path, name: str, seed: int, column: str, result: Row) -> None:
         out.write(json.dumps({"set": name, "seed": seed, "column": column, **result}) + "\n")
 
 
-def measure(options: argparse.Namespace) -> None:
-    options.work.mkdir(parents=True, exist_ok=True)
-    for photos in options.photos:
-        done = read_rows(options.work)
-        if missing := [seed for seed in options.seeds if SPLIT not in done[photos.name, seed]]:
+def keep_splits(work: Path, folders: Iterable[Path], seeds: Sequence[int]) -> None:
+    """Split each folder for each seed, and keep the missing ones."""
+    work.mkdir(parents=True, exist_ok=True)
+    for photos in folders:
+        done = read_rows(work)
+        if missing := [seed for seed in seeds if SPLIT not in done[photos.name, seed]]:
             for seed, parts in split(photos, missing).items():
-                keep(options.work, photos.name, seed, SPLIT, parts)
+                keep(work, photos.name, seed, SPLIT, parts)
+
+
+def measure(options: argparse.Namespace) -> None:
+    keep_splits(options.work, options.photos, options.seeds)
     for seed in options.seeds:
         for photos in options.photos:
             cell_done = read_rows(options.work)[photos.name, seed]

@@ -1,3 +1,5 @@
+import contextlib
+import sqlite3
 import threading
 from pathlib import Path
 
@@ -5,7 +7,7 @@ import pytest
 
 from autotune.data.folder import SkippedFile
 from autotune.errors import StudyError
-from autotune.study.record import Record
+from autotune.study.record import Record, check_database
 from autotune.study.rows import BackboneFacts, CalibrationError, ClassScore, Evaluation, Mistake, StudyFacts
 from autotune.training.outcome import Epoch, TrialOutcome
 from autotune.training.params import Params
@@ -111,3 +113,13 @@ def test_a_record_opened_by_many_threads_is_created_once(tmp_path: Path) -> None
     for thread in threads:
         thread.join()
     assert errors == []
+
+
+@pytest.mark.slow
+def test_a_database_that_another_process_writes_is_in_use(tmp_path: Path) -> None:
+    file = tmp_path / "trials.db"
+    with contextlib.closing(sqlite3.connect(file)) as writer:
+        writer.execute("create table t (x)")
+        writer.execute("begin exclusive")
+        with pytest.raises(StudyError, match="in use by another process"):
+            check_database(file)

@@ -29,7 +29,7 @@ from autotune.search.candidates import select_backbones
 from autotune.search.plan import build_context, make_plan
 from autotune.search.settings import read_settings
 from autotune.study.driver import Driver
-from autotune.study.listener import StudyListener
+from autotune.study.listener import Progress, StudyListener
 from autotune.study.record import Record, lock_study
 from autotune.study.reopen import evaluate_again
 from autotune.study.request import Resources, SearchRequest
@@ -260,6 +260,21 @@ def test_a_timeout_stops_the_search_and_evaluates_the_winner(here: Path, digits:
 def test_a_study_in_use_cannot_be_run(here: Path, digits: Path) -> None:
     with lock_study(here / "studies" / "s"), pytest.raises(StudyError, match="in use by another process"):
         search(digits)
+
+
+def test_a_study_in_use_is_refused_before_any_picture_is_read(here: Path, digits: Path) -> None:
+    class Titles(StudyListener):
+        def __init__(self) -> None:
+            self.seen: list[str] = []
+
+        def progress(self, title: str) -> Progress:
+            self.seen.append(title)
+            return super().progress(title)
+
+    listener = Titles()
+    with lock_study(here / "studies" / "s"), pytest.raises(StudyError, match="in use by another process"):
+        run_study(SearchRequest(data=digits, name="s"), listener)
+    assert listener.seen == []
 
 
 def test_changed_settings_raise_an_error_that_lists_them(here: Path, digits: Path) -> None:
