@@ -32,6 +32,7 @@ from selection import SPLIT, Results, Row, compare, keep, keep_splits, read_rows
 from torch import Tensor, nn
 
 from autotune.backbones.registry import discover
+from autotune.cache import features
 from autotune.cache.features import FrozenPrefix
 from autotune.cache.pixels import read_square
 from autotune.data.catalog import read_catalog
@@ -42,7 +43,9 @@ from autotune.search.ranges import Choice, Fixed
 from autotune.search.settings import SearchSpace, Settings
 from autotune.study.listener import StudyListener
 from autotune.study.prepare import decode_pictures
-from autotune.training.context import LoadedBackbones, open_sources
+from autotune.training import batches
+from autotune.training.context import LoadedBackbones, TrialSources, open_sources
+from autotune.training.context import _pixel_sources as pixel_sources
 from autotune.training.fold import predict_logits
 from autotune.training.network import TrialNetwork
 from autotune.training.optimizers import build_optimizer
@@ -71,7 +74,8 @@ class Lever:
     """One change of the recipe. epochs: a factor on the base's. penalty: a factor on the inverse penalty of the probe.
 
     change: changes a network before it is trained. mirror: average the probabilities of a picture and its mirror image.
-    from_probe: the head starts from the probe, which is otherwise so only if stages are unfrozen.
+    from_probe: the head starts from the probe, which is otherwise so only if stages are unfrozen. views: augmented
+    views per picture in the cache; 0: a new view of every picture in every epoch, which no cache can hold.
     """
 
     params: Mapping[str, Any] = field(default_factory=dict)
@@ -80,6 +84,7 @@ class Lever:
     change: Change = nothing
     mirror: bool = False
     from_probe: bool = False
+    views: int = features.N_VIEWS
 
 
 # Changes of a network
@@ -146,6 +151,7 @@ def moving_average(decay: float) -> Change:
     return lambda net: [WeightAverage(net, decay)]
 
 
+VIEWS = {"": features.N_VIEWS, ", 8 views": 8, ", new views": 0}
 LEVERS: dict[str, Lever] = {
     "base": Lever(),
     **{f"depth {depth}": Lever({"depth": depth}) for depth in (1, 3, 4)},
@@ -166,6 +172,9 @@ LEVERS: dict[str, Lever] = {
     **{f"augment {strength:g}": Lever({"augment": strength}) for strength in (0.0, 0.25, 1.0)},
     "label smoothing 0.1": Lever({"label_smoothing": 0.1}),
     "mixup 0.2": Lever({"mixup": 0.2}),
+    **{f"depth {depth}, new views": Lever({"depth": depth}, views=0) for depth in (2, 3, 4)},
+    "depth 4, 8 views": Lever({"depth": 4}, views=8),
+    **{f"depth 4, lr_high 0.0003{name}": Lever({"depth": 4, "lr_high": 3e-4}, views=n) for name, n in VIEWS.items()},
     **{f"dropout {share:g}": Lever({"dropout": share}) for share in (0.0, 0.5)},
     "triangular sgd 1e-2": Lever({"optimizer": "sgd", "lr_high": 1e-2, "cycle": "triangular"}),
 }
@@ -214,11 +223,11 @@ class Cell:
         context = backbones.context
         penalty = self.probe.inverse_penalty
         assert penalty
-        sources = open_sources(backbones, params, context.train, (context.validation,), lambda *_: None)
+        sources = self.sources(params, lever.views)
         rows, labels = last_features(backbones, BACKBONE, PIXELS, context.train)
         head = fit_probe(context.classes, rows, labels, penalty * lever.penalty).head()
         epochs, seed = max(round(context.epochs * lever.epochs), 1), training_seed(self.seed, 0)
-        net, batches = prepare_training(
+        net, training = prepare_training(
             backbones,
             params,
             sources.train,
@@ -233,9 +242,18 @@ class Cell:
             trainer = build_trainer(
                 backbones.device, net, max_epochs=epochs, callbacks=callbacks, enable_checkpointing=False
             )
-            trainer.fit(net, batches)
+            trainer.fit(net, training)
         clean = predict_logits(net, sources.clean[0], context.validation.labels, backbones).softmax(1)
         return (clean + self.mirrored(net, params.depth)) / 2 if lever.mirror else clean
+
+    def sources(self, params: Params, n_views: int) -> TrialSources:
+        """Return the sources of the user's and of the later pictures with this number of views in the cache."""
+        pictures = self.backbones.context.train, (self.backbones.context.validation,)
+        if not n_views:
+            return pixel_sources(self.backbones, params, *pictures)
+        for module in (features, batches):
+            vars(module)["N_VIEWS"] = n_views
+        return open_sources(self.backbones, params, *pictures, lambda *_: None)
 
     @torch.no_grad()
     def mirrored(self, net: TrialNetwork, depth: int) -> Tensor:

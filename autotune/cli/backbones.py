@@ -1,4 +1,4 @@
-"""The commands `autotune plugins`: list backbones, write a new one, or check one."""
+"""The commands `autotune plugins`: list backbones, write a new one, check one, or fetch weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autotune.cli.options import Json, Plugins, WeightsDir, backbone_names, print_json
-from autotune.errors import PluginError
+from autotune.errors import PluginError, WeightsError
 
 if TYPE_CHECKING:
     from autotune.backbones.spec import Backbone
@@ -38,7 +38,9 @@ PRETRAINED = """\
 # if `pretrained`, and add to the decorator: weights="https://...", megabytes=..., licence="..."
 @backbone(pixels=224, features=128)"""
 
-plugins_app = typer.Typer(help="List backbones; write or check a backbone plugin.", invoke_without_command=True)
+plugins_app = typer.Typer(
+    help="List backbones; write or check a backbone plugin; fetch weights.", invoke_without_command=True
+)
 
 
 @plugins_app.callback()
@@ -86,6 +88,42 @@ def check(
         typer.echo(f"{'yes' if result.passed else 'no '} {result.requirement}")
 
     check_backbone(name, plugins=folders or (), weights=weights, callback=show)
+
+
+@plugins_app.command()
+def fetch(
+    names: Annotated[
+        list[str], typer.Argument(help="Names of backbones, or `recommended`.", autocompletion=backbone_names)
+    ],
+    folders: Plugins = None,
+    to: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Also write NAME.safetensors to this folder, for --weights DIR.")
+    ] = None,
+) -> None:
+    """Download the weights of backbones, for searches without a network."""
+    from autotune.backbones.recommended import with_recommended
+    from autotune.backbones.registry import discover
+    from autotune.search.plan import pick_device
+
+    registry = discover(folders or ())
+    wanted = [registry.find(name) for name in with_recommended(names, pick_device("auto"))]
+    failed = [(one.name, error) for one in wanted if (error := _fetch_one(one, to))]
+    if failed:
+        missing = ", ".join(name for name, _ in failed)
+        raise WeightsError(f"Not fetched: {missing}. {failed[0][1].problem}", failed[0][1].fix)
+
+
+def _fetch_one(backbone: Backbone, folder: Path | None) -> WeightsError | None:
+    """Fetch the weights of a backbone and say so; return the error if they are not to be had."""
+    from autotune.backbones.fetch import fetch_weights
+
+    try:
+        found = fetch_weights(backbone, folder, typer.echo)
+    except WeightsError as error:
+        return error
+    what = "was installed already" if found.was_installed else "downloaded"
+    typer.echo(f"{backbone.name}: {what}{f'; wrote {found.file}' if found.file else ''}")
+    return None
 
 
 def list_backbones(folders: tuple[Path, ...], weights_folder: Path | None, full: bool) -> dict[str, Any]:

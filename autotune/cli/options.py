@@ -27,10 +27,11 @@ def study_names(incomplete: str) -> list[str]:
 
 def backbone_names(incomplete: str) -> list[str]:
     """Complete the names of bundled and installed backbones, also after a comma."""
+    from autotune.backbones.recommended import LISTS, RECOMMENDED
     from autotune.backbones.registry import discover
 
     before, comma, last = incomplete.rpartition(",")
-    names = [entry.name + ":" * entry.takes_variant for entry in discover().backbones]
+    names = [RECOMMENDED, *LISTS, *(entry.name + ":" * entry.takes_variant for entry in discover().backbones)]
     return [before + comma + name for name in names if name.startswith(last)]
 
 
@@ -100,7 +101,7 @@ StudyName = Annotated[
 ]
 BackboneNames = Annotated[
     str | None,
-    typer.Option(help="Backbones to search, separated by commas.", autocompletion=backbone_names),
+    typer.Option(help="Backbones to search, separated by commas, or `recommended`.", autocompletion=backbone_names),
 ]
 BackboneName = Annotated[str, typer.Option(help="Backbone to test.", show_default=False, autocompletion=backbone_names)]
 MetricName = Annotated[

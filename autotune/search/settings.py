@@ -35,7 +35,7 @@ class SearchSpace(BaseModel, frozen=True):
     model_config = DEFINITION
 
     backbone: Annotated[Domain | None, Values(str)] = None
-    """Names of the backbones. Default: those with installed weights."""
+    """Names of the backbones; `recommended`: a list for the device. Default: those with installed weights."""
 
     depth: Annotated[Domain | None, Values(int, ge=0)] = None
     """Number of last stages to unfreeze; 0: head only. Default: any; on a CPU, up to 40 % of the network's FLOPs."""

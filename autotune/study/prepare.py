@@ -13,7 +13,7 @@ from autotune.data.picture import Picture
 from autotune.data.split import MANIFEST, TRAIN, VALIDATION, Split, read_manifest, split_catalog
 from autotune.errors import StudyError
 from autotune.files import cache_folder
-from autotune.search.candidates import Selection, fixed_names
+from autotune.search.candidates import Selection, expand_recommended, fixed_names
 from autotune.search.plan import pick_device
 from autotune.search.read_ahead import ReadAhead
 from autotune.search.settings import Settings, read_settings
@@ -45,9 +45,10 @@ def prepare(request: SearchRequest, listener: StudyListener, store_pixels: bool 
     refuse_incomplete(folder)
     settings = read_settings(_config(request, folder), request.flags or {}, datasets.is_writing(request.data))
     registry = discover(request.plugins)
+    device = pick_device(request.device)
+    settings = expand_recommended(settings, device)
     for name in fixed_names(settings.space.backbone):
         registry.find(name)
-    device = pick_device(request.device)
     old = read_manifest(request.manifest) if request.manifest else ()
     ahead = ReadAhead(settings, registry, request.weights, old) if store_pixels else None
     split, root = _read_split(request, folder, settings, old, ahead, listener)

@@ -43,6 +43,8 @@ from autotune.text import percent
 from autotune.training.context import LoadedBackbones, TrialContext
 from autotune.training.outcome import ProbeOutcome
 
+MOST_PRETRAINED = 4  # backbones that are searched: more would get few trials each
+
 
 def run_study(request: SearchRequest, listener: StudyListener) -> Summary:
     """Start or resume a study, run the requested number of trials, evaluate the winner and return the summary.
@@ -155,7 +157,7 @@ def _probe(
     listener: StudyListener,
     limits: TimeLimits,
 ) -> tuple[BackboneOptions, ...]:
-    """Fit a linear probe for each pretrained backbone and size. Return the backbones, best first.
+    """Fit a linear probe for each pretrained backbone and size. Return the best backbones, best first.
 
     A backbone whose probe fails is skipped.
     """
@@ -179,9 +181,23 @@ def _probe(
         raise StudyError("The probe of every backbone failed.", f"Read {engine.log('probe-*')}, then try again.")
     order = [row.backbone for row in record.probes()]
     kept.sort(key=lambda one: order.index(one.backbone.name) if one.backbone.name in order else len(order))
+    kept = _best(kept, left_out, record, listener)
     if not record.facts().has_started:
         record.keep_facts(backbones={one.backbone.name: _facts(one) for one in kept}, left_out=left_out)
     return tuple(one.options for one in kept)
+
+
+def _best(
+    candidates: list[Candidate], left_out: dict[str, str], record: Record, listener: StudyListener
+) -> list[Candidate]:
+    """Return the first candidates, best first, and add the others to `left_out`. Those from scratch have no probe."""
+    pretrained = [one for one in candidates if not one.backbone.traits.from_scratch]
+    scores = {row.backbone: row.value for row in reversed(record.probes())}
+    for one in pretrained[MOST_PRETRAINED:]:
+        name = one.backbone.name
+        left_out[name] = f"its linear probe, {percent(scores[name])}, is not among the best {MOST_PRETRAINED}"
+        listener.say(f"Skipped: {name}: {left_out[name]}")
+    return [one for one in candidates if one not in pretrained[MOST_PRETRAINED:]]
 
 
 def _facts(one: Candidate) -> BackboneFacts:
