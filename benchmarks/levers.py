@@ -48,7 +48,7 @@ from autotune.training.context import LoadedBackbones, TrialSources, open_source
 from autotune.training.context import _pixel_sources as pixel_sources
 from autotune.training.fold import predict_logits
 from autotune.training.network import TrialNetwork
-from autotune.training.optimizers import build_optimizer
+from autotune.training.optimizers import OPTIMIZERS, build_optimizer
 from autotune.training.params import Params
 from autotune.training.probe import LinearProbe, choose_probe, fit_probe
 from autotune.training.trainer import build_trainer, quiet_lightning
@@ -151,6 +151,9 @@ def moving_average(decay: float) -> Change:
     return lambda net: [WeightAverage(net, decay)]
 
 
+SAME_RATES = {
+    name: BASE.lr_high * one.learning_rate_factor for name, one in OPTIMIZERS.items() if name != BASE.optimizer
+}
 VIEWS = {"": features.N_VIEWS, ", 8 views": 8, ", new views": 0}
 LEVERS: dict[str, Lever] = {
     "base": Lever(),
@@ -172,11 +175,10 @@ LEVERS: dict[str, Lever] = {
     **{f"augment {strength:g}": Lever({"augment": strength}) for strength in (0.0, 0.25, 1.0)},
     "label smoothing 0.1": Lever({"label_smoothing": 0.1}),
     "mixup 0.2": Lever({"mixup": 0.2}),
-    **{f"depth {depth}, new views": Lever({"depth": depth}, views=0) for depth in (2, 3, 4)},
-    "depth 4, 8 views": Lever({"depth": 4}, views=8),
     **{f"depth 4, lr_high 0.0003{name}": Lever({"depth": 4, "lr_high": 3e-4}, views=n) for name, n in VIEWS.items()},
     **{f"dropout {share:g}": Lever({"dropout": share}) for share in (0.0, 0.5)},
-    "triangular sgd 1e-2": Lever({"optimizer": "sgd", "lr_high": 1e-2, "cycle": "triangular"}),
+    **{cycle: Lever({"cycle": cycle}) for cycle in ("triangular", "triangular2")},
+    **{f"{name}, lr_high {rate:g}": Lever({"optimizer": name, "lr_high": rate}) for name, rate in SAME_RATES.items()},
 }
 PROBES = ("probe", "probe of four stages")  # no network is trained
 

@@ -20,7 +20,6 @@ from autotune.search.candidates import Candidate
 from autotune.search.cost import EPOCHS_SHARE, FINALS_SHARE
 from autotune.search.plan import Plan
 from autotune.training.malloc import keep_freed_memory
-from autotune.training.network import freeze_statistics
 from autotune.training.trainer import bfloat16_pays
 
 TRIAL_SECONDS = 0.3  # overhead per trial, without its arithmetic
@@ -73,10 +72,8 @@ def measure_speed(chain: nn.Sequential, pixels: int, depths: Sequence[int], devi
     steps, cleans = {}, {}
     for depth in depths:
         cut = len(chain) - depth
-        net = nn.Sequential(copy.deepcopy(chain[cut:]), nn.Linear(features, CLASSES)).to(device).train()
-        freeze_statistics(net)
+        net = nn.Sequential(copy.deepcopy(chain[cut:]), nn.Linear(features, CLASSES)).to(device)
         steps[depth] = _seconds(_step(net, inputs[cut], bfloat16_pays(net[0], device)))
-        net.eval()
         with torch.no_grad():
             cleans[depth] = _seconds(lambda net=net, x=inputs[cut]: net(x).sum().item())  # type: ignore[misc]
     return MachineSpeed(forward, steps, cleans)
@@ -110,6 +107,7 @@ def _step(net: nn.Module, x: Tensor, half: bool) -> Callable[[], object]:
     labels = torch.zeros(len(x), dtype=torch.long, device=x.device)
 
     def step() -> float:
+        net.eval()  # again: some of timm's modules then drop tensors that they kept with their gradients
         with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
             loss = functional.cross_entropy(net(x), labels)
         optimizer.zero_grad()

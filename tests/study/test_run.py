@@ -13,11 +13,13 @@ from typing import Any
 
 import optuna
 import pytest
+import torch
 from conftest import photos, write_digits
 from PIL import Image
+from safetensors.torch import save_file
 from small_studies import QUICK, search, without_time
 
-from autotune.backbones.registry import discover
+from autotune.backbones.registry import build_stages, discover
 from autotune.cli.console import PlainConsole
 from autotune.data import decode as decoding
 from autotune.data import picture as pictures
@@ -465,3 +467,23 @@ def test_a_study_of_real_photos_completes(here: Path) -> None:
     )
     assert found["trials"]["total"] == 2
     assert found["test"]["accuracy"] > 0.5
+
+
+def test_of_many_backbones_the_four_with_the_best_probes_are_searched(here: Path) -> None:
+    data = write_digits(here / "data")
+    names = [f"timm:test_{kind}" for kind in ("resnet", "vit", "convnext", "byobnet", "efficientnet")]
+    weights = here / "weights"
+    weights.mkdir()
+    for number, name in enumerate(names):
+        torch.manual_seed(number)
+        state = build_stages(discover().find(name), pretrained=False).state_dict()
+        save_file(state, weights / f"{name.replace(':', '-')}.safetensors")
+    flags = {"backbone": [*names, "small_cnn"], "depth": [0], "pixels": [32], "epochs": 1}
+    found = search(data, trials=1, weights=weights, flags=flags)
+    scores = [row["backbone"] for row in found["probes"]]  # best first
+    assert set(scores) == set(names)
+    (left_out,) = found["left_out"].items()
+    assert left_out[0] == scores[-1]
+    assert "is not among the best 4" in left_out[1]
+    again = search(data, trials=2, weights=weights, flags=flags)
+    assert again["left_out"] == found["left_out"]
