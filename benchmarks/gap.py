@@ -105,8 +105,8 @@ class Draw:
         free = tuple(replace(picture, part=None) for picture in catalog.pictures)
         parts = split_catalog(replace(catalog, pictures=free), seed, VALIDATION_SHARE, TEST_SHARE)
         asked = Settings(epochs=EPOCHS, seed=seed, space=SearchSpace(pixels=Fixed(SIZE)))
-        self.settings = resolve_settings(asked, parts)
-        self.chosen = select_backbones(self.settings, discover(), None, "cpu", parts.side, print)
+        self.chosen = select_backbones(asked, discover(), None, "cpu", parts.side, print)
+        self.settings = resolve_settings(asked, parts, self.chosen)
         self.parts, self.n_validation = parts, len(parts.part(VALIDATION))
         for one in self.chosen.candidates:
             how, size = one.backbone.traits.interpolation, one.profiles[0].pixels

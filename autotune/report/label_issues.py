@@ -15,7 +15,7 @@ from autotune.data.picture import Picture
 from autotune.data.split import TRAIN, VALIDATION, Split
 from autotune.errors import DataError, StudyError
 from autotune.search.candidates import Selection, select_backbones
-from autotune.search.plan import build_context, make_plan, pick_device
+from autotune.search.plan import Chosen, build_context, make_plan, pick_device
 from autotune.search.settings import Settings
 from autotune.study.checks import recorded_split
 from autotune.study.finals.held_out import held_out_of
@@ -100,7 +100,7 @@ def _features(selection: Selection, split: Split, root: Path, pictures: Sequence
     (one,) = selection.candidates
     decode_pictures(split, root, selection, listener)
     name, size = one.backbone.name, one.profiles[0].pixels
-    plan = make_plan(Settings(), split, selection, cuts={(name, size): (one.n_stages,)})
+    plan = make_plan(Settings(), split, selection, chosen=Chosen(epochs=1, cuts={(name, size): (one.n_stages,)}))
     cache = LoadedBackbones(build_context(plan, 1)).feature_cache(name, size)
     digests = [picture.digest for picture in pictures]
     cache.fill(digests, [0], listener.progress(f"Feature cache of {name}"))

@@ -38,7 +38,8 @@ class Candidate:
 
     @property
     def options(self) -> BackboneOptions:
-        return BackboneOptions(self.backbone.name, tuple(one.pixels for one in self.profiles), self.depths)
+        sizes = tuple(one.pixels for one in self.profiles)
+        return BackboneOptions(self.backbone.name, sizes, self.depths, self.backbone.traits.from_scratch)
 
     @property
     def n_stages(self) -> int:

@@ -19,6 +19,10 @@ MOST_BYTES = 8 * 2**30  # of one cut's features; larger cuts are not cached
 # Cost of a byte written or read, in operations: the ratio of common rates. Not measured, because the decision must be
 # reproducible.
 OPERATIONS_A_BYTE = {"cpu": 200, "mps": 1000, "cuda": 5000}
+EPOCHS = 4, 12  # the fewest and the most by default
+PICTURES = 6000  # that even a costly trial trains on, over all epochs
+# Operations that a trial of the most unfrozen stages may cost by default: about 10 s on two cores of a CPU.
+TRIAL_OPERATIONS = {"cpu": 5e12, "mps": 5e13, "cuda": 2.5e14}
 
 Cuts = Mapping[tuple[str, int], tuple[int, ...]]  # the cuts that are cached, by backbone and size
 
@@ -93,6 +97,21 @@ def training_operations(profile: StageProfile, depth: int, pictures: float, is_c
     """Count the operations of training on this many pictures over all epochs, at one depth."""
     tail = profile.tail_operations(depth)
     return pictures * (3 * tail + (0.0 if is_cached else sum(profile.operations) - tail))
+
+
+def epochs_for(selection: Selection, n_train: int) -> int:
+    """Return the default epochs of a study. n_train: training pictures.
+
+    Few epochs cost accuracy where pictures are cheap, so the number follows from counted work, on a mean backbone.
+    """
+    each = [
+        training_operations(profile, max(one.depths), 1, is_cached=True)
+        for one in selection.candidates
+        for profile in one.profiles
+    ]
+    affordable = TRIAL_OPERATIONS[selection.device.partition(":")[0]] / max(sum(each) / len(each), 1)
+    least, most = EPOCHS
+    return min(max(round(max(affordable, PICTURES) / n_train), least), most)
 
 
 def picture_operations(selection: Selection, cuts: Cuts) -> dict[tuple[str, int, int], float]:

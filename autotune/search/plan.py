@@ -15,9 +15,9 @@ from autotune.data.picture import Picture
 from autotune.data.split import TRAIN, VALIDATION, Split
 from autotune.errors import ConfigError
 from autotune.search.candidates import Selection
-from autotune.search.cost import Cuts, choose_cuts
+from autotune.search.cost import Cuts, choose_cuts, epochs_for
 from autotune.search.ranges import Domain, Fixed, Range
-from autotune.search.settings import Settings, epochs_for, narrow
+from autotune.search.settings import Settings, narrow
 from autotune.training.batches import LabelledPictures
 from autotune.training.context import TrialContext
 
@@ -36,11 +36,22 @@ class Plan:
     cuts: Cuts
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """What a study chooses once, at its start, because results depend on it. cuts: {} if they are not chosen yet."""
+
+    epochs: int
+    cuts: Cuts
+
+
 def make_plan(settings: Settings, split: Split, selection: Selection, n_trials: int = DEFAULT_TRIALS,
-              cuts: Cuts | None = None) -> Plan:  # fmt: skip
-    """Resolve the settings and choose the cuts to cache, unless `cuts` from an earlier run are given."""
-    settings = resolve_settings(settings, split)
-    return Plan(split, settings, selection, cuts or choose_cuts(selection, settings, split, n_trials))
+              chosen: Chosen | None = None) -> Plan:  # fmt: skip
+    """Resolve the settings and choose the cuts to cache. chosen: in an earlier run of the study."""
+    if chosen:
+        settings = settings.model_copy(update={"epochs": chosen.epochs})
+    settings = resolve_settings(settings, split, selection)
+    cuts = (chosen and chosen.cuts) or choose_cuts(selection, settings, split, n_trials)
+    return Plan(split, settings, selection, cuts)
 
 
 def pick_device(name: str) -> str:
@@ -61,11 +72,11 @@ def class_weight_range(counts: Mapping[str, int]) -> Domain:
     return Range(0.0, 1.0) if max(counts.values()) > UNEVEN * min(counts.values()) else Fixed(0.0)
 
 
-def resolve_settings(settings: Settings, split: Split) -> Settings:
-    """Fill in the settings that depend on the training pictures: epochs, and the range of class weights."""
+def resolve_settings(settings: Settings, split: Split, selection: Selection) -> Settings:
+    """Fill in the settings that depend on the pictures and backbones: epochs, and the range of class weights."""
     train = split.part(TRAIN)
     ranged = settings.space.class_weight or class_weight_range(Counter(p.label for p in train))
-    epochs = settings.epochs or epochs_for(len(train))
+    epochs = settings.epochs or epochs_for(selection, len(train))
     return narrow(settings.model_copy(update={"epochs": epochs}), class_weight=ranged)
 
 

@@ -47,7 +47,8 @@ class SearchSpace(BaseModel, frozen=True):
     """Lower limit of the learning rate cycle. Default: 1e-6 to 1e-4, log, times the optimizer's factor."""
 
     lr_high: Annotated[Domain | None, Values(float, gt=0)] = None
-    """Upper limit of the learning rate cycle. Default: 1e-4 to 1e-2, log, times the optimizer's factor."""
+    """Upper limit of the learning rate cycle. Default: 3e-4 to 5e-3, log, times the optimizer's factor; times 5 for
+    head only, and times 0.3 for two or more unfrozen stages."""
 
     class_weight: Annotated[Domain | None, Values(float, ge=0, le=1)] = None
     """Exponent c of the class weights (1 / frequency)^c. Default: 0 to 1 for imbalanced classes, otherwise 0."""
@@ -86,7 +87,7 @@ class Settings(BaseModel, frozen=True):
     """Metric that the search maximises and that is reported for the test set."""
 
     epochs: Annotated[int | None, Field(ge=1)] = None
-    """Maximum number of epochs per trial. Default: 6,000 / number of training pictures, at least 4 and at most 12."""
+    """Maximum number of epochs per trial. Default: 4 to 12, fewer for many pictures and for costly backbones."""
 
     cycle_epochs: Annotated[int | None, Field(ge=1)] = None
     """Epochs per learning rate cycle; trials are pruned only at its end. Requires `epochs`, and divides it."""
@@ -214,11 +215,6 @@ def _shown(value: Any) -> Any:
 def narrow(settings: Settings, **domains: Domain) -> Settings:
     """Return the settings with some ranges replaced."""
     return settings.model_copy(update={"space": settings.space.model_copy(update=domains)})
-
-
-def epochs_for(n_train: int) -> int:
-    """Return the epochs for about 6,000 training pictures, between 4 and 12: small sets need more epochs."""
-    return min(max(round(6000 / n_train), 4), 12)
 
 
 def _toml(file: Path | None) -> dict[str, Any]:

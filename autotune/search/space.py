@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from autotune.search.settings import SearchSpace
 
 
+HEAD_FACTOR, DEEP_FACTOR = 5.0, 0.3  # of the default range of lr_high; benchmarks/search.py
+
+
 @dataclass(frozen=True)
 class BackboneOptions:
     """A backbone with its sizes and depths in this study."""
@@ -23,6 +26,7 @@ class BackboneOptions:
     backbone: str
     pixels: tuple[int, ...]
     depths: tuple[int, ...]
+    from_scratch: bool = False
 
 
 def suggest(
@@ -42,13 +46,15 @@ def suggest(
     backbone = str(draw("backbone", _domain_of(names)))
     arm = arms[names.index(backbone)]
     optimizer = str(draw("optimizer", space.optimizer))
+    depth = int(draw(f"depth[{backbone}]", _domain_of(arm.depths)))
     factor = find_optimizer(optimizer).learning_rate_factor
-    high = float(draw("lr_high", space.lr_high or Range(1e-4, 1e-2, log=True)))
+    high = float(draw("lr_high", space.lr_high or Range(3e-4, 5e-3, log=True)))
     low = float(draw("lr_low", space.lr_low or Range(1e-6, 1e-4, log=True)))
-    high, low = high * (1 if space.lr_high else factor), low * (1 if space.lr_low else factor)
+    high *= 1 if space.lr_high else factor * depth_factor(arm, depth)
+    low *= 1 if space.lr_low else factor
     return Params(
         backbone=backbone,
-        depth=int(draw(f"depth[{backbone}]", _domain_of(arm.depths))),
+        depth=depth,
         pixels=int(draw(f"pixels[{backbone}]", _domain_of(arm.pixels))),
         lr_low=min(low, high),
         lr_high=max(low, high),
@@ -62,6 +68,13 @@ def suggest(
         label_smoothing=float(draw("label_smoothing", space.label_smoothing)),
         mixup=float(draw("mixup", space.mixup)),
     )
+
+
+def depth_factor(arm: BackboneOptions, depth: int) -> float:
+    """Return the factor of the default range of lr_high: a new head needs higher rates, unfrozen stages lower ones."""
+    if arm.from_scratch or depth == 1:
+        return 1.0
+    return DEEP_FACTOR if depth else HEAD_FACTOR
 
 
 def _domain_of(values: Sequence[int] | Sequence[str]) -> Domain:

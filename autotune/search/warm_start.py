@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from autotune.search.ranges import Choice, Fixed, Range
+from autotune.search.space import depth_factor
 from autotune.training.params import Value
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ def first_trials(space: SearchSpace, arms: tuple[BackboneOptions, ...]) -> list[
         wanted = [(depth, own) for depth, own in pretrained if depth in arm.depths]
         for depth, own in wanted or [(arm.depths[0], from_scratch)]:
             values: dict[str, Value] = {**common, **own, "backbone": arm.backbone}
+            if not space.lr_high:  # then `suggest` multiplies it by this factor
+                values["lr_high"] = own["lr_high"] / depth_factor(arm, depth)
             values |= {f"depth[{arm.backbone}]": depth, f"pixels[{arm.backbone}]": arm.pixels[0]}
             found.append((depth, _within(space, values)))
     return [values for _, values in sorted(found, key=lambda one: one[0])]  # cheapest first

@@ -10,10 +10,10 @@ from autotune.data.picture import Picture
 from autotune.data.split import MANIFEST, Split, read_manifest
 from autotune.errors import StudyError
 from autotune.search.candidates import Selection
+from autotune.search.plan import Chosen
 from autotune.search.settings import Settings, definition, differences
 from autotune.search.space import BackboneOptions
 from autotune.study.record import RECORD, TRIALS, Record, check_database, missing_file, open_record
-from autotune.study.rows import Cuts
 
 if TYPE_CHECKING:
     from autotune.search.optuna_study import OptunaStudy
@@ -70,14 +70,15 @@ def source_of(record: Record) -> str:
 def recorded_backbones(record: Record) -> dict[str, BackboneOptions] | None:
     """Return a study's backbones with their sizes and depths; None before the study has started."""
     known = record.facts().backbones
-    return (
-        None if known is None else {name: BackboneOptions(name, one.pixels, one.depths) for name, one in known.items()}
-    )
+    if known is None:
+        return None
+    return {name: BackboneOptions(name, one.pixels, one.depths, one.from_scratch) for name, one in known.items()}
 
 
-def recorded_cuts(record: Record) -> Cuts | None:
-    """Return the cuts that a study caches. They are chosen once, because the last digit of results depends on them."""
-    return record.facts().cuts or None
+def recorded_choices(record: Record) -> Chosen | None:
+    """Return what a study chose when it started; None before that."""
+    facts = record.facts()
+    return Chosen(facts.epochs, facts.cuts) if facts.has_started else None
 
 
 def refuse_changed(folder: Path, own: Sequence[Picture], now: Sequence[Picture]) -> None:

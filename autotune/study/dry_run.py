@@ -12,13 +12,19 @@ from autotune.cache.pixels import pixel_rows
 from autotune.data.split import TRAIN, VALIDATION, Split
 from autotune.files import cache_folder
 from autotune.search.candidates import Candidate, Selection, select_backbones
-from autotune.search.cost import Cuts, ExpectedShare, bytes_per_row, expected_shares, trial_operations
-from autotune.search.plan import Plan, build_context, make_plan
+from autotune.search.cost import ExpectedShare, bytes_per_row, expected_shares, trial_operations
+from autotune.search.plan import Chosen, Plan, build_context, make_plan
 from autotune.search.settings import Settings
 from autotune.search.space import BackboneOptions
 from autotune.search.speed import estimate_seconds
 from autotune.study.announce import announce
-from autotune.study.checks import has_started, recorded_backbones, recorded_cuts, refuse_another, refuse_other_weights
+from autotune.study.checks import (
+    has_started,
+    recorded_backbones,
+    recorded_choices,
+    refuse_another,
+    refuse_other_weights,
+)
 from autotune.study.listener import StudyListener
 from autotune.study.prepare import Prepared, prepare
 from autotune.study.record import open_record
@@ -120,7 +126,7 @@ def dry_run(request: SearchRequest, listener: StudyListener) -> DryRun:
         earlier.backbones, download=False,
     )  # fmt: skip
     _refuse_other_weights(ready.folder, selection)
-    plan = make_plan(ready.settings, ready.split, selection, request.trials, earlier.cuts)
+    plan = make_plan(ready.settings, ready.split, selection, request.trials, earlier.chosen)
     announce(listener, plan, request.trials, earlier.n_finished)
     return _count(request, ready.folder, plan, earlier)
 
@@ -132,7 +138,7 @@ class _EarlierRun:
     n_finished: int = 0
     is_tested: bool = False
     backbones: Mapping[str, BackboneOptions] | None = None
-    cuts: Cuts | None = None
+    chosen: Chosen | None = None
 
 
 def _earlier_run(ready: Prepared) -> _EarlierRun:
@@ -140,7 +146,8 @@ def _earlier_run(ready: Prepared) -> _EarlierRun:
         return _EarlierRun()
     with open_record(ready.folder) as record:
         refuse_another(record, ready.folder, ready.settings, ready.split)
-        return _EarlierRun(len(record.trials()), record.is_tested(), recorded_backbones(record), recorded_cuts(record))
+        n_finished, is_tested = len(record.trials()), record.is_tested()
+        return _EarlierRun(n_finished, is_tested, recorded_backbones(record), recorded_choices(record))
 
 
 def _refuse_other_weights(folder: Path, selection: Selection) -> None:

@@ -118,6 +118,16 @@ def m007_parts(db: Database) -> None:
         db.table(table).add_column("n_parts", int, not_null_default=1)
 
 
+@migrations()
+def m008_epochs(db: Database) -> None:
+    """The epochs of a study, which were computed from the number of pictures whenever it was opened."""
+    facts = {row["key"]: json.loads(row["value"]) for row in db.table("study").rows}
+    if facts.get("backbones"):
+        by_pictures = min(max(round(6000 / facts["pictures"]["train"]), 4), 12)
+        epochs = facts["definition"].get("epochs") or by_pictures
+        db.table("study").insert({"key": "epochs", "value": json.dumps(epochs)})
+
+
 class Record:
     """An open record.db; only the driver writes to it. Raises StudyError if it is damaged or cannot be opened."""
 

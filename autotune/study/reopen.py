@@ -15,7 +15,7 @@ from autotune.files import cache_folder
 from autotune.search.candidates import select_backbones
 from autotune.search.plan import build_context, make_plan, pick_device
 from autotune.search.settings import Settings, settings_from_record
-from autotune.study.checks import recorded_backbones, recorded_cuts, recorded_split, refuse_other_weights
+from autotune.study.checks import recorded_backbones, recorded_choices, recorded_split, refuse_other_weights
 from autotune.study.evaluate import evaluate_winner
 from autotune.study.files import StudyFiles
 from autotune.study.finals.held_out import HeldOut, held_out_of
@@ -97,7 +97,7 @@ def reopen_trial(
     registry, device = discover(resources.plugins), pick_device(resources.device)
     chosen = select_backbones(settings, registry, resources.weights, device, parts.side, listener.say, only)
     refuse_other_weights(record, chosen)
-    plan = make_plan(settings, parts, chosen, cuts=recorded_cuts(record))
+    plan = make_plan(settings, parts, chosen, chosen=recorded_choices(record))
     context = build_context(plan, 1)
     return FinishedTrial(folder, record, trial, final, _root(record), parts, plan.settings, context)
 

@@ -40,8 +40,8 @@ class BackboneFacts:
 class StudyFacts:
     """What a study uses and its progress; empty before its first trial. source: the DATA argument of the search, ""
     for the built-in sample; None in records of earlier versions. root: the folder of the pictures. pictures: counts by
-    part. split: the identity of the split. definition: Settings as plain values. cuts: the cached cuts, by backbone
-    and size. seconds: by kind of work, over all runs.
+    part. split: the identity of the split. definition: Settings as plain values. epochs: the maximum per
+    trial. cuts: the cached cuts, by backbone and size. seconds: by kind of work, over all runs.
     """
 
     root: str = ""
@@ -52,6 +52,7 @@ class StudyFacts:
     split: str = ""
     device: str | None = None
     definition: Mapping[str, Any] | None = None
+    epochs: int = 0
     cuts: Cuts = field(default_factory=dict)
     backbones: Mapping[str, BackboneFacts] | None = None
     left_out: Mapping[str, str] = field(default_factory=dict)

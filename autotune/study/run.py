@@ -23,7 +23,7 @@ from autotune.study.announce import announce, outline
 from autotune.study.checkpoints import Checkpoints
 from autotune.study.checks import (
     recorded_backbones,
-    recorded_cuts,
+    recorded_choices,
     refuse_another,
     refuse_other_trials,
     refuse_other_weights,
@@ -121,7 +121,7 @@ def _plan(request: SearchRequest, ready: Prepared, record: Record, listener: Stu
         recorded_backbones(record),
     )  # fmt: skip
     refuse_other_weights(record, selection)
-    return make_plan(ready.settings, ready.split, selection, request.trials, recorded_cuts(record))
+    return make_plan(ready.settings, ready.split, selection, request.trials, recorded_choices(record))
 
 
 def _record_start(record: Record, ready: Prepared, plan: Plan) -> None:
@@ -135,7 +135,7 @@ def _record_start(record: Record, ready: Prepared, plan: Plan) -> None:
     write_manifest(split, folder / MANIFEST)
     record.keep_facts(
         classes=split.classes, pictures=split.counts, skipped=split.skipped, split=split.identity,
-        device=ready.device, definition=definition(ready.settings), cuts=plan.cuts,
+        device=ready.device, definition=definition(ready.settings), cuts=plan.cuts, epochs=plan.settings.n_epochs,
     )  # fmt: skip
 
 

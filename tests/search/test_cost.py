@@ -1,7 +1,10 @@
 from dataclasses import replace
 
 from autotune.backbones.profile import StageProfile
-from autotune.search.cost import MOST_BYTES, ExpectedShare, cut_cost, cuts_to_cache
+from autotune.backbones.registry import discover
+from autotune.search.candidates import select_backbones
+from autotune.search.cost import MOST_BYTES, ExpectedShare, cut_cost, cuts_to_cache, epochs_for
+from autotune.search.settings import read_settings
 
 NET = StageProfile(64, (10, 10, 10), (10_000_000, 100_000_000, 1_000_000), ((32, 32, 32), (64, 8, 8), (100,)))
 STUDY = ExpectedShare(n_train=1000, n_validation=100, epochs=6, trials=12, augmented=True)
@@ -34,3 +37,18 @@ def test_cached_and_uncached_operations_are_counted() -> None:
     assert one.uncached == 111_000_000 * 2 * 3 * (10 + 2 * 2)
     assert one.n_bytes == 200 * 12
     assert one.cached == 111_000_000 * 12 + 200 * 200 * (12 + 84)
+
+
+def epochs(side: int, numbers: tuple[int, ...], device: str = "cpu", **flags: object) -> list[int]:
+    """Return the default epochs for numbers of training pictures with this side in pixels."""
+    settings = read_settings(None, {"backbone": ["efficientnet_lite0"], **flags})
+    chosen = select_backbones(settings, discover(), None, device, side, print)
+    return [epochs_for(chosen, n) for n in numbers]
+
+
+def test_few_or_cheap_pictures_get_more_epochs() -> None:
+    numbers = 100, 600, 1500, 2500, 100_000
+    assert epochs(300, numbers) == [12, 10, 4, 4, 4]
+    assert epochs(32, numbers) == [12, 12, 12, 7, 4]
+    assert epochs(300, numbers, depth=[0]) == [12, 12, 12, 12, 12]
+    assert epochs(300, numbers, "cuda") == [12, 12, 12, 12, 4]

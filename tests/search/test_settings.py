@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from autotune.search.settings import (
     Settings,
     definition,
     differences,
-    epochs_for,
     narrow,
     read_settings,
     settings_from_record,
@@ -209,6 +209,20 @@ def test_the_optimizer_scales_only_default_learning_rates(tmp_path: Path) -> Non
     assert {(p.lr_low, p.lr_high) for p in given} == {(0.001, 0.01)}
 
 
+def test_the_number_of_unfrozen_stages_scales_only_default_learning_rates(tmp_path: Path) -> None:
+    text = "[space]\noptimizer = 'adamw'"
+    default, given = (sampled(read(tmp_path, text + more), 200) for more in ("", "\nlr_high = [1e-3]"))
+    limits = {depth: [p.lr_high for p in default if p.backbone == "net" and p.depth == depth] for depth in (0, 1, 2)}
+    for depth, factor in ((0, 5), (1, 1), (2, 0.3)):
+        assert 3e-4 * factor <= min(limits[depth]) < 6e-4 * factor
+        assert 3e-3 * factor < max(limits[depth]) <= 5e-3 * factor
+    assert {p.lr_high for p in given} == {1e-3}
+    scratch = [replace(ARMS[1], from_scratch=True)]
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    from_scratch = [suggest(study.ask(), read(tmp_path, text).space, tuple(scratch)).lr_high for _ in range(100)]
+    assert 3e-3 < max(from_scratch) <= 5e-3
+
+
 def test_lr_low_above_lr_high_is_swapped(tmp_path: Path) -> None:
     params = sampled(read(tmp_path, "[space]\nlr_low = 0.1\nlr_high = 0.01\noptimizer = 'adam'"), 1)[0]
     assert (params.lr_low, params.lr_high) == (0.01, 0.1)
@@ -259,10 +273,6 @@ def test_a_study_of_an_earlier_version_goes_on_with_the_default_validation_share
 def test_narrow_replaces_only_the_named_ranges() -> None:
     settings = narrow(Settings(seed=3), dropout=Fixed(0.5))
     assert settings == Settings(seed=3, space=SearchSpace(dropout=Fixed(0.5)))
-
-
-def test_small_sets_get_more_epochs() -> None:
-    assert [epochs_for(n) for n in (100, 640, 1422, 100_000)] == [12, 9, 4, 4]
 
 
 def test_ranges_of_whole_numbers_use_their_step(tmp_path: Path) -> None:
