@@ -151,9 +151,13 @@ def moving_average(decay: float) -> Change:
     return lambda net: [WeightAverage(net, decay)]
 
 
-SAME_RATES = {
-    name: BASE.lr_high * one.learning_rate_factor for name, one in OPTIMIZERS.items() if name != BASE.optimizer
-}
+# Rates that equal the base's and a third of it, by the factors of the optimizers.
+RATES = [
+    (name, rate * one.learning_rate_factor)
+    for name, one in OPTIMIZERS.items()
+    for rate in (BASE.lr_high, 3e-4)
+    if name != BASE.optimizer
+]
 VIEWS = {"": features.N_VIEWS, ", 8 views": 8, ", new views": 0}
 LEVERS: dict[str, Lever] = {
     "base": Lever(),
@@ -178,7 +182,7 @@ LEVERS: dict[str, Lever] = {
     **{f"depth 4, lr_high 0.0003{name}": Lever({"depth": 4, "lr_high": 3e-4}, views=n) for name, n in VIEWS.items()},
     **{f"dropout {share:g}": Lever({"dropout": share}) for share in (0.0, 0.5)},
     **{cycle: Lever({"cycle": cycle}) for cycle in ("triangular", "triangular2")},
-    **{f"{name}, lr_high {rate:g}": Lever({"optimizer": name, "lr_high": rate}) for name, rate in SAME_RATES.items()},
+    **{f"{name}, lr_high {rate:g}": Lever({"optimizer": name, "lr_high": rate}) for name, rate in RATES},
 }
 PROBES = ("probe", "probe of four stages")  # no network is trained
 

@@ -12,6 +12,7 @@ from commands import run_command
 from conftest import write_digits
 from typer.main import get_command
 
+from autotune.backbones.recommended import LISTS
 from autotune.cache import eviction
 from autotune.cli.app import app
 from autotune.data.datasets import DATASETS, DIGITS
@@ -117,3 +118,9 @@ def test_links_lead_somewhere() -> None:
             if anchor:
                 heads = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
                 assert anchor in {re.sub(r"[^\w -]", "", head).lower().replace(" ", "-") for head in heads}, anchor
+
+
+def test_the_page_of_backbones_names_the_recommended_ones() -> None:
+    text = (DOCS / "backbones.md").read_text(encoding="utf-8")
+    for names in LISTS.values():
+        assert all(f"| `{name}`" in text for name in names)
