@@ -49,6 +49,7 @@ class Run:
 RUNS = {
     "scikit-learn": Run("peer_sklearn.py"),
     "fastai, 1 + 5 epochs": Run("peer_fastai.py"),
+    "AutoGluon, its defaults": Run("peer_autogluon.py"),
     "fastai, same time": Run("peer_fastai.py", 1),
     "AutoGluon, same time": Run("peer_autogluon.py", 1),
     "fastai, 3 times": Run("peer_fastai.py", 3),
@@ -98,15 +99,8 @@ def answered(
     python: Path, run: Run, place: Path, weights: Path, seed: int, limit: float
 ) -> tuple[dict[str, str], float]:
     """Run a peer's script; return its labels by path, and its processor seconds with those of its children."""
-    words: list[str | Path] = [
-        python,
-        PEERS / run.script,
-        place,
-        weights,
-        str(seed),
-        str(limit),
-        place / "answers.json",
-    ]
+    answers = place / "answers.json"
+    words: list[str | Path] = [python, PEERS / run.script, place, weights, str(seed), str(limit), answers]
     around = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"}
     with (place / "log").open("w") as log:
         child = subprocess.Popen(words, cwd=place, env=around, stdout=log, stderr=log)
@@ -114,7 +108,7 @@ def answered(
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         raise RuntimeError(f"{run.script} failed: {(place / 'log').read_text()[-3000:]}")
-    return json.loads((place / "answers.json").read_text()), used.ru_utime + used.ru_stime
+    return json.loads(answers.read_text()), used.ru_utime + used.ru_stime
 
 
 def write_weights(file: Path) -> None:

@@ -1,4 +1,8 @@
-"""AutoGluon MultiModal with its own defaults. Runs without autotune; see compare.py."""
+"""AutoGluon MultiModal. Runs without autotune; see compare.py.
+
+Without a limit: its defaults, at most 20 epochs in batches of 128. With one: batches of 32, because batches of 128 are
+one or two steps an epoch here, and the time ends before it has learned anything.
+"""
 
 import json
 import shutil
@@ -40,6 +44,7 @@ def main() -> None:
             hyperparameters={
                 "model.names": ["timm_image"],
                 "model.timm_image.checkpoint_name": str(network),
+                **({"env.batch_size": 32} if task.cpu_seconds else {}),
                 "env.num_gpus": 0,
                 "env.num_workers": 0,
                 "env.num_workers_inference": 0,
