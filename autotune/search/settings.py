@@ -47,13 +47,13 @@ class SearchSpace(BaseModel, frozen=True):
     """Lower limit of the learning rate cycle. Default: 1e-6 to 1e-4, log, times the optimizer's factor."""
 
     lr_high: Annotated[Domain | None, Values(float, gt=0)] = None
-    """Upper limit of the learning rate cycle. Default: 3e-4 to 5e-3, log, times the optimizer's factor; times 5 for
-    head only, and times 0.3 for two or more unfrozen stages."""
+    """Upper limit of the learning rate cycle. Default: 3e-4 to 5e-3, log, times the optimizer's factor; times 8 for
+    head only, and times 0.3 for pretrained stages."""
 
     class_weight: Annotated[Domain | None, Values(float, ge=0, le=1)] = None
     """Exponent c of the class weights (1 / frequency)^c. Default: 0 to 1 for imbalanced classes, otherwise 0."""
 
-    cycle: Annotated[Domain, Values(str, OneOf(CYCLES))] = Choice(CYCLES)
+    cycle: Annotated[Domain, Values(str, OneOf(CYCLES))] = Choice(("one-cycle", "triangular2"))  # benchmarks/levers.txt
     """Schedule of the learning rate between lr_low and lr_high."""
 
     augment: Annotated[Domain, Values(float, ge=0, le=1)] = Range(0.0, 1.0, step=0.25)

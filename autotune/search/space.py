@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from autotune.search.settings import SearchSpace
 
 
-HEAD_FACTOR, DEEP_FACTOR = 5.0, 0.3  # of the default range of lr_high; benchmarks/search.py
+HEAD_FACTOR, TAIL_FACTOR = 8.0, 0.3  # of the default range of lr_high; benchmarks/levers.txt
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,10 @@ def suggest(
 
 
 def depth_factor(arm: BackboneOptions, depth: int) -> float:
-    """Return the factor of the default range of lr_high: a new head needs higher rates, unfrozen stages lower ones."""
-    if arm.from_scratch or depth == 1:
+    """Return the factor of the default range of lr_high: a new head needs higher ones, pretrained stages lower."""
+    if arm.from_scratch:
         return 1.0
-    return DEEP_FACTOR if depth else HEAD_FACTOR
+    return TAIL_FACTOR if depth else HEAD_FACTOR
 
 
 def _domain_of(values: Sequence[int] | Sequence[str]) -> Domain:

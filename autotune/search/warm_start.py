@@ -18,18 +18,18 @@ N_BACKBONES = 2
 def first_trials(space: SearchSpace, arms: tuple[BackboneOptions, ...]) -> list[dict[str, Value]]:
     """Return the values to enqueue, by the names in `suggest`, for the best backbones. arms: best backbone first.
 
-    A pretrained network is trained head only, then with the last one and the last two stages unfrozen, at a learning
-    rate that served best with few pictures; a network from scratch is trained completely, at a common learning rate.
-    Values outside the ranges are moved to the nearest limit.
+    A pretrained network is trained head only, then with its last one to three stages unfrozen, at learning rates that
+    served best with few pictures (benchmarks/levers.txt); a network from scratch is trained completely. Values outside
+    the ranges are moved to the nearest limit.
     """
     common: dict[str, Value] = {"optimizer": "adamw", "batch_size": 32, "weight_decay": 1e-2, "dropout": 0.2}
     common |= {"label_smoothing": 0.0, "augment": 0.5, "class_weight": 0.0, "cycle": "one-cycle"}
-    head_only = {"lr_low": 1e-5, "lr_high": 3e-3, "augment": 0.0}
-    last_stages = {"lr_low": 1e-5, "lr_high": 1e-3}
+    head_only = {"lr_low": 1e-5, "lr_high": 1e-2, "augment": 0.0}
+    last_stages = {"lr_low": 1e-5, "lr_high": 3e-4}
     from_scratch = {"lr_low": 1e-5, "lr_high": 1e-3, "augment": 0.25}
     found = []
     for arm in arms[:N_BACKBONES]:
-        pretrained = [(0, head_only), (1, last_stages), (2, last_stages)]
+        pretrained = [(0, head_only), *((depth, last_stages) for depth in (1, 2, 3))]
         wanted = [(depth, own) for depth, own in pretrained if depth in arm.depths]
         for depth, own in wanted or [(arm.depths[0], from_scratch)]:
             values: dict[str, Value] = {**common, **own, "backbone": arm.backbone}

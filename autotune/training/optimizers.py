@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class Optimizer:
     """class_name: a class in torch.optim. arguments: its keyword arguments except learning rate and weight decay.
 
-    learning_rate_factor: multiplies AdamW's default ranges of lr_low and lr_high. It is the ratio of the learning rates
-    commonly used with the two optimizers.
+    learning_rate_factor: multiplies AdamW's default ranges of lr_low and lr_high, so that networks learn over the whole
+    range (benchmarks/levers.txt).
     """
 
     class_name: str
@@ -35,9 +35,9 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "adamw": Optimizer("AdamW", arguments={"fused": True}),
     "adam": Optimizer("Adam", arguments={"fused": True}),
     "rmsprop": Optimizer("RMSprop"),
-    "sgd": Optimizer("SGD", learning_rate_factor=10.0, arguments={"momentum": 0.9, "fused": True}),
-    "adagrad": Optimizer("Adagrad", learning_rate_factor=10.0),
-    "adadelta": Optimizer("Adadelta", learning_rate_factor=1000.0),
+    "sgd": Optimizer("SGD", learning_rate_factor=5.0, arguments={"momentum": 0.9, "fused": True}),
+    "adagrad": Optimizer("Adagrad", learning_rate_factor=5.0),
+    "adadelta": Optimizer("Adadelta", learning_rate_factor=500.0),
 }
 
 

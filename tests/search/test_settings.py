@@ -213,7 +213,7 @@ def test_the_number_of_unfrozen_stages_scales_only_default_learning_rates(tmp_pa
     text = "[space]\noptimizer = 'adamw'"
     default, given = (sampled(read(tmp_path, text + more), 200) for more in ("", "\nlr_high = [1e-3]"))
     limits = {depth: [p.lr_high for p in default if p.backbone == "net" and p.depth == depth] for depth in (0, 1, 2)}
-    for depth, factor in ((0, 5), (1, 1), (2, 0.3)):
+    for depth, factor in ((0, 8), (1, 0.3), (2, 0.3)):
         assert 3e-4 * factor <= min(limits[depth]) < 6e-4 * factor
         assert 3e-3 * factor < max(limits[depth]) <= 5e-3 * factor
     assert {p.lr_high for p in given} == {1e-3}
