@@ -53,7 +53,7 @@ class SearchSpace(BaseModel, frozen=True):
     class_weight: Annotated[Domain | None, Values(float, ge=0, le=1)] = None
     """Exponent c of the class weights (1 / frequency)^c. Default: 0 to 1 for imbalanced classes, otherwise 0."""
 
-    cycle: Annotated[Domain, Values(str, OneOf(CYCLES))] = Choice(("one-cycle", "triangular2"))  # benchmarks/levers.txt
+    cycle: Annotated[Domain, Values(str, OneOf(CYCLES))] = Choice(CYCLES)
     """Schedule of the learning rate between lr_low and lr_high."""
 
     augment: Annotated[Domain, Values(float, ge=0, le=1)] = Range(0.0, 1.0, step=0.25)
