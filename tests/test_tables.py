@@ -62,7 +62,7 @@ def new_optimizer(monkeypatch: pytest.MonkeyPatch) -> str:
 def one_stage_trial(optimizer: str, tmp_path: Path) -> Params:
     (tmp_path / "study.toml").write_text(f'[space]\noptimizer = "{optimizer}"\n')
     space = read_settings(tmp_path / "study.toml", {}).space
-    options = (BackboneOptions("linear", (8,), (1,)),)
+    options = (BackboneOptions("linear", (8,), (1,), from_scratch=True),)
     drawn = {
         "lr_high": 1e-3, "lr_low": 1e-5, "cycle": "triangular", "augment": 0.0, "batch_size": 32, "weight_decay": 0.01,
         "dropout": 0.0, "label_smoothing": 0.0,
