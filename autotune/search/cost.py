@@ -114,6 +114,17 @@ def epochs_for(selection: Selection, n_train: int) -> int:
     return min(max(round(max(affordable, PICTURES) / n_train), least), most)
 
 
+def expected_operations(selection: Selection, cuts: Cuts, shares: Mapping[tuple[str, int], ExpectedShare]) -> float:
+    """Count the operations of all trials of the shares. cuts: those that are cached."""
+    return sum(
+        trial_operations(profile, depth, shares[key], one.n_stages - depth in cuts.get(key, ()))
+        for one in selection.candidates
+        for profile in one.profiles
+        for key in [(one.backbone.name, profile.pixels)]
+        for depth in one.depths
+    )
+
+
 def picture_operations(selection: Selection, cuts: Cuts) -> dict[tuple[str, int, int], float]:
     """Count the operations of training on a picture once, by backbone, size and number of unfrozen stages."""
     return {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,10 +10,12 @@ from autotune.search.cost import picture_operations
 from autotune.search.plan import Plan
 from autotune.training.params import Params
 
+PICTURES = 5  # of the validation set: the penalty of the most expensive trials
+
 
 @dataclass(frozen=True)
 class CostPenalty:
-    """A penalty of one standard error of the score for a study's most expensive trials, and its share for cheaper ones.
+    """A penalty of five validation pictures for a study's most expensive trials, and its share for cheaper ones.
 
     Without it, a sampler spends most of its time on the most expensive trials once one of them is a picture better.
     operations: to train on one picture, by backbone, size and number of unfrozen stages. n_validation: pictures.
@@ -27,15 +28,9 @@ class CostPenalty:
         """Return a score minus the penalty of a trial with these hyperparameters."""
         cost = self.operations[params.backbone, params.pixels, params.depth]
         most = max(self.operations.values()) or 1  # 0: a network without a counted operation
-        return value - cost / most * _standard_error(value, self.n_validation)
+        return value - cost / most * PICTURES / self.n_validation
 
 
 def cost_penalty(plan: Plan) -> CostPenalty:
     """Return the penalty for the trials of a study."""
     return CostPenalty(picture_operations(plan.selection, plan.cuts), len(plan.split.part(VALIDATION)))
-
-
-def _standard_error(share: float, n: int) -> float:
-    """Return the standard error of a share of n pictures (Agresti and Coull 1998: it is not 0 for a share of 1)."""
-    likely = (share * n + 2) / (n + 4)
-    return math.sqrt(likely * (1 - likely) / (n + 4))

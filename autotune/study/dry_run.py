@@ -12,7 +12,7 @@ from autotune.cache.pixels import pixel_rows
 from autotune.data.split import TRAIN, VALIDATION, Split
 from autotune.files import cache_folder
 from autotune.search.candidates import Candidate, Selection, select_backbones
-from autotune.search.cost import ExpectedShare, bytes_per_row, expected_shares, trial_operations
+from autotune.search.cost import ExpectedShare, bytes_per_row, expected_operations, expected_shares
 from autotune.search.plan import Chosen, Plan, build_context, make_plan
 from autotune.search.settings import Settings
 from autotune.search.space import BackboneOptions
@@ -179,7 +179,7 @@ def _count(request: SearchRequest, folder: Path, plan: Plan, earlier: _EarlierRu
         n_trials=request.trials,
         n_finished=earlier.n_finished,
         features=features,
-        trial_operations=_trial_operations(plan, shares),
+        trial_operations=expected_operations(plan.selection, plan.cuts, shares),
         pixel_bytes=_pixel_bytes(plan),
         cache_folder=cache_folder(),
         seconds=seconds if request.timeout is None else min(seconds, request.timeout),
@@ -215,19 +215,6 @@ def _views(context: TrialContext, n: int) -> Iterable[tuple[int, tuple[str, ...]
     yield 0, (*context.train.digests, *context.validation.digests)
     for view in range(1, n + 1):
         yield view, tuple(context.train.digests)
-
-
-def _trial_operations(plan: Plan, shares: Mapping[tuple[str, int], ExpectedShare]) -> float:
-    """Operations of all remaining trials."""
-    total = 0.0
-    for one in plan.selection.candidates:
-        for profile in one.profiles:
-            key = one.backbone.name, profile.pixels
-            cached = plan.cuts.get(key, ())
-            total += sum(
-                trial_operations(profile, depth, shares[key], profile.stages - depth in cached) for depth in one.depths
-            )
-    return total
 
 
 def _pixel_bytes(plan: Plan) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from autotune.search.cost import FINALS_SHARE, expected_shares, picture_operations
+from autotune.search.cost import FINALS_SHARE, expected_operations, expected_shares, picture_operations
 from autotune.search.plan import Plan
 from autotune.study.rows import TrialRow
 from autotune.training.context import TrialContext
@@ -39,10 +39,14 @@ class RacePlanner:
     def race(self, complete: Sequence[TrialRow], finished: Iterable[TrialRow]) -> Race | None:
         """Return the race that the work of a study allows; None if it allows none.
 
+        That is the work of its trials, or what as many trials would take that are spread evenly: a search that has
+        spent its time on cheap trials may still compare the expensive ones of the warm start.
         complete: the complete trials, best first; finished: all trials. The reference is always a finalist, then come
         the best trials. A trial that is too expensive even alone is passed over.
         """
-        most = FINALS_SHARE * (self._cache_work() + sum(self._trial_work(row) for row in finished))
+        done = list(finished)
+        work = max(sum(self._trial_work(row) for row in done), self._expected_work(len(done)))
+        most = FINALS_SHARE * (self._cache_work() + work)
         able = [row for row in complete if self._race_work([row], 1) <= most]
         reference = self._reference(able)
         able.sort(key=lambda row: row.number != reference)  # stable: the others stay in order
@@ -65,6 +69,12 @@ class RacePlanner:
         """Count the operations of a race and of the final model, if the costliest finalists reach the second round."""
         costs = sorted((self._fold_work(row) for row in finalists), reverse=True)
         return sum(costs) + sum(costs[:n_second]) * (self._context.n_folds - 2) + costs[0]
+
+    def _expected_work(self, n_trials: int) -> float:
+        """Count the operations of trials that are spread evenly over backbones, sizes and depths."""
+        selection = self._plan.selection
+        shares = expected_shares(selection, self._plan.settings, self._plan.split, n_trials)
+        return expected_operations(selection, self._plan.cuts, shares)
 
     def _cache_work(self) -> float:
         """Count the operations of filling the feature cache."""
