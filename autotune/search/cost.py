@@ -13,7 +13,7 @@ from autotune.search.candidates import Selection
 from autotune.search.ranges import Fixed
 from autotune.search.settings import Settings
 
-FINALS_SHARE = 1 / 2  # of the work of the feature cache and the trials: so the finals take at most a third of the study
+FINALS_SHARE = 1 / 2  # of the work of the feature cache and the trials
 EPOCHS_SHARE = 0.6  # of the maximum number of epochs: the average per trial
 MOST_BYTES = 8 * 2**30  # of one cut's features; larger cuts are not cached
 # Cost of a byte written or read, in operations: the ratio of common rates. Not measured, because the decision must be

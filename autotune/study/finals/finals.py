@@ -60,7 +60,7 @@ class Finals:
             return self._best_trial(trials[0], f"trial {trials[0].number}, the best, as set by `final`")
         race = self._planner.race(trials, self._record.trials())
         if race is None:
-            self._listener.say("No finals: they would take more than a third of the study's work.")
+            self._listener.say("No finals: they would take more than half of the work of the trials.")
             return self._refit(trials[0], (), "refitted on all pictures except the test set")
         finalists = self._run_race(race)
         winner = next((row for one in finalists if one.won for row in trials if row.number == one.trial), None)

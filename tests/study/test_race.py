@@ -1,0 +1,33 @@
+from pathlib import Path
+
+from conftest import write_digits
+from small_trials import trial_plan
+
+from autotune.search.plan import build_context
+from autotune.study.finals.race import RacePlanner
+from autotune.study.rows import COMPLETE, TrialRow
+from autotune.training.params import Params
+
+PARAMS = Params(
+    backbone="efficientnet_lite0", depth=0, pixels=32, lr_low=1e-5, lr_high=1e-3, cycle="one-cycle", augment=0.5,
+    class_weight=0.0, optimizer="adamw", batch_size=32, weight_decay=0.0, dropout=0.0, label_smoothing=0.0,
+)  # fmt: skip
+
+
+def row(number: int, depth: int, value: float) -> TrialRow:
+    params = Params(**{**PARAMS.recorded(), "depth": depth})
+    return TrialRow(number, COMPLETE, params, "done", "", value, 0.1, best_epoch=12, epochs=12)
+
+
+def test_after_cheap_trials_the_expensive_warm_start_is_still_a_finalist(tmp_path: Path) -> None:
+    plan = trial_plan(write_digits(tmp_path / "digits"), backbone=["efficientnet_lite0"], pixels=[32])
+    deepest = max(plan.selection.candidates[0].depths)
+    planner = RacePlanner(plan, build_context(plan, 1), warm_starts={1})
+    trials = [row(1, deepest, 0.9), *(row(number, 0, 0.8) for number in range(2, 51))]
+    race = planner.race(trials, trials)
+    assert race
+    assert race.reference == 1
+    assert race.finalists[0].number == 1
+    few = [row(1, deepest, 0.9), row(2, 0, 0.8)]
+    cheap = planner.race(few, few)
+    assert not cheap or deepest not in {one.params.depth for one in cheap.finalists}
