@@ -64,7 +64,7 @@ def one_stage_trial(optimizer: str, tmp_path: Path) -> Params:
     space = read_settings(tmp_path / "study.toml", {}).space
     options = (BackboneOptions("linear", (8,), (1,), from_scratch=True),)
     drawn = {
-        "lr_high": 1e-3, "lr_low": 1e-5, "cycle": "triangular", "augment": 0.0, "batch_size": 32, "weight_decay": 0.01,
+        "lr_high": 5e-4, "lr_low": 1e-5, "cycle": "triangular", "augment": 0.0, "batch_size": 32, "weight_decay": 0.01,
         "dropout": 0.0, "label_smoothing": 0.0,
     }  # fmt: skip
     return suggest(FixedTrial(drawn), space, options)  # type: ignore[arg-type]  # has the methods of a Trial

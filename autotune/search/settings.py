@@ -48,7 +48,7 @@ class SearchSpace(BaseModel, frozen=True):
 
     lr_high: Annotated[Domain | None, Values(float, gt=0)] = None
     """Upper limit of the learning rate cycle. Default: 3e-4 to 5e-3, log, times the optimizer's factor; times 8 for
-    head only, and times 0.3 for pretrained stages."""
+    head only, 0.3 for pretrained stages, 2 from scratch."""
 
     class_weight: Annotated[Domain | None, Values(float, ge=0, le=1)] = None
     """Exponent c of the class weights (1 / frequency)^c. Default: 0 to 1 for imbalanced classes, otherwise 0."""

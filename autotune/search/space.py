@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from autotune.search.settings import SearchSpace
 
 
-HEAD_FACTOR, TAIL_FACTOR = 8.0, 0.3  # of the default range of lr_high; benchmarks/levers.txt
+SCRATCH_FACTOR, HEAD_FACTOR, TAIL_FACTOR = 2.0, 8.0, 0.3  # of the default range of lr_high; benchmarks/levers.txt
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def suggest(
 def depth_factor(arm: BackboneOptions, depth: int) -> float:
     """Return the factor of the default range of lr_high: a new head needs higher ones, pretrained stages lower."""
     if arm.from_scratch:
-        return 1.0
+        return SCRATCH_FACTOR
     return TAIL_FACTOR if depth else HEAD_FACTOR
 
 

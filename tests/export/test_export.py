@@ -116,7 +116,7 @@ def test_predict_py_agrees_with_autotune_and_needs_only_three_packages(finished:
     assert result.returncode == 0, result.stderr
     predictions = load(finished / "bundle").predict(files)
     assert result.stdout.splitlines() == [f"{one.path}\t{one.label}\t{one.probability:.4f}" for one in predictions]
-    assert np.mean([Path(one.path).parent.name == one.label for one in predictions]) > 0.8
+    assert np.mean([Path(one.path).parent.name == one.label for one in predictions]) > 0.6  # by chance: a third
 
 
 def test_the_study_and_its_bundle_agree(finished: Path, tmp_path: Path) -> None:
