@@ -343,7 +343,9 @@ def chosen_elsewhere(rows: Results, photos: str, levers: Sequence[str]) -> str:
     """Return the lever that is best on the other folders, and what it is worth on this one."""
 
     def worth(lever: str, names: set[str]) -> float:
-        by_set = [[cell for (name, _), cell in rows.items() if name == one and lever in cell] for one in names]
+        by_set = [
+            [cell for (name, _), cell in rows.items() if name == one and {lever, "base"} <= {*cell}] for one in names
+        ]
         return float(
             np.mean([np.mean([c[lever]["accuracy"] - c["base"]["accuracy"] for c in each]) for each in by_set if each])
         )

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 from conftest import write_digits
@@ -15,8 +16,7 @@ PARAMS = Params(
 
 
 def row(number: int, depth: int, value: float) -> TrialRow:
-    params = Params(**{**PARAMS.recorded(), "depth": depth})
-    return TrialRow(number, COMPLETE, params, "done", "", value, 0.1, best_epoch=12, epochs=12)
+    return TrialRow(number, COMPLETE, replace(PARAMS, depth=depth), "done", "", value, 0.1, best_epoch=12, epochs=12)
 
 
 def test_after_cheap_trials_the_expensive_warm_start_is_still_a_finalist(tmp_path: Path) -> None:
