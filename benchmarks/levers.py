@@ -44,9 +44,10 @@ from autotune.search.settings import SearchSpace, Settings
 from autotune.study.listener import StudyListener
 from autotune.study.prepare import decode_pictures
 from autotune.training import batches
+from autotune.training.batches import LabelledPictures
 from autotune.training.context import LoadedBackbones, TrialSources, open_sources
 from autotune.training.context import _pixel_sources as pixel_sources
-from autotune.training.fold import predict_logits
+from autotune.training.fold import mean_state, predict_logits
 from autotune.training.network import TrialNetwork
 from autotune.training.optimizers import OPTIMIZERS, build_optimizer
 from autotune.training.params import Params
@@ -54,11 +55,13 @@ from autotune.training.probe import LinearProbe, choose_probe, fit_probe
 from autotune.training.trainer import build_trainer, quiet_lightning
 from autotune.training.trial import last_features, prepare_training, training_seed
 
-BACKBONE, PIXELS = "efficientnet_lite0", 224
+SIZES = {"efficientnet_lite0": 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}
+BACKBONE = "efficientnet_lite0"
 DEEPEST = 4
+SOUP = 5  # networks in a soup; each is trained without a fifth of the pictures
 BATCH = 128
 BASE = Params(
-    backbone=BACKBONE, depth=2, pixels=PIXELS, lr_low=1e-5, lr_high=1e-3, cycle="one-cycle", augment=0.5,
+    backbone=BACKBONE, depth=2, pixels=SIZES[BACKBONE], lr_low=1e-5, lr_high=1e-3, cycle="one-cycle", augment=0.5,
     class_weight=0.0, optimizer="adamw", batch_size=32, weight_decay=1e-2, dropout=0.2, label_smoothing=0.0,
 )  # fmt: skip
 
@@ -76,6 +79,7 @@ class Lever:
     change: changes a network before it is trained. mirror: average the probabilities of a picture and its mirror image.
     from_probe: the head starts from the probe, which is otherwise so only if stages are unfrozen. views: augmented
     views per picture in the cache; 0: a new view of every picture in every epoch, which no cache can hold.
+    pixels: another size than the backbone's in SIZES. soup: average the weights of SOUP networks, as the finals do.
     """
 
     params: Mapping[str, Any] = field(default_factory=dict)
@@ -85,6 +89,13 @@ class Lever:
     mirror: bool = False
     from_probe: bool = False
     views: int = features.N_VIEWS
+    backbone: str = BACKBONE
+    pixels: int = 0
+    soup: bool = False
+
+    @property
+    def network(self) -> tuple[str, int]:
+        return self.backbone, self.pixels or SIZES[self.backbone]
 
 
 # Changes of a network
@@ -158,6 +169,7 @@ RATES = [
     for rate in (BASE.lr_high, 3e-4)
     if name != BASE.optimizer
 ]
+
 VIEWS = {"": features.N_VIEWS, ", 8 views": 8, ", new views": 0}
 LEVERS: dict[str, Lever] = {
     "base": Lever(),
@@ -183,8 +195,20 @@ LEVERS: dict[str, Lever] = {
     **{f"dropout {share:g}": Lever({"dropout": share}) for share in (0.0, 0.5)},
     **{cycle: Lever({"cycle": cycle}) for cycle in ("triangular", "triangular2")},
     **{f"{name}, lr_high {rate:g}": Lever({"optimizer": name, "lr_high": rate}) for name, rate in RATES},
+    **{f"{name}, lr_high 0.0003": Lever({"lr_high": 3e-4}, backbone=name) for name in SIZES if name != BACKBONE},
+    **{
+        f"depth {depth}, lr_high 0.0003, 128 pixels": Lever({"depth": depth, "lr_high": 3e-4}, pixels=128)
+        for depth in (3, 4)
+    },
 }
-PROBES = ("probe", "probe of four stages")  # no network is trained
+SOUPS = ("base", "depth 3, lr_high 0.0003", "depth 4, lr_high 0.0003, new views")
+LEVERS |= {f"{name}, soup": replace(LEVERS[name], soup=True) for name in SOUPS}
+# No network is trained.
+PROBES = {
+    "probe": BACKBONE,
+    "probe of four stages": BACKBONE,
+    **{f"probe of {name}": name for name in SIZES if name != BACKBONE},
+}
 
 
 # One folder and seed
@@ -197,12 +221,14 @@ class Cell:
     split: Split
     root: Path
     seed: int
+    backbone: str
+    pixels: int
 
     @cached_property
     def backbones(self) -> LoadedBackbones:
         depths = Choice(tuple(range(DEEPEST + 1)))
         settings = Settings(
-            seed=self.seed, space=SearchSpace(backbone=Fixed(BACKBONE), pixels=Fixed(PIXELS), depth=depths)
+            seed=self.seed, space=SearchSpace(backbone=Fixed(self.backbone), pixels=Fixed(self.pixels), depth=depths)
         )
         selection = select_backbones(settings, discover(), None, "cpu", self.split.side, print)
         decode_pictures(self.split, self.root, selection, StudyListener())
@@ -212,8 +238,8 @@ class Cell:
     def probe(self) -> LinearProbe:
         """A head whose penalty was chosen on a fifth of the user's pictures, fitted on all of them."""
         context = self.backbones.context
-        self.backbones.feature_cache(BACKBONE, PIXELS).fill(context.pool.digests, [0], lambda *_: None)
-        return self.fitted(*last_features(self.backbones, BACKBONE, PIXELS, context.train))
+        self.backbones.feature_cache(self.backbone, self.pixels).fill(context.pool.digests, [0], lambda *_: None)
+        return self.fitted(*last_features(self.backbones, self.backbone, self.pixels, context.train))
 
     def fitted(self, rows: NDArray[np.float32], labels: NDArray[np.int64]) -> LinearProbe:
         order = np.random.default_rng(self.seed).permutation(len(labels))
@@ -225,21 +251,34 @@ class Cell:
 
     def probabilities(self, lever: Lever) -> Tensor:
         """Train a network with a lever, and return its probabilities (N, C) for the later pictures."""
-        backbones, params = self.backbones, replace(BASE, **lever.params)
+        backbones = self.backbones
+        params = replace(BASE, backbone=self.backbone, pixels=self.pixels, **lever.params)
+        user = backbones.context.train
+        if lever.soup:
+            fold = np.random.default_rng(self.seed).permutation(len(user)) % SOUP
+            nets = [self.trained(lever, params, user.where(list(fold != one)), one) for one in range(SOUP)]
+            net = nets[0]
+            net.load_state_dict(mean_state([one.state_dict() for one in nets]))
+        else:
+            net = self.trained(lever, params, user)
+        later = self.sources(params, user, lever.views).clean[0]
+        clean = predict_logits(net, later, backbones.context.validation.labels, backbones).softmax(1)
+        return (clean + self.mirrored(net, params.depth)) / 2 if lever.mirror else clean
+
+    def trained(self, lever: Lever, params: Params, pictures: LabelledPictures, number: int = 0) -> TrialNetwork:
+        backbones, penalty = self.backbones, self.probe.inverse_penalty
         context = backbones.context
-        penalty = self.probe.inverse_penalty
         assert penalty
-        sources = self.sources(params, lever.views)
-        rows, labels = last_features(backbones, BACKBONE, PIXELS, context.train)
+        rows, labels = last_features(backbones, self.backbone, self.pixels, pictures)
         head = fit_probe(context.classes, rows, labels, penalty * lever.penalty).head()
-        epochs, seed = max(round(context.epochs * lever.epochs), 1), training_seed(self.seed, 0)
+        epochs = max(round(context.epochs * lever.epochs), 1)
         net, training = prepare_training(
             backbones,
             params,
-            sources.train,
-            context.train.labels,
+            self.sources(params, pictures, lever.views).train,
+            pictures.labels,
             epochs,
-            seed,
+            training_seed(self.seed, number),
             head if params.depth or lever.from_probe else None,
             n_parts=1,
         )
@@ -249,12 +288,11 @@ class Cell:
                 backbones.device, net, max_epochs=epochs, callbacks=callbacks, enable_checkpointing=False
             )
             trainer.fit(net, training)
-        clean = predict_logits(net, sources.clean[0], context.validation.labels, backbones).softmax(1)
-        return (clean + self.mirrored(net, params.depth)) / 2 if lever.mirror else clean
+        return net
 
-    def sources(self, params: Params, n_views: int) -> TrialSources:
-        """Return the sources of the user's and of the later pictures with this number of views in the cache."""
-        pictures = self.backbones.context.train, (self.backbones.context.validation,)
+    def sources(self, params: Params, train: LabelledPictures, n_views: int) -> TrialSources:
+        """Return the sources of training pictures and of the later ones, with this number of views in the cache."""
+        pictures = train, (self.backbones.context.validation,)
         if not n_views:
             return pixel_sources(self.backbones, params, *pictures)
         for module in (features, batches):
@@ -264,14 +302,14 @@ class Cell:
     @torch.no_grad()
     def mirrored(self, net: TrialNetwork, depth: int) -> Tensor:
         """Return the probabilities (N, C) of the mirror images of the later pictures."""
-        chain, context = self.backbones.chain(BACKBONE), self.backbones.context
-        traits = context.backbones[BACKBONE][0].traits
+        chain, context = self.backbones.chain(self.backbone), self.backbones.context
+        traits = context.backbones[self.backbone][0].traits
         whole = copy.deepcopy(net).eval()
         whole.entry = FrozenPrefix(chain[: len(chain) - depth], traits, context.invariances)
         paths = [self.root / one.path for one in self.split.part(VALIDATION)]
         found = []
         for first in range(0, len(paths), BATCH):
-            squares = [read_square(path, PIXELS, traits.interpolation) for path in paths[first : first + BATCH]]
+            squares = [read_square(path, self.pixels, traits.interpolation) for path in paths[first : first + BATCH]]
             found.append(whole([torch.from_numpy(np.stack(squares)[..., ::-1].copy())]))
         return torch.cat(found).softmax(1)
 
@@ -279,8 +317,8 @@ class Cell:
         """Return the probabilities (N, C) of a linear probe for the later pictures."""
         context = self.backbones.context
         assert self.probe  # fills the cache
-        if name == "probe":
-            later, _ = last_features(self.backbones, BACKBONE, PIXELS, context.validation)
+        if name != "probe of four stages":
+            later, _ = last_features(self.backbones, self.backbone, self.pixels, context.validation)
             return torch.from_numpy(self.probe.logits(later)).softmax(1)
         train, later = (self._stage_means(one.digests) for one in (context.train, context.validation))
         fitted = self.fitted(train, np.array(context.train.labels))
@@ -288,9 +326,9 @@ class Cell:
 
     def _stage_means(self, digests: Sequence[str]) -> NDArray[np.float32]:
         """Return the mean features of the last cached stages, side by side (Head2Toe: Evci et al. 2022)."""
-        cache = self.backbones.feature_cache(BACKBONE, PIXELS)
+        cache = self.backbones.feature_cache(self.backbone, self.pixels)
         found = []
-        for cut in self.backbones.context.cuts[BACKBONE, PIXELS]:
+        for cut in self.backbones.context.cuts[self.backbone, self.pixels]:
             rows = cache.rows(cut, 0)
             one = rows.take(rows.places(digests)).astype(np.float32)
             found.append(one.reshape(*one.shape[:2], -1).mean(2) if one.ndim > 2 else one)
@@ -311,13 +349,18 @@ def measure_cell(work: Path, photos: Path, seed: int, parts: Row, names: Iterabl
     users = set(parts["user"])
     pictures = tuple(replace(one, part=TRAIN if one.path in users else VALIDATION) for one in catalog.pictures)
     classes = tuple(sorted({one.label for one in pictures}))
-    cell = Cell(Split(classes, pictures, (), {}), catalog.root, seed)
+    split = Split(classes, pictures, (), {})
+    networks = {one.network for one in LEVERS.values()}
+    cells = {network: Cell(split, catalog.root, seed, *network) for network in networks}
     truth = {one.path: one.label for one in pictures}
     for name in names:
         start = time.perf_counter()
-        found = cell.probe_probabilities(name) if name in PROBES else cell.probabilities(LEVERS[name])
+        if name in PROBES:
+            found = cells[PROBES[name], SIZES[PROBES[name]]].probe_probabilities(name)
+        else:
+            found = cells[LEVERS[name].network].probabilities(LEVERS[name])
         answers = [classes[i] for i in found.argmax(1).tolist()]
-        by_path = dict(zip((one.path for one in cell.split.part(VALIDATION)), answers, strict=True))
+        by_path = dict(zip((one.path for one in split.part(VALIDATION)), answers, strict=True))
         right = [int(by_path[path] == truth[path]) for path in parts["later"]]
         result: Row = {"accuracy": float(np.mean(right)), "right": right, "seconds": time.perf_counter() - start}
         keep(work, photos.name, seed, name, result)

@@ -128,6 +128,11 @@ def m008_epochs(db: Database) -> None:
         db.table("study").insert({"key": "epochs", "value": json.dumps(epochs)})
 
 
+@migrations()
+def m009_probe_log_loss(db: Database) -> None:
+    db.table("probes").add_column("log_loss", float)
+
+
 class Record:
     """An open record.db; only the driver writes to it. Raises StudyError if it is damaged or cannot be opened."""
 
@@ -161,12 +166,12 @@ class Record:
         self.keep_facts(seconds={**known, **{name: known.get(name, 0.0) + value for name, value in kinds.items()}})
 
     def keep_probe(self, backbone: str, pixels: int, outcome: ProbeOutcome) -> None:
-        row = ProbeRow(backbone, pixels, outcome.value, outcome.seconds, outcome.cache_seconds)
+        row = ProbeRow(backbone, pixels, outcome.value, outcome.seconds, outcome.cache_seconds, outcome.log_loss)
         self._db.table("probes").upsert(asdict(row), pk=("backbone", "pixels"))
 
     def probes(self) -> list[ProbeRow]:
         """Return all probes, best first, ties by name."""
-        rows = self._db.query("select * from probes order by value desc, backbone, pixels")
+        rows = self._db.query("select * from probes order by log_loss, value desc, backbone, pixels")
         return [ProbeRow(**row) for row in rows]
 
     def keep_digest(self, path: str, digest: str) -> None:

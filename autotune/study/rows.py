@@ -223,13 +223,17 @@ class Final:
 
 @dataclass(frozen=True)
 class ProbeRow:
-    """A linear probe. value: the metric on validation. seconds: of the fit."""
+    """A linear probe. value: the metric on validation. seconds: of the fit.
+
+    log_loss: the cross-validated one, which ranks backbones; None in a study of an earlier version.
+    """
 
     backbone: str
     pixels: int
     value: float
     seconds: float
     cache_seconds: float
+    log_loss: float | None
 
 
 @dataclass(frozen=True)

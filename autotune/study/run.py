@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from autotune.cache import eviction
 from autotune.data import datasets
@@ -100,13 +101,13 @@ def _run_trials(
         record.add_seconds(read=time.monotonic() - start)
         checkpoints = Checkpoints(StudyFiles(folder, record), context)
         limits = TimeLimits(engine, deadline, plan.settings.trial_timeout)
-        backbones = _probe(engine, checkpoints, plan.selection, record, listener, limits)
+        plan = replace(plan, selection=_probe(engine, checkpoints, plan.selection, record, listener, limits))
         n_left = max(request.trials - len(record.trials()), 0)
         listener.estimated(estimate_seconds(plan, n_left))  # measured here, while the workers are idle
         with storage_errors(folder / TRIALS):
-            trials = OptunaStudy(folder / TRIALS, plan.settings, backbones)
+            trials = OptunaStudy(folder / TRIALS, plan.settings, plan.selection.options)
             refuse_other_trials(folder, record, trials)
-            _enqueue_first_trials(trials, backbones, record)
+            _enqueue_first_trials(trials, plan.selection.options, record)
             penalty = cost_penalty(plan)
             Driver(trials, engine, checkpoints, record, listener, limits, penalty).run(request.trials)
             warm_starts = trials.warm_starts()
@@ -156,7 +157,7 @@ def _probe(
     record: Record,
     listener: StudyListener,
     limits: TimeLimits,
-) -> tuple[BackboneOptions, ...]:
+) -> Selection:
     """Fit a linear probe for each pretrained backbone and size. Return the best backbones, best first.
 
     A backbone whose probe fails is skipped.
@@ -172,7 +173,10 @@ def _probe(
     for task, outcome in run_probes(engine, todo, checkpoints, listener, limits):
         if isinstance(outcome, ProbeOutcome):
             record.keep_probe(task.backbone, task.pixels, outcome)
-            listener.say(f"Linear probe of {task.backbone} at {task.pixels} pixels: {percent(outcome.value)}")
+            listener.say(
+                f"Linear probe of {task.backbone} at {task.pixels} pixels: validation {percent(outcome.value)}, "
+                f"cross-validated cross-entropy {outcome.log_loss:.3f}"
+            )
         else:
             left_out[task.backbone] = outcome.error
             listener.say(f"Skipped: {task.backbone}: {outcome.error}")
@@ -184,7 +188,7 @@ def _probe(
     kept = _best(kept, left_out, record, listener)
     if not record.facts().has_started:
         record.keep_facts(backbones={one.backbone.name: _facts(one) for one in kept}, left_out=left_out)
-    return tuple(one.options for one in kept)
+    return replace(selection, candidates=tuple(kept))
 
 
 def _best(

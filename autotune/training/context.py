@@ -21,6 +21,7 @@ from autotune.training.batches import BatchSource, FeatureSource, LabelledPictur
 from autotune.training.malloc import keep_freed_memory
 from autotune.training.params import Params
 
+SEARCHED = 0  # the fold that the trials are evaluated on: the validation set
 WHOLE_POOL = -1  # in place of the number of a fold: no picture is held out
 
 

@@ -53,10 +53,12 @@ class TrialOutcome:
 class ProbeOutcome:
     """A fitted linear probe. value: on the validation set. head: its weights, as the content of a safetensors file.
 
+    log_loss: of probes with the same penalty, each on the fold that it was not fitted on.
     seconds: of the fit. cache_seconds: of filling the feature cache before the fit.
     """
 
     value: float
+    log_loss: float
     head: bytes
     seconds: float
     cache_seconds: float

@@ -16,11 +16,11 @@ from torch import nn
 from autotune.backbones.weights import load_stages
 from autotune.cache.features import FrozenPrefix
 from autotune.training.batches import BatchSource, EvaluationBatches, FeatureSource, LabelledPictures, TrainBatches
-from autotune.training.context import LoadedBackbones, TrialSources, open_sources
+from autotune.training.context import SEARCHED, LoadedBackbones, TrialSources, open_sources
 from autotune.training.network import Schedule, TrialNetwork, assemble_network, seed_device
 from autotune.training.outcome import PRUNED, ProbeOutcome, Reporter, TrialOutcome
 from autotune.training.params import Params
-from autotune.training.probe import LinearProbe, choose_probe
+from autotune.training.probe import LinearProbe, choose_probe, cross_validated_loss
 from autotune.training.recorder import EpochRecorder
 from autotune.training.trainer import build_trainer, is_resumable, resume_checkpoint, with_enough_memory
 
@@ -31,12 +31,14 @@ def run_probe(backbones: LoadedBackbones, name: str, pixels: int, reporter: Repo
     start = time.monotonic()
     backbones.feature_cache(name, pixels).fill(context.pool.digests, [0], reporter.cache_progress)
     cached = time.monotonic()
-    train, validation = context.train, context.validation
+    features, labels = last_features(backbones, name, pixels, context.pool)
+    folds = np.array(context.folds)
+    train, validation = folds != SEARCHED, folds == SEARCHED
     fitted, value = choose_probe(
-        context.metric, context.classes, *last_features(backbones, name, pixels, train),
-        *last_features(backbones, name, pixels, validation),
-    )  # fmt: skip
-    return ProbeOutcome(value, fitted.to_bytes(), time.monotonic() - cached, cached - start)
+        context.metric, context.classes, features[train], labels[train], features[validation], labels[validation]
+    )
+    loss = cross_validated_loss(context.classes, fitted, features, labels, folds)
+    return ProbeOutcome(value, loss, fitted.to_bytes(), time.monotonic() - cached, cached - start)
 
 
 def last_features(

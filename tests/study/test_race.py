@@ -15,8 +15,20 @@ PARAMS = Params(
 )  # fmt: skip
 
 
-def row(number: int, depth: int, value: float) -> TrialRow:
-    return TrialRow(number, COMPLETE, replace(PARAMS, depth=depth), "done", "", value, 0.1, best_epoch=12, epochs=12)
+def row(number: int, depth: int, value: float, backbone: str = PARAMS.backbone) -> TrialRow:
+    params = replace(PARAMS, depth=depth, backbone=backbone)
+    return TrialRow(number, COMPLETE, params, "done", "", value, 0.1, best_epoch=12, epochs=12)
+
+
+def test_the_reference_is_a_warm_start_of_the_best_backbone(tmp_path: Path) -> None:
+    names = ["efficientnet_lite2", "efficientnet_lite0"]
+    plan = trial_plan(write_digits(tmp_path / "digits"), backbone=names, pixels=[32])
+    best, other = (one.backbone.name for one in plan.selection.candidates)
+    planner = RacePlanner(plan, build_context(plan, 1), warm_starts={1, 2, 3})
+    known = [row(1, 1, 0.9, other), row(2, 0, 0.8, best), row(3, 1, 0.7, best), row(4, 2, 0.6, best)]
+    race = planner.race(known, [*known, *(row(number, 0, 0.5, best) for number in range(5, 51))])
+    assert race
+    assert [one.number for one in race.finalists] == [3, 1, 2, 4]
 
 
 def test_after_cheap_trials_the_expensive_warm_start_is_still_a_finalist(tmp_path: Path) -> None:

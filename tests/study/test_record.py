@@ -9,7 +9,7 @@ from autotune.data.folder import SkippedFile
 from autotune.errors import StudyError
 from autotune.study.record import Record, check_database
 from autotune.study.rows import BackboneFacts, CalibrationError, ClassScore, Evaluation, Mistake, StudyFacts
-from autotune.training.outcome import Epoch, TrialOutcome
+from autotune.training.outcome import Epoch, ProbeOutcome, TrialOutcome
 from autotune.training.params import Params
 
 PARAMS = Params("net", 1, 64, 1e-5, 1e-3, "triangular", 0.5, 0.0, "adamw", 32, 0.0, 0.0, 0.0)
@@ -35,6 +35,13 @@ def test_ties_go_to_the_lower_log_loss_then_the_smaller_then_the_earlier_trial(t
     best = record.best()
     assert best
     assert best.number == 3
+
+
+def test_probes_are_ordered_by_their_cross_validated_loss(tmp_path: Path) -> None:
+    record = Record(tmp_path / "record.db")
+    for name, value, loss in (("a", 0.9, 0.5), ("b", 0.8, 0.3), ("c", 0.7, 0.5)):
+        record.keep_probe(name, 64, ProbeOutcome(value, loss, b"head", 1.0, 2.0))
+    assert [row.backbone for row in record.probes()] == ["b", "a", "c"]
 
 
 def test_only_complete_trials_can_win(tmp_path: Path) -> None:

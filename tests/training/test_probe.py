@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from autotune.training import probe as probes
 from autotune.training.metrics import log_loss
-from autotune.training.probe import INVERSE_PENALTIES, LinearProbe, choose_probe, fit_probe
+from autotune.training.probe import INVERSE_PENALTIES, LinearProbe, choose_probe, cross_validated_loss, fit_probe
 
 
 def features(n: int = 60) -> tuple[np.ndarray, np.ndarray]:
@@ -44,3 +45,19 @@ def test_the_chosen_penalty_has_the_lowest_cross_entropy() -> None:
     losses = [log_loss(torch.from_numpy(one.logits(train)), torch.from_numpy(labels)) for one in fitted]
     assert probe.inverse_penalty == INVERSE_PENALTIES[int(np.argmin(losses))]
     assert value == scores[int(np.argmin(losses))]
+
+
+@pytest.mark.parametrize(("ranked", "n_folds"), [(1000, 4), (20, 2), (15, 1)])
+def test_the_cross_validated_loss_is_that_of_unseen_pictures(
+    monkeypatch: pytest.MonkeyPatch, ranked: int, n_folds: int
+) -> None:
+    monkeypatch.setattr(probes, "RANKED", ranked)
+    x, labels = features()
+    folds = np.random.default_rng(1).permutation(60) % 4
+    probe = fit_probe(3, x[folds != 0], labels[folds != 0], 0.1)
+    each = []
+    for fold in range(n_folds):
+        own = fit_probe(3, x[folds != fold], labels[folds != fold], 0.1)
+        logits = torch.from_numpy(own.logits(x[folds == fold])).double()
+        each.extend(-logits.log_softmax(1)[torch.arange(15), torch.from_numpy(labels[folds == fold])].numpy())
+    assert cross_validated_loss(3, probe, x, labels, folds) == pytest.approx(np.mean(each))

@@ -18,10 +18,9 @@ from autotune.study.listener import StudyListener
 from autotune.study.record import Record
 from autotune.study.rows import COMPLETE, FAILED, REFIT, SOUP, TRIAL, Final, Finalist, FoldRow, TrialRow
 from autotune.text import in_parts, percent, plural
-from autotune.training.context import WHOLE_POOL, TrialContext
+from autotune.training.context import SEARCHED, WHOLE_POOL, TrialContext
 from autotune.training.outcome import DONE, TIMEOUT, FoldOutcome, SoupOutcome
 
-SEARCHED = 0  # the fold that chose the finalists: not used to rank them
 MOST_DIVERGENCE = 0.25  # nats; between a soup and the mean probability of its networks (benchmarks/selection.txt)
 MOST_CHANGED = 0.02  # share of the predictions
 

@@ -28,13 +28,17 @@ class Race:
 
 
 class RacePlanner:
-    """Plans the race of one study. warm_starts: numbers of trials whose hyperparameters are known to work."""
+    """Plans the race of one study.
+
+    plan: with the best backbone first. warm_starts: numbers of trials whose hyperparameters are known to work.
+    """
 
     def __init__(self, plan: Plan, context: TrialContext, warm_starts: Collection[int]) -> None:
         self._plan = plan
         self._context = context
         self._warm_starts = warm_starts
         self._operations = picture_operations(plan.selection, plan.cuts)
+        self._backbones = [one.backbone.name for one in plan.selection.candidates]
 
     def race(self, complete: Sequence[TrialRow], finished: Iterable[TrialRow]) -> Race | None:
         """Return the race that the work of a study allows; None if it allows none.
@@ -61,9 +65,14 @@ class RacePlanner:
         return fold_epochs(row.params.cycle, row.best_epoch or 1, context.cycle_epochs, context.epochs)
 
     def _reference(self, trials: Iterable[TrialRow]) -> int | None:
-        """Return the number of the best warm start trial with unfrozen stages, or None. trials: best first."""
-        known = (row for row in trials if row.number in self._warm_starts)
-        return next((row.number for row in known if self._context.starts_from_probe(row.params)), None)
+        """Return the number of the best backbone's best warm start trial with unfrozen stages, or None.
+
+        trials: best first. The probes rank backbones better than trials do: they are judged on more pictures.
+        """
+        known = [row for row in trials if row.number in self._warm_starts]
+        known = [row for row in known if self._context.starts_from_probe(row.params)]
+        first = min(known, key=lambda row: self._backbones.index(row.params.backbone), default=None)
+        return first.number if first else None
 
     def _race_work(self, finalists: Sequence[TrialRow], n_second: int) -> float:
         """Count the operations of a race and of the final model, if the costliest finalists reach the second round."""
