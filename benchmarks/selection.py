@@ -1,7 +1,7 @@
 r"""Measure how well a search chooses: its winner against simpler models, on pictures that come later.
 
     python benchmarks/selection.py PHOTOS... --work WORK --base-command OLD/.venv/bin/autotune \
-        --command .venv/bin/autotune [--columns base,finals]
+        --command .venv/bin/autotune [--columns base,finals] [--backbone NAME]
     python benchmarks/selection.py --work WORK --report
 
 For each folder and seed, 40 % of the pictures are the user's, and 60 % come later; a hash of (seed, group) decides, so
@@ -74,6 +74,7 @@ class Cell:
     work: Path
     programs: Mapping[str, Path]
     trials: int
+    backbone: str | None = None
 
     @property
     def place(self) -> Path:
@@ -124,7 +125,8 @@ def searched(cell: Cell, version: str) -> Row:
         shutil.rmtree(file.parent, ignore_errors=True)
         file.parent.mkdir(parents=True)
         words = ("--trials", str(cell.trials), "--seed", str(cell.seed), "--study", version, "--json")
-        text, cpu, wall = run(cell, version, "search", cell.place / "user", *words)
+        backbone = ("--backbone", cell.backbone) if cell.backbone else ()
+        text, cpu, wall = run(cell, version, "search", cell.place / "user", *words, *backbone)
         shutil.rmtree(file.parent / "cache", ignore_errors=True)
         write_whole(file, json.dumps({"summary": json.loads(text), "cpu": cpu, "wall": wall}))
     found: Row = json.loads(file.read_text())
@@ -317,7 +319,9 @@ def measure(options: argparse.Namespace) -> None:
             parts = cell_done[SPLIT]
             given = {"base": options.base_command, "finals": options.command}
             programs = {version: file.absolute() for version, file in given.items() if file}
-            cell = Cell(photos, seed, parts["user"], parts["later"], options.work, programs, options.trials)
+            cell = Cell(
+                photos, seed, parts["user"], parts["later"], options.work, programs, options.trials, options.backbone
+            )
             cell.link_pictures()
             measure_cell(cell, [column for column in options.columns if column not in cell_done])
 
@@ -431,6 +435,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--base-command", type=Path, help="the command bin/autotune of an older version")
     parser.add_argument("--command", type=Path, help="the command bin/autotune of this version")
     parser.add_argument("--trials", type=int, default=50)
+    parser.add_argument("--backbone", help="search only this one; default: all that are installed")
     parser.add_argument("--seeds", type=machine.numbers, default=(0, 1, 2))
     parser.add_argument("--columns", type=lambda text: text.split(","), default=list(COLUMNS))
     parser.add_argument("--report", action="store_true", help="show the existing results only")

@@ -55,7 +55,7 @@ def test_the_cross_validated_loss_is_that_of_unseen_pictures(
     x, labels = features()
     folds = np.random.default_rng(1).permutation(60) % 4
     probe = fit_probe(3, x[folds != 0], labels[folds != 0], 0.1)
-    each = []
+    each: list[float] = []
     for fold in range(n_folds):
         own = fit_probe(3, x[folds != fold], labels[folds != fold], 0.1)
         logits = torch.from_numpy(own.logits(x[folds == fold])).double()
