@@ -58,7 +58,8 @@ from autotune.training.trial import last_features, prepare_training, training_se
 SIZES = {"efficientnet_lite0": 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}
 BACKBONE = "efficientnet_lite0"
 DEEPEST = 4
-SOUP = 5  # networks in a soup; each is trained without a fifth of the pictures
+FOLDS = 5
+SOUPS = {"folds": (5, 0), "folds and one of all": (5, 1), "folds and five of all": (5, 5), "all": (0, 5)}
 BATCH = 128
 BASE = Params(
     backbone=BACKBONE, depth=2, pixels=SIZES[BACKBONE], lr_low=1e-5, lr_high=1e-3, cycle="one-cycle", augment=0.5,
@@ -79,7 +80,8 @@ class Lever:
     change: changes a network before it is trained. mirror: average the probabilities of a picture and its mirror image.
     from_probe: the head starts from the probe, which is otherwise so only if stages are unfrozen. views: augmented
     views per picture in the cache; 0: a new view of every picture in every epoch, which no cache can hold.
-    pixels: another size than the backbone's in SIZES. soup: average the weights of SOUP networks, as the finals do.
+    pixels: another size than the backbone's in SIZES. soup: average the weights of several networks:
+    how many lack a fifth of the pictures each, as in the finals, and how many are trained on all of them.
     """
 
     params: Mapping[str, Any] = field(default_factory=dict)
@@ -91,7 +93,7 @@ class Lever:
     views: int = features.N_VIEWS
     backbone: str = BACKBONE
     pixels: int = 0
-    soup: bool = False
+    soup: tuple[int, int] | None = None
 
     @property
     def network(self) -> tuple[str, int]:
@@ -201,8 +203,10 @@ LEVERS: dict[str, Lever] = {
         for depth in (3, 4)
     },
 }
-SOUPS = ("base", "depth 3, lr_high 0.0003", "depth 4, lr_high 0.0003, new views")
-LEVERS |= {f"{name}, soup": replace(LEVERS[name], soup=True) for name in SOUPS}
+AVERAGED = ("lr_high 0.0003", "efficientnet_lite2, lr_high 0.0003")
+LEVERS |= {
+    f"{name}, soup of {which}": replace(LEVERS[name], soup=soup) for name in AVERAGED for which, soup in SOUPS.items()
+}
 # No network is trained.
 PROBES = {
     "probe": BACKBONE,
@@ -255,8 +259,11 @@ class Cell:
         params = replace(BASE, backbone=self.backbone, pixels=self.pixels, **lever.params)
         user = backbones.context.train
         if lever.soup:
-            fold = np.random.default_rng(self.seed).permutation(len(user)) % SOUP
-            nets = [self.trained(lever, params, user.where(list(fold != one)), one) for one in range(SOUP)]
+            fold = np.random.default_rng(self.seed).permutation(len(user)) % FOLDS
+            without, whole = lever.soup
+            parts = [(user.where(list(fold != one)), one) for one in range(without)]
+            parts += [(user, one) for one in range(whole)]
+            nets = [self.trained(lever, params, part, number) for part, number in parts]
             net = nets[0]
             net.load_state_dict(mean_state([one.state_dict() for one in nets]))
         else:

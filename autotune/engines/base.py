@@ -72,7 +72,7 @@ class FoldTask:
 
 @dataclass(frozen=True)
 class SoupTask:
-    """Average the networks of a trial's folds: the files of the assignment are their checkpoints."""
+    """Average the networks of a trial in the finals: the files of the assignment are their checkpoints."""
 
     number: int
     params: Params

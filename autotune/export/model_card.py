@@ -59,7 +59,8 @@ def _values(finished: FinishedTrial, validation: Evaluation, result: ExportResul
         **result.to_json(),
         "metadata": _metadata(finished, test, validation),
         "words": backbone.describe(trial.params),
-        "n_networks": len(finished.final.folds) if finished.final else 1,
+        "n_folds": len(finished.final.folds) if finished.final else 0,
+        "has_whole": bool(finished.final and finished.final.has_whole),
         "classes": _classes(finished, per_class),
         "weakest": [
             {"name": n, **vars(one)} for n, one in sorted(per_class.items(), key=lambda i: i[1].recall)[:WEAKEST]

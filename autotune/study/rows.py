@@ -176,10 +176,10 @@ SOUP, REFIT, TRIAL = "soup", "refit", "trial"
 class Final:
     """The final model. trial: whose hyperparameters it has. setting: SOUP, REFIT or TRIAL, as asked for; how: as made.
 
-    folds: of the soup's networks. checkpoint: a path in the study folder. n, value, log_loss: of the networks of the
-    folds, on the pictures held out from them; temperature: fitted on the same; None without folds. divergence, changed:
-    as in SoupOutcome. reason: why the model was made in this way. is_complete: False if the time limit ended the
-    finals.
+    folds: of the soup's networks; has_whole: whether one of the whole pool is in it, too. checkpoint: a path in the
+    study folder. n, value, log_loss: of the networks of the folds, on the pictures held out from them; temperature:
+    fitted on the same; None without folds. divergence, changed: as in SoupOutcome. reason: why the model was made in
+    this way. is_complete: False if the time limit ended the finals.
     """
 
     trial: int
@@ -187,6 +187,7 @@ class Final:
     how: str
     checkpoint: str
     folds: tuple[int, ...] = ()
+    has_whole: bool = False
     n: int = 0
     value: float | None = None
     log_loss: float | None = None
@@ -207,9 +208,9 @@ class Final:
         return tuple(one.trial for one in full if one.mean > first.mean)
 
     @property
-    def network(self) -> tuple[str, tuple[int, ...]]:
-        """What identifies the network within a study: a soup of more folds is another one."""
-        return self.checkpoint, self.folds if self.how == SOUP else ()
+    def network(self) -> tuple[str, tuple[int, ...], bool]:
+        """What identifies the network within a study: a soup of more networks is another one."""
+        return self.checkpoint, self.folds if self.how == SOUP else (), self.has_whole
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Final:

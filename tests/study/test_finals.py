@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
+import torch
 from conftest import write_digits
 from small_studies import search
 
@@ -59,6 +61,16 @@ def without_seconds(found: dict[str, Any]) -> dict[str, Any]:
     return {"finals": found["finals"], "final": found["final"], "test": found["test"]}
 
 
+def assert_average_of(checkpoint: str, members: list[str | None], n: int) -> None:
+    """Check that the weights of a network are the mean of those of n others."""
+    soup, *states = (safetensors.torch.load_file(Path("studies/s", str(one))) for one in [checkpoint, *members])
+    assert len(states) == n
+    for name, value in soup.items():
+        if value.is_floating_point():
+            mean = torch.stack([state[name].double() for state in states]).mean(0)
+            assert torch.allclose(value.double(), mean, atol=1e-6)
+
+
 def test_finalists_race_on_other_folds_and_the_winners_networks_are_averaged(here: Path, photos: Path) -> None:
     found = search(photos, 5, flags=PRETRAINED)
     final, finalists = found["final"], found["finals"]
@@ -71,6 +83,8 @@ def test_finalists_race_on_other_folds_and_the_winners_networks_are_averaged(her
     assert low <= finalists[0]["mean"] - finalists[1]["mean"] <= high
     assert (final["how"], final["trial"], final["folds"]) == ("soup", finalists[0]["trial"], [0, 1, 2, 3, 4])
     assert final["n"] == found["pictures"]["train"] + found["pictures"]["validation"]
+    assert final["has_whole"]
+    assert_average_of(final["checkpoint"], [row.checkpoint for row in folds() if row.trial == final["trial"]], 6)
     assert found["test"]["trial"] == final["trial"]
     assert found["test"]["evaluations"] == 1
     again = search(photos, 5, flags=PRETRAINED)

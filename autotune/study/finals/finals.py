@@ -113,7 +113,7 @@ class Finals:
 
     def _files(self, task: Task) -> Mapping[str, bytes]:
         if isinstance(task, SoupTask):
-            rows = self._complete(task.number)
+            rows = self._complete(task.number) + self._whole(task.number)
             return {str(row.checkpoint): self._checkpoints.files.content(str(row.checkpoint)) for row in rows}
         assert isinstance(task, FoldTask)
         return self._checkpoints.needed_by(task.params)
@@ -136,10 +136,15 @@ class Finals:
     def _complete(self, number: int) -> list[FoldRow]:
         return folds_of(self._record.folds(), number)
 
+    def _whole(self, number: int) -> list[FoldRow]:
+        """Return the network of a trial that holds nothing out, if it is complete."""
+        rows = [row for row in self._record.folds() if (row.trial, row.fold) == (number, WHOLE_POOL)]
+        return [row for row in rows if row.state == COMPLETE]
+
     def _soup(self, winner: TrialRow, finalists: tuple[Finalist, ...]) -> Final:
-        """Average the networks of all folds, or refit if the average does not predict as they do."""
-        self._train([winner], range(self._context.n_folds))
-        rows = self._complete(winner.number)
+        """Average the networks of all folds and one of the whole pool, or use this one if the average differs."""
+        self._train([winner], [*range(self._context.n_folds), WHOLE_POOL])
+        rows, whole = self._complete(winner.number), self._whole(winner.number)
         if len(rows) < 2:
             return self._refit(winner, finalists, "refitted: fewer than two folds could be trained")
         for _, outcome in run_tasks(
@@ -148,7 +153,7 @@ class Finals:
             if isinstance(outcome, SoupOutcome):
                 break
         else:
-            return self._refit(winner, finalists, "refitted: the average of the folds' networks failed")
+            return self._refit(winner, finalists, "refitted: the average of the networks failed")
         agrees = outcome.divergence <= MOST_DIVERGENCE and outcome.changed <= MOST_CHANGED
         if not agrees:
             reason = (
@@ -162,7 +167,9 @@ class Finals:
             checkpoint=self._checkpoints.keep_soup(winner.number, outcome.checkpoint),
             divergence=outcome.divergence,
             changed=outcome.changed,
-            reason=f"average of the weights of {plural(len(rows), 'network')} of trial {winner.number}, one per fold",
+            has_whole=bool(whole),
+            reason=f"average of the weights of {plural(len(rows) + len(whole), 'network')} of trial {winner.number}, "
+            + ("one per fold and one of all folds" if whole else "one per fold"),
         )
 
     def _refit(self, winner: TrialRow, finalists: tuple[Finalist, ...], reason: str) -> Final:

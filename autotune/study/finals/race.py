@@ -77,7 +77,9 @@ class RacePlanner:
     def _race_work(self, finalists: Sequence[TrialRow], n_second: int) -> float:
         """Count the operations of a race and of the final model, if the costliest finalists reach the second round."""
         costs = sorted((self._fold_work(row) for row in finalists), reverse=True)
-        return sum(costs) + sum(costs[:n_second]) * (self._context.n_folds - 2) + costs[0]
+        n = self._context.n_folds
+        final = costs[0] * (1 + n / (n - 1))  # without the searched fold, and on the whole pool
+        return sum(costs) + sum(costs[:n_second]) * (n - 2) + final
 
     def _expected_work(self, n_trials: int) -> float:
         """Count the operations of trials that are spread evenly over backbones, sizes and depths."""
