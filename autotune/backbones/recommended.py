@@ -9,8 +9,7 @@ from collections.abc import Iterable
 
 RECOMMENDED = "recommended"
 ON_CPU = (
-    "efficientnet_lite0",  # needs no download, nor does Lite2
-    "efficientnet_lite2",
+    "efficientnet_lite0",  # needs no download
     "timm:mobilenetv4_conv_small.e2400_r224_in1k",
     "timm:hgnetv2_b0.ssld_stage2_ft_in1k",
     "timm:hgnetv2_b2.ssld_stage2_ft_in1k",
@@ -22,7 +21,6 @@ ON_CPU = (
 )
 ON_GPU = (
     "efficientnet_lite0",
-    "efficientnet_lite2",
     "timm:convnext_tiny.in12k_ft_in1k",
     "timm:convnext_small.in12k_ft_in1k",
     "timm:tiny_vit_21m_224.dist_in22k_ft_in1k",
