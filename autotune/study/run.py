@@ -185,8 +185,8 @@ def _probe(
         raise StudyError("The probe of every backbone failed.", f"Read {engine.log('probe-*')}, then try again.")
     order = [row.backbone for row in record.probes()]
     kept.sort(key=lambda one: order.index(one.backbone.name) if one.backbone.name in order else len(order))
-    kept = _best(kept, left_out, record, listener)
     if not record.facts().has_started:
+        kept = _best(kept, left_out, record, listener)
         record.keep_facts(backbones={one.backbone.name: _facts(one) for one in kept}, left_out=left_out)
     return replace(selection, candidates=tuple(kept))
 

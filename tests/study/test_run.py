@@ -30,6 +30,7 @@ from autotune.search import read_ahead
 from autotune.search.candidates import select_backbones
 from autotune.search.plan import build_context, make_plan
 from autotune.search.settings import read_settings
+from autotune.study import run
 from autotune.study.driver import Driver
 from autotune.study.listener import Progress, StudyListener
 from autotune.study.record import Record, lock_study
@@ -469,7 +470,9 @@ def test_a_study_of_real_photos_completes(here: Path) -> None:
     assert found["test"]["accuracy"] > 0.5
 
 
-def test_of_many_backbones_the_four_with_the_best_probes_are_searched(here: Path) -> None:
+def test_of_many_backbones_the_four_with_the_best_probes_are_searched(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = write_digits(here / "data")
     names = [f"timm:test_{kind}" for kind in ("resnet", "vit", "convnext", "byobnet", "efficientnet")]
     weights = here / "weights"
@@ -487,3 +490,7 @@ def test_of_many_backbones_the_four_with_the_best_probes_are_searched(here: Path
     assert "is not among the best 4" in left_out[1]
     again = search(data, trials=2, weights=weights, flags=flags)
     assert again["left_out"] == found["left_out"]
+    monkeypatch.setattr(run, "MOST_PRETRAINED", 1)  # as if an earlier version had started the study with more
+    more = search(data, trials=4, weights=weights, flags=flags)
+    assert more["trials"]["total"] == 4
+    assert more["left_out"] == found["left_out"]
