@@ -16,6 +16,7 @@ from autotune.cli.console import PlainConsole
 from autotune.data.catalog import read_catalog
 from autotune.data.split import MANIFEST, TEST, VALIDATION, read_manifest
 from autotune.errors import StudyError
+from autotune.export.bundle import CARD
 from autotune.export.export import ExportRequest, export_trial
 from autotune.report.label_issues import find_label_issues_in_finals
 from autotune.report.report import write_report
@@ -180,6 +181,9 @@ def test_an_exported_average_is_described(study: Path) -> None:
     shown = sections()["export"]
     assert f"Average of the weights of the networks of trial {result.trial}, exported to" in shown
     assert "It is not the current" not in shown
+    card = " ".join((Path(result.folder) / CARD).read_text(encoding="utf-8").split())
+    folds = len(final_of(study).folds)
+    assert f"{folds} were trained without one fold of the training and validation pictures each, and one on all" in card
     assert f"of {result.calibration.answered['held-out'].n} held-out predictions reach it" in shown
     with open_record(study) as record:
         record.keep_final(replace(final_of(study), how=REFIT))
