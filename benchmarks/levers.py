@@ -199,8 +199,8 @@ LEVERS: dict[str, Lever] = {
     **{f"{name}, lr_high {rate:g}": Lever({"optimizer": name, "lr_high": rate}) for name, rate in RATES},
     **{f"{name}, lr_high 0.0003": Lever({"lr_high": 3e-4}, backbone=name) for name in SIZES if name != BACKBONE},
     **{
-        f"depth {depth}, lr_high 0.0003, 128 pixels": Lever({"depth": depth, "lr_high": 3e-4}, pixels=128)
-        for depth in (3, 4)
+        f"depth {depth}, lr_high 0.0003, 128 pixels": Lever({"depth": depth, "lr_high": 3e-4}, pixels=128, views=views)
+        for depth, views in ((2, features.N_VIEWS), (3, features.N_VIEWS), (4, 0), (5, 0), (6, 0), (8, 0))
     },
 }
 AVERAGED = ("lr_high 0.0003", "efficientnet_lite2, lr_high 0.0003")

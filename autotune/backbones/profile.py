@@ -17,7 +17,7 @@ from autotune.errors import PluginError
 from autotune.text import first_line
 
 N_BLANK = 2  # pictures of a profile: with one, a stage that ignores its batch would pass
-CPU_TAIL_SHARE = 0.4  # the most that the unfrozen stages may take of a forward pass's operations on a CPU
+CPU_TAIL_SHARE = 0.4  # of a forward pass's operations: the most that the unfrozen stages may take on a CPU
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,21 @@ class StageProfile:
 
         At these cuts the unfrozen stages take at most 40 % of the operations; rounding earlier would cost accuracy.
         """
-        return tuple(self.stages - depth for depth in self.depths(on_cpu=True) if 0 < depth < self.stages)
+        most = CPU_TAIL_SHARE * sum(self.operations)
+        return tuple(self.stages - depth for depth in self.depths(most) if 0 < depth < self.stages)
 
-    def depths(self, on_cpu: bool) -> tuple[int, ...]:
-        """Return the depths searched by default: all; on a CPU those with at most 40 % of the operations unfrozen."""
-        most = CPU_TAIL_SHARE * sum(self.operations) if on_cpu else float("inf")
+    def depths(self, most: float) -> tuple[int, ...]:
+        """Return the depths whose unfrozen stages take at most this many operations for one picture."""
         return tuple(depth for depth in range(self.stages + 1) if self.tail_operations(depth) <= most)
+
+    def cpu_depths(self, own_pixels: int) -> tuple[int, ...]:
+        """Return the depths searched by default on a CPU. own_pixels: the default size of the backbone.
+
+        The unfrozen stages take at most 40 % of the operations that a picture of this size takes, so small pictures,
+        such as CIFAR-10's, allow more of them: they gain the most by it (benchmarks/levers.txt).
+        """
+        larger = max(own_pixels / self.pixels, 1) ** 2
+        return self.depths(CPU_TAIL_SHARE * larger * sum(self.operations))
 
 
 @torch.no_grad()

@@ -172,7 +172,8 @@ class _Opener:
         if backbone.traits.from_scratch:
             return (profile.stages,)
         if asked is None:
-            return profile.depths(on_cpu=self.device == "cpu")
+            on_cpu = self.device == "cpu"
+            return profile.cpu_depths(backbone.traits.pixels) if on_cpu else tuple(range(profile.stages + 1))
         depths = tuple(depth for depth in (int(value) for value in _values(asked)) if depth <= profile.stages)
         if not depths:
             raise ConfigError(

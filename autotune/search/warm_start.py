@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from autotune.search.ranges import Choice, Fixed, Range
@@ -18,26 +19,32 @@ N_BACKBONES = 2
 def first_trials(space: SearchSpace, arms: tuple[BackboneOptions, ...]) -> list[dict[str, Value]]:
     """Return the values to enqueue, by the names in `suggest`, for the best backbones. arms: best backbone first.
 
-    A pretrained network is trained head only, then with its last one to three stages unfrozen, at learning rates that
-    served best with few pictures (benchmarks/levers.txt); a network from scratch is trained completely. Values outside
-    the ranges are moved to the nearest limit.
+    A pretrained network is trained head only, then with its last one to three stages and the most stages unfrozen, at
+    learning rates that served best with few pictures (benchmarks/levers.txt); a network from scratch is trained
+    completely. Values outside the ranges are moved to the nearest limit.
     """
     common: dict[str, Value] = {"optimizer": "adamw", "batch_size": 32, "weight_decay": 1e-2, "dropout": 0.2}
-    common |= {"label_smoothing": 0.0, "augment": 0.5, "class_weight": 0.0, "cycle": "one-cycle"}
-    head_only = {"lr_low": 1e-5, "lr_high": 1e-2, "augment": 0.0}
-    last_stages = {"lr_low": 1e-5, "lr_high": 3e-4}
-    from_scratch = {"lr_low": 1e-5, "lr_high": 1e-3, "augment": 0.25}
+    common |= {"lr_low": 1e-5, "label_smoothing": 0.0, "class_weight": 0.0, "cycle": "one-cycle"}
     found = []
     for arm in arms[:N_BACKBONES]:
-        pretrained = [(0, head_only), *((depth, last_stages) for depth in (1, 2, 3))]
-        wanted = [(depth, own) for depth, own in pretrained if depth in arm.depths]
-        for depth, own in wanted or [(arm.depths[0], from_scratch)]:
+        for depth in _depths(arm):
+            own = _rate_and_augmentation(arm, depth)
             values: dict[str, Value] = {**common, **own, "backbone": arm.backbone}
             if not space.lr_high:  # then `suggest` multiplies it by this factor
                 values["lr_high"] = own["lr_high"] / depth_factor(arm, depth)
             values |= {f"depth[{arm.backbone}]": depth, f"pixels[{arm.backbone}]": arm.pixels[0]}
             found.append((depth, _within(space, values)))
     return [values for _, values in sorted(found, key=lambda one: one[0])]  # cheapest first
+
+
+def _depths(arm: BackboneOptions) -> Iterable[int]:
+    return (depth for depth in arm.depths if depth <= 3 or depth == max(arm.depths))
+
+
+def _rate_and_augmentation(arm: BackboneOptions, depth: int) -> dict[str, float]:
+    if arm.from_scratch:
+        return {"lr_high": 1e-3, "augment": 0.25}
+    return {"lr_high": 3e-4, "augment": 0.5} if depth else {"lr_high": 1e-2, "augment": 0.0}
 
 
 def _within(space: SearchSpace, values: dict[str, Value]) -> dict[str, Value]:

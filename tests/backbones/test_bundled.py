@@ -214,6 +214,13 @@ def test_operations_match_published_values(name: str, giga: float) -> None:
     assert sum(found.operations) / 2e9 == pytest.approx(giga, rel=0.03)
 
 
+def test_small_pictures_allow_more_unfrozen_stages_on_a_cpu() -> None:
+    entry = discover().find("efficientnet_lite0")
+    chain = build_stages(entry, pretrained=False)
+    at = {pixels: profile_stages(entry, chain, pixels).cpu_depths(224) for pixels in (64, 224, 320)}
+    assert at == {64: tuple(range(10)), 224: (0, 1, 2, 3), 320: (0, 1, 2, 3)}
+
+
 def test_safetensors_of_timm_are_matched_by_name(tmp_path: Path) -> None:
     import timm
     from safetensors.torch import save_file

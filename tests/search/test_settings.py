@@ -21,7 +21,7 @@ from autotune.search.settings import (
     read_settings,
     settings_from_record,
 )
-from autotune.search.space import BackboneOptions, suggest
+from autotune.search.space import SCRATCH_FACTOR, BackboneOptions, suggest
 from autotune.search.warm_start import first_trials
 from autotune.training.params import Params
 
@@ -254,6 +254,20 @@ def test_warm_start_trials_are_within_the_ranges(tmp_path: Path, text: str) -> N
 def test_the_warm_start_trains_the_head_only_then_unfreezes_the_last_stage() -> None:
     depths = [values.get("depth[net]") for values in first_trials(SearchSpace(), ARMS)]
     assert depths[:2] == [0, 1]
+
+
+def test_the_warm_start_unfreezes_one_to_three_and_the_most_stages() -> None:
+    arm = BackboneOptions("net", (128,), tuple(range(10)))
+    found = first_trials(SearchSpace(), (arm,))
+    assert [values["depth[net]"] for values in found] == [0, 1, 2, 3, 9]
+    assert {values["augment"] for values in found[1:]} == {0.5}
+
+
+@pytest.mark.parametrize("stages", [3, 6])
+def test_the_warm_start_of_a_network_from_scratch_has_a_rate_for_untrained_weights(stages: int) -> None:
+    arm = BackboneOptions("small", (32,), (stages,), from_scratch=True)
+    (values,) = first_trials(SearchSpace(), (arm,))
+    assert (values["lr_high"], values["augment"]) == (1e-3 / SCRATCH_FACTOR, 0.25)
 
 
 def test_differences_are_reported_by_name(tmp_path: Path) -> None:
