@@ -231,7 +231,7 @@ def _import_plugin(file: str) -> Any:
         sys.modules[name] = module
         try:
             spec.loader.exec_module(module)
-        except BaseException:
+        except BaseException:  # also Ctrl-C: a module that is half there must be loaded again
             del sys.modules[name]
             raise
     return sys.modules[name]

@@ -243,7 +243,7 @@ def _work(pipe: Connection[Any, Any], folder: Path) -> None:
         scratch.mkdir(parents=True, exist_ok=True)
     except ChannelClosedError:
         return
-    except Exception:
+    except Exception:  # an import or a context can fail in any way; the traceback belongs in the log
         _redirect_output(_log_file(folder, _START_LOG))
         traceback.print_exc()
         raise SystemExit(1) from None
