@@ -1,4 +1,4 @@
-"""The value that the sampler gets for a trial: its score minus a penalty for its cost."""
+"""The value that the sampler and the finals' reference go by: a score minus a penalty for the cost of the trial."""
 
 from __future__ import annotations
 

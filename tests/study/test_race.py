@@ -4,6 +4,7 @@ from pathlib import Path
 from conftest import write_digits
 from small_trials import trial_plan
 
+from autotune.data.split import VALIDATION
 from autotune.search.plan import build_context
 from autotune.study.finals.race import RacePlanner
 from autotune.study.rows import COMPLETE, TrialRow
@@ -31,6 +32,20 @@ def test_the_reference_is_a_warm_start_of_the_best_backbone(tmp_path: Path) -> N
     race = planner.race(known, [*known, *(row(number, 0, 0.5, best) for number in range(5, 51))])
     assert race
     assert [one.number for one in race.finalists] == [3, 1, 2, 4]
+
+
+def test_an_expensive_reference_must_be_better_by_several_pictures(tmp_path: Path) -> None:
+    plan = trial_plan(write_digits(tmp_path / "digits"), backbone=["efficientnet_lite0"], pixels=[32], depth=[0, 1, 3])
+    planner = RacePlanner(plan, build_context(plan, 1), warm_starts={1, 3})
+    picture = 1 / len(plan.split.part(VALIDATION))
+
+    def reference(lead: float) -> int | None:
+        trials = sorted([row(3, 3, 0.5 + lead * picture), row(1, 1, 0.5)], key=lambda one: one.rank)
+        race = planner.race(trials, [*trials, *(row(number, 0, 0.1) for number in range(4, 51))])
+        assert race
+        return race.reference
+
+    assert (reference(0), reference(3.9), reference(4.9)) == (1, 1, 3)
 
 
 def test_after_cheap_trials_the_expensive_warm_start_is_still_a_finalist(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from autotune.search.cost import FINALS_SHARE, expected_operations, expected_shares, picture_operations
+from autotune.search.cost import FINALS_SHARE, expected_operations, expected_shares
+from autotune.search.cost_penalty import cost_penalty
 from autotune.search.plan import Plan
 from autotune.study.rows import TrialRow
 from autotune.training.context import TrialContext
@@ -37,7 +38,7 @@ class RacePlanner:
         self._plan = plan
         self._context = context
         self._warm_starts = warm_starts
-        self._operations = picture_operations(plan.selection, plan.cuts)
+        self._penalty = cost_penalty(plan)
         self._backbones = [one.backbone.name for one in plan.selection.candidates]
 
     def race(self, complete: Sequence[TrialRow], finished: Iterable[TrialRow]) -> Race | None:
@@ -67,11 +68,15 @@ class RacePlanner:
     def _reference(self, trials: Iterable[TrialRow]) -> int | None:
         """Return the number of the best backbone's best warm start trial with unfrozen stages, or None.
 
-        trials: best first. The probes rank backbones better than trials do: they are judged on more pictures.
+        trials: best first. The probes rank backbones better than trials do: they are judged on more pictures. The best
+        trial is the one with the best value for the sampler, so an expensive one must be better by several pictures.
         """
+
+        def order(row: TrialRow) -> tuple[int, float]:
+            return self._backbones.index(row.params.backbone), -self._penalty.applied(row.value or 0.0, row.params)
+
         known = [row for row in trials if row.number in self._warm_starts]
-        known = [row for row in known if self._context.starts_from_probe(row.params)]
-        first = min(known, key=lambda row: self._backbones.index(row.params.backbone), default=None)
+        first = min((row for row in known if self._context.starts_from_probe(row.params)), key=order, default=None)
         return first.number if first else None
 
     def _race_work(self, finalists: Sequence[TrialRow], n_second: int) -> float:
@@ -105,4 +110,4 @@ class RacePlanner:
         return self._work(row, self.epochs(row) * pool * (n - 1) / n)
 
     def _work(self, row: TrialRow, pictures: float) -> float:
-        return pictures * self._operations[row.params.backbone, row.params.pixels, row.params.depth]
+        return pictures * self._penalty.operations[row.params.backbone, row.params.pixels, row.params.depth]
