@@ -102,14 +102,14 @@ def training_operations(profile: StageProfile, depth: int, pictures: float, is_c
 def epochs_for(selection: Selection, n_train: int) -> int:
     """Return the default epochs of a study. n_train: training pictures.
 
-    Few epochs cost accuracy where pictures are cheap, so the number follows from counted work, on a mean backbone.
+    Few epochs cost accuracy where pictures are cheap, so it follows from counted work, on the costliest backbone.
     """
-    each = [
+    most = max(
         training_operations(profile, max(one.depths), 1, is_cached=True)
         for one in selection.candidates
         for profile in one.profiles
-    ]
-    affordable = TRIAL_OPERATIONS[selection.device.partition(":")[0]] / max(sum(each) / len(each), 1)
+    )
+    affordable = TRIAL_OPERATIONS[selection.device.partition(":")[0]] / max(most, 1)
     least, most = EPOCHS
     return min(max(round(max(affordable, PICTURES) / n_train), least), most)
 
