@@ -18,6 +18,7 @@ from autotune.text import first_line
 
 N_BLANK = 2  # pictures of a profile: with one, a stage that ignores its batch would pass
 CPU_TAIL_SHARE = 0.4  # of a forward pass's operations: the most that the unfrozen stages may take on a CPU
+SMALL_TAIL_SHARE = 0.75  # the same for small pictures: the first stages take more time than their operations suggest
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,11 @@ class StageProfile:
         """Return the depths searched by default on a CPU. own_pixels: the default size of the backbone.
 
         The unfrozen stages take at most 40 % of the operations that a picture of this size takes, so small pictures,
-        such as CIFAR-10's, allow more of them: they gain the most by it (benchmarks/levers.txt).
+        such as CIFAR-10's, allow up to 75 % of their own: they gain the most by it (benchmarks/levers.txt).
         """
         larger = max(own_pixels / self.pixels, 1) ** 2
-        return self.depths(CPU_TAIL_SHARE * larger * sum(self.operations))
+        share = min(CPU_TAIL_SHARE * larger, SMALL_TAIL_SHARE)
+        return self.depths(share * sum(self.operations))
 
 
 @torch.no_grad()

@@ -38,7 +38,7 @@ class SearchSpace(BaseModel, frozen=True):
     """Names of the backbones; `recommended`: a list for the device. Default: those with installed weights."""
 
     depth: Annotated[Domain | None, Values(int, ge=0)] = None
-    """Number of last stages to unfreeze; 0: head only. Default: any; on a CPU, up to 40 % of the FLOPs at that size."""
+    """Last stages to unfreeze; 0: head only. Default: any; on a CPU, 40 % of the FLOPs at most, 75 % if small."""
 
     pixels: Annotated[Domain | None, Values(int, ge=8, le=2048)] = None
     """Input size: side of the centre square after resizing. Default: the backbone's, smaller for small pictures."""

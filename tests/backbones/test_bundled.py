@@ -218,7 +218,7 @@ def test_small_pictures_allow_more_unfrozen_stages_on_a_cpu() -> None:
     entry = discover().find("efficientnet_lite0")
     chain = build_stages(entry, pretrained=False)
     at = {pixels: profile_stages(entry, chain, pixels).cpu_depths(224) for pixels in (64, 224, 320)}
-    assert at == {64: tuple(range(10)), 224: (0, 1, 2, 3), 320: (0, 1, 2, 3)}
+    assert at == {64: (0, 1, 2, 3, 4, 5), 224: (0, 1, 2, 3), 320: (0, 1, 2, 3)}
 
 
 def test_safetensors_of_timm_are_matched_by_name(tmp_path: Path) -> None:
