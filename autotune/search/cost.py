@@ -21,8 +21,8 @@ MOST_BYTES = 8 * 2**30  # of one cut's features; larger cuts are not cached
 OPERATIONS_A_BYTE = {"cpu": 200, "mps": 1000, "cuda": 5000}
 EPOCHS = 4, 12  # the fewest and the most by default
 PICTURES = 6000  # that even a costly trial trains on, over all epochs
-# Operations that a trial of the most unfrozen stages may cost by default: about 10 s on two cores of a CPU.
-TRIAL_OPERATIONS = {"cpu": 5e12, "mps": 5e13, "cuda": 2.5e14}
+# Operations that a trial of the most unfrozen stages may cost by default: 10 s to a minute on two cores of a CPU.
+TRIAL_OPERATIONS = {"cpu": 3e12, "mps": 5e13, "cuda": 2.5e14}
 
 Cuts = Mapping[tuple[str, int], tuple[int, ...]]  # the cuts that are cached, by backbone and size
 
