@@ -202,10 +202,10 @@ LEVERS: dict[str, Lever] = {
         f"depth {depth}, lr_high 0.0003, 128 pixels": Lever({"depth": depth, "lr_high": 3e-4}, pixels=128, views=views)
         for depth, views in ((2, features.N_VIEWS), (3, features.N_VIEWS), (4, 0), (5, 0), (6, 0), (8, 0))
     },
-    **{
-        f"depth 5, lr_high 0.0003, 128 pixels, {told}": Lever({"depth": 5, "lr_high": 3e-4}, pixels=128, **change)
-        for told, change in (("4 views", {}), ("epochs x 0.6", {"epochs": 0.6, "views": 0}))
-    },
+    "depth 5, lr_high 0.0003, 128 pixels, 4 views": Lever({"depth": 5, "lr_high": 3e-4}, pixels=128),
+    "depth 5, lr_high 0.0003, 128 pixels, epochs x 0.6": Lever(
+        {"depth": 5, "lr_high": 3e-4}, pixels=128, views=0, epochs=0.6
+    ),
 }
 AVERAGED = ("lr_high 0.0003", "efficientnet_lite2, lr_high 0.0003")
 LEVERS |= {
