@@ -207,7 +207,10 @@ LEVERS: dict[str, Lever] = {
         {"depth": 5, "lr_high": 3e-4}, pixels=128, views=0, epochs=0.6
     ),
 }
-AVERAGED = ("lr_high 0.0003", "efficientnet_lite2, lr_high 0.0003")
+AVERAGED = (
+    "base", "lr_high 0.0003", "lr_high 0.003", "depth 1", "depth 1, lr_high 0.0003", "depth 1, lr_high 0.003",
+    "efficientnet_lite2, lr_high 0.0003",
+)  # fmt: skip
 LEVERS |= {
     f"{name}, soup of {which}": replace(LEVERS[name], soup=soup) for name in AVERAGED for which, soup in SOUPS.items()
 }
