@@ -239,6 +239,7 @@ def test_a_transition_leaves_an_eighth_of_the_numbers(tmp_path: Path) -> None:
 def test_a_single_stage_trains_completely_or_not_at_all(tmp_path: Path) -> None:
     entry = page_backbone("two_branches", tmp_path)
     profile = profile_stages(entry, build_stages(entry, pretrained=False), 32)
+    assert profile.depths(float("inf")) == (0, 1)
     assert profile.cpu_depths(32) == (0,)
 
 

@@ -173,7 +173,7 @@ class _Opener:
             return (profile.stages,)
         if asked is None:
             on_cpu = self.device == "cpu"
-            return profile.cpu_depths(backbone.traits.pixels) if on_cpu else tuple(range(profile.stages + 1))
+            return profile.cpu_depths(backbone.traits.pixels) if on_cpu else profile.depths(most=float("inf"))
         depths = tuple(depth for depth in (int(value) for value in _values(asked)) if depth <= profile.stages)
         if not depths:
             raise ConfigError(

@@ -21,7 +21,7 @@ MOST_BYTES = 8 * 2**30  # of one cut's features; larger cuts are not cached
 OPERATIONS_A_BYTE = {"cpu": 200, "mps": 1000, "cuda": 5000}
 EPOCHS = 4, 12  # the fewest and the most by default
 PICTURES = 6000  # that even a costly trial trains on, over all epochs
-# Operations that a trial of the most unfrozen stages may cost by default: 10 s to a minute on two cores of a CPU.
+# Operations that a trial of the most unfrozen stages may cost by default, if they are more than those of PICTURES.
 TRIAL_OPERATIONS = {"cpu": 3e12, "mps": 5e13, "cuda": 2.5e14}
 
 Cuts = Mapping[tuple[str, int], tuple[int, ...]]  # the cuts that are cached, by backbone and size
@@ -104,12 +104,12 @@ def epochs_for(selection: Selection, n_train: int) -> int:
 
     Few epochs cost accuracy where pictures are cheap, so it follows from counted work, on the costliest backbone.
     """
-    most = max(
+    costliest = max(
         training_operations(profile, max(one.depths), 1, is_cached=True)
         for one in selection.candidates
         for profile in one.profiles
     )
-    affordable = TRIAL_OPERATIONS[selection.device.partition(":")[0]] / max(most, 1)
+    affordable = TRIAL_OPERATIONS[selection.device.partition(":")[0]] / max(costliest, 1)
     least, most = EPOCHS
     return min(max(round(max(affordable, PICTURES) / n_train), least), most)
 
