@@ -20,7 +20,8 @@ def first_trials(space: SearchSpace, arms: tuple[BackboneOptions, ...]) -> list[
     """Return the values to enqueue, by the names in `suggest`, for the best backbones. arms: best backbone first.
 
     A pretrained network is trained head only, then with its last one to three stages and the most stages unfrozen, at
-    learning rates that served best with few pictures (benchmarks/levers.txt); a network from scratch is trained
+    learning rates that served best with few pictures (benchmarks/levers.txt): for two stages as an average of networks,
+    which the final model is, and not as a single one; a network from scratch is trained
     completely. Values outside the ranges are moved to the nearest limit.
     """
     common: dict[str, Value] = {"optimizer": "adamw", "batch_size": 32, "weight_decay": 1e-2, "dropout": 0.2}
@@ -44,7 +45,9 @@ def _depths(arm: BackboneOptions) -> Iterable[int]:
 def _rate_and_augmentation(arm: BackboneOptions, depth: int) -> dict[str, float]:
     if arm.from_scratch:
         return {"lr_high": 1e-3, "augment": 0.25}
-    return {"lr_high": 3e-4, "augment": 0.5} if depth else {"lr_high": 1e-2, "augment": 0.0}
+    if depth == 0:
+        return {"lr_high": 1e-2, "augment": 0.0}
+    return {"lr_high": 1e-3 if depth <= 2 else 3e-4, "augment": 0.5}
 
 
 def _within(space: SearchSpace, values: dict[str, Value]) -> dict[str, Value]:

@@ -21,7 +21,7 @@ from autotune.search.settings import (
     read_settings,
     settings_from_record,
 )
-from autotune.search.space import SCRATCH_FACTOR, BackboneOptions, suggest
+from autotune.search.space import SCRATCH_FACTOR, BackboneOptions, depth_factor, suggest
 from autotune.search.warm_start import first_trials
 from autotune.training.params import Params
 
@@ -261,6 +261,8 @@ def test_the_warm_start_unfreezes_one_to_three_and_the_most_stages() -> None:
     found = first_trials(SearchSpace(), (arm,))
     assert [values["depth[net]"] for values in found] == [0, 1, 2, 3, 9]
     assert {values["augment"] for values in found[1:]} == {0.5}
+    for values, depth, rate in zip(found, (0, 1, 2, 3, 9), (1e-2, 1e-3, 1e-3, 3e-4, 3e-4), strict=True):
+        assert values["lr_high"] == pytest.approx(rate / depth_factor(arm, depth))
 
 
 @pytest.mark.parametrize("stages", [3, 6])
