@@ -18,6 +18,7 @@ from autotune.data.folder import LabelledFile, SkippedFile, list_folder
 from autotune.data.near_duplicates import find_near_duplicates, thumbnail
 from autotune.data.picture import Picture, UnreadableError, pixel_digest, read_picture
 from autotune.data.table import is_table, list_table
+from autotune.data.visits import AUTO, Shot, Visits, group_by_visit, read_shot
 from autotune.errors import DataError
 from autotune.text import plural
 
@@ -31,7 +32,8 @@ Progress = Callable[[int, int], None]
 class Catalog:
     """The pictures and the skipped files of a dataset. root: the folder that relative paths start from.
 
-    near: pairs of near-duplicates, by digest; None if the pictures are too similar to distinguish.
+    near: pairs of near-duplicates, by digest; None if the pictures are too similar to distinguish. visits: found among
+    the pictures, whose groups are these visits.
     """
 
     root: Path
@@ -39,6 +41,7 @@ class Catalog:
     pictures: tuple[Picture, ...]
     skipped: tuple[SkippedFile, ...]
     near: tuple[tuple[str, str], ...] | None = ()
+    visits: Visits = Visits()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -74,11 +77,12 @@ class PictureSink(Protocol):
 
 
 def read_catalog(source: Path, known: Mapping[str, Picture] | None = None, progress: Progress | None = None,
-                 sink: PictureSink | None = None) -> Catalog:  # fmt: skip
+                 sink: PictureSink | None = None, group_by: str = AUTO) -> Catalog:  # fmt: skip
     """Find, decode and hash every picture of a folder or table, in parallel.
 
-    known: pictures of an earlier run, by path. Unchanged files are not decoded again, and near-duplicates are not
-    searched. Raises DataError if the folder does not exist, has no pictures or has only one class.
+    known: pictures of an earlier run, by path. Unchanged files are not decoded again, and neither near-duplicates nor
+    visits are searched. group_by: as in `group_by_visit`. Raises DataError if the folder does not exist, has no
+    pictures, has only one class or cannot be grouped.
     """
     root, files, skipped = _list_files(source)
     if sink:
@@ -91,8 +95,13 @@ def read_catalog(source: Path, known: Mapping[str, Picture] | None = None, progr
     _check_not_empty(source, pictures, skipped)
     classes = tuple(sorted({picture.label for picture in pictures}))
     _check_classes(source, classes)
-    near = () if known else _near_duplicates(results)
-    return Catalog(root, classes, pictures, tuple(sorted(skipped, key=lambda one: one.path)), near)
+    skipped.sort(key=lambda one: one.path)
+    if known:
+        return Catalog(root, classes, pictures, tuple(skipped))
+    near = _near_duplicates(results)
+    shots = {one.picture.path: one.shot for one in results if one.picture and one.shot}
+    grouped, visits = group_by_visit(pictures, shots, near or (), group_by)
+    return Catalog(root, classes, grouped, tuple(skipped), near, visits)
 
 
 def check_readable(catalog: Catalog) -> None:
@@ -108,11 +117,12 @@ def check_readable(catalog: Catalog) -> None:
 
 @dataclass(frozen=True)
 class _ReadFile:
-    """The result of reading one file: a picture or a skipped file. thumb: set for decoded pictures that have one."""
+    """The result of reading one file: a picture or a skipped file. thumb, shot: of decoded pictures that have one."""
 
     picture: Picture | None = None
     skipped: SkippedFile | None = None
     thumb: NDArray[np.uint8] | None = None
+    shot: Shot | None = None
 
 
 def _list_files(source: Path) -> tuple[Path, list[LabelledFile], list[SkippedFile]]:
@@ -163,7 +173,7 @@ def _read_file(root: Path, file: LabelledFile, known: Mapping[str, Picture], sin
     picture = Picture(file.path, file.label, file.part, pixel_digest(image), min(image.size), stamp, file.group)
     if sink:
         sink.offer(picture, image)
-    return _ReadFile(picture, thumb=thumbnail(image))
+    return _ReadFile(picture, thumb=thumbnail(image), shot=read_shot(image))
 
 
 def _near_duplicates(results: Iterable[_ReadFile]) -> tuple[tuple[str, str], ...] | None:
