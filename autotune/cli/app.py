@@ -21,6 +21,7 @@ from autotune.cli.options import (
     ConfigFile,
     Data,
     Device,
+    GroupBy,
     Json,
     MetricName,
     NewStudyName,
@@ -96,6 +97,7 @@ def search(
     weights: WeightsDir = None,
     plugins: Plugins = None,
     manifest: Annotated[Path | None, typer.Option(help="manifest.csv of an earlier study, to keep its split.")] = None,
+    group_by: GroupBy = None,
     skip_unreadable: SkipUnreadable = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard logs.")] = False,
     dry_run: Annotated[
@@ -118,7 +120,7 @@ def search(
     from autotune.study.request import SearchRequest
     from autotune.study.run import run_study
 
-    flags = {"epochs": epochs, "metric": _underscored(metric), "seed": seed}
+    flags = {"epochs": epochs, "metric": _underscored(metric), "seed": seed, "group_by": group_by}
     ranges = {"backbone": _listed(backbone), "pixels": _numbers(pixels)}
     request = SearchRequest(
         data=data, name=study, trials=trials, timeout=timeout, workers=workers, device=device, config=config,
@@ -293,18 +295,20 @@ def data(
             help="With --suspects: find label errors with the finals of this study instead.", autocompletion=study_names
         ),
     ] = None,
+    group_by: GroupBy = None,
     as_json: Json = False,
 ) -> None:
     """Show what a study would use: pictures, classes, split, skipped files, duplicates and conflicting labels."""
     from autotune.cli import views
     from autotune.cli.console import PlainConsole
+    from autotune.data.visits import AUTO
     from autotune.report.data_survey import survey_data
 
     if study is not None and not suspects:
         raise typer.BadParameter("--study needs --suspects.")
     console = PlainConsole(program=as_json)
     with console:
-        found = survey_data(data, suspects, console, study)
+        found = survey_data(data, suspects, console, study, group_by or AUTO)
     if as_json:
         print_json(found.to_json())
     else:

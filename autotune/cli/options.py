@@ -93,6 +93,14 @@ NewStudyName = Annotated[str | None, typer.Option(help="Name of the study; defau
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="Configuration file; default: studies/NAME/study.toml, if it exists.")
 ]
+GroupBy = Annotated[
+    str | None,
+    typer.Option(
+        "--group-by",
+        help="Keep the pictures of one visit in one set, by auto, none, time (EXIF), name (of the file), folder (below "
+        "the class) or a regular expression for paths; default: auto.",
+    ),
+]
 SkipUnreadable = Annotated[
     bool, typer.Option("--skip-unreadable", help="Continue even if more than 10 % of the pictures cannot be read.")
 ]

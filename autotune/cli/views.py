@@ -314,6 +314,7 @@ def show_data(found: DataSurvey, console: PlainConsole) -> None:
         source = "given" if len(found.given_parts) > 1 else "by a hash of the content"
         parts = ", ".join(f"{n} {name}" for name, n in found.parts.items())
         console.say(f"Split, {source}: {parts}")
+    _show_visits(found, console)
     _list(console, "Skipped", [f"{one.path}: {one.reason}" for one in found.skipped])
     _list(console, "Duplicates, kept in the same set", [_group(group) for group in found.duplicates])
     _list(console, "Near-duplicates, kept in the same set", [_group(group) for group in found.near_duplicates])
@@ -325,6 +326,17 @@ def show_data(found: DataSurvey, console: PlainConsole) -> None:
         _list(console, "Likely label errors, most likely first", [_label_issue(one) for one in found.suspects])
     if found.problem:
         console.say(f"No study can start: {found.problem}")
+
+
+def _show_visits(found: DataSurvey, console: PlainConsole) -> None:
+    """Print how the pictures are grouped by visit, and what else could show visits."""
+    from autotune.study.announce import visit_lines
+
+    for line in visit_lines(found.visits) or ["Pictures are not grouped by visit."]:
+        console.say(line)
+    for one in found.signals:
+        if one.by != found.visits.by:
+            console.say(f"  {one.words}; use it with --group-by {one.by}.")
 
 
 def _group(group: Sequence[Picture]) -> str:

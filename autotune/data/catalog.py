@@ -18,7 +18,7 @@ from autotune.data.folder import LabelledFile, SkippedFile, list_folder
 from autotune.data.near_duplicates import find_near_duplicates, thumbnail
 from autotune.data.picture import Picture, UnreadableError, pixel_digest, read_picture
 from autotune.data.table import is_table, list_table
-from autotune.data.visits import AUTO, Shot, Visits, group_by_visit, read_shot
+from autotune.data.visits import AUTO, Shot, Signal, Visits, find_signals, group_by_visit, read_shot
 from autotune.errors import DataError
 from autotune.text import plural
 
@@ -32,8 +32,8 @@ Progress = Callable[[int, int], None]
 class Catalog:
     """The pictures and the skipped files of a dataset. root: the folder that relative paths start from.
 
-    near: pairs of near-duplicates, by digest; None if the pictures are too similar to distinguish. visits: found among
-    the pictures, whose groups are these visits.
+    near: pairs of near-duplicates, by digest; None if the pictures are too similar to distinguish. visits: a summary of
+    the pictures' groups; signals: what could show visits.
     """
 
     root: Path
@@ -42,6 +42,7 @@ class Catalog:
     skipped: tuple[SkippedFile, ...]
     near: tuple[tuple[str, str], ...] | None = ()
     visits: Visits = Visits()
+    signals: tuple[Signal, ...] = ()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -100,8 +101,9 @@ def read_catalog(source: Path, known: Mapping[str, Picture] | None = None, progr
         return Catalog(root, classes, pictures, tuple(skipped))
     near = _near_duplicates(results)
     shots = {one.picture.path: one.shot for one in results if one.picture and one.shot}
-    grouped, visits = group_by_visit(pictures, shots, near or (), group_by)
-    return Catalog(root, classes, grouped, tuple(skipped), near, visits)
+    signals = find_signals(pictures, shots)
+    grouped, visits = group_by_visit(pictures, signals, near or (), group_by)
+    return Catalog(root, classes, grouped, tuple(skipped), near, visits, signals)
 
 
 def check_readable(catalog: Catalog) -> None:

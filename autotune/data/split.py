@@ -17,6 +17,7 @@ from autotune.data.catalog import Catalog
 from autotune.data.folder import SkippedFile
 from autotune.data.groups import Groups
 from autotune.data.picture import Picture
+from autotune.data.visits import Visits
 from autotune.errors import DataError, StudyError
 from autotune.files import write_whole
 from autotune.text import plural
@@ -30,12 +31,16 @@ COLUMNS = ("path", "label", "part", "digest", "side", "stamp", "group", "note")
 
 @dataclass(frozen=True)
 class Split:
-    """All usable pictures with their parts. notes: by path, why a picture was moved from the part of its hash."""
+    """All usable pictures with their parts. notes: by path, why a picture was moved from the part of its hash.
+
+    visits: a summary of the pictures' groups.
+    """
 
     classes: tuple[str, ...]
     pictures: tuple[Picture, ...]
     skipped: tuple[SkippedFile, ...]
     notes: dict[str, str]
+    visits: Visits = Visits()
 
     def part(self, name: str) -> tuple[Picture, ...]:
         return tuple(picture for picture in self.pictures if picture.part == name)
@@ -84,7 +89,8 @@ def split_catalog(
         shares[VALIDATION] = (1 - shares[TEST]) * validation_share(n_pool)
     placed, notes = _assign(free, groups, shares, seed, old_classes={picture.label for picture in old})
     pictures = sorted((*fixed, *placed), key=lambda p: p.path)
-    split = Split(catalog.classes, _with_group_keys(pictures, groups), (*catalog.skipped, *skipped), notes)
+    kept = _with_group_keys(pictures, groups)
+    split = Split(catalog.classes, kept, (*catalog.skipped, *skipped), notes, catalog.visits)
     _check_classes(split)
     return split
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import PurePosixPath
 
@@ -29,7 +29,7 @@ CLOCK = re.compile(r"[-_ T.]*(?:at )?([01]\d|2[0-3])[-_.:h]?([0-5]\d)[-_.:m]?([0
 SERIES = re.compile(r"(.*\d.*?)[-_. ]+\(?\d+\)?")  # the part before the counter contains a number of its own
 WORDS = {
     TABLE: "the table's column group", "folder": "sub-folder of the class", "time": "capture time",
-    "name": "file name", PATTERN: "a pattern of the path",
+    "name": "file name", PATTERN: "the given pattern",
 }  # fmt: skip
 
 
@@ -43,7 +43,7 @@ class Shot:
 
 @dataclass(frozen=True)
 class Signal:
-    """What one signal says. groups: visits by path, of the pictures that have it. example: of two of them."""
+    """What one signal says. groups: visits by path, of the pictures that have it."""
 
     by: str
     groups: Mapping[str, str]
@@ -52,13 +52,18 @@ class Signal:
     def n_visits(self) -> int:
         return len(set(self.groups.values()))
 
+    @property
+    def words(self) -> str:
+        """Describe it: "capture time: 143 visits of 900 pictures"."""
+        return f"{WORDS[self.by]}: {plural(self.n_visits, 'visit')} of {plural(len(self.groups), 'picture')}"
+
 
 @dataclass(frozen=True)
 class Visits:
     """The visits of a dataset. by: the signal that is used, NONE if there is none. n: visits; n_pictures: those in one.
 
     by_picture: classes with too few visits to hold one out, which are split by picture. crossing: visits with pictures
-    in several of the given parts. found: what each signal says, also those that are not used.
+    in several of the given parts.
     """
 
     by: str = NONE
@@ -66,7 +71,6 @@ class Visits:
     n_pictures: int = 0
     by_picture: tuple[str, ...] = ()
     crossing: int = 0
-    found: tuple[Signal, ...] = field(default=(), repr=False)
 
     @property
     def words(self) -> str:
@@ -93,20 +97,22 @@ def read_shot(image: Image.Image) -> Shot | None:
     return None
 
 
+def find_signals(pictures: Sequence[Picture], shots: Mapping[str, Shot]) -> tuple[Signal, ...]:
+    """Return what each kind of signal says about the visits. shots: by path."""
+    return tuple(Signal(name, signal(pictures, shots)) for name, signal in SIGNALS.items())
+
+
 def group_by_visit(
-    pictures: Sequence[Picture], shots: Mapping[str, Shot], near: Sequence[tuple[str, str]], by: str
+    pictures: Sequence[Picture], signals: Sequence[Signal], near: Sequence[tuple[str, str]], by: str
 ) -> tuple[tuple[Picture, ...], Visits]:
-    """Return the pictures with their visits as groups, and what was found. shots: by path. near: as in Catalog.
+    """Return the pictures with their visits as groups, and a summary. near: pairs of near-duplicates, by digest.
 
     by: AUTO, NONE, the name of a signal, or a regular expression, whose first group or whole match names the visit. The
     groups of a table come first. Raises ConfigError for an invalid expression, DataError if no picture has the signal.
     """
-    found = tuple(Signal(name, signal(pictures, shots)) for name, signal in SIGNALS.items())
-    if by == NONE:
-        return tuple(pictures), Visits(found=found)
-    used = _chosen(pictures, found, by)
+    used = _chosen(pictures, signals, by)
     if used is None:
-        return tuple(pictures), Visits(found=found)
+        return tuple(pictures), Visits()
     grouped = tuple(replace(one, group=used.groups.get(one.path, "")) for one in pictures)
     by_part = _within_given_parts(grouped)
     few = _with_too_few(by_part, near)
@@ -117,14 +123,16 @@ def group_by_visit(
         if one.group:
             parts[one.group].add(one.part)
     crossing = sum(len(of_group) > 1 for of_group in parts.values())
-    return kept, Visits(used.by, len(set(groups)), len(groups), few, crossing, found)
+    return kept, Visits(used.by, len(set(groups)), len(groups), few, crossing)
 
 
 def _chosen(pictures: Sequence[Picture], found: Sequence[Signal], by: str) -> Signal | None:
-    """Return the signal to use; None if `auto` finds no clear one."""
+    """Return the signal to use; None if none is wanted, or if `auto` finds no clear one."""
     own = {one.path: one.group for one in pictures if one.group}
     if own:
         return Signal(TABLE, own)
+    if by == NONE:
+        return None
     if by == AUTO:
         return next((one for one in found if _is_clear(one, pictures)), None)
     used = next((one for one in found if one.by == by), None) or Signal(PATTERN, _by_pattern(pictures, by))

@@ -13,6 +13,7 @@ from autotune.data.catalog import Catalog, read_catalog
 from autotune.data.folder import SkippedFile
 from autotune.data.picture import Picture
 from autotune.data.split import PARTS, Split, split_catalog
+from autotune.data.visits import AUTO, Signal, Visits
 from autotune.errors import DataError
 from autotune.files import cache_folder
 from autotune.study.listener import StudyListener
@@ -30,7 +31,8 @@ class DataSurvey:
     parts: pictures per part; None if no study can start, for the reason in problem. given_parts: the parts given by
     folders or the table. side: median length of the shorter side, in pixels. near_duplicates: groups that contain more
     than exact duplicates. too_much_alike: near-duplicates cannot be distinguished from other pictures. contradictions:
-    groups of duplicates with conflicting labels. suspects: likely label errors.
+    groups of duplicates with conflicting labels. suspects: likely label errors. visits: how pictures are grouped;
+    signals: what could show visits.
     """
 
     folder: Path
@@ -45,6 +47,8 @@ class DataSurvey:
     too_much_alike: bool
     contradictions: tuple[Group, ...]
     suspects: tuple[LabelIssue, ...]
+    visits: Visits
+    signals: tuple[Signal, ...]
     problem: str | None
 
     @property
@@ -67,18 +71,21 @@ class DataSurvey:
             "too_much_alike": self.too_much_alike,
             "contradictions": [[{"path": p.path, "label": p.label} for p in group] for group in self.contradictions],
             "suspects": [asdict(one) for one in self.suspects],
+            "visits": asdict(self.visits),
+            "signals": {one.by: {"visits": one.n_visits, "pictures": len(one.groups)} for one in self.signals},
             "problem": self.problem,
         }
 
 
-def survey_data(data: Path | None, n_suspects: int, listener: StudyListener, study: str | None = None) -> DataSurvey:
+def survey_data(data: Path | None, n_suspects: int, listener: StudyListener, study: str | None = None,
+                group_by: str = AUTO) -> DataSurvey:  # fmt: skip
     """Survey a folder or table. n_suspects: the largest number of likely label errors to return.
 
-    study: whose finals find label errors; None: a linear probe finds them. Raises DataError if there are no pictures,
+    study: whose finals find label errors; None: a linear probe finds them. group_by: as in `group_by_visit`. Raises DataError if there are no pictures,
     or if label issues cannot be found, StudyError if the study has no finals of these pictures.
     """
     source = datasets.locate(data, cache_folder(), listener.say)
-    catalog = read_catalog(source, progress=listener.progress("Reading"))
+    catalog = read_catalog(source, progress=listener.progress("Reading"), group_by=group_by)
     split: Split | None = None
     problem = None
     try:
@@ -99,6 +106,8 @@ def survey_data(data: Path | None, n_suspects: int, listener: StudyListener, stu
         too_much_alike=catalog.near is None,
         contradictions=_groups(groups.conflicting_labels(duplicates)),
         suspects=_suspects(split, catalog, n_suspects, listener, study),
+        visits=catalog.visits,
+        signals=tuple(one for one in catalog.signals if one.groups),
         problem=problem,
     )
 

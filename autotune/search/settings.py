@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from autotune.data.visits import AUTO
 from autotune.errors import ConfigError, did_you_mean
 from autotune.search.fields import FieldError, OneOf, Values, fix
 from autotune.search.ranges import Choice, Domain, Fixed, Range
@@ -114,6 +115,11 @@ class Settings(BaseModel, frozen=True):
     test: Annotated[float, Field(gt=0, le=0.5)] = 0.1
     """Fraction of the pictures in the test set. No trial uses it; the final model is evaluated on it."""
 
+    group_by: Annotated[str, Field(min_length=1)] = AUTO
+    """Keeps the pictures of one visit in one set: auto, none, time (EXIF), name (of the file), folder (below the class)
+    or a regular expression, whose first group in a path names the visit. auto: the first clear one, if any. The column
+    `group` of a table comes first."""
+
     flips: Annotated[str, OneOf(FLIPS)] = "horizontal"
     """Flips that do not change what a picture shows. Default: none for datasets of digits, letters and signs."""
 
@@ -199,6 +205,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     flat_old, flat_new = _flat(old), _flat(new)
     if flat_new.get("validation") is None:  # the study's manifest holds its split; 0.1.0 recorded its default, 0.1
         flat_old["validation"] = None
+    flat_old.setdefault("group_by", flat_new.get("group_by"))  # 0.1.0 had none
     for name in ("final", "trial_timeout"):  # may change: no trial's result depends on it
         flat_old[name] = flat_new.get(name)
     return [

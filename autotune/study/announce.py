@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from autotune.data.split import TEST, TRAIN, VALIDATION
+from autotune.data.visits import Visits
 from autotune.search.candidates import Candidate, first_few, with_name
 from autotune.search.cost import count_cuts, describe_cut
 from autotune.search.plan import Plan
@@ -19,6 +20,8 @@ def announce(listener: StudyListener, plan: Plan, n_trials: int, n_done: int) ->
         f"{counts[TRAIN]} training, {counts[VALIDATION]} validation and {counts[TEST]} test pictures in "
         f"{plural(len(plan.split.classes), 'class')}; {counts['skipped']} skipped."
     )
+    for line in visit_lines(plan.split.visits):
+        listener.say(line)
     if selection.without_weights:
         listener.say(f"Skipped (weights not installed): {first_few(selection.without_weights)}.")
     for name, reason in selection.left_out.items():
@@ -34,6 +37,22 @@ def announce(listener: StudyListener, plan: Plan, n_trials: int, n_done: int) ->
         f"Plan: {plural(max(n_trials - n_done, 0), 'trial')} of up to {plural(settings.n_epochs, 'epoch')}, "
         f"sampler {settings.sampler}, pruner {settings.pruner}, on {selection.device}."
     )
+
+
+def visit_lines(visits: Visits) -> list[str]:
+    """Say how pictures are grouped by visit; nothing if they are not."""
+    if not visits.n:
+        return []
+    lines = [f"{visits.words}; each is in one set only."]
+    if visits.by_picture:
+        few = first_few(visits.by_picture)
+        lines.append(f"Split by picture, because of too few visits: {few}. The test score of these says less.")
+    if visits.crossing:
+        lines.append(
+            f"{plural(visits.crossing, 'visit')} of {visits.n} have pictures in several of the given sets: the test "
+            "score may be too high for pictures of other visits."
+        )
+    return lines
 
 
 def outline(study: str, plan: Plan, n_trials: int) -> Outline:

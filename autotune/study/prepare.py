@@ -92,7 +92,8 @@ def _read_split(request: SearchRequest, folder: Path, settings: Settings, old: t
     manifest = folder / MANIFEST
     own = read_manifest(manifest) if manifest.is_file() and has_started(folder) else ()
     known = {picture.path: picture for picture in own}
-    catalog = read_catalog(source, known, listener.progress("Reading"), None if own else ahead)
+    catalog = read_catalog(source, known, listener.progress("Reading"), None if own else ahead,
+                           settings.group_by)  # fmt: skip
     if not request.skip_unreadable:
         check_readable(catalog)
     listener.close()

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from sqlite_utils import Database, Migrations
 
 from autotune.data.folder import SkippedFile
+from autotune.data.visits import Visits
 from autotune.errors import StudyError
 from autotune.study.rows import (
     COMPLETE,
@@ -314,6 +315,7 @@ _TYPED: dict[str, Callable[[Any], Any]] = {
     "skipped": lambda rows: tuple(SkippedFile(**row) for row in rows),
     "cuts": lambda rows: {(name, pixels): tuple(cuts) for name, pixels, cuts in rows},
     "backbones": _backbones,
+    "visits": lambda plain: Visits(**{**plain, "by_picture": tuple(plain["by_picture"])}),
 }
 
 
@@ -323,6 +325,8 @@ def _plain(name: str, value: Any) -> Any:
         return [[*key, cuts] for key, cuts in value.items()]
     if name == "skipped":
         return [asdict(one) for one in value]
+    if name == "visits":
+        return asdict(value)
     return {key: asdict(one) for key, one in value.items()} if name == "backbones" else value
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from autotune.data.folder import SkippedFile
+from autotune.data.visits import Visits
 from autotune.training.params import Params, describe
 
 COMPLETE, PRUNED, FAILED = "complete", "pruned", "failed"
@@ -58,6 +59,7 @@ class StudyFacts:
     left_out: Mapping[str, str] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     first_trials_queued: bool = False
+    visits: Visits = Visits()
 
     @property
     def has_started(self) -> bool:

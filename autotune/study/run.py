@@ -137,6 +137,7 @@ def _record_start(record: Record, ready: Prepared, plan: Plan) -> None:
     record.keep_facts(
         classes=split.classes, pictures=split.counts, skipped=split.skipped, split=split.identity,
         device=ready.device, definition=definition(ready.settings), cuts=plan.cuts, epochs=plan.settings.n_epochs,
+        visits=split.visits,
     )  # fmt: skip
 
 
