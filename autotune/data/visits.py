@@ -7,7 +7,7 @@ nothing about pictures of other days. Nothing here looks at pixels: pictures tha
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -26,7 +26,7 @@ CLEAR_SHARE = 0.9  # of the pictures have the signal, so that `auto` uses it
 LEAST_VISITS = 3  # of a class: one each for training, validation and test set
 DATE = re.compile(r"(?<!\d)((?:19|20)\d\d)[-_.]?(0[1-9]|1[0-2])[-_.]?(0[1-9]|[12]\d|3[01])(?!\d)")
 CLOCK = re.compile(r"[-_ T.]*(?:at )?([01]\d|2[0-3])[-_.:h]?([0-5]\d)[-_.:m]?([0-5]\d)")
-SERIES = re.compile(r"(.*\d.*?)[-_. ]+\(?\d+\)?")  # the part before the counter contains a number of its own
+SERIES = re.compile(r"(.*\d.*?)[-_. ]+\(?[A-Za-z]{0,8}\d+\)?")  # a name with a number of its own, then a counter
 WORDS = {
     TABLE: "the table's column group", "folder": "sub-folder of the class", "time": "capture time",
     "name": "file name", PATTERN: "the given pattern",
@@ -110,27 +110,20 @@ def group_by_visit(
     by: AUTO, NONE, the name of a signal, or a regular expression, whose first group or whole match names the visit. The
     groups of a table come first. Raises ConfigError for an invalid expression, DataError if no picture has the signal.
     """
+    if own := [one.group for one in pictures if one.group]:
+        return tuple(pictures), Visits(TABLE, len(set(own)), len(own))
     used = _chosen(pictures, signals, by)
     if used is None:
         return tuple(pictures), Visits()
-    grouped = tuple(replace(one, group=used.groups.get(one.path, "")) for one in pictures)
-    by_part = _within_given_parts(grouped)
+    by_part = tuple(replace(one, group=_within_part(one, used.groups)) for one in pictures)
     few = _with_too_few(by_part, near)
     kept = tuple(replace(one, group="") if one.label in few else one for one in by_part)
     groups = [one.group for one in kept if one.group]
-    parts: dict[str, set[str | None]] = defaultdict(set)
-    for one in grouped:
-        if one.group:
-            parts[one.group].add(one.part)
-    crossing = sum(len(of_group) > 1 for of_group in parts.values())
-    return kept, Visits(used.by, len(set(groups)), len(groups), few, crossing)
+    return kept, Visits(used.by, len(set(groups)), len(groups), few, _n_crossing(pictures, used.groups))
 
 
 def _chosen(pictures: Sequence[Picture], found: Sequence[Signal], by: str) -> Signal | None:
     """Return the signal to use; None if none is wanted, or if `auto` finds no clear one."""
-    own = {one.path: one.group for one in pictures if one.group}
-    if own:
-        return Signal(TABLE, own)
     if by == NONE:
         return None
     if by == AUTO:
@@ -158,9 +151,19 @@ def _is_clear(signal: Signal, pictures: Sequence[Picture]) -> bool:
     return 2 * sum(len(of_class) >= LEAST_VISITS for of_class in visits.values()) >= len(visits)
 
 
-def _within_given_parts(pictures: Sequence[Picture]) -> tuple[Picture, ...]:
-    """Return pictures with groups that do not cross the parts given by folders, which are used as they are."""
-    return tuple(replace(one, group=f"{one.part}/{one.group}") if one.part and one.group else one for one in pictures)
+def _within_part(picture: Picture, visits: Mapping[str, str]) -> str:
+    """Return the group of a picture, "" for none. Parts given by folders are used as they are, so none crosses them."""
+    visit = visits.get(picture.path, "")
+    return f"{picture.part}/{visit}" if picture.part and visit else visit
+
+
+def _n_crossing(pictures: Sequence[Picture], visits: Mapping[str, str]) -> int:
+    """Return the number of visits with pictures in several of the given parts."""
+    parts: dict[str, set[str | None]] = defaultdict(set)
+    for one in pictures:
+        if one.path in visits:
+            parts[visits[one.path]].add(one.part)
+    return sum(len(of_visit) > 1 for of_visit in parts.values())
 
 
 def _with_too_few(pictures: Sequence[Picture], near: Sequence[tuple[str, str]]) -> tuple[str, ...]:
