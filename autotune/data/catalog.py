@@ -6,7 +6,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -41,7 +41,7 @@ class Catalog:
     pictures: tuple[Picture, ...]
     skipped: tuple[SkippedFile, ...]
     near: tuple[tuple[str, str], ...] | None = ()
-    visits: Visits = Visits()
+    visits: Visits = field(default_factory=Visits)
     signals: tuple[Signal, ...] = ()
 
     @property

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
-from autotune.data.groups import Groups
+from autotune.data.groups import Groups, is_group_key
 from autotune.data.picture import Picture
 from autotune.data.split import TRAIN, VALIDATION, Split, hash_position
 
@@ -37,6 +38,22 @@ def assign_folds(split: Split) -> tuple[int, ...]:
             folds[key] = 1 + (first + rank * n_folds // len(keys)) % n_folds
     of_picture = {picture.path: folds[key] for key, members in groups.items() for picture in members}
     return (*(of_picture[picture.path] for picture in train), *(0 for _ in split.part(VALIDATION)))
+
+
+def assign_folds_by_picture(split: Split) -> tuple[int, ...]:
+    """Return folds of the pool as a split by picture would give: in order of a hash, duplicates together, visits not.
+
+    Like `assign_folds`, in the order (*split.part(TRAIN), *split.part(VALIDATION)), and as many.
+    """
+    pool = (*split.part(TRAIN), *split.part(VALIDATION))
+    groups = _groups([replace(p, group="") if is_group_key(p.group) else p for p in pool])
+    n_folds = fold_count(split)
+    folds: dict[str, int] = {}
+    for keys in _keys_by_class(groups).values():
+        for rank, key in enumerate(sorted(keys, key=lambda key: (hash_position(key, "fold"), key))):
+            folds[key] = rank * n_folds // len(keys)
+    of_picture = {picture.path: folds[key] for key, members in groups.items() for picture in members}
+    return tuple(of_picture[picture.path] for picture in pool)
 
 
 def class_gaps(split: Split) -> tuple[str, ...]:

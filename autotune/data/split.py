@@ -8,7 +8,7 @@ import io
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +40,7 @@ class Split:
     pictures: tuple[Picture, ...]
     skipped: tuple[SkippedFile, ...]
     notes: dict[str, str]
-    visits: Visits = Visits()
+    visits: Visits = field(default_factory=Visits)
 
     def part(self, name: str) -> tuple[Picture, ...]:
         return tuple(picture for picture in self.pictures if picture.part == name)

@@ -221,9 +221,7 @@ def _by_name(pictures: Sequence[Picture], shots: Mapping[str, Shot]) -> dict[str
         timed = {path: Shot(_time(date, clock), "") for path, date in dates.items() if (clock := clocks[path])}
         timed = {path: shot for path, shot in timed.items() if shot.taken != datetime.min}
         return {**{path: "-".join(date.groups()) for path, date in dates.items()}, **_by_gaps(timed)}
-    return {
-        one.path: f"{one.label}/{series[1]}" for one in pictures if (series := SERIES.fullmatch(stems[one.path]))
-    }
+    return {one.path: f"{one.label}/{series[1]}" for one in pictures if (series := SERIES.fullmatch(stems[one.path]))}
 
 
 SIGNALS: dict[str, Callable[[Sequence[Picture], Mapping[str, Shot]], dict[str, str]]] = {

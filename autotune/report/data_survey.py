@@ -81,8 +81,9 @@ def survey_data(data: Path | None, n_suspects: int, listener: StudyListener, stu
                 group_by: str = AUTO) -> DataSurvey:  # fmt: skip
     """Survey a folder or table. n_suspects: the largest number of likely label errors to return.
 
-    study: whose finals find label errors; None: a linear probe finds them. group_by: as in `group_by_visit`. Raises DataError if there are no pictures,
-    or if label issues cannot be found, StudyError if the study has no finals of these pictures.
+    study: whose finals find label errors; None: a linear probe finds them. group_by: as in `group_by_visit`. Raises
+    DataError if there are no pictures, or if label issues cannot be found, StudyError if the study has no finals of
+    these pictures.
     """
     source = datasets.locate(data, cache_folder(), listener.say)
     catalog = read_catalog(source, progress=listener.progress("Reading"), group_by=group_by)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from autotune.data.augment import Invariances
-from autotune.data.folds import assign_folds
+from autotune.data.folds import assign_folds, assign_folds_by_picture
 from autotune.data.picture import Picture
 from autotune.data.split import TRAIN, VALIDATION, Split
 from autotune.errors import ConfigError
@@ -89,6 +89,7 @@ def build_context(plan: Plan, n_workers: int) -> TrialContext:
         validation=_labelled(split.part(VALIDATION), split.classes),
         gap_sample=_labelled(split.gap_sample, split.classes),
         folds=assign_folds(split),
+        folds_by_picture=assign_folds_by_picture(split) if split.visits.n else (),
         backbones={one.backbone.name: (one.backbone, one.weights) for one in plan.selection.candidates},
         cuts=dict(plan.cuts),
         resident_bytes=_resident_bytes(device) // n_workers,

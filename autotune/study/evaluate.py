@@ -18,7 +18,7 @@ from autotune.study.record import Record
 from autotune.study.rows import CalibrationError, ClassScore, Evaluation, Mistake
 from autotune.training.calibration import expected_calibration_error, fit_temperature
 from autotune.training.context import LoadedBackbones
-from autotune.training.metrics import log_loss, predicted_classes, score, score_interval
+from autotune.training.metrics import log_loss, predicted_classes, score, score_interval, visit_interval
 from autotune.training.restore import TrainedNetwork, network_from_checkpoint, picture_logits
 
 MISTAKES = 50
@@ -48,8 +48,9 @@ def evaluate_winner(backbones: LoadedBackbones, record: Record, folder: Path, ro
     net = restored(final.checkpoint if final else str(trial.checkpoint))
     test = parts.part(TEST)
     scores = score_logits(
-        backbones.context.metric, picture_logits(net, root, test, progress), test, parts.classes, temperature
-    )
+        backbones.context.metric, picture_logits(net, root, test, progress), test, parts.classes, temperature,
+        by_visit=parts.visits.n > 0,
+    )  # fmt: skip
     record.keep_evaluation(trial.number, time.monotonic() - start, scores)
 
 
@@ -60,10 +61,11 @@ def class_numbers(pictures: Sequence[Picture], classes: Sequence[str]) -> Tensor
 
 
 def score_logits(metric: str, logits: Tensor, pictures: Sequence[Picture], classes: Sequence[str],
-                 temperature: float = 1.0) -> Evaluation:  # fmt: skip
+                 temperature: float = 1.0, by_visit: bool = False) -> Evaluation:  # fmt: skip
     """Compute the scores with intervals, per class, the confusion matrix, the calibration error and the mistakes.
 
-    logits: (N, C), in the order of pictures. temperature: fitted on validation, applied to all probabilities.
+    logits: (N, C), in the order of pictures. temperature: fitted on validation, applied to all probabilities. by_visit:
+    the groups of the pictures are visits, and the intervals are for pictures of other visits.
     """
     labels = class_numbers(pictures, classes)
     truth, predicted, n_classes = labels.numpy(), predicted_classes(logits), len(classes)
@@ -72,13 +74,22 @@ def score_logits(metric: str, logits: Tensor, pictures: Sequence[Picture], class
     np.add.at(confusion, (truth, predicted), 1)
     probabilities = (logits / temperature).softmax(1)
     confidence = probabilities.max(1).values.double().numpy()
+    visits = [picture.group or picture.digest for picture in pictures]
+    n_visits = len(set(visits)) if by_visit else 0
+
+    def interval(metric: str) -> tuple[float, float]:
+        if n_visits > 1:
+            return visit_interval(metric, truth, predicted, n_classes, visits)
+        return score_interval(metric, truth, predicted, n_classes)
+
     misclassified = sorted(np.flatnonzero(~correct).tolist(), key=lambda i: -float(confidence[i]))
     return Evaluation(
         n=len(truth),
         value=score(metric, truth, predicted, n_classes),
-        value_interval=score_interval(metric, truth, predicted, n_classes),
+        n_visits=n_visits,
+        value_interval=interval(metric),
         accuracy=score("accuracy", truth, predicted, n_classes),
-        interval=score_interval("accuracy", truth, predicted, n_classes),
+        interval=interval("accuracy"),
         balanced_accuracy=score("balanced_accuracy", truth, predicted, n_classes),
         macro_f1=score("macro_f1", truth, predicted, n_classes),
         log_loss=log_loss(logits, labels),

@@ -134,6 +134,12 @@ def m009_probe_log_loss(db: Database) -> None:
     db.table("probes").add_column("log_loss", float)
 
 
+@migrations()
+def m010_visits(db: Database) -> None:
+    for name in ("by_picture", "by_visit"):
+        db.table("probes").add_column(name, float)
+
+
 class Record:
     """An open record.db; only the driver writes to it. Raises StudyError if it is damaged or cannot be opened."""
 
@@ -167,7 +173,8 @@ class Record:
         self.keep_facts(seconds={**known, **{name: known.get(name, 0.0) + value for name, value in kinds.items()}})
 
     def keep_probe(self, backbone: str, pixels: int, outcome: ProbeOutcome) -> None:
-        row = ProbeRow(backbone, pixels, outcome.value, outcome.seconds, outcome.cache_seconds, outcome.log_loss)
+        values = {name: value for name, value in asdict(outcome).items() if name != "head"}
+        row = ProbeRow(backbone, pixels, **values)
         self._db.table("probes").upsert(asdict(row), pk=("backbone", "pixels"))
 
     def probes(self) -> list[ProbeRow]:

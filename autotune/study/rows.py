@@ -59,7 +59,7 @@ class StudyFacts:
     left_out: Mapping[str, str] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     first_trials_queued: bool = False
-    visits: Visits = Visits()
+    visits: Visits = field(default_factory=Visits)
 
     @property
     def has_started(self) -> bool:
@@ -228,7 +228,8 @@ class Final:
 class ProbeRow:
     """A linear probe. value: the metric on validation. seconds: of the fit.
 
-    log_loss: the cross-validated one, which ranks backbones; None in a study of an earlier version.
+    log_loss: the cross-validated one, which ranks backbones; None in a study of an earlier version. by_picture,
+    by_visit: the metric, cross-validated on folds of pictures and of visits; None where visits are not known.
     """
 
     backbone: str
@@ -237,6 +238,8 @@ class ProbeRow:
     seconds: float
     cache_seconds: float
     log_loss: float | None
+    by_picture: float | None = None
+    by_visit: float | None = None
 
 
 @dataclass(frozen=True)
@@ -273,7 +276,7 @@ class Evaluation:
     """The scores of a trained network on n pictures. value: of the study's metric, with its 95 % interval; interval:
     of the accuracy. confusion: rows are true classes, columns predicted ones. right: whether each prediction is
     correct, confidence: of each, both in the split's order and empty in records of earlier versions. mistakes: the most
-    confident first.
+    confident first. n_visits: of these pictures; 0 if visits are not known.
     """
 
     n: int
@@ -290,6 +293,7 @@ class Evaluation:
     right: tuple[bool, ...] = ()
     confidence: tuple[float, ...] = ()
     mistakes: tuple[Mistake, ...] = ()
+    n_visits: int = 0
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Evaluation:
@@ -304,6 +308,7 @@ class Evaluation:
             right=tuple(plain.get("right", ())),
             confidence=tuple(plain.get("confidence", ())),
             mistakes=tuple(Mistake(**one) for one in plain["mistakes"]),
+            n_visits=plain.get("n_visits", 0),
         )
 
     def to_json(self) -> dict[str, Any]:

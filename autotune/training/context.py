@@ -31,7 +31,8 @@ class TrialContext:
 
     cuts: per backbone and size, the cuts in the feature cache (one pass computes them all); trials at other cuts
     compute their frozen stages every epoch. resident_bytes: the device memory that rows may fill. folds: the fold of
-    each picture of the pool; fold 0 is the validation set.
+    each picture of the pool; fold 0 is the validation set. folds_by_picture: folds that ignore visits; empty if no
+    visits are known.
     """
 
     classes: int
@@ -39,6 +40,7 @@ class TrialContext:
     validation: LabelledPictures
     gap_sample: LabelledPictures
     folds: tuple[int, ...]
+    folds_by_picture: tuple[int, ...]
     backbones: dict[str, tuple[Backbone, WeightsSource]]
     cuts: dict[tuple[str, int], tuple[int, ...]]
     resident_bytes: int

@@ -54,6 +54,7 @@ class ProbeOutcome:
     """A fitted linear probe. value: on the validation set. head: its weights, as the content of a safetensors file.
 
     log_loss: of probes with the same penalty, each on the fold that it was not fitted on.
+    by_picture, by_visit: the metric of such probes, on folds of pictures and of visits; None if visits are not known.
     seconds: of the fit. cache_seconds: of filling the feature cache before the fit.
     """
 
@@ -62,6 +63,8 @@ class ProbeOutcome:
     head: bytes
     seconds: float
     cache_seconds: float
+    by_picture: float | None = None
+    by_visit: float | None = None
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,24 @@ def cross_validated_loss(
     return float(total / n)
 
 
+def cross_validated_score(
+    metric: str,
+    n_classes: int,
+    probe: LinearProbe,
+    features: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    folds: NDArray[np.int64],
+) -> float:
+    """Return the metric of probes with the penalty of `probe`, each on a fold (N,) that it was not fitted on."""
+    assert probe.inverse_penalty is not None
+    predicted = np.empty_like(labels)
+    for fold in np.unique(folds):
+        held_out = folds == fold
+        fitted = fit_probe(n_classes, features[~held_out], labels[~held_out], probe.inverse_penalty)
+        predicted[held_out] = fitted.logits(features[held_out]).argmax(1)
+    return score(metric, labels, predicted, n_classes)
+
+
 def fit_probe(
     n_classes: int, train: NDArray[np.float32], labels: NDArray[np.int64], inverse_penalty: float
 ) -> LinearProbe:

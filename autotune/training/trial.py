@@ -20,7 +20,7 @@ from autotune.training.context import SEARCHED, LoadedBackbones, TrialSources, o
 from autotune.training.network import Schedule, TrialNetwork, assemble_network, seed_device
 from autotune.training.outcome import PRUNED, ProbeOutcome, Reporter, TrialOutcome
 from autotune.training.params import Params
-from autotune.training.probe import LinearProbe, choose_probe, cross_validated_loss
+from autotune.training.probe import LinearProbe, choose_probe, cross_validated_loss, cross_validated_score
 from autotune.training.recorder import EpochRecorder
 from autotune.training.trainer import build_trainer, is_resumable, resume_checkpoint, with_enough_memory
 
@@ -38,7 +38,14 @@ def run_probe(backbones: LoadedBackbones, name: str, pixels: int, reporter: Repo
         context.metric, context.classes, features[train], labels[train], features[validation], labels[validation]
     )
     loss = cross_validated_loss(context.classes, fitted, features, labels, folds)
-    return ProbeOutcome(value, loss, fitted.to_bytes(), time.monotonic() - cached, cached - start)
+    by_picture, by_visit = (
+        cross_validated_score(context.metric, context.classes, fitted, features, labels, np.array(one))
+        if context.folds_by_picture
+        else None
+        for one in (context.folds_by_picture, context.folds)
+    )
+    seconds, cache_seconds = time.monotonic() - cached, cached - start
+    return ProbeOutcome(value, loss, fitted.to_bytes(), seconds, cache_seconds, by_picture, by_visit)
 
 
 def last_features(
