@@ -169,20 +169,42 @@ def status_(study: StudyName, as_json: Json = False) -> None:
 @app.command()
 def evaluate(
     study: StudyName,
+    on: Annotated[
+        Path | None,
+        typer.Option(
+            "--on", help="Evaluate on this folder or table of later pictures instead; the test set is not used."
+        ),
+    ] = None,
+    group_by: GroupBy = None,
     device: Device = "auto",
     weights: WeightsDir = None,
     plugins: Plugins = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Evaluate the final model on the test set again. The study counts every evaluation."""
+    """Evaluate the final model on later pictures (--on), or on the test set again. The study counts every evaluation.
+
+    Later pictures may have no labels, or be in no class folder: then only their drift is measured.
+    """
     from autotune.cli.console import PlainConsole
-    from autotune.cli.views import show_study
+    from autotune.cli.views import show_later, show_study
+    from autotune.data.visits import AUTO
+    from autotune.study.later import evaluate_later
     from autotune.study.reopen import evaluate_again
     from autotune.study.request import Resources
+    from autotune.study.summary import study_status
 
+    if group_by and not on:
+        raise typer.BadParameter("--group-by needs --on.")
     console = PlainConsole(quiet, program=as_json)
     resources = Resources(device, weights, tuple(plugins or ()))
+    if on:
+        with console:
+            later = evaluate_later(study, on, resources, console, group_by or AUTO)
+        show_later(later, study_status(study), console)
+        if as_json:
+            print_json(later.to_json())
+        return
     with console:
         found = evaluate_again(study, resources, console)
     show_study(found, console)

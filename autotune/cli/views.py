@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from autotune.report.label_issues import LabelIssue
     from autotune.study.dry_run import DryRun
     from autotune.study.range_test import RangeTestResult, RateBounds
-    from autotune.study.rows import Evaluation, Finalist
+    from autotune.study.rows import Evaluation, Finalist, LaterRow
     from autotune.study.studies import StudyRow
     from autotune.study.summary import Summary
 
@@ -264,14 +264,81 @@ def _scores(summary: Summary) -> list[str]:
     if test is None:
         return [f"{name}: {unseen} {percent(value)}. Not evaluated on the test set yet."]
     low, high = test.value_interval
+    visits = f" in {plural(test.n_visits, 'visit')}" if test.n_visits else ""
     n_times = "once" if summary.n_evaluations == 1 else f"{summary.n_evaluations} times"
     lines = [
-        f"{name}: test {percent(test.value)} (95 % interval {percent(low)} to {percent(high)}, n = {test.n}), "
+        f"{name}: test {percent(test.value)} (95 % interval {percent(low)} to {percent(high)}, n = {test.n}{visits}), "
         f"{unseen} {percent(value)}{_optimism(value, test)}. Evaluated {n_times} on the test set."
     ]
+    lines.append(summary.scope)
+    lines += [_later_line(row) for row in summary.later if row.scores]
     weak = sorted(test.per_class.items(), key=lambda item: item[1].recall)[:3]
     lines.append("Weakest classes: " + ", ".join(f"{name} {one.right} of {one.n}" for name, one in weak))
     return lines
+
+
+def show_later(later: LaterRow, summary: Summary, console: PlainConsole) -> None:
+    """Print an evaluation on later pictures beside the test score."""
+    console.say()
+    console.say(f"{plural(later.n_read, 'later picture')} in {later.source}")
+    for line in (*_left_out(later), *_later_scores(later, summary)):
+        console.say(line)
+
+
+def _left_out(later: LaterRow) -> list[str]:
+    lines = []
+    if later.copies:
+        some = [f"{path} = {own}" for path, own in list(later.copies.items())[:3]]
+        lines.append(f"Left out, copies of the study's pictures: {len(later.copies)} ({'; '.join(some)})")
+    if later.skipped:
+        some = [f"{one.path}: {one.reason}" for one in later.skipped[:3]]
+        lines.append(f"Skipped: {plural(len(later.skipped), 'file')} ({'; '.join(some)})")
+    if later.unlabelled:
+        lines.append(f"Without a label: {plural(later.unlabelled, 'picture')}, used for the drift only.")
+    if later.unknown:
+        some = [f"{name} ({n})" for name, n in later.unknown.items()]
+        lines.append(f"Labels that the study does not know, used for the drift only: {', '.join(some)}")
+    if later.missing:
+        lines.append(f"Classes without later pictures: {', '.join(later.missing)}")
+    return lines
+
+
+def _later_scores(later: LaterRow, summary: Summary) -> list[str]:
+    from autotune.training.metrics import find_metric
+
+    if later.scores is None:
+        return ["No picture has a label of the study, so nothing else was measured."]
+    found, label = later.scores.evaluation, find_metric(summary.metric).label
+    low, high = found.value_interval
+    of_visits = f" in {plural(found.n_visits, 'visit')}" if found.n_visits else ""
+    test = f"; test {percent(summary.test.value)}" if summary.test else ""
+    lines = [
+        f"{label[0].upper()}{label[1:]}: later {percent(found.value)} "
+        f"(95 % interval {percent(low)} to {percent(high)}, n = {found.n}{of_visits}){test}."
+    ]
+    if fell := [(name, fall) for name, fall in later.scores.fall.items() if fall > 0][:5]:
+        words = [f"{name} {found.per_class[name].right} of {found.per_class[name].n}" for name, _ in fell]
+        lines.append(f"Fell most against the test set: {', '.join(words)}")
+    if found.calibration:
+        lines.append(f"Expected calibration error: {percent(found.calibration.error_after)}")
+    if one := later.scores.answered:
+        share = one.right / one.answered if one.answered else None
+        lines.append(
+            f"Threshold {one.threshold:.4g}: {one.answered} of {one.n} predictions reach it; {percent(share)} of these "
+            "are correct."
+        )
+    lines.append(f"The mistakes as pictures: autotune report {summary.study}")
+    return lines
+
+
+def _later_line(row: LaterRow) -> str:
+    assert row.scores
+    found = row.scores.evaluation
+    low, high = found.value_interval
+    return (
+        f"Later pictures ({row.finished[:10]}, {row.source}): {percent(found.value)} (95 % interval {percent(low)} to "
+        f"{percent(high)}, n = {found.n})"
+    )
 
 
 def _optimism(value: float | None, test: Evaluation) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from autotune.data.folder import LabelledFile, SkippedFile, list_folder
+from autotune.data.folder import UNLABELLED, LabelledFile, SkippedFile, list_folder
 from autotune.data.near_duplicates import find_near_duplicates, thumbnail
 from autotune.data.picture import Picture, UnreadableError, pixel_digest, read_picture
 from autotune.data.table import is_table, list_table
@@ -91,19 +91,62 @@ def read_catalog(source: Path, known: Mapping[str, Picture] | None = None, progr
     results = _read_files(root, files, known or {}, sink, progress or _ignore)
     if sink:
         sink.close()
-    pictures = tuple(one.picture for one in results if one.picture)
-    skipped += [one.skipped for one in results if one.skipped]
-    _check_not_empty(source, pictures, skipped)
-    classes = tuple(sorted({picture.label for picture in pictures}))
-    _check_classes(source, classes)
-    skipped.sort(key=lambda one: one.path)
+    catalog = _catalog(source, root, results, skipped)
+    _check_classes(source, catalog.classes)
     if known:
-        return Catalog(root, classes, pictures, tuple(skipped))
+        return catalog
     near = _near_duplicates(results)
+    return _with_visits(replace(catalog, near=near), results, group_by)
+
+
+@dataclass(frozen=True)
+class LaterCatalog:
+    """Pictures that came after a study's. copies: near-duplicates or duplicates of the study's pictures: the path of
+    each, and that of the study's picture.
+    """
+
+    catalog: Catalog
+    copies: Mapping[str, str]
+
+
+def read_later(source: Path, own: Sequence[Picture], own_root: Path, group_by: str, progress: Progress,
+               own_progress: Progress) -> LaterCatalog:  # fmt: skip
+    """Read pictures that came after those of a study, labelled or not, of one class or several.
+
+    own: the study's pictures, whose copies are found; those that are no longer in own_root are compared by their digest
+    only. Raises DataError if there are no pictures.
+    """
+    root, files, skipped = _list_files(source, with_unlabelled=True)
+    results = _read_files(root, files, {}, None, progress)
+    catalog = _with_visits(_catalog(source, root, results, skipped), results, group_by)
+    paths = {one.digest: one.path for one in own}
+    found = {one.path: paths[one.digest] for one in catalog.pictures if one.digest in paths}
+    before = _read_files(own_root, [LabelledFile(one.path, one.label, None) for one in own], {}, None, own_progress)
+    n_own = len(own)
+    thumbs = [one.thumb for one in (*before, *results)]
+    usable = [place for place, thumb in enumerate(thumbs) if thumb is not None]
+    pairs = find_near_duplicates([thumb for thumb in thumbs if thumb is not None]) or ()
+    for i, j in ((usable[i], usable[j]) for i, j in pairs):
+        later = results[j - n_own].picture if i < n_own <= j else None
+        if later:
+            found.setdefault(later.path, own[i].path)
+    return LaterCatalog(catalog, found)
+
+
+def _catalog(source: Path, root: Path, results: Sequence[_ReadFile], skipped: Sequence[SkippedFile]) -> Catalog:
+    """Return the catalog of read files. Raises DataError if there are no pictures."""
+    pictures = tuple(one.picture for one in results if one.picture)
+    all_skipped = sorted((*skipped, *(one.skipped for one in results if one.skipped)), key=lambda one: one.path)
+    _check_not_empty(source, pictures, all_skipped)
+    return Catalog(root, tuple(sorted({picture.label for picture in pictures})), pictures, tuple(all_skipped))
+
+
+def _with_visits(catalog: Catalog, results: Sequence[_ReadFile], group_by: str) -> Catalog:
+    """Return a catalog whose pictures are grouped by visit."""
     shots = {one.picture.path: one.shot for one in results if one.picture and one.shot}
-    signals = find_signals(pictures, shots)
-    grouped, visits = group_by_visit(pictures, signals, near or (), group_by)
-    return Catalog(root, classes, grouped, tuple(skipped), near, visits, signals)
+    signals = find_signals(catalog.pictures, shots)
+    grouped, visits = group_by_visit(catalog.pictures, signals, catalog.near or (), group_by)
+    return replace(catalog, pictures=grouped, visits=visits, signals=signals)
 
 
 def check_readable(catalog: Catalog) -> None:
@@ -127,15 +170,16 @@ class _ReadFile:
     shot: Shot | None = None
 
 
-def _list_files(source: Path) -> tuple[Path, list[LabelledFile], list[SkippedFile]]:
+def _list_files(source: Path, with_unlabelled: bool = False) -> tuple[Path, list[LabelledFile], list[SkippedFile]]:
     """Return the root of relative paths, the files that may be pictures, and the skipped files."""
     if is_table(source):
         root, (files, skipped) = source.parent, list_table(source)
     elif source.is_dir():
-        root, (files, skipped) = source, list_folder(source)
+        root, (files, skipped) = source, list_folder(source, with_unlabelled)
     else:
         raise DataError(f"Folder {source} does not exist.", "Name a folder with one folder of pictures per class.")
-    if broken := next((file.label for file in files if file.label.splitlines() != [file.label]), None):
+    labels = dict.fromkeys(file.label for file in files if file.label != UNLABELLED)
+    if broken := next((label for label in labels if label.splitlines() != [label]), None):
         raise DataError(
             f"The name of class {broken!r} is not a single line, which the labels.txt of a bundle requires.",
             "Rename its folder, or change the label in the table.",

@@ -35,8 +35,14 @@ class SkippedFile:
     bad: bool
 
 
-def list_folder(root: Path) -> tuple[list[LabelledFile], list[SkippedFile]]:
-    """Return the files that may be pictures, with class and part, and the skipped files. Raises DataError."""
+UNLABELLED = ""  # the label of a file that is in no class folder
+
+
+def list_folder(root: Path, with_unlabelled: bool = False) -> tuple[list[LabelledFile], list[SkippedFile]]:
+    """Return the files that may be pictures, with class and part, and the skipped files. Raises DataError.
+
+    with_unlabelled: those in no class folder are UNLABELLED instead of skipped.
+    """
     parts = _parts(root)
     files: list[LabelledFile] = []
     skipped: list[SkippedFile] = []
@@ -51,12 +57,12 @@ def list_folder(root: Path) -> tuple[list[LabelledFile], list[SkippedFile]]:
             )
         elif parts and part is None:
             skipped.append(SkippedFile(name, f"outside {', '.join(sorted(parts))}", bad=False))
-        elif not label:
+        elif not label and not with_unlabelled:
             skipped.append(SkippedFile(name, "not in a class folder", bad=False))
         elif other := other_format(name):
             skipped.append(other)
         else:
-            files.append(LabelledFile(name, label[0], part))
+            files.append(LabelledFile(name, label[0] if label else UNLABELLED, part))
     return files, skipped
 
 

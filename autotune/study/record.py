@@ -28,6 +28,7 @@ from autotune.study.rows import (
     ExportRow,
     Final,
     FoldRow,
+    LaterRow,
     ProbeRow,
     StudyFacts,
     TrialRow,
@@ -138,6 +139,7 @@ def m009_probe_log_loss(db: Database) -> None:
 def m010_visits(db: Database) -> None:
     for name in ("by_picture", "by_visit"):
         db.table("probes").add_column(name, float)
+    db.table("later").create({"id": int, "facts": str, "finished": str, "seconds": float}, pk="id")
 
 
 class Record:
@@ -286,6 +288,18 @@ class Record:
         """Return all evaluations on the test set, in order."""
         rows: Iterable[dict[str, Any]] = self._db.query("select * from evaluations order by id")
         return [EvaluationRow(**{**row, "scores": Evaluation.from_json(json.loads(row["scores"]))}) for row in rows]
+
+    def keep_later(self, row: LaterRow, seconds: float) -> LaterRow:
+        """Save one evaluation on later pictures, and return it as it is recorded."""
+        facts = {name: value for name, value in row.to_json().items() if name not in ("id", "finished")}
+        kept = {"facts": json.dumps(facts), "finished": _now(), "seconds": seconds}
+        self._db.table("later").insert(kept, pk="id")
+        return self.later()[-1]
+
+    def later(self) -> list[LaterRow]:
+        """Return all evaluations on later pictures, in order."""
+        rows = self._db.query("select id, facts, finished from later order by id")
+        return [LaterRow.from_json({**json.loads(row.pop("facts")), **row}) for row in rows]
 
     def keep_export(self, trial: int, folder: str, facts: Mapping[str, Any]) -> None:
         """Save one exported bundle. facts: the JSON object that the export printed."""

@@ -317,6 +317,87 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Drift:
+    """How far later pictures are from the study's. effect: Cohen's d of the distance to the nearest training picture,
+    later pictures minus validation pictures, with its 95 % interval. n: later pictures; n_before: validation pictures.
+    """
+
+    effect: float
+    interval: tuple[float, float]
+    n: int
+    n_before: int
+
+    @property
+    def words(self) -> str:
+        low, high = self.interval
+        return (
+            f"Drift: later pictures are {self.effect:.2f} standard deviations (95 % interval {low:.2f} to {high:.2f}, "
+            f"n = {self.n}) farther from the training pictures than the validation pictures are."
+        )
+
+
+@dataclass(frozen=True)
+class Answered:
+    """How many of n predictions reach a threshold, and how many of these are right."""
+
+    threshold: float
+    n: int
+    answered: int
+    right: int
+
+
+@dataclass(frozen=True)
+class LaterScores:
+    """The scores on later pictures. fall: by class, recall on the test set minus recall here, the largest first.
+
+    answered: at the threshold of the latest bundle; None without one.
+    """
+
+    evaluation: Evaluation
+    fall: Mapping[str, float]
+    answered: Answered | None
+
+
+@dataclass(frozen=True)
+class LaterRow:
+    """One evaluation on later pictures. source: their folder or table. n_read: readable pictures in it. copies: of the
+    study's pictures, which are left out: path and the path of the study's. unknown: pictures by label, of labels that
+    the study does not know. missing: classes of the study without later pictures. scores: None without known labels.
+    """
+
+    trial: int
+    source: str
+    n_read: int
+    copies: Mapping[str, str]
+    unlabelled: int
+    unknown: Mapping[str, int]
+    missing: tuple[str, ...]
+    skipped: tuple[SkippedFile, ...]
+    drift: Drift | None
+    scores: LaterScores | None
+    finished: str = ""
+    id: int = 0
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> LaterRow:
+        drift, scores = plain["drift"], plain["scores"]
+        answered = scores["answered"] if scores else None
+        return cls(**{
+            **plain,
+            "missing": tuple(plain["missing"]),
+            "skipped": tuple(SkippedFile(**one) for one in plain["skipped"]),
+            "drift": Drift(**{**drift, "interval": tuple(drift["interval"])}) if drift else None,
+            "scores": scores and LaterScores(
+                Evaluation.from_json(scores["evaluation"]), scores["fall"], Answered(**answered) if answered else None
+            ),
+        })  # fmt: skip
+
+    def to_json(self) -> dict[str, Any]:
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # lists for tuples
+        return plain
+
+
+@dataclass(frozen=True)
 class EvaluationRow:
     """One evaluation on the test set. final: the number of the final model; None: the trial's own network."""
 

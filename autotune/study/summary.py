@@ -8,9 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from autotune.data.visits import Visits
 from autotune.errors import StudyError, did_you_mean
 from autotune.study.record import RECORD, TRIALS, Record, missing_file, open_record
-from autotune.study.rows import COMPLETE, STATES, BackboneFacts, Evaluation, Final, ProbeRow, TrialRow
+from autotune.study.rows import COMPLETE, STATES, BackboneFacts, Evaluation, Final, LaterRow, ProbeRow, TrialRow
+from autotune.text import percent, plural
 
 STUDIES = Path("studies")
 
@@ -42,7 +44,8 @@ class Summary:
     """The current results of a study. pictures: counts by part. leaderboard: finished trials, the winner first.
 
     final: the final model; None in a study of an earlier version, or until the finals are over. test: the latest
-    evaluation of the final model, or else of the best trial; n_evaluations: the number of all.
+    evaluation of the final model, or else of the best trial; n_evaluations: the number of all. later: evaluations on
+    later pictures, in order. visits: how the pictures are grouped.
     """
 
     study: str
@@ -57,6 +60,8 @@ class Summary:
     final: Final | None
     test: Evaluation | None
     n_evaluations: int
+    later: tuple[LaterRow, ...]
+    visits: Visits
     seconds: StudySeconds
 
     @property
@@ -80,6 +85,27 @@ class Summary:
         counts = Counter(row.state for row in self.leaderboard)
         return {**{state: counts[state] for state in STATES}, "total": len(self.leaderboard)}
 
+    @property
+    def scope(self) -> str:
+        """Say which pictures the test score is about."""
+        if not self.visits.n:
+            return (
+                "No visits are known, so the score is for pictures like these; pictures of other days and places may "
+                f"be harder. Measure it on later pictures: autotune evaluate {self.study} --on LATER"
+            )
+        n = self.test.n_visits if self.test else 0
+        words = f"The test pictures are of {plural(n, 'visit')} that no training picture is of." if n else ""
+        if self.visits.by_picture:
+            words += f" Split by picture, because of too few visits: {', '.join(self.visits.by_picture)}."
+        used = self.winner.params.backbone if self.best else None
+        probe = next((row for row in self.probes if row.backbone == used), None)
+        if probe and probe.by_picture is not None and probe.by_visit is not None:
+            words += (
+                " What a split by picture would have claimed, by a cross-validated linear probe: "
+                f"{percent(probe.by_picture)}, instead of {percent(probe.by_visit)} by visit."
+            )
+        return words.strip()
+
     def describe(self, row: TrialRow) -> str:
         """Describe a trial's hyperparameters in one line."""
         return self.backbones[row.params.backbone].describe(row.params)
@@ -100,6 +126,9 @@ class Summary:
             "finals": self.final.to_json()["finalists"] if self.final else [],
             "final": self.final and self._final_json(self.final),
             "test": self.test and self._test_json(self.test),
+            "scope": self.scope,
+            "visits": asdict(self.visits),
+            "later": [row.to_json() for row in self.later],
             "seconds": asdict(self.seconds),
         }
 
@@ -166,5 +195,7 @@ def _summary(record: Record, folder: Path) -> Summary:
         final=record.final(),
         test=record.evaluation(),
         n_evaluations=len(record.evaluations()),
+        later=tuple(record.later()),
+        visits=facts.visits,
         seconds=StudySeconds(timed["read"], cache, trials, finals, timed["test"], timed["total"]),
     )

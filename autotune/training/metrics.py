@@ -39,10 +39,11 @@ def balanced_accuracy(labels: ClassNumbers, predictions: ClassNumbers, n_classes
 
 
 def macro_f1(labels: ClassNumbers, predictions: ClassNumbers, n_classes: int) -> float:
-    """Mean F1 over all classes."""
+    """Mean F1 over the classes that occur in labels."""
+    import numpy as np
     from sklearn.metrics import f1_score
 
-    return float(f1_score(labels, predictions, labels=range(n_classes), average="macro", zero_division=0.0))
+    return float(f1_score(labels, predictions, labels=np.unique(labels), average="macro", zero_division=0.0))
 
 
 def wilson_interval(correct: int, n: int) -> tuple[float, float]:
@@ -121,7 +122,8 @@ def _accuracy_of_visits(correct: NDArray[np.bool_], visits: NDArray[np.int64], w
     effective = max(effective / wider**2, 1.0)
     middle = (share + Z**2 / (2 * effective)) / (1 + Z**2 / effective)
     half = Z * (share * (1 - share) / effective + Z**2 / (4 * effective**2)) ** 0.5 / (1 + Z**2 / effective)
-    return max(middle - half, 0.0), min(middle + half, 1.0)
+    mean = float(correct.mean())
+    return max(min(middle - half, mean), 0.0), min(max(middle + half, mean), 1.0)
 
 
 def paired_interval(metric: str, labels: ClassNumbers, one: ClassNumbers, other: ClassNumbers,
