@@ -24,6 +24,7 @@ from autotune.report.charts import AxisRange
 from autotune.report.confusion import Errors
 from autotune.report.finals import FinalsSection, finals_section
 from autotune.report.importance import HyperparameterImportance, Importances
+from autotune.report.later import LaterSection, later_section, latest_scores
 from autotune.report.thumbnails import Thumbnail, first_shown, thumbnail
 from autotune.study.checks import source_of
 from autotune.study.record import TRIALS, Record, open_record
@@ -154,6 +155,7 @@ class ReportPage:
     n_evaluations: int
     finals: FinalsSection | None
     tested: TestSection | None
+    later: LaterSection | None
     data: DataSection
     export: ExportRow | None
     recipe: Reproduction
@@ -219,6 +221,7 @@ def _page(record: Record, folder: Path, summary: Summary, winner: TrialRow) -> R
         n_evaluations=summary.n_evaluations,
         finals=finals_section(record, folder, summary, root),
         tested=_tested(summary, root, pictures),
+        later=_later(summary),
         data=_data(facts.skipped, pictures, root),
         export=exports[-1] if exports else None,
         recipe=reproduction(facts.settings, source_of(record), folder.name, len(rows)),
@@ -316,6 +319,11 @@ def _tested(summary: Summary, root: Path, pictures: Sequence[Picture]) -> TestSe
         rarest=sorted(rows, key=lambda row: (row.pictures[TRAIN], row.recall))[: N_CLASSES // 2] if has_many else [],
         reliability=_reliability(scores),
     )
+
+
+def _later(summary: Summary) -> LaterSection | None:
+    scores = latest_scores(summary.later)
+    return later_section(summary.later, summary.classes, _reliability(scores) if scores else None)
 
 
 def _reliability(scores: Evaluation) -> Markup | None:

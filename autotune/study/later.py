@@ -51,6 +51,7 @@ def evaluate_later(name: str, source: Path, resources: Resources, listener: Stud
         row = LaterRow(
             trial=one.trial.number,
             source=str(source.resolve()),
+            root=str(read.catalog.root.resolve()),
             n_read=len(read.catalog.pictures),
             copies=dict(read.copies),
             unlabelled=sum(picture.label == UNLABELLED for picture in kept),

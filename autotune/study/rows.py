@@ -360,13 +360,15 @@ class LaterScores:
 
 @dataclass(frozen=True)
 class LaterRow:
-    """One evaluation on later pictures. source: their folder or table. n_read: readable pictures in it. copies: of the
-    study's pictures, which are left out: path and the path of the study's. unknown: pictures by label, of labels that
-    the study does not know. missing: classes of the study without later pictures. scores: None without known labels.
+    """One evaluation on later pictures. source: their folder or table; root: of their paths. n_read: readable pictures
+    in it. copies: of the study's pictures, which are left out: path and the path of the study's. unknown: pictures by
+    label, of labels that the study does not know. missing: classes of the study without later pictures. scores: None
+    without known labels.
     """
 
     trial: int
     source: str
+    root: str
     n_read: int
     copies: Mapping[str, str]
     unlabelled: int
