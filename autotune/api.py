@@ -111,6 +111,17 @@ class Study:
         found: dict[str, Any] | None = study_status(str(self.folder)).to_json()["test"]
         return found
 
+    def evaluate(self, on: str | Path, group_by: str = "auto") -> dict[str, Any]:
+        """Evaluate the final model on a folder or table of later pictures, as `autotune evaluate --on` does.
+
+        The test set is not used. Returns what --json prints: scores (evaluation, fall by class, answered), drift,
+        copies, unknown, missing and skipped. Raises AutotuneError.
+        """
+        from autotune.study.later import evaluate_later
+        from autotune.study.listener import StudyListener
+
+        return evaluate_later(str(self.folder), Path(on), self._resources, StudyListener(), group_by).to_json()
+
     @property
     def trials(self) -> Any:
         """All finished trials, best first: a pandas DataFrame if pandas is installed, else a list of dicts.

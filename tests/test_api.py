@@ -33,7 +33,7 @@ def test_the_attributes_of_study_and_best_trial_do_not_change() -> None:
     def public(kind: type) -> list[str]:
         return sorted(name for name in vars(kind) if not name.startswith("_"))
 
-    assert public(autotune.Study) == ["best", "name", "test", "trials"]
+    assert public(autotune.Study) == ["best", "evaluate", "name", "test", "trials"]
     assert sorted({*public(BestTrial), *BestTrial.__annotations__}) == [
         "export", "number", "params", "predict", "resources", "study", "value", "words",
     ]  # fmt: skip

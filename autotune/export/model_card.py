@@ -22,6 +22,7 @@ from autotune.study.checks import source_of
 from autotune.study.reopen import FinishedTrial
 from autotune.study.reproduce import reproduction
 from autotune.study.rows import ClassScore, Evaluation
+from autotune.study.summary import describe_scope
 from autotune.text import percent, plural, visible
 from autotune.training.metrics import find_metric
 
@@ -69,6 +70,8 @@ def _values(finished: FinishedTrial, validation: Evaluation, result: ExportResul
         "data": {"origin": _origin(finished), "split": known.split, **known.pictures},
         "metric": find_metric(known.settings["metric"]).label,
         "test": test,
+        "scope": _scope(finished, test),
+        "later": [(Path(row.source).name, row) for row in record.later() if row.scores],
         "validation": validation,
         "optimism": _optimism(validation.value - test.value) if test else None,
         "n_evaluations": len(record.evaluations()),
@@ -81,6 +84,13 @@ def _values(finished: FinishedTrial, validation: Evaluation, result: ExportResul
         "licence": _licence(finished),
         "recipe": again,
     }
+
+
+def _scope(finished: FinishedTrial, test: Evaluation | None) -> str | None:
+    if test is None:
+        return None
+    record, backbone = finished.record, finished.trial.params.backbone
+    return describe_scope(finished.folder.name, record.facts().visits, test, record.probes(), backbone)
 
 
 def _classes(finished: FinishedTrial, per_class: Mapping[str, ClassScore]) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -87,24 +87,8 @@ class Summary:
 
     @property
     def scope(self) -> str:
-        """Say which pictures the test score is about."""
-        if not self.visits.n:
-            return (
-                "No visits are known, so the score is for pictures like these; pictures of other days and places may "
-                f"be harder. Measure it on later pictures: autotune evaluate {self.study} --on LATER"
-            )
-        n = self.test.n_visits if self.test else 0
-        words = f"The test pictures are of {plural(n, 'visit')} that no training picture is of." if n else ""
-        if self.visits.by_picture:
-            words += f" Split by picture, because of too few visits: {', '.join(self.visits.by_picture)}."
-        used = self.winner.params.backbone if self.best else None
-        probe = next((row for row in self.probes if row.backbone == used), None)
-        if probe and probe.by_picture is not None and probe.by_visit is not None:
-            words += (
-                " What a split by picture would have claimed, by a cross-validated linear probe: "
-                f"{percent(probe.by_picture)}, instead of {percent(probe.by_visit)} by visit."
-            )
-        return words.strip()
+        backbone = self.winner.params.backbone if self.best else None
+        return describe_scope(self.study, self.visits, self.test, self.probes, backbone)
 
     def describe(self, row: TrialRow) -> str:
         """Describe a trial's hyperparameters in one line."""
@@ -154,6 +138,29 @@ class Summary:
         """Return an evaluation without the values of each picture."""
         scores = {name: value for name, value in test.to_json().items() if name not in ("right", "confidence")}
         return {"evaluations": self.n_evaluations, "trial": self.winner.number, **scores}
+
+
+def describe_scope(
+    study: str, visits: Visits, test: Evaluation | None, probes: Sequence[ProbeRow], backbone: str | None
+) -> str:
+    """Say which pictures a test score is about. backbone: of the winner."""
+    if not visits.n:
+        return (
+            "No visits are known, so the score is for pictures like these; pictures of other days and places may be "
+            f"harder. Measure it on later pictures: autotune evaluate {study} --on LATER"
+        )
+    sentences = []
+    if test and test.n_visits:
+        sentences.append(f"The test pictures are of {plural(test.n_visits, 'visit')} that no training picture is of.")
+    if visits.by_picture:
+        sentences.append(f"Split by picture, because of too few visits: {', '.join(visits.by_picture)}.")
+    probe = next((row for row in probes if row.backbone == backbone), None)
+    if probe and probe.by_picture is not None and probe.by_visit is not None:
+        sentences.append(
+            "What a split by picture would have claimed, by a cross-validated linear probe: "
+            f"{percent(probe.by_picture)}, instead of {percent(probe.by_visit)} by visit."
+        )
+    return " ".join(sentences)
 
 
 def study_status(name: str) -> Summary:
