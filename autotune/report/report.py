@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +16,7 @@ from markupsafe import Markup
 from autotune.data import groups
 from autotune.data.folder import SkippedFile
 from autotune.data.picture import Picture
-from autotune.data.split import MANIFEST, TRAIN, read_manifest
+from autotune.data.split import MANIFEST, TEST, TRAIN, read_manifest
 from autotune.errors import StudyError
 from autotune.files import write_whole
 from autotune.report import charts, confusion, importance
@@ -29,7 +29,7 @@ from autotune.report.thumbnails import Thumbnail, first_shown, thumbnail
 from autotune.study.checks import source_of
 from autotune.study.record import TRIALS, Record, open_record
 from autotune.study.reproduce import Reproduction, reproduction
-from autotune.study.rows import COMPLETE, PRUNED, Evaluation, ExportRow, TrialRow
+from autotune.study.rows import COMPLETE, PRUNED, Evaluation, ExportRow, StudyFacts, TrialRow
 from autotune.study.summary import Summary, find_study, study_status
 from autotune.text import duration, percent, plural
 from autotune.training.metrics import find_metric
@@ -40,6 +40,7 @@ N_CURVES = 4
 N_SLICES = 6
 N_GROUPS = 12  # groups shown of duplicates, and of conflicting labels
 N_SKIPPED = 12
+N_ALIKE = 12  # shown of each class
 N_CLASSES = 12  # above this, the lowest recalls and the rarest classes get separate tables
 FEW = 20  # complete trials below which importances are called a rough indication
 ENDS = {
@@ -121,6 +122,16 @@ class UnseenScore:
 
 
 @dataclass(frozen=True)
+class LookAlikes:
+    """Pictures of a class that look like one scene: n of its n_class training and validation pictures."""
+
+    label: str
+    n: int
+    n_class: int
+    shown: list[Thumbnail]
+
+
+@dataclass(frozen=True)
 class DataSection:
     """Skipped files, duplicates and conflicting labels. shown: skipped files that can be displayed."""
 
@@ -130,6 +141,7 @@ class DataSection:
     n_conflicts: int
     duplicates: list[PictureGroup]
     n_duplicates: int
+    look_alikes: list[LookAlikes]
 
 
 @dataclass(frozen=True)
@@ -222,7 +234,7 @@ def _page(record: Record, folder: Path, summary: Summary, winner: TrialRow) -> R
         finals=finals_section(record, folder, summary, root),
         tested=_tested(summary, root, pictures),
         later=_later(summary),
-        data=_data(facts.skipped, pictures, root),
+        data=_data(facts, pictures, root),
         export=exports[-1] if exports else None,
         recipe=reproduction(facts.settings, source_of(record), folder.name, len(rows)),
         device=facts.device,
@@ -335,7 +347,8 @@ def _reliability(scores: Evaluation) -> Markup | None:
     return charts.reliability(rows, f"correct predictions by confidence: {shares}")
 
 
-def _data(skipped: tuple[SkippedFile, ...], pictures: Sequence[Picture], root: Path) -> DataSection:
+def _data(facts: StudyFacts, pictures: Sequence[Picture], root: Path) -> DataSection:
+    skipped = facts.skipped
     tied: dict[str, list[Picture]] = defaultdict(list)
     for picture in pictures:  # a group given by the user does not imply duplicates
         tied[picture.digest if not picture.group or groups.is_group_key(picture.group) else picture.group].append(
@@ -353,7 +366,18 @@ def _data(skipped: tuple[SkippedFile, ...], pictures: Sequence[Picture], root: P
         n_conflicts=len(conflicts),
         duplicates=_shown(agreeing, root),
         n_duplicates=len(agreeing),
+        look_alikes=_look_alikes(facts.look_alikes, pictures, root),
     )
+
+
+def _look_alikes(found: Mapping[str, Sequence[str]], pictures: Sequence[Picture], root: Path) -> list[LookAlikes]:
+    paths = {picture.digest: picture.path for picture in pictures}
+    n_pictures = Counter(picture.label for picture in pictures if picture.part != TEST)
+    rows = [(label, [paths[one] for one in digests if one in paths]) for label, digests in found.items()]
+    return [
+        LookAlikes(label, len(own), n_pictures[label], [thumbnail(root, path) for path in own[:N_ALIKE]])
+        for label, own in rows[:N_GROUPS]
+    ]
 
 
 def _shown(tied: Sequence[Sequence[Picture]], root: Path) -> list[PictureGroup]:

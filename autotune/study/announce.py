@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
-from autotune.data.split import TEST, TRAIN, VALIDATION
+from autotune.data.split import TEST, TRAIN, VALIDATION, Split
 from autotune.data.visits import Visits
 from autotune.search.candidates import Candidate, first_few, with_name
 from autotune.search.cost import count_cuts, describe_cut
@@ -53,6 +54,19 @@ def visit_lines(visits: Visits) -> list[str]:
             "score may be too high for pictures of other visits."
         )
     return lines
+
+
+def look_alike_lines(look_alikes: Mapping[str, Sequence[str]], split: Split) -> list[str]:
+    """Warn of classes of which most pictures look like one scene, unless they are of several known visits."""
+    pool = (*split.part(TRAIN), *split.part(VALIDATION))
+    n_pictures = Counter(picture.label for picture in pool)
+    groups = {picture.digest: picture.group for picture in pool}
+    return [
+        f"{len(digests)} of {label}'s {n_pictures[label]} training and validation pictures look like one scene. If they "
+        f"are of one visit, the score of {label} says little about others."
+        for label, digests in look_alikes.items()
+        if not split.visits.n or len({groups.get(digest) for digest in digests}) == 1
+    ]
 
 
 def outline(study: str, plan: Plan, n_trials: int) -> Outline:

@@ -39,6 +39,7 @@ from autotune.training.params import Params
 
 _FOLD_COLUMNS = [field.name for field in fields(FoldRow)]
 _TRIAL_COLUMNS = {field.name for field in fields(TrialRow)}
+_PROBE_COLUMNS = {field.name for field in fields(ProbeRow)}
 
 RECORD, TRIALS = "record.db", "trials.db"  # the files of a study: ours, and Optuna's
 LOCK = "lock"
@@ -175,7 +176,7 @@ class Record:
         self.keep_facts(seconds={**known, **{name: known.get(name, 0.0) + value for name, value in kinds.items()}})
 
     def keep_probe(self, backbone: str, pixels: int, outcome: ProbeOutcome) -> None:
-        values = {name: value for name, value in asdict(outcome).items() if name != "head"}
+        values = {name: value for name, value in asdict(outcome).items() if name in _PROBE_COLUMNS}
         row = ProbeRow(backbone, pixels, **values)
         self._db.table("probes").upsert(asdict(row), pk=("backbone", "pixels"))
 
@@ -336,6 +337,7 @@ _TYPED: dict[str, Callable[[Any], Any]] = {
     "skipped": lambda rows: tuple(SkippedFile(**row) for row in rows),
     "cuts": lambda rows: {(name, pixels): tuple(cuts) for name, pixels, cuts in rows},
     "backbones": _backbones,
+    "look_alikes": lambda plain: {label: tuple(digests) for label, digests in plain.items()},
     "visits": lambda plain: Visits(**{**plain, "by_picture": tuple(plain["by_picture"])}),
 }
 

@@ -20,7 +20,7 @@ from autotune.search.plan import Plan, build_context, make_plan
 from autotune.search.settings import definition
 from autotune.search.space import BackboneOptions
 from autotune.search.speed import estimate_seconds
-from autotune.study.announce import announce, outline
+from autotune.study.announce import announce, look_alike_lines, outline
 from autotune.study.checkpoints import Checkpoints
 from autotune.study.checks import (
     recorded_backbones,
@@ -101,7 +101,9 @@ def _run_trials(
         record.add_seconds(read=time.monotonic() - start)
         checkpoints = Checkpoints(StudyFiles(folder, record), context)
         limits = TimeLimits(engine, deadline, plan.settings.trial_timeout)
-        plan = replace(plan, selection=_probe(engine, checkpoints, plan.selection, record, listener, limits))
+        plan = replace(plan, selection=_probe(engine, checkpoints, plan, record, listener, limits))
+        for line in look_alike_lines(record.facts().look_alikes, plan.split):
+            listener.say(line)
         n_left = max(request.trials - len(record.trials()), 0)
         listener.estimated(estimate_seconds(plan, n_left))  # measured here, while the workers are idle
         with storage_errors(folder / TRIALS):
@@ -154,7 +156,7 @@ def _pixel_sets(selection: Selection, context: TrialContext) -> list[PixelSet]:
 def _probe(
     engine: Engine,
     checkpoints: Checkpoints,
-    selection: Selection,
+    plan: Plan,
     record: Record,
     listener: StudyListener,
     limits: TimeLimits,
@@ -163,6 +165,7 @@ def _probe(
 
     A backbone whose probe fails is skipped.
     """
+    selection = plan.selection
     done = {(row.backbone, row.pixels) for row in record.probes()}
     left_out = dict(selection.left_out)
     todo = [
@@ -174,6 +177,9 @@ def _probe(
     for task, outcome in run_probes(engine, todo, checkpoints, listener, limits):
         if isinstance(outcome, ProbeOutcome):
             record.keep_probe(task.backbone, task.pixels, outcome)
+            if record.probes()[0].backbone == task.backbone:
+                classes = plan.split.classes
+                record.keep_facts(look_alikes={classes[label]: found for label, found in outcome.look_alikes.items()})
             listener.say(
                 f"Linear probe of {task.backbone} at {task.pixels} pixels: validation {percent(outcome.value)}, "
                 f"cross-validated cross-entropy {outcome.log_loss:.3f}"

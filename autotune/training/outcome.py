@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 # Reasons for the end of a trial. Except for PRUNED, the trial is complete and has a best epoch.
@@ -55,6 +56,7 @@ class ProbeOutcome:
 
     log_loss: of probes with the same penalty, each on the fold that it was not fitted on.
     by_picture, by_visit: the metric of such probes, on folds of pictures and of visits; None if visits are not known.
+    look_alikes: by class number, the digests of pictures that look like one scene, for classes of which most do.
     seconds: of the fit. cache_seconds: of filling the feature cache before the fit.
     """
 
@@ -65,6 +67,7 @@ class ProbeOutcome:
     cache_seconds: float
     by_picture: float | None = None
     by_visit: float | None = None
+    look_alikes: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from autotune.backbones.weights import load_stages
 from autotune.cache.features import FrozenPrefix
 from autotune.training.batches import BatchSource, EvaluationBatches, FeatureSource, LabelledPictures, TrainBatches
 from autotune.training.context import SEARCHED, LoadedBackbones, TrialSources, open_sources
+from autotune.training.look_alikes import find_look_alikes
 from autotune.training.network import Schedule, TrialNetwork, assemble_network, seed_device
 from autotune.training.outcome import PRUNED, ProbeOutcome, Reporter, TrialOutcome
 from autotune.training.params import Params
@@ -44,8 +45,12 @@ def run_probe(backbones: LoadedBackbones, name: str, pixels: int, reporter: Repo
         else None
         for one in (context.folds_by_picture, context.folds)
     )
+    look_alikes = {
+        label: tuple(context.pool.digests[row] for row in rows)
+        for label, rows in find_look_alikes(features, labels).items()
+    }
     seconds, cache_seconds = time.monotonic() - cached, cached - start
-    return ProbeOutcome(value, loss, fitted.to_bytes(), seconds, cache_seconds, by_picture, by_visit)
+    return ProbeOutcome(value, loss, fitted.to_bytes(), seconds, cache_seconds, by_picture, by_visit, look_alikes)
 
 
 def last_features(
