@@ -212,8 +212,8 @@ def measure(photos: Path, n_splits: int, n_studies: int, work: Path) -> None:
         n_covered = int(((table[:, 1] <= table[:, 3]) & (table[:, 3] <= table[:, 2])).sum())
         test, low, high, later = 100 * table.mean(0)
         print(
-            f"split by {'visit' if by_visit else 'picture'}: test {test:.1f} %, mean interval {low:.1f} to {high:.1f} %, "
-            f"on new visits {later:.1f} %; covered in {n_covered} of {n_splits}"
+            f"split by {'visit' if by_visit else 'picture'}: test {test:.1f} %, mean interval {low:.1f} to "
+            f"{high:.1f} %, on new visits {later:.1f} %; covered in {n_covered} of {n_splits}"
         )
     for seed in range(n_studies):
         print(study(draw(pool, seed, work / f"user-{seed}"), seed, work / f"study-{seed}"), flush=True)
