@@ -62,8 +62,8 @@ def look_alike_lines(look_alikes: Mapping[str, Sequence[str]], split: Split) -> 
     n_pictures = Counter(picture.label for picture in pool)
     groups = {picture.digest: picture.group for picture in pool}
     return [
-        f"{len(digests)} of {label}'s {n_pictures[label]} training and validation pictures look like one scene. If they "
-        f"are of one visit, the score of {label} says little about others."
+        f"{len(digests)} of {label}'s {n_pictures[label]} training and validation pictures look like one scene. If "
+        f"they are of one visit, the score of {label} says little about others."
         for label, digests in look_alikes.items()
         if not split.visits.n or len({groups.get(digest) for digest in digests}) == 1
     ]

@@ -111,7 +111,7 @@ class Summary:
             "final": self.final and self._final_json(self.final),
             "test": self.test and self._test_json(self.test),
             "scope": self.scope,
-            "visits": asdict(self.visits),
+            "visits": {**asdict(self.visits), "by_picture": list(self.visits.by_picture)},
             "later": [row.to_json() for row in self.later],
             "seconds": asdict(self.seconds),
         }

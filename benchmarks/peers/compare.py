@@ -1,6 +1,6 @@
 r"""Compare autotune with fastai, AutoGluon and scikit-learn: the same weights, pictures and processor seconds.
 
-    python -m venv PEERS && PEERS/bin/pip install torch==2.13.0 autogluon.multimodal==1.6.3 fastai==2.8.12
+    python -m venv PEERS && PEERS/bin/pip install torch===2.13.0 autogluon.multimodal==1.6.3 fastai==2.8.12
     python benchmarks/selection.py PHOTOS... --work WORK --columns finals --command .venv/bin/autotune \
         --backbone efficientnet_lite0
     python benchmarks/peers/compare.py PHOTOS... --work WORK --python PEERS/bin/python [--seeds 0,1,2] [--runs NAMES]
