@@ -78,6 +78,11 @@ class Visits:
         return f"{plural(self.n, 'visit')} by {WORDS[self.by]}"
 
 
+def visits_of(pictures: Sequence[Picture]) -> list[str]:
+    """Return the visit of each picture; one without a group is a visit of its own."""
+    return [picture.group or picture.digest for picture in pictures]
+
+
 def read_shot(image: Image.Image) -> Shot | None:
     """Return when a decoded picture was taken, None if its EXIF data do not say it.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from autotune.data.picture import Picture
 from autotune.data.split import MANIFEST, Split, read_manifest
+from autotune.data.visits import Visits
 from autotune.errors import StudyError
 from autotune.search.candidates import Selection
 from autotune.search.plan import Chosen
@@ -51,6 +52,12 @@ def refuse_other_trials(folder: Path, record: Record, search: OptunaStudy) -> No
                 f"{folder / name} is older than the other files of the study: it has no trial {min(unknown)}.",
                 "Restore all files from one backup, or start another study: --study NEW",
             )
+
+
+def recorded_visits(folder: Path) -> Visits:
+    """Return how the pictures of a study that has started are grouped."""
+    with open_record(folder) as record:
+        return record.facts().visits
 
 
 def has_started(folder: Path) -> bool:
@@ -111,7 +118,8 @@ def refuse_another(record: Record, folder: Path, settings: Settings, parts: Spli
 
 def recorded_split(record: Record, folder: Path) -> Split:
     """Return the split of a study. Raises StudyError if its manifest has changed or cannot be read."""
-    split = Split(record.facts().classes, read_manifest(folder / MANIFEST), (), {})
+    facts = record.facts()
+    split = Split(facts.classes, read_manifest(folder / MANIFEST), (), {}, facts.visits)
     _refuse_another_split(record, folder, split)
     return split
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from autotune.data.catalog import Progress
 from autotune.data.picture import Picture
 from autotune.data.split import TEST, VALIDATION, Split
+from autotune.data.visits import visits_of
 from autotune.study.files import StudyFiles
 from autotune.study.record import Record
 from autotune.study.rows import CalibrationError, ClassScore, Evaluation, Mistake
@@ -74,7 +75,7 @@ def score_logits(metric: str, logits: Tensor, pictures: Sequence[Picture], class
     np.add.at(confusion, (truth, predicted), 1)
     probabilities = (logits / temperature).softmax(1)
     confidence = probabilities.max(1).values.double().numpy()
-    visits = [picture.group or picture.digest for picture in pictures]
+    visits = visits_of(pictures)
     n_visits = len(set(visits)) if by_visit else 0
 
     def interval(metric: str) -> tuple[float, float]:

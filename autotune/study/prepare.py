@@ -17,7 +17,7 @@ from autotune.search.candidates import Selection, expand_recommended, fixed_name
 from autotune.search.plan import pick_device
 from autotune.search.read_ahead import ReadAhead
 from autotune.search.settings import Settings, read_settings
-from autotune.study.checks import has_started, refuse_changed, refuse_incomplete
+from autotune.study.checks import has_started, recorded_visits, refuse_changed, refuse_incomplete
 from autotune.study.listener import StudyListener
 from autotune.study.request import SearchRequest
 from autotune.study.summary import STUDIES
@@ -99,5 +99,5 @@ def _read_split(request: SearchRequest, folder: Path, settings: Settings, old: t
     listener.close()
     if own:
         refuse_changed(folder, own, catalog.pictures)
-        return Split(catalog.classes, own, catalog.skipped, {}), catalog.root
+        return Split(catalog.classes, own, catalog.skipped, {}, recorded_visits(folder)), catalog.root
     return split_catalog(catalog, settings.seed, settings.validation, settings.test, old), catalog.root

@@ -98,16 +98,31 @@ def visit_interval(metric: str, labels: ClassNumbers, predictions: ClassNumbers,
     if metric == "accuracy":
         return _accuracy_of_visits(labels == predictions, of_picture, wider)
     rng = np.random.default_rng(0)
-    members = [np.flatnonzero(of_picture == visit) for visit in range(n_visits)]
-    function = find_metric(metric).score
+    members, function = _members(visits), find_metric(metric).score
     scores = []
     for _ in range(N_RESAMPLES):
-        chosen = np.concatenate([members[visit] for visit in rng.integers(0, n_visits, n_visits)])
+        chosen = _drawn(members, rng)
         scores.append(function(labels[chosen], predictions[chosen], n_classes))
     value = function(labels, predictions, n_classes)
     low, high = np.quantile(scores, [0.025, 0.975])
     wider *= (n_visits / (n_visits - 1)) ** 0.5
     return max(value - wider * float(value - low), 0.0), min(value + wider * float(high - value), 1.0)
+
+
+def _members(visits: Sequence[str]) -> list[NDArray[np.int64]]:
+    """Return the places of the pictures of each visit."""
+    import numpy as np
+
+    of_picture = np.unique(np.asarray(visits), return_inverse=True)[1]
+    order = np.argsort(of_picture, kind="stable")
+    return np.split(order, np.cumsum(np.bincount(of_picture))[:-1])
+
+
+def _drawn(members: Sequence[NDArray[np.int64]], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return the places of the pictures of as many visits, drawn with replacement."""
+    import numpy as np
+
+    return np.concatenate([members[visit] for visit in rng.integers(0, len(members), len(members))])
 
 
 def _accuracy_of_visits(correct: NDArray[np.bool_], visits: NDArray[np.int64], wider: float) -> tuple[float, float]:
@@ -126,16 +141,20 @@ def _accuracy_of_visits(correct: NDArray[np.bool_], visits: NDArray[np.int64], w
     return max(min(middle - half, mean), 0.0), min(max(middle + half, mean), 1.0)
 
 
-def paired_interval(metric: str, labels: ClassNumbers, one: ClassNumbers, other: ClassNumbers,
-                    n_classes: int) -> tuple[float, float]:  # fmt: skip
-    """Seeded 95 % percentile bootstrap interval of a difference in score: predictions `one` minus `other`."""
+def paired_interval(metric: str, labels: ClassNumbers, one: ClassNumbers, other: ClassNumbers, n_classes: int,
+                    visits: Sequence[str] | None = None) -> tuple[float, float]:  # fmt: skip
+    """Seeded 95 % percentile bootstrap interval of a difference in score: predictions `one` minus `other`.
+
+    visits: of each picture, if whole visits are to be resampled.
+    """
     import numpy as np
 
     rng = np.random.default_rng(0)
     function = find_metric(metric).score
+    members = _members(visits) if visits else None
     found = []
     for _ in range(N_RESAMPLES):
-        chosen = rng.integers(0, len(labels), len(labels))
+        chosen = _drawn(members, rng) if members else rng.integers(0, len(labels), len(labels))
         some = labels[chosen]
         found.append(function(some, one[chosen], n_classes) - function(some, other[chosen], n_classes))
     low, high = np.quantile(found, [0.025, 0.975])

@@ -11,6 +11,8 @@ from autotune.data.split import read_manifest
 from autotune.errors import StudyError
 from autotune.report.report import write_report
 from autotune.study.listener import StudyListener
+from autotune.study.reopen import evaluate_again
+from autotune.study.request import Resources
 
 LITE = {"backbone": ["efficientnet_lite0"], "pixels": [64], "epochs": 1, "depth": [0], "final": "trial"}
 
@@ -51,7 +53,11 @@ def test_a_study_of_visits_tests_on_other_visits_and_says_so(here: Path, bursts:
     assert 0 < probe["by_picture"] <= 1
     assert "What a split by picture would have claimed" in found["scope"]
     assert found["scope"].split(" What")[0] in Path(write_report("s")["file"]).read_text()
-    assert search(bursts, 1, flags=LITE)["visits"] == found["visits"]  # resumed
+    resumed = search(bursts, 2, flags=LITE)
+    assert (resumed["visits"], resumed["probes"]) == (found["visits"], found["probes"])
+    again = evaluate_again("s", Resources("cpu"), StudyListener()).to_json()["test"]
+    assert again["evaluations"] > 1
+    assert (again["n_visits"], again["value_interval"]) == (n_visits, resumed["test"]["value_interval"])
 
 
 def test_a_study_is_not_resumed_with_another_grouping(here: Path, bursts: Path) -> None:

@@ -5,15 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
+from autotune.data.picture import Picture
 from autotune.data.split import Split
+from autotune.data.visits import visits_of
 from autotune.study.evaluate import class_numbers
 from autotune.study.files import StudyFiles
 from autotune.study.finals.held_out import HeldOut, folds_of, read_held_out
 from autotune.study.rows import FAILED, Finalist, FoldRow, FoldScore
 from autotune.training.calibration import fit_temperature
-from autotune.training.metrics import log_loss, paired_interval, predicted_classes, score, score_interval
+from autotune.training.metrics import (
+    log_loss,
+    paired_interval,
+    predicted_classes,
+    score,
+    score_interval,
+    visit_interval,
+)
 
 INTERVAL_ERRORS = 2 * 1.96  # standard errors in the width of a 95 % interval
 
@@ -74,7 +85,7 @@ class Ranking:
             trial=trial,
             folds=tuple(FoldScore(row.fold, row.n, row.value or 0.0) for row in networks[trial]),
             mean=self._value(own),
-            interval=score_interval(self._metric, labels, predicted, self._n_classes),
+            interval=self._interval(labels, predicted, own.pictures),
             behind=None if is_winner else self._lead(best, own),
             won=is_winner,
         )
@@ -87,7 +98,19 @@ class Ranking:
     def _lead(self, one: HeldOut, other: HeldOut) -> tuple[float, float]:
         """Return the 95 % interval of the lead of some networks over others, on the same pictures."""
         first, second = predicted_classes(one.logits), predicted_classes(other.logits)
-        return paired_interval(self._metric, self._labels(one).numpy(), first, second, self._n_classes)
+        labels, visits = self._labels(one).numpy(), self._visits(one.pictures)
+        return paired_interval(self._metric, labels, first, second, self._n_classes, visits)
+
+    def _interval(self, labels: NDArray[np.int64], predicted: NDArray[np.int64],
+                  pictures: Sequence[Picture]) -> tuple[float, float]:  # fmt: skip
+        visits = self._visits(pictures)
+        if visits and len(set(visits)) > 1:
+            return visit_interval(self._metric, labels, predicted, self._n_classes, visits)
+        return score_interval(self._metric, labels, predicted, self._n_classes)
+
+    def _visits(self, pictures: Sequence[Picture]) -> list[str] | None:
+        """Return the visit of each picture; None if none is known."""
+        return visits_of(pictures) if self._split.visits.n else None
 
     def _held_out(self, rows: Sequence[FoldRow]) -> HeldOut:
         return read_held_out(self._files, self._split, rows)
