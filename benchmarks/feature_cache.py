@@ -115,6 +115,7 @@ def context(photos: Photos, parts: tuple[np.ndarray, ...], seed: int, kind: str)
     return TrialContext(
         classes=max(photos.labels) + 1, train=labelled(parts[0]), validation=labelled(parts[1]),
         gap_sample=labelled(parts[0][:N_VALIDATION]), folds=(1,) * len(parts[0]) + (0,) * len(parts[1]),
+        folds_by_picture=(),
         backbones={NAME: (ENTRY, WEIGHTS)}, cuts={(NAME, SIZE): cuts},
         resident_bytes=0, invariances=Invariances(photos.flips), metric="accuracy", epochs=EPOCHS, cycle_epochs=EPOCHS,
         patience=EPOCHS, gap=1.0, seed=seed, device="cpu", threads=torch.get_num_threads(),
