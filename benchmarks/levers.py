@@ -203,9 +203,12 @@ LEVERS: dict[str, Lever] = {
         for depth, views in ((2, features.N_VIEWS), (3, features.N_VIEWS), (4, 0), (5, 0), (6, 0), (8, 0))
     },
     "depth 5, lr_high 0.0003, 128 pixels, 4 views": Lever({"depth": 5, "lr_high": 3e-4}, pixels=128),
-    "depth 5, lr_high 0.0003, 128 pixels, epochs x 0.6": Lever(
-        {"depth": 5, "lr_high": 3e-4}, pixels=128, views=0, epochs=0.6
-    ),
+    **{
+        f"depth {depth}, lr_high 0.0003, 128 pixels, epochs x {factor:g}": Lever(
+            {"depth": depth, "lr_high": 3e-4}, pixels=128, views=0, epochs=factor
+        )
+        for depth, factor in ((5, 0.6), (3, 0.35), (4, 0.35), (5, 0.35))
+    },
 }
 AVERAGED = (
     "base", "lr_high 0.0003", "lr_high 0.003", "depth 1", "depth 1, lr_high 0.0003", "depth 1, lr_high 0.003",
