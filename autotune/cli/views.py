@@ -264,7 +264,7 @@ def _scores(summary: Summary) -> list[str]:
     if test is None:
         return [f"{name}: {unseen} {percent(value)}. Not evaluated on the test set yet."]
     low, high = test.value_interval
-    visits = f" in {plural(test.n_visits, 'visit')}" if test.n_visits else ""
+    visits = f" in {plural(test.n_visits, summary.visits.noun)}" if test.n_visits else ""
     n_times = "once" if summary.n_evaluations == 1 else f"{summary.n_evaluations} times"
     lines = [
         f"{name}: test {percent(test.value)} (95 % interval {percent(low)} to {percent(high)}, n = {test.n}{visits}), "

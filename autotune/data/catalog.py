@@ -18,7 +18,7 @@ from autotune.data.folder import UNLABELLED, LabelledFile, SkippedFile, list_fol
 from autotune.data.near_duplicates import find_near_duplicates, thumbnail
 from autotune.data.picture import Picture, UnreadableError, pixel_digest, read_picture
 from autotune.data.table import is_table, list_table
-from autotune.data.visits import AUTO, Shot, Signal, Visits, find_signals, group_by_visit, read_shot
+from autotune.data.visits import AUTO, LEAST_VISITS, Shot, Signal, Visits, find_signals, group_by_visit, read_shot
 from autotune.errors import DataError
 from autotune.text import plural
 
@@ -118,7 +118,7 @@ def read_later(source: Path, own: Sequence[Picture], own_root: Path, group_by: s
     """
     root, files, skipped = _list_files(source, with_unlabelled=True)
     results = _read_files(root, files, {}, None, progress)
-    catalog = _with_visits(_catalog(source, root, results, skipped), results, group_by)
+    catalog = _with_visits(_catalog(source, root, results, skipped), results, group_by, least=1)
     paths = {one.digest: one.path for one in own}
     found = {one.path: paths[one.digest] for one in catalog.pictures if one.digest in paths}
     before = _read_files(own_root, [LabelledFile(one.path, one.label, None) for one in own], {}, None, own_progress)
@@ -141,11 +141,11 @@ def _catalog(source: Path, root: Path, results: Sequence[_ReadFile], skipped: Se
     return Catalog(root, tuple(sorted({picture.label for picture in pictures})), pictures, tuple(all_skipped))
 
 
-def _with_visits(catalog: Catalog, results: Sequence[_ReadFile], group_by: str) -> Catalog:
-    """Return a catalog whose pictures are grouped by visit."""
+def _with_visits(catalog: Catalog, results: Sequence[_ReadFile], group_by: str, least: int = LEAST_VISITS) -> Catalog:
+    """Return a catalog whose pictures are grouped by visit. least: visits that a class needs."""
     shots = {one.picture.path: one.shot for one in results if one.picture and one.shot}
     signals = find_signals(catalog.pictures, shots)
-    grouped, visits = group_by_visit(catalog.pictures, signals, catalog.near or (), group_by)
+    grouped, visits = group_by_visit(catalog.pictures, signals, catalog.near or (), group_by, least)
     return replace(catalog, pictures=grouped, visits=visits, signals=signals)
 
 

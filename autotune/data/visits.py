@@ -73,9 +73,14 @@ class Visits:
     crossing: int = 0
 
     @property
+    def noun(self) -> str:
+        """What the groups are called: those of a table need not be visits."""
+        return "group" if self.by == TABLE else "visit"
+
+    @property
     def words(self) -> str:
         """Describe them: "143 visits by capture time"."""
-        return f"{plural(self.n, 'visit')} by {WORDS[self.by]}"
+        return f"{plural(self.n, self.noun)} by {WORDS[self.by]}"
 
 
 def visits_of(pictures: Sequence[Picture]) -> list[str]:
@@ -108,31 +113,33 @@ def find_signals(pictures: Sequence[Picture], shots: Mapping[str, Shot]) -> tupl
 
 
 def group_by_visit(
-    pictures: Sequence[Picture], signals: Sequence[Signal], near: Sequence[tuple[str, str]], by: str
-) -> tuple[tuple[Picture, ...], Visits]:
+    pictures: Sequence[Picture], signals: Sequence[Signal], near: Sequence[tuple[str, str]], by: str,
+    least: int = LEAST_VISITS,
+) -> tuple[tuple[Picture, ...], Visits]:  # fmt: skip
     """Return the pictures with their visits as groups, and a summary. near: pairs of near-duplicates, by digest.
 
     by: AUTO, NONE, the name of a signal, or a regular expression, whose first group or whole match names the visit. The
-    groups of a table come first. Raises ConfigError for an invalid expression, DataError if no picture has the signal.
+    groups of a table come first. least: visits that a class needs to be grouped; 1 for pictures that are not split.
+    Raises ConfigError for an invalid expression, DataError if no picture has the signal.
     """
     if own := [one.group for one in pictures if one.group]:
         return tuple(pictures), Visits(TABLE, len(set(own)), len(own))
-    used = _chosen(pictures, signals, by)
+    used = _chosen(pictures, signals, by, least)
     if used is None:
         return tuple(pictures), Visits()
     by_part = tuple(replace(one, group=_within_part(one, used.groups)) for one in pictures)
-    few = _with_too_few(by_part, near)
+    few = _with_too_few(by_part, near, least)
     kept = tuple(replace(one, group="") if one.label in few else one for one in by_part)
     groups = [one.group for one in kept if one.group]
     return kept, Visits(used.by, len(set(groups)), len(groups), few, _n_crossing(pictures, used.groups))
 
 
-def _chosen(pictures: Sequence[Picture], found: Sequence[Signal], by: str) -> Signal | None:
+def _chosen(pictures: Sequence[Picture], found: Sequence[Signal], by: str, least: int) -> Signal | None:
     """Return the signal to use; None if none is wanted, or if `auto` finds no clear one."""
     if by == NONE:
         return None
     if by == AUTO:
-        return next((one for one in found if _is_clear(one, pictures)), None)
+        return next((one for one in found if _is_clear(one, pictures, least)), None)
     used = next((one for one in found if one.by == by), None) or Signal(PATTERN, _by_pattern(pictures, by))
     if not used.groups:
         what = f"matches {by!r}" if used.by == PATTERN else f"has a {WORDS[by]} that shows a visit"
@@ -140,7 +147,7 @@ def _chosen(pictures: Sequence[Picture], found: Sequence[Signal], by: str) -> Si
     return used
 
 
-def _is_clear(signal: Signal, pictures: Sequence[Picture]) -> bool:
+def _is_clear(signal: Signal, pictures: Sequence[Picture], least: int) -> bool:
     """Return whether most pictures have a signal, and half of the classes enough visits to hold one out.
 
     Names and folders, which are there for other reasons, must also contain several pictures per visit.
@@ -153,7 +160,7 @@ def _is_clear(signal: Signal, pictures: Sequence[Picture]) -> bool:
     for one in pictures:
         if one.path in signal.groups:
             visits[one.label].add(signal.groups[one.path])
-    return 2 * sum(len(of_class) >= LEAST_VISITS for of_class in visits.values()) >= len(visits)
+    return 2 * sum(len(of_class) >= least for of_class in visits.values()) >= len(visits)
 
 
 def _within_part(picture: Picture, visits: Mapping[str, str]) -> str:
@@ -171,11 +178,11 @@ def _n_crossing(pictures: Sequence[Picture], visits: Mapping[str, str]) -> int:
     return sum(len(of_visit) > 1 for of_visit in parts.values())
 
 
-def _with_too_few(pictures: Sequence[Picture], near: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+def _with_too_few(pictures: Sequence[Picture], near: Sequence[tuple[str, str]], least: int) -> tuple[str, ...]:
     """Return the classes with fewer groups of pictures than parts that they are split into."""
     given = {one.part for one in pictures}
     free = [one for one in pictures if one.part in (None, "train")]
-    needed = LEAST_VISITS - sum(part in given for part in ("validation", "test"))
+    needed = least - sum(part in given for part in ("validation", "test"))
     groups = Groups(free, near)
     keys: dict[str, set[str]] = defaultdict(set)
     for one in free:

@@ -71,6 +71,7 @@ def _values(finished: FinishedTrial, validation: Evaluation, result: ExportResul
         "metric": find_metric(known.settings["metric"]).label,
         "test": test,
         "scope": _scope(finished, test),
+        "noun": known.visits.noun,
         "later": [(Path(row.source).name, row) for row in record.later() if row.scores],
         "validation": validation,
         "optimism": _optimism(validation.value - test.value) if test else None,

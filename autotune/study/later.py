@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from autotune.cache import eviction
 from autotune.cache.pixels import fill_pixels, pixel_rows
 from autotune.data.catalog import LaterCatalog, read_later
 from autotune.data.folder import UNLABELLED
@@ -39,7 +40,7 @@ def evaluate_later(name: str, source: Path, resources: Resources, listener: Stud
     """
     start = time.monotonic()
     folder = find_study(name)
-    with lock_study(folder), open_record(folder) as record:
+    with eviction.in_use(), lock_study(folder), open_record(folder) as record:
         one = reopen_trial(folder, record, resources, listener)
         read = read_later(source, one.parts.pictures, one.root, group_by, listener.progress("Reading"),
                           listener.progress("Reading the study's pictures"))  # fmt: skip

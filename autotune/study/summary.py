@@ -151,14 +151,15 @@ def describe_scope(
         )
     sentences = []
     if test and test.n_visits:
-        sentences.append(f"The test pictures are of {plural(test.n_visits, 'visit')} that no training picture is of.")
+        of_groups = plural(test.n_visits, visits.noun)
+        sentences.append(f"The test pictures are of {of_groups} that no training picture is of.")
     if visits.by_picture:
         sentences.append(f"Split by picture, because of too few visits: {', '.join(visits.by_picture)}.")
     probe = next((row for row in probes if row.backbone == backbone), None)
     if probe and probe.by_picture is not None and probe.by_visit is not None:
         sentences.append(
             "What a split by picture would have claimed, by a cross-validated linear probe: "
-            f"{percent(probe.by_picture)}, instead of {percent(probe.by_visit)} by visit."
+            f"{percent(probe.by_picture)}, instead of {percent(probe.by_visit)} by {visits.noun}."
         )
     return " ".join(sentences)
 

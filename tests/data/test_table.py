@@ -56,6 +56,7 @@ def test_groups_never_cross_splits(digits: Path) -> None:
     for p in split.pictures:
         found.setdefault(p.group, set()).add(p.part)
     assert len(found) == 40
+    assert split.visits.words == "40 groups by the table's column group"
     assert all(len(parts) == 1 for parts in found.values())
     assert {part for parts in found.values() for part in parts} == set(PARTS)
 

@@ -54,6 +54,18 @@ def test_later_pictures_are_scored_and_recorded_and_the_test_set_is_untouched(fi
     assert {k: v for k, v in after.items() if k != "later"} == {k: v for k, v in shown.items() if k != "later"}
 
 
+def test_one_visit_of_each_class_widens_the_interval(finished: Path, later: Path) -> None:
+    for inner in later.iterdir():
+        for file in sorted(inner.iterdir()):
+            file.rename(file.with_name(f"burst_0_{file.stem.split('_')[2]}.png"))
+    by_visit, by_picture = evaluate(later).scores, evaluate(later, group_by="none").scores
+    assert by_visit is not None
+    assert by_picture is not None
+    one, other = by_visit.evaluation, by_picture.evaluation
+    assert (one.n_visits, other.n_visits) == (3, 0)
+    assert one.value_interval[1] - one.value_interval[0] > other.value_interval[1] - other.value_interval[0]
+
+
 def test_python_returns_what_the_record_holds(finished: Path, later: Path) -> None:
     found = autotune.Study("s", device="cpu").evaluate(later)
     assert found == json.loads(json.dumps(study_status("s").to_json()["later"][0]))
