@@ -56,7 +56,7 @@ def compare(folder: Path, seed: int) -> None:
         catalog = read_catalog(photos)
         probe = find_label_issues(split_catalog(catalog, seed), photos, len(planted), listener)
         finals = find_label_issues_in_finals(str(photos), catalog.pictures, len(planted))
-        by_probe, by_finals = (len(planted & {one.path for one in found}) for found in (probe, finals))
+        by_probe, by_finals = (len(planted & {one.path for one in found.issues}) for found in (probe, finals))
         counts = f"{len(manifest):9d} {len(planted):8d} {by_probe:6d} {by_finals:7d}"
         print(f"{folder.name:12} {seed:4d} {counts}", flush=True)
 

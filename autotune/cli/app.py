@@ -33,6 +33,7 @@ from autotune.cli.options import (
     print_json,
     program_out,
     reserve_stdout,
+    seconds_of,
     study_names,
 )
 from autotune.cli.studies import studies_app
@@ -89,7 +90,11 @@ def search(
     metric: MetricName = None,
     timeout: Annotated[
         float | None,
-        typer.Option(min=0, help="Stop trials and finals after this many seconds, then evaluate the best model."),
+        typer.Option(
+            parser=seconds_of,
+            metavar="DURATION",
+            help="Stop trials and finals after this time (300, 5m, 2h), then evaluate the best model.",
+        ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Random seed of the split and the trials.")] = None,
     device: Device = "auto",

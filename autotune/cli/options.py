@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, TextIO
@@ -14,6 +15,7 @@ from autotune.errors import ConfigError
 from autotune.text import either
 from autotune.training.metrics import METRICS
 
+DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?:in)?)?(?:(\d+(?:\.\d+)?)s?)?")
 _reserved: list[TextIO] = []  # the standard output, while `reserve_stdout` has sent it elsewhere
 
 
@@ -93,6 +95,16 @@ NewStudyName = Annotated[str | None, typer.Option(help="Name of the study; defau
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="Configuration file; default: studies/NAME/study.toml, if it exists.")
 ]
+
+
+def seconds_of(text: str) -> float:
+    """Parse a duration: 300, 90s, 5m, 2h, 1h30m; a number alone is in seconds."""
+    found = DURATION.fullmatch(text.replace(" ", "").lower())
+    if not found or not any(found.groups()):
+        raise typer.BadParameter(f"{text!r} is not a duration. Examples: 300, 90s, 5m, 2h, 1h30m.")
+    return sum(float(part or 0) * unit for part, unit in zip(found.groups(), (3600, 60, 1), strict=True))
+
+
 GroupBy = Annotated[
     str | None,
     typer.Option(

@@ -272,8 +272,9 @@ def _scores(summary: Summary) -> list[str]:
     ]
     lines.append(summary.scope)
     lines += [_later_line(row) for row in summary.later if row.scores]
-    weak = sorted(test.per_class.items(), key=lambda item: item[1].recall)[:3]
-    lines.append("Weakest classes: " + ", ".join(f"{name} {one.right} of {one.n}" for name, one in weak))
+    weak = sorted(test.per_class.items(), key=lambda item: item[1].recall)
+    if wrong := [f"{name} {one.right} of {one.n}" for name, one in weak if one.right < one.n][:3]:
+        lines.append(f"Weakest classes: {', '.join(wrong)}")
     return lines
 
 
@@ -390,7 +391,8 @@ def show_data(found: DataSurvey, console: PlainConsole) -> None:
     contradictions = [" = ".join(f"{one.path} ({one.label})" for one in group) for group in found.contradictions]
     _list(console, "Duplicates with conflicting labels", contradictions)
     if found.suspects:
-        _list(console, "Likely label errors, most likely first", [_label_issue(one) for one in found.suspects])
+        title = f"Likely label errors among {plural(found.judged, 'picture')}, largest difference first"
+        _list(console, title, [_label_issue(one) for one in found.suspects])
     if found.problem:
         console.say(f"No study can start: {found.problem}")
 
@@ -411,7 +413,8 @@ def _group(group: Sequence[Picture]) -> str:
 
 
 def _label_issue(one: LabelIssue) -> str:
-    return f"{one.path}: labelled {one.label}, predicted {one.answer} ({percent(one.probability)})"
+    own = percent(one.probability - one.doubt)
+    return f"{one.path}: labelled {one.label} ({own}), predicted {one.answer} ({percent(one.probability)})"
 
 
 def _list(console: PlainConsole, title: str, lines: list[str]) -> None:

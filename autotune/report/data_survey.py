@@ -19,7 +19,7 @@ from autotune.files import cache_folder
 from autotune.study.listener import StudyListener
 
 if TYPE_CHECKING:
-    from autotune.report.label_issues import LabelIssue
+    from autotune.report.label_issues import LabelIssue, LabelIssues
 
 Group = tuple[Picture, ...]
 
@@ -31,7 +31,8 @@ class DataSurvey:
     parts: pictures per part; None if no study can start, for the reason in problem. given_parts: the parts given by
     folders or the table. side: median length of the shorter side, in pixels. near_duplicates: groups that contain more
     than exact duplicates. too_much_alike: near-duplicates cannot be distinguished from other pictures. contradictions:
-    groups of duplicates with conflicting labels. suspects: likely label errors. visits: how pictures are grouped;
+    groups of duplicates with conflicting labels. suspects: likely label errors among the judged
+    pictures. visits: how pictures are grouped;
     signals: what could show visits.
     """
 
@@ -47,6 +48,7 @@ class DataSurvey:
     too_much_alike: bool
     contradictions: tuple[Group, ...]
     suspects: tuple[LabelIssue, ...]
+    judged: int
     visits: Visits
     signals: tuple[Signal, ...]
     problem: str | None
@@ -71,6 +73,7 @@ class DataSurvey:
             "too_much_alike": self.too_much_alike,
             "contradictions": [[{"path": p.path, "label": p.label} for p in group] for group in self.contradictions],
             "suspects": [asdict(one) for one in self.suspects],
+            "judged": self.judged,
             "visits": asdict(self.visits),
             "signals": {one.by: {"visits": one.n_visits, "pictures": len(one.groups)} for one in self.signals},
             "problem": self.problem,
@@ -94,6 +97,7 @@ def survey_data(data: Path | None, n_suspects: int, listener: StudyListener, stu
     except DataError as error:
         problem = f"{error.problem} {error.fix}"
     duplicates = groups.find_duplicates(catalog.pictures, catalog.near)
+    found = _suspects(split, catalog, n_suspects, listener, study)
     return DataSurvey(
         folder=source,
         pictures=len(catalog.pictures),
@@ -106,7 +110,8 @@ def survey_data(data: Path | None, n_suspects: int, listener: StudyListener, stu
         near_duplicates=_groups(groups.near_duplicates(duplicates)),
         too_much_alike=catalog.near is None,
         contradictions=_groups(groups.conflicting_labels(duplicates)),
-        suspects=_suspects(split, catalog, n_suspects, listener, study),
+        suspects=found.issues if found else (),
+        judged=found.judged if found else 0,
         visits=catalog.visits,
         signals=tuple(one for one in catalog.signals if one.groups),
         problem=problem,
@@ -114,14 +119,14 @@ def survey_data(data: Path | None, n_suspects: int, listener: StudyListener, stu
 
 
 def _suspects(split: Split | None, catalog: Catalog, n: int, listener: StudyListener,
-              study: str | None) -> tuple[LabelIssue, ...]:  # fmt: skip
+              study: str | None) -> LabelIssues | None:  # fmt: skip
     if split is None or not n:
-        return ()
+        return None
     from autotune.report import label_issues  # imports torch, which the rest does not need
 
     if study is not None:
-        return tuple(label_issues.find_label_issues_in_finals(study, catalog.pictures, n))
-    return tuple(label_issues.find_label_issues(split, catalog.root, n, listener))
+        return label_issues.find_label_issues_in_finals(study, catalog.pictures, n)
+    return label_issues.find_label_issues(split, catalog.root, n, listener)
 
 
 def _groups(found: list[list[Picture]]) -> tuple[Group, ...]:

@@ -43,8 +43,16 @@ class LabelIssue:
     doubt: float
 
 
-def find_label_issues(split: Split, root: Path, n: int, listener: StudyListener) -> list[LabelIssue]:
-    """Return at most n likely label errors in the training and validation sets, largest doubt first.
+@dataclass(frozen=True)
+class LabelIssues:
+    """Likely label errors, largest doubt first. judged: the pictures that were predicted."""
+
+    issues: tuple[LabelIssue, ...] = ()
+    judged: int = 0
+
+
+def find_label_issues(split: Split, root: Path, n: int, listener: StudyListener) -> LabelIssues:
+    """Return at most n likely label errors in the training and validation sets.
 
     Each picture is predicted by a probe fitted without it and its duplicates (confident learning: Northcutt et al.
     2021). The test set is skipped: correcting its labels with a model's predictions would make the test score
@@ -57,7 +65,7 @@ def find_label_issues(split: Split, root: Path, n: int, listener: StudyListener)
     return _worst(pictures, probabilities, sorted({picture.label for picture in pictures}), n)
 
 
-def find_label_issues_in_finals(study: str, pictures: Iterable[Picture], n: int) -> list[LabelIssue]:
+def find_label_issues_in_finals(study: str, pictures: Iterable[Picture], n: int) -> LabelIssues:
     """Return at most n likely label errors among pictures that took part in the finals of a study.
 
     Each picture is predicted by the winner's network that was not trained on it. Pictures that were moved, relabelled
@@ -80,11 +88,11 @@ def find_label_issues_in_finals(study: str, pictures: Iterable[Picture], n: int)
 
 
 def _worst(pictures: Sequence[Picture], probabilities: NDArray[np.float64], classes: Sequence[str],
-           n: int) -> list[LabelIssue]:  # fmt: skip
+           n: int) -> LabelIssues:  # fmt: skip
     """Return the pictures with another label than predicted, largest doubt first. probabilities: (N, C)."""
     found = [_issue(picture, row, classes) for picture, row in zip(pictures, probabilities, strict=True)]
     issues = [one for one in found if one.answer != one.label]
-    return sorted(issues, key=lambda one: (-one.doubt, one.path))[:n]
+    return LabelIssues(tuple(sorted(issues, key=lambda one: (-one.doubt, one.path))[:n]), len(found))
 
 
 def _pretrained(split: Split, listener: StudyListener) -> Selection:

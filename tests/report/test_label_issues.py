@@ -19,11 +19,13 @@ def test_planted_label_errors_are_found_first(digits: Path) -> None:
     split = split_catalog(read_catalog(digits), seed=0)
     test = {p.path for p in split.part("test")}
     wanted = {f"1/{file.name}" for file in planted} - test
-    found = find_label_issues(split, digits, 8, PlainConsole(quiet=True))
+    issues = find_label_issues(split, digits, 8, PlainConsole(quiet=True))
+    found = issues.issues
+    assert issues.judged == 150 - len(test)
     assert wanted
     assert wanted <= {one.path for one in found}
     assert {one.answer for one in found if one.path in wanted} == {"0"}
-    assert not {one.path for one in find_label_issues(split, digits, 1000, PlainConsole(quiet=True))} & test
+    assert not {one.path for one in find_label_issues(split, digits, 1000, PlainConsole(quiet=True)).issues} & test
 
 
 def test_planted_label_errors_among_photos_are_found_first(tmp_path: Path) -> None:
@@ -37,7 +39,7 @@ def test_planted_label_errors_among_photos_are_found_first(tmp_path: Path) -> No
                 wanted.add(f"{other}/{file.name}")
     split = split_catalog(read_catalog(tmp_path), seed=0)
     wanted -= {p.path for p in split.part("test")}
-    found = {one.path for one in find_label_issues(split, tmp_path, len(wanted), PlainConsole(quiet=True))}
+    found = {one.path for one in find_label_issues(split, tmp_path, len(wanted), PlainConsole(quiet=True)).issues}
     assert len(wanted & found) >= len(wanted) - 1
 
 

@@ -206,12 +206,12 @@ def test_label_errors_are_found_in_the_finals(study: Path, raced: Path) -> None:
     test = {one.path for one in read_manifest(study / MANIFEST) if one.part == TEST}
     planted = {one.path for one in pictures if "wrong" in one.path} - test
     assert planted
-    found = find_label_issues_in_finals("s", pictures, 8)
+    found = find_label_issues_in_finals("s", pictures, 8).issues
     assert planted <= {one.path for one in found}
     assert [one.doubt for one in found] == sorted((one.doubt for one in found), reverse=True)
-    assert not {one.path for one in find_label_issues_in_finals("s", pictures, 1000)} & test
+    assert not {one.path for one in find_label_issues_in_finals("s", pictures, 1000).issues} & test
     rest = [one for one in pictures if one.path not in planted]
-    assert not planted & {one.path for one in find_label_issues_in_finals("s", rest, 1000)}
+    assert not planted & {one.path for one in find_label_issues_in_finals("s", rest, 1000).issues}
     with pytest.raises(StudyError, match="Study s is of other pictures"):
         find_label_issues_in_finals("s", (), 8)
 
