@@ -61,7 +61,7 @@ def search(data: str | Path | None = None, trials: int = 50, *, study: str | Non
     Raises AutotuneError for errors that the user can fix.
     """
     from autotune.cli.live import open_console
-    from autotune.study.prepare import study_folder
+    from autotune.study.check_request import study_folder
     from autotune.study.request import SearchRequest
     from autotune.study.run import run_study
 

@@ -118,12 +118,9 @@ def search(
 
     Run the same command again to resume.
     """
-    from autotune.cli import views
-    from autotune.cli.live import open_console
-    from autotune.report.tensorboard import TensorBoardListener, how_to_open
-    from autotune.study.listener import Listeners
+    from autotune.study.check_request import check_request
+    from autotune.study.record import refuse_in_use
     from autotune.study.request import SearchRequest
-    from autotune.study.run import run_study
 
     flags = {"epochs": epochs, "metric": _underscored(metric), "seed": seed, "group_by": group_by}
     ranges = {"backbone": _listed(backbone), "pixels": _numbers(pixels)}
@@ -132,6 +129,16 @@ def search(
         weights=weights, plugins=tuple(plugins or ()), manifest=manifest, skip_unreadable=skip_unreadable,
         flags={**flags, **ranges},
     )  # fmt: skip
+    checked = check_request(request)
+    if not dry_run:
+        refuse_in_use(checked.folder)
+    # Imports torch, which takes seconds.
+    from autotune.cli import views
+    from autotune.cli.live import open_console
+    from autotune.report.tensorboard import TensorBoardListener, how_to_open
+    from autotune.study.listener import Listeners
+    from autotune.study.run import run_study
+
     console = open_console(quiet, program=as_json, verbose=verbose)
     listener = Listeners(console, TensorBoardListener()) if tensorboard else console
     if dry_run:
@@ -240,6 +247,11 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Export the final model as a standalone bundle and compare it with the network in PyTorch."""
+    from autotune.export.formats import find_format
+
+    for name in formats or ():
+        find_format(name)
+    # Imports torch, which takes seconds.
     from autotune.cli import views
     from autotune.cli.console import PlainConsole
     from autotune.export.export import ExportRequest, export_trial
@@ -365,8 +377,7 @@ def lr_find(
     as_json: Json = False,
 ) -> None:
     """Run a learning rate range test and suggest lr_low and lr_high."""
-    from autotune.cli.console import PlainConsole
-    from autotune.cli.range_test import find_learning_rates
+    from autotune.study.check_request import check_request
     from autotune.study.request import SearchRequest
 
     flags = {"backbone": backbone, "depth": depth, "pixels": pixels, "seed": seed}
@@ -374,6 +385,11 @@ def lr_find(
         data=data, name=study, device=device, config=config, weights=weights, plugins=tuple(plugins or ()),
         skip_unreadable=skip_unreadable, flags=flags,
     )  # fmt: skip
+    check_request(request)
+    # Imports torch, which takes seconds.
+    from autotune.cli.console import PlainConsole
+    from autotune.cli.range_test import find_learning_rates
+
     console = PlainConsole(program=as_json)
     with console:
         found = find_learning_rates(request, write, console)

@@ -87,13 +87,17 @@ def locate(data: Path | None, cache: Path, say: Callable[[str], None]) -> Path:
 
     An existing folder or file takes precedence over a torchvision dataset of the same name.
     """
+    check_exists(data)
     if data is None:
         say("No folder given: using the built-in sample, 1,797 handwritten digits from scikit-learn.")
         return write_digits(cache)
-    if data.exists():
-        return data.resolve()
-    if str(data) in DATASETS:
-        return _downloaded(str(data), cache, say)
+    return data.resolve() if data.exists() else _downloaded(str(data), cache, say)
+
+
+def check_exists(data: Path | None) -> None:
+    """Raise DataError if `data` is neither a folder, nor a file, nor the name of a dataset."""
+    if data is None or data.exists() or str(data) in DATASETS:
+        return
     is_word = len(data.parts) == 1 and not data.suffix
     near = did_you_mean(str(data), DATASETS) if is_word else ""
     fix = near if near.startswith("Did") else "Name a folder with one folder of pictures per class, or a .csv file."

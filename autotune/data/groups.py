@@ -6,8 +6,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from scipy.cluster.hierarchy import DisjointSet
-
 from autotune.data.picture import Picture
 
 
@@ -15,6 +13,8 @@ class Groups:
     """A partition of pictures into groups that are connected directly or through other pictures."""
 
     def __init__(self, pictures: Iterable[Picture], near: Iterable[tuple[str, str]]) -> None:
+        from scipy.cluster.hierarchy import DisjointSet  # takes most of a second
+
         joined = DisjointSet()
         for picture in pictures:
             joined.add(picture.digest)

@@ -19,7 +19,7 @@ from autotune.backbones.weights import (
     weights_file_name,
 )
 from autotune.errors import AutotuneError, ConfigError, PluginError, WeightsError
-from autotune.search.ranges import Choice, Domain, Fixed
+from autotune.search.ranges import Choice, Domain, values_of
 from autotune.search.settings import SMALL_PIXELS, Settings, narrow
 from autotune.search.space import BackboneOptions
 
@@ -120,7 +120,7 @@ def expand_recommended(settings: Settings, device: str) -> Settings:
 
 def fixed_names(ranged: Domain | None) -> list[str]:
     """Return the values of a domain as text, e.g. the names of the requested backbones."""
-    return [str(value) for value in _values(ranged)]
+    return [str(value) for value in values_of(ranged)]
 
 
 def sizes_for(backbone: Backbone, asked: Domain | None, side: int) -> tuple[int, ...]:
@@ -129,7 +129,7 @@ def sizes_for(backbone: Backbone, asked: Domain | None, side: int) -> tuple[int,
     if backbone.traits.fixed_pixels or (backbone.traits.from_scratch and not asked):
         return (own,)
     if asked:
-        return tuple(int(size) for size in _values(asked))
+        return tuple(int(size) for size in values_of(asked))
     enlarged = max(SMALL_PIXELS, -(-4 * side // 32) * 32)
     return (min(own, enlarged),)
 
@@ -174,7 +174,7 @@ class _Opener:
         if asked is None:
             on_cpu = self.device == "cpu"
             return profile.cpu_depths(backbone.traits.pixels) if on_cpu else profile.depths(most=float("inf"))
-        depths = tuple(depth for depth in (int(value) for value in _values(asked)) if depth <= profile.stages)
+        depths = tuple(depth for depth in (int(value) for value in values_of(asked)) if depth <= profile.stages)
         if not depths:
             raise ConfigError(
                 f"{backbone.name} has {profile.stages} stages, fewer than the smallest depth in the settings.",
@@ -193,11 +193,3 @@ def _check_folder_is_used(folder: Path, candidates: list[Candidate]) -> None:
     if not any(one.weights.file for one in candidates):
         names = " or ".join(f"{weights_file_name(one.backbone)}.safetensors" for one in candidates)
         raise WeightsError(f"{folder} contains no weights of the searched backbones.", f"Add {names}, or .pth files.")
-
-
-def _values(ranged: Domain | None) -> list[float | int | str]:
-    if isinstance(ranged, Fixed):
-        return [ranged.value]
-    if isinstance(ranged, Choice):
-        return list(ranged.values)
-    return list(range(int(ranged.low), int(ranged.high) + 1)) if ranged else []

@@ -28,3 +28,12 @@ class Range:
 
 
 Domain = Fixed | Choice | Range
+
+
+def values_of(domain: Domain | None) -> list[Value]:
+    """Return the values of a domain; of a range, the whole numbers in it."""
+    if isinstance(domain, Fixed):
+        return [domain.value]
+    if isinstance(domain, Choice):
+        return list(domain.values)
+    return list(range(int(domain.low), int(domain.high) + 1)) if domain else []

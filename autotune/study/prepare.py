@@ -5,22 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from autotune.backbones.registry import Registry, discover
+from autotune.backbones.registry import Registry
 from autotune.cache.pixels import fill_pixels, pixel_rows
 from autotune.data import datasets
 from autotune.data.catalog import check_readable, read_catalog
 from autotune.data.picture import Picture
 from autotune.data.split import MANIFEST, TRAIN, VALIDATION, Split, read_manifest, split_catalog
-from autotune.errors import StudyError
 from autotune.files import cache_folder
-from autotune.search.candidates import Selection, expand_recommended, fixed_names
+from autotune.search.candidates import Selection, expand_recommended
 from autotune.search.plan import pick_device
 from autotune.search.read_ahead import ReadAhead
-from autotune.search.settings import Settings, read_settings
+from autotune.search.settings import Settings
+from autotune.study.check_request import check_request
 from autotune.study.checks import has_started, recorded_visits, refuse_changed, refuse_incomplete
 from autotune.study.listener import StudyListener
 from autotune.study.request import SearchRequest
-from autotune.study.summary import STUDIES
 
 
 @dataclass(frozen=True)
@@ -41,30 +40,15 @@ def prepare(request: SearchRequest, listener: StudyListener, store_pixels: bool 
     store_pixels: also resize decoded pictures and store them, which saves a search from decoding them again. Raises
     AutotuneError for problems that the user can fix.
     """
-    folder = study_folder(request)
+    checked = check_request(request)
+    folder, registry = checked.folder, checked.registry
     refuse_incomplete(folder)
-    settings = read_settings(_config(request, folder), request.flags or {}, datasets.is_writing(request.data))
-    registry = discover(request.plugins)
     device = pick_device(request.device)
-    settings = expand_recommended(settings, device)
-    for name in fixed_names(settings.space.backbone):
-        registry.find(name)
+    settings = expand_recommended(checked.settings, device)
     old = read_manifest(request.manifest) if request.manifest else ()
     ahead = ReadAhead(settings, registry, request.weights, old) if store_pixels else None
     split, root = _read_split(request, folder, settings, old, ahead, listener)
     return Prepared(folder, settings, registry, device, split, root)
-
-
-def study_folder(request: SearchRequest) -> Path:
-    """Return the study folder, studies/NAME; the name defaults to the data folder's. Raises StudyError."""
-    name = request.name or datasets.default_study_name(request.data)
-    # "?" would end the path of a database's URL, "<" and ">" would be HTML on a page.
-    if not name or name.startswith(".") or set(name) & set("/\\?<>") or not name.isprintable():
-        raise StudyError(
-            f"A study cannot be named {name!r}.",
-            "Choose a printable name without /, \\, ?, < and >, and without a dot at the start: --study NAME",
-        )
-    return STUDIES / name
 
 
 def decode_pictures(split: Split, root: Path, selection: Selection, listener: StudyListener) -> None:
@@ -74,12 +58,6 @@ def decode_pictures(split: Split, root: Path, selection: Selection, listener: St
         how = one.backbone.traits.interpolation
         for size in one.options.pixels:
             fill_pixels(pixel_rows(size, how), root, pictures, how, listener.progress(f"Decoding to {size} pixels"))
-
-
-def _config(request: SearchRequest, folder: Path) -> Path | None:
-    """Return the configuration file to use: the given one, or else the study's study.toml if it exists."""
-    own = folder / "study.toml"
-    return request.config or (own if own.is_file() else None)
 
 
 def _read_split(request: SearchRequest, folder: Path, settings: Settings, old: tuple[Picture, ...],

@@ -27,9 +27,10 @@ from autotune.search.ranges import Choice, Domain, Fixed
 from autotune.search.settings import SearchSpace, Settings
 from autotune.search.space import BackboneOptions, suggest
 from autotune.search.warm_start import first_trials
+from autotune.study.check_request import study_folder
 from autotune.study.checks import has_started
 from autotune.study.listener import StudyListener
-from autotune.study.prepare import decode_pictures, prepare, study_folder
+from autotune.study.prepare import decode_pictures, prepare
 from autotune.study.request import SearchRequest
 from autotune.training.context import LoadedBackbones, open_sources
 from autotune.training.optimizers import find_optimizer

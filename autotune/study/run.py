@@ -21,6 +21,7 @@ from autotune.search.settings import definition
 from autotune.search.space import BackboneOptions
 from autotune.search.speed import estimate_seconds
 from autotune.study.announce import announce, look_alike_lines, outline
+from autotune.study.check_request import study_folder
 from autotune.study.checkpoints import Checkpoints
 from autotune.study.checks import (
     recorded_backbones,
@@ -35,7 +36,7 @@ from autotune.study.files import StudyFiles
 from autotune.study.finals.finals import Finals
 from autotune.study.limits import TimeLimits, alarm
 from autotune.study.listener import StudyListener
-from autotune.study.prepare import Prepared, decode_pictures, prepare, study_folder
+from autotune.study.prepare import Prepared, decode_pictures, prepare
 from autotune.study.record import TRIALS, Record, lock_study, open_record, refuse_in_use
 from autotune.study.request import SearchRequest
 from autotune.study.rows import BackboneFacts

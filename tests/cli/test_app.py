@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from commands import run_command
 from conftest import write_digits
 from PIL import Image
@@ -13,6 +14,8 @@ from typer.main import get_command
 
 import autotune
 from autotune.cli.app import app
+from autotune.cli.options import seconds_of
+from autotune.study.record import lock_study
 
 
 def run_in_a_process(*words: str) -> subprocess.CompletedProcess[str]:
@@ -149,3 +152,45 @@ def test_json_is_one_object_and_nothing_else_on_stdout(here: Path, digits: Path)
     again = json.loads(run_command("evaluate", "s", "--device", "cpu", "--json").stdout)
     assert again["test"]["evaluations"] == 2
     assert run_command("search", *words, "--quiet").stdout == ""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("search", "photos", "--metric", "best"),
+        ("search", "photos", "--device", "tpu"),
+        ("search", "photos", "--backbone", "resnet19"),
+        ("search", "photos", "--epochs", "0"),
+        ("search", "nowhere"),
+        ("search", "photos", "--study", "running"),
+        ("lr-find", "photos", "--backbone", "resnet19"),
+        ("export", "running", "--format", "tflite"),
+    ],
+)
+def test_a_bad_option_and_a_study_in_use_are_refused_before_torch_is_imported(
+    here: Path, words: tuple[str, ...]
+) -> None:
+    (here / "photos").mkdir()
+    code = (
+        "import sys; from autotune.cli.app import main; sys.argv[1:] = " + repr(list(words)) + "\n"
+        "try: main()\n"
+        "except SystemExit as leave: print(leave.code, 'torch' in sys.modules)"
+    )
+    with lock_study(here / "studies" / "running"):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1:] == ["1 False"], done
+    assert len(done.stderr.strip().splitlines()) >= 2
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("300", 300), ("90s", 90), ("5m", 300), ("5min", 300), ("2h", 7200), ("1h30m", 5400)]
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "h", "5 weeks", "-3", "3x"])
+def test_other_durations_are_refused(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="is not a duration"):
+        seconds_of(text)

@@ -19,8 +19,8 @@ from autotune.errors import BundleError, StudyError
 from autotune.export.bundle import write_index
 from autotune.export.export import ExportRequest, export_trial
 from autotune.export.predict import load
+from autotune.study.check_request import study_folder
 from autotune.study.listener import StudyListener
-from autotune.study.prepare import study_folder
 from autotune.study.request import Resources, SearchRequest
 from autotune.text import visible
 

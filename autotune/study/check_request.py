@@ -1,0 +1,63 @@
+"""Checks of a request that need neither the pictures nor torch, whose import takes seconds."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from autotune.backbones.recommended import with_recommended
+from autotune.backbones.registry import Registry, discover
+from autotune.data import datasets
+from autotune.errors import ConfigError, StudyError
+from autotune.search.ranges import values_of
+from autotune.search.settings import Settings, read_settings
+from autotune.study.request import SearchRequest
+from autotune.study.summary import STUDIES
+
+DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+
+
+@dataclass(frozen=True)
+class CheckedRequest:
+    """What a request asks for. settings: not yet resolved."""
+
+    folder: Path
+    settings: Settings
+    registry: Registry
+
+
+def check_request(request: SearchRequest) -> CheckedRequest:
+    """Read the settings and find the plugins of a request. Raises AutotuneError for problems that the user can fix."""
+    folder = study_folder(request)
+    datasets.check_exists(request.data)
+    settings = read_settings(_config(request, folder), request.flags or {}, datasets.is_writing(request.data))
+    check_device_name(request.device)
+    registry = discover(request.plugins)
+    for name in with_recommended(map(str, values_of(settings.space.backbone)), "cpu"):
+        registry.find(name)
+    return CheckedRequest(folder, settings, registry)
+
+
+def study_folder(request: SearchRequest) -> Path:
+    """Return the study folder, studies/NAME; the name defaults to the data folder's. Raises StudyError."""
+    name = request.name or datasets.default_study_name(request.data)
+    # "?" would end the path of a database's URL, "<" and ">" would be HTML on a page.
+    if not name or name.startswith(".") or set(name) & set("/\\?<>") or not name.isprintable():
+        raise StudyError(
+            f"A study cannot be named {name!r}.",
+            "Choose a printable name without /, \\, ?, < and >, and without a dot at the start: --study NAME",
+        )
+    return STUDIES / name
+
+
+def check_device_name(name: str) -> None:
+    """Raise ConfigError if no machine has a device of this name; torch tells later whether this one has it."""
+    if not DEVICE.fullmatch(name):
+        raise ConfigError(f"Device {name!r} does not exist.", "Choose from: auto, cpu, cuda, cuda:1, mps.")
+
+
+def _config(request: SearchRequest, folder: Path) -> Path | None:
+    """Return the configuration file to use: the given one, or else the study's study.toml if it exists."""
+    own = folder / "study.toml"
+    return request.config or (own if own.is_file() else None)
