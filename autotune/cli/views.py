@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 N_LEADERS = 10
 N_LISTED = 20  # entries per list
+FEW = 10  # test pictures of a class: the 95 % interval of its score is then wider than 45 percentage points
 
 
 def show_export(result: ExportResult, console: PlainConsole) -> None:
@@ -373,15 +374,15 @@ def show_studies(rows: Sequence[StudyRow], console: PlainConsole) -> None:
 def show_data(found: DataSurvey, console: PlainConsole) -> None:
     """Print what a study would use."""
     console.say(f"{found.folder}: {plural(found.pictures, 'picture')} in {plural(len(found.classes), 'class')}")
-    width = max(len(name) for name in found.classes)
-    for name, n in found.classes.items():
-        console.say(f"  {name:{width}} {n:7d}")
+    console.rich.print(_class_counts(found))
     console.say(f"Largest class: {found.uneven:.1f} times as many pictures as the smallest.")
     console.say(f"Median of the shorter side: {found.side} pixels.")
     if found.parts:
         source = "given" if len(found.given_parts) > 1 else "by a hash of the content"
         parts = ", ".join(f"{n} {name}" for name, n in found.parts.items())
         console.say(f"Split, {source}: {parts}")
+        if line := few_test_pictures({name: parts["test"] for name, parts in found.class_parts.items()}):
+            console.say(line)
     _show_visits(found, console)
     _list(console, "Skipped", [f"{one.path}: {one.reason}" for one in found.skipped])
     _list(console, "Duplicates, kept in the same set", [_group(group) for group in found.duplicates])
@@ -395,6 +396,28 @@ def show_data(found: DataSurvey, console: PlainConsole) -> None:
         _list(console, title, [_label_issue(one) for one in found.suspects])
     if found.problem:
         console.say(f"No study can start: {found.problem}")
+
+
+def _class_counts(found: DataSurvey) -> Table:
+    table = _table()
+    table.add_column("class")
+    for name in ("pictures", *(found.parts or ())):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, n in found.classes.items():
+        table.add_row(_name(name), str(n), *(str(count) for count in found.class_parts.get(name, {}).values()))
+    return table
+
+
+def few_test_pictures(counts: Mapping[str, int]) -> str:
+    """Name the classes with so few test pictures that their own scores say next to nothing; "" if there are none."""
+    few = sorted((n, name) for name, n in counts.items() if n < FEW)
+    if not few:
+        return ""
+    some = ", ".join(f"{name} {n}" for n, name in few[:5]) + (", ..." if len(few) > 5 else "")
+    return (
+        f"Fewer than {FEW} test pictures in {len(few)} of {plural(len(counts), 'class')} ({some}): their own scores "
+        "say little."
+    )
 
 
 def _show_visits(found: DataSurvey, console: PlainConsole) -> None:

@@ -56,6 +56,12 @@ class Split:
         return {**{name: len(self.part(name)) for name in PARTS}, "skipped": len(self.skipped)}
 
     @property
+    def class_counts(self) -> dict[str, dict[str, int]]:
+        """The number of pictures of each class, by part."""
+        found = Counter((picture.label, picture.part) for picture in self.pictures)
+        return {label: {part: found[label, part] for part in PARTS} for label in self.classes}
+
+    @property
     def side(self) -> int:
         """The median of the pictures' shorter sides, in pixels."""
         return int(np.median([picture.side for picture in self.pictures]))

@@ -28,7 +28,8 @@ Group = tuple[Picture, ...]
 class DataSurvey:
     """The contents of a folder or table. classes: pictures per class. uneven: largest class over smallest.
 
-    parts: pictures per part; None if no study can start, for the reason in problem. given_parts: the parts given by
+    parts: pictures per part; None if no study can start, for the reason in problem. class_parts: the same of each
+    class, empty without parts. given_parts: the parts given by
     folders or the table. side: median length of the shorter side, in pixels. near_duplicates: groups that contain more
     than exact duplicates. too_much_alike: near-duplicates cannot be distinguished from other pictures. contradictions:
     groups of duplicates with conflicting labels. suspects: likely label errors among the judged
@@ -40,6 +41,7 @@ class DataSurvey:
     pictures: int
     classes: Mapping[str, int]
     parts: Mapping[str, int] | None
+    class_parts: Mapping[str, Mapping[str, int]]
     given_parts: Mapping[str, int]
     side: int
     skipped: tuple[SkippedFile, ...]
@@ -65,6 +67,7 @@ class DataSurvey:
             "classes": dict(self.classes),
             "uneven": self.uneven,
             "parts": None if self.parts is None else dict(self.parts),
+            "class_parts": {name: dict(parts) for name, parts in self.class_parts.items()},
             "given_parts": dict(self.given_parts),
             "side": self.side,
             "skipped": [{"path": one.path, "reason": one.reason} for one in self.skipped],
@@ -103,6 +106,7 @@ def survey_data(data: Path | None, n_suspects: int, listener: StudyListener, stu
         pictures=len(catalog.pictures),
         classes=catalog.counts,
         parts={name: len(split.part(name)) for name in PARTS} if split else None,
+        class_parts=split.class_counts if split else {},
         given_parts=Counter(p.part for p in catalog.pictures if p.part),
         side=catalog.side,
         skipped=(split or catalog).skipped,
