@@ -119,7 +119,7 @@ def search(
     Run the same command again to resume.
     """
     from autotune.study.check_request import check_request
-    from autotune.study.record import refuse_in_use
+    from autotune.study.lock import refuse_in_use
     from autotune.study.request import SearchRequest
 
     flags = {"epochs": epochs, "metric": _underscored(metric), "seed": seed, "group_by": group_by}
@@ -133,8 +133,8 @@ def search(
     if not dry_run:
         refuse_in_use(checked.folder)
     # Imports torch, which takes seconds.
-    from autotune.cli import views
     from autotune.cli.live import open_console
+    from autotune.cli.study_view import show_study
     from autotune.report.tensorboard import TensorBoardListener, how_to_open
     from autotune.study.listener import Listeners
     from autotune.study.run import run_study
@@ -146,7 +146,7 @@ def search(
         return
     with console:
         found = run_study(request, listener)
-    views.show_study(found, console)
+    show_study(found, console)
     if tensorboard:
         console.say(how_to_open(found.folder))
     if as_json:
@@ -168,7 +168,7 @@ def _show_dry_run(request: SearchRequest, console: PlainConsole, as_json: bool) 
 def status_(study: StudyName, as_json: Json = False) -> None:
     """Show a study's leaderboard, final model and test score."""
     from autotune.cli.console import PlainConsole
-    from autotune.cli.views import show_study
+    from autotune.cli.study_view import show_study
     from autotune.study.summary import study_status
 
     found = study_status(study)
@@ -199,7 +199,7 @@ def evaluate(
     Later pictures may have no labels, or be in no class folder: then only their drift is measured.
     """
     from autotune.cli.console import PlainConsole
-    from autotune.cli.views import show_later, show_study
+    from autotune.cli.study_view import show_later, show_study
     from autotune.data.visits import AUTO
     from autotune.study.later import evaluate_later
     from autotune.study.reopen import evaluate_again
@@ -338,8 +338,8 @@ def data(
     as_json: Json = False,
 ) -> None:
     """Show what a study would use: pictures, classes, split, skipped files, duplicates and conflicting labels."""
-    from autotune.cli import views
     from autotune.cli.console import PlainConsole
+    from autotune.cli.data_view import show_data
     from autotune.data.visits import AUTO
     from autotune.report.data_survey import survey_data
 
@@ -351,7 +351,7 @@ def data(
     if as_json:
         print_json(found.to_json())
     else:
-        views.show_data(found, console)
+        show_data(found, console)
 
 
 @app.command(name="lr-find")

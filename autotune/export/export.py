@@ -25,7 +25,8 @@ from autotune.export.staging import staged_folder
 from autotune.export.validation import build_reference, calibrate, unseen_scores, validation_logits
 from autotune.export.verify import Reference, VerifiedFile, require_verified, verify_file
 from autotune.study.listener import StudyListener
-from autotune.study.record import lock_study, open_record
+from autotune.study.lock import lock_study
+from autotune.study.record import open_record
 from autotune.study.reopen import FinishedTrial, reopen_trial
 from autotune.study.request import Resources
 from autotune.study.rows import Evaluation

@@ -19,7 +19,8 @@ from autotune.data.split import TRAIN, VALIDATION
 from autotune.errors import DataError
 from autotune.study.evaluate import class_numbers, score_logits
 from autotune.study.listener import StudyListener
-from autotune.study.record import lock_study, open_record
+from autotune.study.lock import lock_study
+from autotune.study.record import open_record
 from autotune.study.reopen import FinishedTrial, reopen_trial
 from autotune.study.request import Resources
 from autotune.study.rows import Answered, ClassScore, Drift, LaterRow, LaterScores

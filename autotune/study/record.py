@@ -5,19 +5,22 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-from sqlite_utils import Database, Migrations
+from filelock import FileLock
+from sqlite_utils import Database
 
 from autotune.data.folder import SkippedFile
 from autotune.data.visits import Visits
 from autotune.errors import StudyError
+from autotune.study.lock import IN_USE, WAIT
+from autotune.study.migrations import migrations
 from autotune.study.rows import (
     COMPLETE,
     FAILED,
@@ -30,6 +33,7 @@ from autotune.study.rows import (
     FoldRow,
     LaterRow,
     ProbeRow,
+    Running,
     StudyFacts,
     TrialRow,
 )
@@ -42,111 +46,14 @@ _TRIAL_COLUMNS = {field.name for field in fields(TrialRow)}
 _PROBE_COLUMNS = {field.name for field in fields(ProbeRow)}
 
 RECORD, TRIALS = "record.db", "trials.db"  # the files of a study: ours, and Optuna's
-LOCK = "lock"
-IN_USE, WAIT = "is in use by another process.", "Wait until it finishes, or stop it."
 RESTORE = "Restore the file, or start another study: --study NEW"
-
-migrations = Migrations("autotune")
-
-
-@migrations()
-def m001_start(db: Database) -> None:
-    db.table("study").create({"key": str, "value": str}, pk="key")
-    db.table("probes").create({"backbone": str, "pixels": int, "value": float, "seconds": float, "bank_seconds": float},
-                        pk=("backbone", "pixels"))  # fmt: skip
-    db.table("trials").create(
-        {
-            "number": int, "state": str, "value": float, "log_loss": float, "best_epoch": int, "epochs": int,
-            "ended": str, "trained_parameters": int, "checkpoint": str, "params": str, "error": str, "trace": str,
-            "seconds": float, "bank_seconds": float, "finished": str,
-        },
-        pk="number",
-    )  # fmt: skip
-    db.table("epochs").create(
-        {
-            "trial": int, "number": int, "rate": float, "loss": float, "train": float, "validation": float,
-            "log_loss": float, "gap": float, "cycle_end": int, "seconds": float,
-        },
-        pk=("trial", "number"),
-    )  # fmt: skip
-    db.table("looks").create({"id": int, "trial": int, "finished": str, "seconds": float, "scores": str}, pk="id")
-
-
-@migrations()
-def m002_exports(db: Database) -> None:
-    columns = {"id": int, "trial": int, "folder": str, "finished": str, "facts": str}
-    db.table("exports").create(columns, pk="id")
-
-
-@migrations()
-def m003_plain_names(db: Database) -> None:
-    db.rename_table("looks", "evaluations")
-    for table in ("trials", "probes"):
-        db.table(table).transform(rename={"bank_seconds": "cache_seconds"})
-    renamed = {"arms": "backbones", "banked": "cuts", "set_aside": "skipped", "enqueued": "first_trials_queued"}
-    for old, new in renamed.items():
-        db.execute("update study set key = ? where key = ?", [new, old])
-
-
-@migrations()
-def m004_skipped_and_verified(db: Database) -> None:
-    db.execute("update study set value = replace(value, '\"set_aside\":', '\"skipped\":') where key = 'pictures'")
-    db.execute('update exports set facts = replace(facts, \'"verdict": "proven"\', \'"verdict": "verified"\')')
-
-
-@migrations()
-def m005_finals(db: Database) -> None:
-    db.table("folds").create(
-        {
-            "trial": int, "fold": int, "state": str, "n": int, "value": float, "log_loss": float, "epochs": int,
-            "logits": str, "checkpoint": str, "seconds": float, "cache_seconds": float, "error": str, "finished": str,
-        },
-        pk=("trial", "fold"),
-    )  # fmt: skip
-    db.table("finals").create({"id": int, "facts": str, "finished": str}, pk="id")
-    db.table("evaluations").add_column("final", int)
-
-
-@migrations()
-def m006_files_and_order(db: Database) -> None:
-    """The hashes of the study's files, and the order in which trials finished, which a clock may get wrong."""
-    db.table("files").create({"path": str, "digest": str}, pk="path")
-    db.table("trials").add_column("position", int)
-    db.execute("update trials set position = (select count(*) from trials as t where t.finished < trials.finished)")
-
-
-@migrations()
-def m007_parts(db: Database) -> None:
-    for table in ("trials", "folds"):
-        db.table(table).add_column("n_parts", int, not_null_default=1)
-
-
-@migrations()
-def m008_epochs(db: Database) -> None:
-    """The epochs of a study, which were computed from the number of pictures whenever it was opened."""
-    facts = {row["key"]: json.loads(row["value"]) for row in db.table("study").rows}
-    if facts.get("backbones"):
-        by_pictures = min(max(round(6000 / facts["pictures"]["train"]), 4), 12)
-        epochs = facts["definition"].get("epochs") or by_pictures
-        db.table("study").insert({"key": "epochs", "value": json.dumps(epochs)})
-
-
-@migrations()
-def m009_probe_log_loss(db: Database) -> None:
-    db.table("probes").add_column("log_loss", float)
-
-
-@migrations()
-def m010_visits(db: Database) -> None:
-    for name in ("by_picture", "by_visit"):
-        db.table("probes").add_column(name, float)
-    db.table("later").create({"id": int, "facts": str, "finished": str, "seconds": float}, pk="id")
 
 
 class Record:
     """An open record.db; only the driver writes to it. Raises StudyError if it is damaged or cannot be opened."""
 
     def __init__(self, file: Path) -> None:
+        self._marked: float | None = None
         try:
             self._db = Database(file)
             if migrations.pending(self._db):
@@ -175,10 +82,28 @@ class Record:
         known = self.facts().seconds
         self.keep_facts(seconds={**known, **{name: known.get(name, 0.0) + value for name, value in kinds.items()}})
 
+    def start_clock(self, start: float) -> None:
+        """Add the time from now on to the study's, whenever work is saved. start: on time.monotonic's clock."""
+        self._marked = start
+
+    def keep_doing(self, doing: str) -> None:
+        """Save what the current run does, for `status`."""
+        run = self.facts().run
+        assert run
+        self.keep_facts(run=replace(run, doing=doing))
+
+    def mark(self, kind: str) -> None:
+        """Add the seconds since the last mark to a kind of work, if the clock runs."""
+        if self._marked is not None:
+            now = time.monotonic()
+            self.add_seconds(**{kind: now - self._marked})
+            self._marked = now
+
     def keep_probe(self, backbone: str, pixels: int, outcome: ProbeOutcome) -> None:
         values = {name: value for name, value in asdict(outcome).items() if name in _PROBE_COLUMNS}
         row = ProbeRow(backbone, pixels, **values)
         self._db.table("probes").upsert(asdict(row), pk=("backbone", "pixels"))
+        self.mark("trials")
 
     def probes(self) -> list[ProbeRow]:
         """Return all probes, best first, ties by name."""
@@ -236,6 +161,7 @@ class Record:
 
     def keep_fold(self, row: FoldRow) -> None:
         self._db.table("folds").upsert({**asdict(row), "finished": _now()}, pk=("trial", "fold"))
+        self.mark("finals")
 
     def folds(self) -> list[FoldRow]:
         """Return all networks of the finals, by trial and fold."""
@@ -250,6 +176,7 @@ class Record:
             self._db.table("finals").update(number, row)
         else:
             self._db.table("finals").insert(row, pk="id")
+        self.mark("finals")
 
     def final(self) -> Final | None:
         """Return the final model; None in a study of an earlier version, or until the finals are over."""
@@ -269,6 +196,7 @@ class Record:
         """Save one evaluation of the final model, or of the best trial if there is none. All are counted."""
         row = {"trial": trial, "final": self._final_id(), "finished": _now(), "seconds": seconds}
         self._db.table("evaluations").insert({**row, "scores": json.dumps(scores.to_json())}, pk="id")
+        self.mark("test")
 
     def evaluation(self) -> Evaluation | None:
         """Return the latest evaluation of the final model, or of the best trial if there is none."""
@@ -317,6 +245,7 @@ class Record:
         position = next((row["position"] for row in known), self.n_trials())
         row = {"number": number, "position": position, "params": json.dumps(params.recorded()), "finished": _now()}
         self._db.table("trials").upsert({**row, **values}, pk="number")
+        self.mark("trials")
 
 
 def _trial(row: dict[str, Any]) -> TrialRow:
@@ -338,6 +267,7 @@ _TYPED: dict[str, Callable[[Any], Any]] = {
     "cuts": lambda rows: {(name, pixels): tuple(cuts) for name, pixels, cuts in rows},
     "backbones": _backbones,
     "look_alikes": lambda plain: {label: tuple(digests) for label, digests in plain.items()},
+    "run": lambda plain: Running(**plain),
     "visits": lambda plain: Visits(**{**plain, "by_picture": tuple(plain["by_picture"])}),
 }
 
@@ -348,7 +278,7 @@ def _plain(name: str, value: Any) -> Any:
         return [[*key, cuts] for key, cuts in value.items()]
     if name == "skipped":
         return [asdict(one) for one in value]
-    if name == "visits":
+    if name in ("visits", "run"):
         return asdict(value)
     return {key: asdict(one) for key, one in value.items()} if name == "backbones" else value
 
@@ -359,34 +289,6 @@ def missing_file(folder: Path, name: str) -> StudyError:
         f"Study {folder.name} is incomplete: {folder / name} is missing or empty.",
         RESTORE,
     )
-
-
-@contextmanager
-def lock_study(folder: Path) -> Iterator[None]:
-    """Lock a study for one driver. Raises StudyError if another process has the lock."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StudyError(
-            f"{folder.resolve()} cannot be created: {error.strerror}.",
-            "Run the command in a folder that you can write to.",
-        ) from error
-    lock = FileLock(folder / LOCK, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise StudyError(f"Study {folder.name} {IN_USE}", WAIT) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def refuse_in_use(folder: Path) -> None:
-    """Raise StudyError if another process has the lock of a study. Nothing is created."""
-    if (folder / LOCK).is_file():
-        with lock_study(folder):
-            pass
 
 
 @contextmanager

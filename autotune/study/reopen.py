@@ -20,7 +20,8 @@ from autotune.study.evaluate import evaluate_winner
 from autotune.study.files import StudyFiles
 from autotune.study.finals.held_out import HeldOut, held_out_of
 from autotune.study.listener import StudyListener
-from autotune.study.record import Record, lock_study, open_record
+from autotune.study.lock import lock_study
+from autotune.study.record import Record, open_record
 from autotune.study.request import Resources
 from autotune.study.rows import COMPLETE, TRIAL, Evaluation, Final, TrialRow
 from autotune.study.summary import Summary, find_study, study_status

@@ -38,12 +38,24 @@ class BackboneFacts:
 
 
 @dataclass(frozen=True)
+class Running:
+    """The latest run of a study. since: its start, ISO 8601. asked: trials in total. doing: its current work."""
+
+    process: int
+    host: str
+    since: str
+    asked: int
+    doing: str
+
+
+@dataclass(frozen=True)
 class StudyFacts:
     """What a study uses and its progress; empty before its first trial. source: the DATA argument of the search, ""
     for the built-in sample; None in records of earlier versions. root: the folder of the pictures. pictures: counts by
     part. split: the identity of the split. definition: Settings as plain values. epochs: the maximum per
     trial. cuts: the cached cuts, by backbone and size. seconds: by kind of work, over all runs. visits: how pictures
-    are grouped. look_alikes: by class, the digests of pictures that look like one scene, if most of the class do.
+    are grouped. run: the latest one, which may have ended. look_alikes: by class, the digests of pictures that look
+    like one scene, if most of the class do.
     """
 
     root: str = ""
@@ -61,6 +73,7 @@ class StudyFacts:
     seconds: Mapping[str, float] = field(default_factory=dict)
     first_trials_queued: bool = False
     visits: Visits = field(default_factory=Visits)
+    run: Running | None = None
     look_alikes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from autotune.cache import eviction
 from autotune.data import datasets
@@ -36,10 +39,11 @@ from autotune.study.files import StudyFiles
 from autotune.study.finals.finals import Finals
 from autotune.study.limits import TimeLimits, alarm
 from autotune.study.listener import StudyListener
+from autotune.study.lock import lock_study, refuse_in_use
 from autotune.study.prepare import Prepared, decode_pictures, prepare
-from autotune.study.record import TRIALS, Record, lock_study, open_record, refuse_in_use
+from autotune.study.record import TRIALS, Record, open_record
 from autotune.study.request import SearchRequest
-from autotune.study.rows import BackboneFacts
+from autotune.study.rows import BackboneFacts, Running
 from autotune.study.summary import Summary, study_status
 from autotune.text import percent
 from autotune.training.context import LoadedBackbones, TrialContext
@@ -64,6 +68,8 @@ def _search(request: SearchRequest, listener: StudyListener) -> Summary:
     ready = prepare(request, listener)
     with lock_study(ready.folder), open_record(ready.folder) as record, _timed(record, start):
         refuse_another(record, ready.folder, ready.settings, ready.split)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        record.keep_facts(run=Running(os.getpid(), socket.gethostname(), now, request.trials, "planning"))
         record.keep_facts(root=str(ready.root), source=datasets.reference_of(request.data))  # the folder may have moved
         listener.opened(ready.folder, ready.settings.metric, record)
         if not _is_finished(record, request.trials, ready.settings.final):
@@ -96,12 +102,14 @@ def _run_trials(
         engine.configure(context)
         listener.planned(outline(folder.name, plan, request.trials))
         announce(listener, plan, request.trials, len(record.trials()))
+        record.keep_doing("decoding pictures")
         decode_pictures(ready.split, ready.root, plan.selection, listener)
         engine.preload(_pixel_sets(plan.selection, context))
         _record_start(record, ready, plan)
-        record.add_seconds(read=time.monotonic() - start)
+        record.mark("read")
         checkpoints = Checkpoints(StudyFiles(folder, record), context)
         limits = TimeLimits(engine, deadline, plan.settings.trial_timeout)
+        record.keep_doing("linear probes")
         plan = replace(plan, selection=_probe(engine, checkpoints, plan, record, listener, limits))
         for line in look_alike_lines(record.facts().look_alikes, plan.split):
             listener.say(line)
@@ -111,9 +119,11 @@ def _run_trials(
             trials = OptunaStudy(folder / TRIALS, plan.settings, plan.selection.options)
             refuse_other_trials(folder, record, trials)
             _enqueue_first_trials(trials, plan.selection.options, record)
+            record.keep_doing("trials")
             penalty = cost_penalty(plan)
             Driver(trials, engine, checkpoints, record, listener, limits, penalty).run(request.trials)
             warm_starts = trials.warm_starts()
+        record.keep_doing("finals")
         Finals(engine, record, checkpoints, plan, context, listener, warm_starts, limits).run()
     return context
 
@@ -236,16 +246,16 @@ def _test(context: TrialContext, record: Record, ready: Prepared, listener: Stud
     """Evaluate the final model on the test set, unless it already was."""
     if record.is_tested():
         return
-    start = time.monotonic()
+    record.keep_doing("test evaluation")
     backbones = LoadedBackbones(context)
     evaluate_winner(backbones, record, ready.folder, ready.root, ready.split, listener.progress("Test"))
-    record.add_seconds(test=time.monotonic() - start)
 
 
 @contextmanager
 def _timed(record: Record, start: float) -> Iterator[None]:
-    """Add the duration of a run to the study's total, also if it is interrupted."""
+    """Add the duration of a run to the study's, also if it is interrupted."""
+    record.start_clock(start)
     try:
         yield
     finally:
-        record.add_seconds(total=time.monotonic() - start)
+        record.mark("other")

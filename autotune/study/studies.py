@@ -10,7 +10,8 @@ from typing import Any
 
 from autotune import text
 from autotune.errors import StudyError
-from autotune.study.record import LOCK, RECORD, lock_study, open_record
+from autotune.study.lock import LOCK, lock_study
+from autotune.study.record import RECORD, open_record
 from autotune.study.rows import COMPLETE
 from autotune.study.summary import STUDIES, find_study
 

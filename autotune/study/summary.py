@@ -10,11 +10,23 @@ from typing import Any
 
 from autotune.data.visits import Visits
 from autotune.errors import StudyError, did_you_mean
+from autotune.study.lock import is_in_use
 from autotune.study.record import RECORD, TRIALS, Record, missing_file, open_record
-from autotune.study.rows import COMPLETE, STATES, BackboneFacts, Evaluation, Final, LaterRow, ProbeRow, TrialRow
+from autotune.study.rows import (
+    COMPLETE,
+    STATES,
+    BackboneFacts,
+    Evaluation,
+    Final,
+    LaterRow,
+    ProbeRow,
+    Running,
+    TrialRow,
+)
 from autotune.text import percent, plural
 
 STUDIES = Path("studies")
+KINDS = ("read", "trials", "finals", "test", "other")  # of work, in the seconds of a study
 
 _IN_BOARD = (
     "number", "state", "value", "epochs", "ended", "seconds", "log_loss", "best_epoch", "trained_parameters", "error",
@@ -24,19 +36,21 @@ _IN_BOARD = (
 
 @dataclass(frozen=True)
 class StudySeconds:
-    """The time that a study has taken over all runs, by kind of work."""
+    """The time that a study has taken over all runs, by kind of work. trials: with the probes. other: starting, saving.
+
+    cache: of the workers, to fill the feature cache; it is a part of trials and finals.
+    """
 
     read: float
-    cache: float
     trials: float
     finals: float
     test: float
-    total: float
+    other: float
+    cache: float
 
     @property
-    def other(self) -> float:
-        """The rest of the total: starting, waiting, saving. 0 where several workers ran at once."""
-        return max(self.total - self.read - self.cache - self.trials - self.finals - self.test, 0.0)
+    def total(self) -> float:
+        return self.read + self.trials + self.finals + self.test + self.other
 
 
 @dataclass(frozen=True)
@@ -45,7 +59,8 @@ class Summary:
 
     final: the final model; None in a study of an earlier version, or until the finals are over. test: the latest
     evaluation of the final model, or else of the best trial; n_evaluations: the number of all. later: evaluations on
-    later pictures, in order. visits: how the pictures are grouped.
+    later pictures, in order. visits: how the pictures are grouped. asked: the trials that the latest run was to reach.
+    running: that run, if it has not ended.
     """
 
     study: str
@@ -62,6 +77,8 @@ class Summary:
     n_evaluations: int
     later: tuple[LaterRow, ...]
     visits: Visits
+    asked: int
+    running: Running | None
     seconds: StudySeconds
 
     @property
@@ -113,7 +130,8 @@ class Summary:
             "scope": self.scope,
             "visits": {**asdict(self.visits), "by_picture": list(self.visits.by_picture)},
             "later": [row.to_json() for row in self.later],
-            "seconds": asdict(self.seconds),
+            "running": self.running and asdict(self.running),
+            "seconds": {**asdict(self.seconds), "total": self.seconds.total},
         }
 
     def _board_json(self, row: TrialRow) -> dict[str, Any]:
@@ -187,9 +205,7 @@ def find_study(name: str) -> Path:
 def _summary(record: Record, folder: Path) -> Summary:
     facts, rows, probes = record.facts(), record.trials(), record.probes()
     cache = sum(row.cache_seconds or 0.0 for row in rows) + sum(row.cache_seconds for row in probes)
-    trials = sum((row.seconds or 0.0) - (row.cache_seconds or 0.0) for row in rows)
-    finals = sum(row.seconds or 0.0 for row in record.folds())
-    timed = {"read": 0.0, "test": 0.0, "total": 0.0, **facts.seconds}
+    cache += sum(row.cache_seconds or 0.0 for row in record.folds())
     return Summary(
         study=folder.name,
         folder=folder.resolve(),
@@ -205,5 +221,7 @@ def _summary(record: Record, folder: Path) -> Summary:
         n_evaluations=len(record.evaluations()),
         later=tuple(record.later()),
         visits=facts.visits,
-        seconds=StudySeconds(timed["read"], cache, trials, finals, timed["test"], timed["total"]),
+        asked=facts.run.asked if facts.run else len(rows),
+        running=facts.run if is_in_use(folder) else None,
+        seconds=StudySeconds(cache=cache, **{name: facts.seconds.get(name, 0.0) for name in KINDS}),
     )

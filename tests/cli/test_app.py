@@ -15,7 +15,7 @@ from typer.main import get_command
 import autotune
 from autotune.cli.app import app
 from autotune.cli.options import seconds_of
-from autotune.study.record import lock_study
+from autotune.study.lock import lock_study
 
 
 def run_in_a_process(*words: str) -> subprocess.CompletedProcess[str]:
@@ -143,7 +143,7 @@ def test_json_is_one_object_and_nothing_else_on_stdout(here: Path, digits: Path)
     assert set(found["test"]) >= {
         *("n", "evaluations", "accuracy", "interval", "balanced_accuracy", "macro_f1", "log_loss"),
     }
-    assert set(found["seconds"]) == {"read", "cache", "trials", "finals", "test", "total"}
+    assert set(found["seconds"]) == {"read", "cache", "trials", "finals", "test", "other", "total"}
     assert "Plan: 2 trials" in out.stderr
     assert json.loads(run_command("status", "s", "--json").stdout) == found
     told = run_command("status", "s").stdout

@@ -20,7 +20,7 @@ from autotune.cli.console import PlainConsole
 from autotune.cli.live import SOONEST, SPARED, TICKS, LiveConsole, open_console
 from autotune.cli.memory_use import MemoryUse, memory_in_use
 from autotune.cli.panel import sparkline
-from autotune.cli.views import show_study
+from autotune.cli.study_view import show_study
 from autotune.study.listener import Outline
 from autotune.study.request import SearchRequest
 from autotune.study.rows import BackboneFacts, TrialRow

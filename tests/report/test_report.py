@@ -20,7 +20,8 @@ from autotune.errors import StudyError
 from autotune.export.export import ExportRequest, export_trial
 from autotune.report.report import TEMPLATE, write_report
 from autotune.search.settings import Settings, definition
-from autotune.study.record import lock_study, open_record
+from autotune.study.lock import lock_study
+from autotune.study.record import open_record
 from autotune.study.request import Resources
 from autotune.study.rows import BackboneFacts, Mistake
 from autotune.training.params import Params

@@ -1,0 +1,205 @@
+"""Print a study, and its evaluations on later pictures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from autotune.cli.tables import cell_name, new_table, short_path
+from autotune.text import duration, percent, plural
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from autotune.cli.console import PlainConsole
+    from autotune.study.rows import Evaluation, Finalist, LaterRow, Running
+    from autotune.study.summary import Summary
+
+N_LEADERS = 10
+FEW_TRIALS = 50  # the default of a search
+
+
+def show_study(summary: Summary, console: PlainConsole) -> None:
+    """Print a study: the leaderboard, the finals, and the test score of the final model."""
+    pictures, trials = summary.pictures, summary.n_trials
+    console.say()
+    console.say(
+        f"Study {summary.study}: {pictures['train']} training, {pictures['validation']} validation and "
+        f"{pictures['test']} test pictures in {plural(len(summary.classes), 'class')}; "
+        f"{plural(trials['complete'], 'trial')} complete, {trials['pruned']} pruned, {trials['failed']} failed"
+    )
+    if summary.running:
+        console.say(_running(summary.running, trials["total"]))
+    if summary.best is None:
+        console.say("No trial is complete yet.")
+        return
+    console.rich.print(_leaderboard(summary))
+    if trials["total"] > N_LEADERS:
+        console.say(f"... and {trials['total'] - N_LEADERS} more (--json lists all)")
+    name = "Best so far" if summary.running else "Winner"
+    console.say(f"{name}: trial {summary.winner.number}, {summary.describe(summary.winner)}")
+    for line in (*_final_model(summary), *_scores(summary)):
+        console.say(line)
+    seconds = summary.seconds
+    console.say(
+        f"Time: {duration(seconds.total)} in total: reading {seconds.read:.1f} s, trials {seconds.trials:.1f} s, "
+        f"finals {seconds.finals:.1f} s, test {seconds.test:.1f} s, other {seconds.other:.1f} s. "
+        f"The workers filled the feature cache for {seconds.cache:.1f} s of it."
+    )
+    console.say(f"Folder: {short_path(summary.folder)}")
+    console.rich.print(_next_commands(summary))
+
+
+def _running(one: Running, n_done: int) -> str:
+    return (
+        f"Running since {one.since[11:16]} UTC ({one.since[:10]}), process {one.process} on {one.host}: {one.doing}; "
+        f"{n_done} of {plural(one.asked, 'trial')} done."
+    )
+
+
+def _next_commands(summary: Summary) -> Table:
+    study, done, asked = summary.study, summary.n_trials["total"], summary.asked
+
+    table = new_table()
+    table.show_header = False
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for command, result in (
+        (f"autotune report {study}", "curves, hyperparameters and misclassified pictures in one HTML file"),
+        (f"autotune predict {study} PICTURE...", "labels for new pictures"),
+        (f"autotune export {study}", "a standalone model"),
+        (f"autotune search ... --trials {asked}", f"the {asked - done} missing trials")
+        if done < asked
+        else (f"autotune search ... --trials {max(FEW_TRIALS, 2 * done)}", "more trials"),
+    ):
+        table.add_row(cell_name(command), result)
+    return table
+
+
+def _leaderboard(summary: Summary) -> Table:
+
+    from autotune.study.rows import FAILED
+    from autotune.training.metrics import find_metric
+
+    table = new_table()
+    for name in ("trial", f"val. {find_metric(summary.metric).label}", "epochs", "ended", "seconds"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("hyperparameters")
+    for row in summary.leaderboard[:N_LEADERS]:
+        if row.state == FAILED:
+            continue
+        numbers = (str(row.number), percent(row.value), str(row.epochs), row.ended, f"{row.seconds:.1f}")
+        table.add_row(*numbers, cell_name(summary.describe(row)))
+    return table
+
+
+def _final_model(summary: Summary) -> list[str]:
+    """Describe the finals and the final model; nothing for a study of an earlier version."""
+    final = summary.final
+    if final is None:
+        return []
+    finalists = ", ".join(f"trial {one.trial}: {percent(one.mean)} ({_folds(one)})" for one in final.finalists)
+    lines = [f"Finals, on the folds other than the validation set: {finalists}"] if finalists else []
+    if final.close:
+        lines.append(f"Trial {final.trial} is the reference and wins: the lead over it is at most one standard error.")
+    return [*lines, f"Final model: {final.reason}."]
+
+
+def _folds(one: Finalist) -> str:
+    return f"{plural(len(one.folds), 'fold')}, {plural(sum(fold.n for fold in one.folds), 'picture')}"
+
+
+def _scores(summary: Summary) -> list[str]:
+    from autotune.training.metrics import find_metric
+
+    test, label = summary.test, find_metric(summary.metric).label
+    name = label[0].upper() + label[1:]
+    unseen, value = "validation", summary.winner.value
+    if summary.final and summary.final.folds:
+        unseen, value = "cross-validation", summary.final.value
+    if test is None:
+        return [f"{name}: {unseen} {percent(value)}. Not evaluated on the test set yet."]
+    low, high = test.value_interval
+    visits = f" in {plural(test.n_visits, summary.visits.noun)}" if test.n_visits else ""
+    n_times = "once" if summary.n_evaluations == 1 else f"{summary.n_evaluations} times"
+    lines = [
+        f"{name}: test {percent(test.value)} (95 % interval {percent(low)} to {percent(high)}, n = {test.n}{visits}), "
+        f"{unseen} {percent(value)}{_optimism(value, test)}. Evaluated {n_times} on the test set."
+    ]
+    lines.append(summary.scope)
+    lines += [_later_line(row) for row in summary.later if row.scores]
+    weak = sorted(test.per_class.items(), key=lambda item: item[1].recall)
+    if wrong := [f"{name} {one.right} of {one.n}" for name, one in weak if one.right < one.n][:3]:
+        lines.append(f"Weakest classes: {', '.join(wrong)}")
+    return lines
+
+
+def show_later(later: LaterRow, summary: Summary, console: PlainConsole) -> None:
+    """Print an evaluation on later pictures beside the test score."""
+    console.say()
+    console.say(f"{plural(later.n_read, 'later picture')} in {later.source}")
+    for line in (*_left_out(later), *_later_scores(later, summary)):
+        console.say(line)
+
+
+def _left_out(later: LaterRow) -> list[str]:
+    lines = []
+    if later.copies:
+        some = [f"{path} = {own}" for path, own in list(later.copies.items())[:3]]
+        lines.append(f"Left out, copies of the study's pictures: {len(later.copies)} ({'; '.join(some)})")
+    if later.skipped:
+        some = [f"{one.path}: {one.reason}" for one in later.skipped[:3]]
+        lines.append(f"Skipped: {plural(len(later.skipped), 'file')} ({'; '.join(some)})")
+    if later.unlabelled:
+        lines.append(f"Without a label: {plural(later.unlabelled, 'picture')}, used for the drift only.")
+    if later.unknown:
+        some = [f"{name} ({n})" for name, n in later.unknown.items()]
+        lines.append(f"Labels that the study does not know, used for the drift only: {', '.join(some)}")
+    if later.missing:
+        lines.append(f"Classes without later pictures: {', '.join(later.missing)}")
+    return lines
+
+
+def _later_scores(later: LaterRow, summary: Summary) -> list[str]:
+    from autotune.training.metrics import find_metric
+
+    if later.scores is None:
+        return ["No picture has a label of the study, so nothing else was measured."]
+    found, label = later.scores.evaluation, find_metric(summary.metric).label
+    low, high = found.value_interval
+    of_visits = f" in {plural(found.n_visits, 'visit')}" if found.n_visits else ""
+    test = f"; test {percent(summary.test.value)}" if summary.test else ""
+    lines = [
+        f"{label[0].upper()}{label[1:]}: later {percent(found.value)} "
+        f"(95 % interval {percent(low)} to {percent(high)}, n = {found.n}{of_visits}){test}."
+    ]
+    if fell := [(name, fall) for name, fall in later.scores.fall.items() if fall > 0][:5]:
+        words = [f"{name} {found.per_class[name].right} of {found.per_class[name].n}" for name, _ in fell]
+        lines.append(f"Fell most against the test set: {', '.join(words)}")
+    if found.calibration:
+        lines.append(f"Expected calibration error: {percent(found.calibration.error_after)}")
+    if one := later.scores.answered:
+        share = one.right / one.answered if one.answered else None
+        lines.append(
+            f"Threshold {one.threshold:.4g}: {one.answered} of {one.n} predictions reach it; {percent(share)} of these "
+            "are correct."
+        )
+    lines.append(f"The mistakes as pictures: autotune report {summary.study}")
+    return lines
+
+
+def _later_line(row: LaterRow) -> str:
+    assert row.scores
+    found = row.scores.evaluation
+    low, high = found.value_interval
+    return (
+        f"Later pictures ({row.finished[:10]}, {row.source}): {percent(found.value)} (95 % interval {percent(low)} to "
+        f"{percent(high)}, n = {found.n})"
+    )
+
+
+def _optimism(value: float | None, test: Evaluation) -> str:
+    """The difference to the test score in words; nothing where both are shown as the same number."""
+    points = 100 * ((value or 0.0) - test.value)
+    if abs(points) < 0.05:
+        return ""
+    return f" ({abs(points):.1f} percentage points {'above' if points > 0 else 'below'} the test score)"

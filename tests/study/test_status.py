@@ -1,0 +1,91 @@
+"""What `status` says of a study while it runs and afterwards."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_studies import search
+
+from autotune.cli.console import PlainConsole
+from autotune.cli.study_view import show_study
+from autotune.study.listener import StudyListener
+from autotune.study.lock import lock_study
+from autotune.study.summary import Summary, study_status
+
+
+class Watcher(StudyListener):
+    """Asks for the status at every epoch and picture of the finals."""
+
+    def __init__(self) -> None:
+        self.seen: list[Summary] = []
+
+    def epoch(self, number: int, row: Any) -> None:
+        self.seen.append(study_status("s"))
+
+    def progress(self, title: str) -> Any:
+        def update(done: int, total: int) -> None:
+            if title in ("Finals", "Test"):
+                self.seen.append(study_status("s"))
+
+        return update
+
+
+def shown(capsys: pytest.CaptureFixture[str], summary: Summary) -> str:
+    capsys.readouterr()
+    show_study(summary, PlainConsole())
+    out = capsys.readouterr()
+    return " ".join((out.out + out.err).split())
+
+
+def test_a_running_study_says_what_it_does_and_has_no_winner_yet(
+    here: Path, digits: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    watcher = Watcher()
+    search(digits, 3, listener=watcher)
+    runs = [one.running for one in watcher.seen]
+    assert all(run and (run.process, run.asked) == (os.getpid(), 3) for run in runs)
+    assert list(dict.fromkeys(run.doing for run in runs if run)) == ["trials", "finals", "test evaluation"]
+    during = next(one for one in watcher.seen if one.best)
+    text = shown(capsys, during)
+    assert f"process {os.getpid()}" in text
+    assert f"{during.n_trials['total']} of 3 trials done." in text
+    assert "Best so far: trial" in text
+    assert "Winner" not in text
+    after = study_status("s")
+    assert after.running is None
+    assert after.to_json()["running"] is None
+    assert "Winner: trial" in shown(capsys, after)
+
+
+def test_the_next_command_asks_for_the_missing_trials_or_for_more(
+    here: Path, digits: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search(digits, 2)
+    assert "--trials 50 more trials" in shown(capsys, study_status("s"))
+    with pytest.raises(KeyboardInterrupt):
+        search(digits, 5, listener=Interrupted())
+    assert "--trials 5 the 3 missing trials" in shown(capsys, study_status("s"))
+
+
+class Interrupted(StudyListener):
+    def started(self, number: int, words: str) -> None:
+        raise KeyboardInterrupt
+
+
+def test_the_parts_of_the_time_add_up_to_the_total(here: Path, digits: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        search(digits, 2, listener=Interrupted())
+    first = study_status("s").seconds
+    assert first.total > 0
+    found = search(digits, 2, workers=2)["seconds"]
+    kinds = ("read", "trials", "finals", "test", "other")
+    assert all(found[name] > 0 for name in kinds)
+    assert sum(found[name] for name in kinds) == pytest.approx(found["total"])
+    assert found["total"] > first.total
+
+
+def test_a_locked_study_is_running_and_others_are_not(finished: Path) -> None:
+    assert study_status("s").running is None
+    with lock_study(finished):
+        assert study_status("s").running is not None
