@@ -24,6 +24,7 @@ LEADERS = 8
 FEWEST_LEADERS = 3  # below this, other parts get smaller instead
 LONGEST_CURVE = 24  # columns; a longer trial shows fewer points
 WIDEST_BAR = 40
+LEAST_SPAN = 0.2  # of the metric, from the bottom to the top of a curve
 ROOMY = 80  # columns from which the leaderboard shows epochs and seconds
 TRAIN, VALIDATION, MUTED = "cyan", "magenta", "dim"
 
@@ -195,7 +196,11 @@ def _curve(run: RunningTrial, name: str, epochs: int) -> str:
     values: list[float | None] = [None] * columns
     for row in run.rows:
         values[min((row.number - 1) * columns // epochs, columns - 1)] = getattr(row, name)
-    return sparkline(values, min(seen, default=0.0), max(seen, default=0.0))
+    low, high = min(seen, default=0.0), max(seen, default=0.0)
+    if high - low < LEAST_SPAN:  # else 97.8 and 98.9 % would be the bottom and the top
+        high = min((low + high + LEAST_SPAN) / 2, 1.0)
+        low = high - LEAST_SPAN
+    return sparkline(values, low, high)
 
 
 def _board(view: PanelState, width: int, room: int) -> list[Text]:

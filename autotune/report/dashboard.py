@@ -20,6 +20,7 @@ from autotune.errors import AutotuneError, StudyError
 from autotune.study.record import TRIALS
 from autotune.study.summary import find_study
 
+PAGE = "/dashboard/studies/1"  # of the only study in a trials.db
 HOST = "127.0.0.1"  # only this machine: the page has no access control
 
 
@@ -61,13 +62,18 @@ def _read_only(folder: Path) -> RDBStorage:
 
 
 def _only_local(app: Any) -> Any:
-    """Return an app that refuses requests for other hosts: a page of a stranger could otherwise read the study."""
+    """Return an app that opens on the study, and refuses requests for other hosts: a page of a stranger could otherwise
+    read the study. The list of all studies has buttons to create and delete, which would fail.
+    """
 
     def checked(environ: dict[str, Any], start_response: Any) -> Any:
         name = environ.get("HTTP_HOST", "").rpartition(":")[0] or environ.get("HTTP_HOST", "")
         if name not in (HOST, "localhost"):
             start_response("403 Forbidden", [("Content-Type", "text/plain")])
             return [b"This page is served to this machine only.\n"]
+        if environ.get("PATH_INFO", "").rstrip("/") in ("", "/dashboard"):
+            start_response("302 Found", [("Location", PAGE)])
+            return [b""]
         return app(environ, start_response)
 
     return checked

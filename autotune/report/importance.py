@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial
 
-FEWEST = 4  # complete trials below which no importance is computed
+FEWEST = 15  # complete trials below which no importance is computed: of fewer, it is mostly chance
 WORDS = {
     "lr_high": "highest learning rate",
     "lr_low": "lowest learning rate",

@@ -35,7 +35,7 @@ def announce(listener: StudyListener, plan: Plan, n_trials: int, n_done: int) ->
         for cut in cuts:
             listener.detail(describe_cut(name, size, cut, n_stages=cuts[-1].number))
     listener.say(
-        f"Plan: {plural(max(n_trials - n_done, 0), 'trial')} of up to {plural(settings.n_epochs, 'epoch')}, "
+        f"Plan: {_left(n_trials, n_done)} of up to {plural(settings.n_epochs, 'epoch')}, "
         f"sampler {settings.sampler}, pruner {settings.pruner}, on {selection.device}."
     )
 
@@ -69,8 +69,8 @@ def look_alike_lines(look_alikes: Mapping[str, Sequence[str]], split: Split) -> 
     ]
 
 
-def outline(study: str, plan: Plan, n_trials: int) -> Outline:
-    """Summarise a plan."""
+def outline(study: str, plan: Plan, n_trials: int, n_done: int) -> Outline:
+    """Summarise a plan. n_trials: in total; n_done: already finished."""
     counts, settings, selection = plan.split.counts, plan.settings, plan.selection
     pictures = " + ".join(str(counts[part]) for part in (TRAIN, VALIDATION, TEST))
     backbones = [
@@ -79,9 +79,14 @@ def outline(study: str, plan: Plan, n_trials: int) -> Outline:
     ]
     facts = (
         f"{pictures} pictures in {plural(len(plan.split.classes), 'class')}", *backbones,
-        f"{plural(n_trials, 'trial')} of up to {plural(settings.n_epochs, 'epoch')}", f"on {selection.device}",
+        f"{_left(n_trials, n_done)} of up to {plural(settings.n_epochs, 'epoch')}", f"on {selection.device}",
     )  # fmt: skip
     return Outline(study, facts, settings.metric, settings.n_epochs, settings.gap, selection.device)
+
+
+def _left(n_trials: int, n_done: int) -> str:
+    """Return "50 trials", or "29 of 50 trials left"."""
+    return f"{max(n_trials - n_done, 0)} of {plural(n_trials, 'trial')} left" if n_done else plural(n_trials, "trial")
 
 
 def _weights(one: Candidate) -> str:

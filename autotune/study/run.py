@@ -45,7 +45,7 @@ from autotune.study.record import TRIALS, Record, open_record
 from autotune.study.request import SearchRequest
 from autotune.study.rows import BackboneFacts, Running
 from autotune.study.summary import Summary, study_status
-from autotune.text import percent
+from autotune.text import percent, plural
 from autotune.training.context import LoadedBackbones, TrialContext
 from autotune.training.outcome import ProbeOutcome
 
@@ -73,10 +73,25 @@ def _search(request: SearchRequest, listener: StudyListener) -> Summary:
         record.keep_facts(root=str(ready.root), source=datasets.reference_of(request.data))  # the folder may have moved
         listener.opened(ready.folder, ready.settings.metric, record)
         if not _is_finished(record, request.trials, ready.settings.final):
-            context = _run_trials(request, ready, record, listener, start)
-            _test(context, record, ready, listener)
+            try:
+                context = _run_trials(request, ready, record, listener, start)
+                _test(context, record, ready, listener)
+            except KeyboardInterrupt:
+                listener.close()
+                listener.say(_kept(record))
+                raise
     listener.close()
     return study_status(ready.folder.name)
+
+
+def _kept(record: Record) -> str:
+    """Say what an interrupted study keeps, and what it will repeat."""
+    n_folds = len(record.folds())
+    kept = plural(record.n_trials(), "trial") + (f" and {plural(n_folds, 'network')} of the finals" if n_folds else "")
+    return (
+        f"Kept: {kept}. A trial that was running continues after its last saved epoch; a network of the finals starts "
+        "again."
+    )
 
 
 def _is_finished(record: Record, n_trials: int, setting: str) -> bool:
@@ -100,7 +115,7 @@ def _run_trials(
             plan = _plan(request, ready, record, listener)
         context = build_context(plan, request.workers)
         engine.configure(context)
-        listener.planned(outline(folder.name, plan, request.trials))
+        listener.planned(outline(folder.name, plan, request.trials, len(record.trials())))
         announce(listener, plan, request.trials, len(record.trials()))
         record.keep_doing("decoding pictures")
         decode_pictures(ready.split, ready.root, plan.selection, listener)

@@ -258,6 +258,7 @@ def test_a_study_in_a_terminal_is_followed_and_leaves_the_terminal_clean(here: P
     code, out = followed([*words, "--trials", "40"], until="Trial 0, epoch 1 of 2")
     assert code == 130
     assert "Stopped. Finished work is saved; run the same command again to resume." in out
+    assert "Kept: 0 trials. A trial that was running continues after its last saved epoch" in " ".join(out.split())
     assert out.rindex("\x1b[?25h") > out.rindex("\x1b[?25l")
     for shown in ("Reading", "Memory: ", "  training ", "  validation "):
         assert shown in out, shown

@@ -78,7 +78,6 @@ def test_dashboard_shows_a_running_search_without_changing_its_result(browser: A
     page, seen = browser.new_page(viewport={"width": 1280, "height": 900}), set()
     with served("watched") as (address, _):
         page.goto(address)
-        page.get_by_text("1. autotune").click()
         page.wait_for_url(f"{address}/dashboard/studies/1*")
         page.goto(f"{address}/dashboard/studies/1/trials")
         while watched.poll() is None:

@@ -42,7 +42,7 @@ def searched(tmp_path: Path) -> tuple[Path, list[TrialRow]]:
         trial.suggest_int(f"depth[{backbone}]", 0, 3)
         return 0.9 + 0.02 * float(np.log10(rate))
 
-    trials.optimize(value, n_trials=12)
+    trials.optimize(value, n_trials=20)
     return file, [row(one) for one in trials.get_trials()]
 
 
@@ -50,7 +50,7 @@ def test_the_most_important_hyperparameter_comes_first(searched: Any) -> None:
     file, rows = searched
     before = file.read_bytes()
     found = importance.compute_importances(file, rows, {"a": "Net A", "b": "Net B"})
-    assert found.n_trials == 12
+    assert found.n_trials == 20
     assert {one.name for one in found.hyperparameters} == {"lr_high", "backbone", "batch_size", "dropout"}
     first = found.hyperparameters[0]
     assert (first.words, first.scale, first.categories) == ("highest learning rate", charts.LOG, ())
@@ -60,7 +60,7 @@ def test_the_most_important_hyperparameter_comes_first(searched: Any) -> None:
     assert by_name["backbone"].categories == ("Net A", "Net B")
     assert by_name["batch_size"].scale == charts.STEPS
     assert by_name["dropout"].scale == charts.LINEAR
-    assert len(first.points) == 12
+    assert len(first.points) == 20
     assert [point.x for point in first.points] == [row.params.lr_high for row in rows]
     assert found == importance.compute_importances(file, rows, {"a": "Net A", "b": "Net B"})
     assert file.read_bytes() == before
@@ -78,7 +78,7 @@ def test_the_reason_is_given_if_importances_cannot_be_computed(searched: Any) ->
     reason = importance.compute_importances(file, few, {}).reason
     assert reason == "Too few complete trials to compare hyperparameters: 3."
     same = [replace(row, value=0.5) for row in rows]
-    assert "All 12 complete trials have the same value" in importance.compute_importances(file, same, {}).reason
+    assert "All 20 complete trials have the same value" in importance.compute_importances(file, same, {}).reason
     assert "does not exist" in importance.compute_importances(file.with_name("none.db"), rows, {}).reason
     (file.parent / "broken.db").write_bytes(b"x" * 5000)
     assert "cannot be read" in importance.compute_importances(file.parent / "broken.db", rows, {}).reason
