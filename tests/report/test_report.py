@@ -18,6 +18,7 @@ from sqlite_utils import Database
 from autotune.cli.console import PlainConsole
 from autotune.errors import StudyError
 from autotune.export.export import ExportRequest, export_trial
+from autotune.report import importance
 from autotune.report.report import TEMPLATE, write_report
 from autotune.search.settings import Settings, definition
 from autotune.study.lock import lock_study
@@ -225,7 +226,11 @@ def test_a_running_study_is_reported_and_not_changed(made: Path) -> None:
 
 
 @pytest.mark.slow
-def test_without_trials_db_the_report_gives_the_reason_for_missing_importances(made: Path) -> None:
+def test_without_trials_db_the_report_gives_the_reason_for_missing_importances(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "Too few complete trials to compare hyperparameters: 4." in plain(written())
+    monkeypatch.setattr(importance, "FEWEST", 4)
     (made / "trials.db").write_bytes(b"no database")
     assert "trials.db, which contains the hyperparameters, cannot be read." in plain(written())
     (made / "trials.db").unlink()
