@@ -22,8 +22,12 @@ FEW = 10  # test pictures of a class: even if all are right, the 95 % interval o
 
 def show_data(found: DataSurvey, console: PlainConsole) -> None:
     """Print what a study would use."""
+    from autotune.study.announce import several_labels_line
+
     console.say(f"{found.folder}: {plural(found.pictures, 'picture')} in {plural(len(found.classes), 'class')}")
     console.rich.print(_class_counts(found))
+    if line := several_labels_line(list(found.classes)):
+        console.say(line)
     console.say(f"Largest class: {found.uneven:.1f} times as many pictures as the smallest.")
     console.say(f"Median of the shorter side: {found.side} pixels.")
     if found.parts:

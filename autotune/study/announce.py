@@ -13,6 +13,8 @@ from autotune.search.plan import Plan
 from autotune.study.listener import Outline, StudyListener
 from autotune.text import plural
 
+SEPARATORS = ("|", ";")  # between labels of one picture, in tables
+
 
 def announce(listener: StudyListener, plan: Plan, n_trials: int, n_done: int) -> None:
     """Print the number of pictures, the backbones and the plan. n_trials: in total; n_done: already finished."""
@@ -21,8 +23,9 @@ def announce(listener: StudyListener, plan: Plan, n_trials: int, n_done: int) ->
         f"{counts[TRAIN]} training, {counts[VALIDATION]} validation and {counts[TEST]} test pictures in "
         f"{plural(len(plan.split.classes), 'class')}; {counts['skipped']} skipped."
     )
-    for line in visit_lines(plan.split.visits):
-        listener.say(line)
+    for line in (several_labels_line(plan.split.classes), *visit_lines(plan.split.visits)):
+        if line:
+            listener.say(line)
     if selection.without_weights:
         listener.say(f"Skipped (weights not installed): {first_few(selection.without_weights)}.")
     for name, reason in selection.left_out.items():
@@ -54,6 +57,17 @@ def visit_lines(visits: Visits) -> list[str]:
             "score may be too high for pictures of other visits."
         )
     return lines
+
+
+def several_labels_line(classes: Sequence[str]) -> str:
+    """Warn of classes that seem to be several labels of a picture, like Lemon|citrus; "" if there are none."""
+    joined = [name for name in classes if any(separator in name for separator in SEPARATORS)]
+    if not joined:
+        return ""
+    return (
+        f"{plural(len(joined), 'class')} may be several labels of a picture ({', '.join(joined[:3])}): each is one "
+        "class here, and a picture gets one."
+    )
 
 
 def look_alike_lines(look_alikes: Mapping[str, Sequence[str]], split: Split) -> list[str]:

@@ -194,3 +194,13 @@ def test_durations(text: str, seconds: float) -> None:
 def test_other_durations_are_refused(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="is not a duration"):
         seconds_of(text)
+
+
+def test_data_warns_of_classes_that_are_several_labels_and_of_few_test_pictures(digits: Path) -> None:
+    (digits / "0").rename(digits / "zero|even")
+    out = run_command("data", str(digits))
+    text = " ".join((out.stdout + out.stderr).split())
+    assert "1 class may be several labels of a picture (zero|even)" in text
+    assert "Fewer than 10 test pictures in 3 of 3 classes" in text
+    found = json.loads(run_command("data", str(digits), "--json").stdout)
+    assert {name: sum(parts.values()) for name, parts in found["class_parts"].items()} == found["classes"]
