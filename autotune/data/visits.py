@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import PurePosixPath
+from typing import Any
 
 from PIL import ExifTags, Image
 
@@ -71,6 +72,9 @@ class Visits:
     n_pictures: int = 0
     by_picture: tuple[str, ...] = ()
     crossing: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "by_picture": list(self.by_picture)}
 
     @property
     def noun(self) -> str:

@@ -77,7 +77,7 @@ class DataSurvey:
             "contradictions": [[{"path": p.path, "label": p.label} for p in group] for group in self.contradictions],
             "suspects": [asdict(one) for one in self.suspects],
             "judged": self.judged,
-            "visits": asdict(self.visits),
+            "visits": self.visits.to_json(),
             "signals": {one.by: {"visits": one.n_visits, "pictures": len(one.groups)} for one in self.signals},
             "problem": self.problem,
         }

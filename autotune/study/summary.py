@@ -128,7 +128,7 @@ class Summary:
             "final": self.final and self._final_json(self.final),
             "test": self.test and self._test_json(self.test),
             "scope": self.scope,
-            "visits": {**asdict(self.visits), "by_picture": list(self.visits.by_picture)},
+            "visits": self.visits.to_json(),
             "later": [row.to_json() for row in self.later],
             "running": self.running and asdict(self.running),
             "seconds": {**asdict(self.seconds), "total": self.seconds.total},
