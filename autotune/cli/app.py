@@ -132,18 +132,22 @@ def search(
     checked = check_request(request)
     if not dry_run:
         refuse_in_use(checked.folder)
-    # Imports torch, which takes seconds.
-    from autotune.cli.live import open_console
+    from autotune.cli.live import open_console  # imports torch, which takes seconds
+
+    console = open_console(quiet, program=as_json, verbose=verbose)
+    if dry_run:
+        _show_dry_run(request, console, as_json)
+    else:
+        _show_search(request, console, tensorboard, as_json)
+
+
+def _show_search(request: SearchRequest, console: PlainConsole, tensorboard: bool, as_json: bool) -> None:
     from autotune.cli.study_view import show_study
     from autotune.report.tensorboard import TensorBoardListener, how_to_open
     from autotune.study.listener import Listeners
     from autotune.study.run import run_study
 
-    console = open_console(quiet, program=as_json, verbose=verbose)
     listener = Listeners(console, TensorBoardListener()) if tensorboard else console
-    if dry_run:
-        _show_dry_run(request, console, as_json)
-        return
     with console:
         found = run_study(request, listener)
     show_study(found, console)

@@ -7,6 +7,7 @@ nothing about pictures of other days. Nothing here looks at pixels: pictures tha
 from __future__ import annotations
 
 import re
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -100,15 +101,22 @@ def read_shot(image: Image.Image) -> Shot | None:
     if "exif" not in image.info:
         return None
     try:
-        exif = image.getexif()
-        inner = exif.get_ifd(ExifTags.IFD.Exif)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of damaged data
+            exif = image.getexif()
+            inner = exif.get_ifd(ExifTags.IFD.Exif)
     except Exception:  # Pillow's parser raises many types on damaged data, which are no reason to skip a picture
         return None
     for tag in (ExifTags.Base.DateTimeOriginal, ExifTags.Base.DateTimeDigitized):
         if taken := _exif_time(inner.get(tag)):
-            names = (str(exif.get(one) or "").strip("\0 ") for one in (ExifTags.Base.Make, ExifTags.Base.Model))
+            names = (_printable(exif.get(one) or "") for one in (ExifTags.Base.Make, ExifTags.Base.Model))
             return Shot(taken, " ".join(filter(None, names)))
     return None
+
+
+def _printable(text: object) -> str:
+    """Return text without control characters: the name of a visit is a cell of the manifest."""
+    return "".join(filter(str.isprintable, str(text))).strip()
 
 
 def find_signals(pictures: Sequence[Picture], shots: Mapping[str, Shot]) -> tuple[Signal, ...]:

@@ -1,3 +1,4 @@
+import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
@@ -99,6 +100,25 @@ def test_a_picture_with_damaged_exif_data_is_used(tmp_path: Path) -> None:
     file = tmp_path / "a.jpg"
     Image.new("RGB", (40, 40), "red").save(file, exif=b"Exif\x00\x00MM\x00*\x00\x00\xff\xff\x00\x07garbage")
     assert read_shot(read_picture(file)) is None
+
+
+@pytest.mark.filterwarnings("error")
+def test_mutated_exif_data_never_raise_and_name_cameras_printably() -> None:
+    exif = Image.Exif()
+    exif[MAKE], exif[MODEL] = "Cam", "X1\x00\nY\x1b[31m"
+    exif.get_ifd(EXIF)[TAKEN] = exif_time(START)
+    whole, rng = exif.tobytes(), random.Random(0)
+    found = []
+    for _ in range(1000):
+        data = bytearray(whole)
+        for _ in range(rng.randint(0, 2)):
+            data[rng.randrange(6, len(data))] = rng.randrange(256)
+        image = Image.new("RGB", (8, 8))
+        image.info["exif"] = bytes(data)
+        found.append(read_shot(image))
+    cameras = {shot.camera for shot in found if shot}
+    assert "Cam X1Y[31m" in cameras or "Cam X1" in cameras
+    assert all(camera.isprintable() for camera in cameras)
 
 
 @pytest.mark.parametrize(
