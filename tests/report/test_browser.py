@@ -2,11 +2,13 @@
 
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from awkward_study import NAMES, SECTIONS, finished
 from PIL import Image
 
+from autotune.report import importance
 from autotune.report.report import write_report
 
 pytestmark = pytest.mark.slow
@@ -16,7 +18,10 @@ LAPTOP, PHONE = (1280, 800), (390, 844)
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Path(write_report(str(finished(tmp_path_factory) / "studies" / "s"))["file"])
+    """The report of a study of four trials, with every chart: also that of importances, which needs more trials."""
+    study = finished(tmp_path_factory) / "studies" / "s"
+    with mock.patch.object(importance, "FEWEST", 4):
+        return Path(write_report(str(study))["file"])
 
 
 class Window:
