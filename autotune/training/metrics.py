@@ -31,19 +31,30 @@ def accuracy(labels: ClassNumbers, predictions: ClassNumbers, n_classes: int) ->
 
 def balanced_accuracy(labels: ClassNumbers, predictions: ClassNumbers, n_classes: int) -> float:
     """Mean recall over the classes that occur in labels."""
-    import numpy as np
-    from sklearn.metrics import recall_score
-
-    present = np.unique(labels)
-    return float(recall_score(labels, predictions, labels=present, average="macro", zero_division=0.0))
+    of_class, _, right = _counts(labels, predictions, n_classes)
+    present = of_class > 0
+    return float((right[present] / of_class[present]).mean())
 
 
 def macro_f1(labels: ClassNumbers, predictions: ClassNumbers, n_classes: int) -> float:
     """Mean F1 over the classes that occur in labels."""
-    import numpy as np
-    from sklearn.metrics import f1_score
+    of_class, predicted, right = _counts(labels, predictions, n_classes)
+    present = of_class > 0
+    return float((2 * right[present] / (of_class + predicted)[present]).mean())
 
-    return float(f1_score(labels, predictions, labels=np.unique(labels), average="macro", zero_division=0.0))
+
+def _counts(
+    labels: ClassNumbers, predictions: ClassNumbers, n_classes: int
+) -> tuple[ClassNumbers, ClassNumbers, ClassNumbers]:
+    """Return how often each class is the label, the prediction, and both; each (C,).
+
+    scikit-learn's functions, which the tests compare with, take a hundred times as long: seconds for a bootstrap.
+    """
+    import numpy as np
+
+    both = labels[labels == predictions]
+    of_class, predicted, right = (np.bincount(one, minlength=n_classes) for one in (labels, predictions, both))
+    return of_class, predicted, right
 
 
 def wilson_interval(correct: int, n: int) -> tuple[float, float]:

@@ -32,6 +32,14 @@ def test_scores_match_scikit_learn(name: str, reference: object) -> None:
     assert score(name, LABELS, PREDICTED, 4) == pytest.approx(reference(LABELS, PREDICTED))  # type: ignore[operator]
 
 
+def test_a_class_without_pictures_is_not_averaged_as_in_scikit_learn() -> None:
+    labels, predicted = np.array([0, 0, 2, 2, 2]), np.array([0, 1, 2, 2, 0])
+    f1 = metrics.f1_score(labels, predicted, labels=[0, 2], average="macro")
+    recall = metrics.recall_score(labels, predicted, labels=[0, 2], average="macro")
+    assert score("macro_f1", labels, predicted, 4) == pytest.approx(f1)
+    assert score("balanced_accuracy", labels, predicted, 4) == pytest.approx(recall)
+
+
 def test_balanced_accuracy_weights_classes_equally() -> None:
     labels, predicted = np.array([0] * 98 + [1, 1]), np.zeros(100, dtype=int)
     assert score("accuracy", labels, predicted, 2) == 0.98
