@@ -14,8 +14,8 @@ from autotune.study.listener import StudyListener
 from autotune.study.request import SearchRequest
 from autotune.study.run import run_study
 
-SECTIONS = ("result", "curves", "trials", "hyperparameters", "backbones", "confusion", "mistakes", "classes",
-            "calibration", "data", "export", "reproduce")  # fmt: skip
+SECTIONS = ("result", "mistakes", "classes", "pictures", "confusion", "calibration", "export", "curves", "trials",
+            "hyperparameters", "backbones", "data", "reproduce")  # fmt: skip
 NAMES = {"0": "<script>alert(1)<script>", "1": "Straße & \"so\" 'on'", "2": "{{ 7*7 }} $x$"}
 
 

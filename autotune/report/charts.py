@@ -271,7 +271,8 @@ def _numbers(axes: Axes, values: np.ndarray[Any, Any], scale: str) -> None:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: in_powers_of_ten(value)))
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+        steps = [1, 2, 5, 10] if scale == STEPS else [1, 2, 2.5, 5, 10]
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=steps, integer=scale == STEPS))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 

@@ -15,6 +15,8 @@ from autotune.report.thumbnails import Thumbnail, thumbnail
 from autotune.study.rows import ClassScore, Evaluation
 
 MOST_CLASSES = 25  # rows of the confusion matrix
+MOST_ON_PHONE = 7  # rows that fit the width of a phone
+THRESHOLDS = 0.5, 0.7, 0.8, 0.9, 0.95, 0.99
 N_MISTAKES = 24
 N_BINS = 10
 
@@ -69,10 +71,14 @@ class ShownMistake:
 
 @dataclass(frozen=True)
 class Errors:
-    """The errors among the predictions of n pictures. mistakes: the most confident of all n_mistakes."""
+    """The errors among the predictions of n pictures. mistakes: the most confident of all n_mistakes.
+
+    narrow: the matrix for a phone.
+    """
 
     n: int
     matrix: Matrix
+    narrow: Matrix
     pairs: list[Pair]
     mistakes: list[ShownMistake]
     n_mistakes: int
@@ -101,11 +107,26 @@ class Bin:
     interval: tuple[float, float]
 
 
+@dataclass(frozen=True)
+class Answered:
+    """The n predictions whose confidence reaches a threshold, and how many of them are correct.
+
+    share: of all predictions. interval: 95 % interval of the share that is correct.
+    """
+
+    threshold: float
+    n: int
+    share: float
+    n_correct: int
+    interval: tuple[float, float]
+
+
 def errors(scores: Evaluation, classes: Sequence[str], root: Path) -> Errors:
     """Return the errors of an evaluation, with thumbnails of the most confident mistakes. root: of the pictures."""
     return Errors(
         n=scores.n,
-        matrix=matrix(scores.confusion, classes),
+        matrix=matrix(scores.confusion, classes, MOST_CLASSES),
+        narrow=matrix(scores.confusion, classes, MOST_ON_PHONE),
         pairs=pairs(scores.confusion, classes),
         mistakes=[
             ShownMistake(thumbnail(root, one.path), one.label, one.answer, one.probability)
@@ -115,11 +136,11 @@ def errors(scores: Evaluation, classes: Sequence[str], root: Path) -> Errors:
     )
 
 
-def matrix(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> Matrix:
-    """Return the confusion matrix. counts: labels in rows, predicted labels in columns."""
+def matrix(counts: Sequence[Sequence[int]], classes: Sequence[str], most: int) -> Matrix:
+    """Return the confusion matrix. counts: labels in rows, predicted labels in columns. most: classes shown."""
     whole = np.array(counts)
     errors = whole.sum(0) + whole.sum(1) - 2 * whole.diagonal()
-    chosen = sorted(sorted(range(len(classes)), key=lambda i: (-errors[i], i))[:MOST_CLASSES])
+    chosen = sorted(sorted(range(len(classes)), key=lambda i: (-errors[i], i))[:most])
     rows = []
     for i in chosen:
         n = int(whole[i].sum())
@@ -165,4 +186,18 @@ def bins(confidence: Sequence[float], correct: Sequence[bool]) -> list[Bin]:
         own = places == place
         n, n_correct = int(own.sum()), int(is_correct[own].sum())
         found.append(Bin(float(sure[own].mean()), n, n_correct, wilson_interval(n_correct, n)))
+    return found
+
+
+def answered(confidence: Sequence[float], correct: Sequence[bool]) -> list[Answered]:
+    """Return what is answered, and how well, at several thresholds of the confidence."""
+    from autotune.training.metrics import wilson_interval
+
+    sure, is_correct = np.array(confidence), np.array(correct)
+    found = []
+    for threshold in THRESHOLDS:
+        own = sure >= threshold
+        n, n_correct = int(own.sum()), int(is_correct[own].sum())
+        interval = wilson_interval(n_correct, n) if n else (0.0, 1.0)
+        found.append(Answered(threshold, n, n / len(sure), n_correct, interval))
     return found

@@ -21,8 +21,9 @@ from autotune.errors import StudyError
 from autotune.files import write_whole
 from autotune.report import charts, confusion, importance
 from autotune.report.charts import AxisRange
-from autotune.report.confusion import Errors
+from autotune.report.confusion import Answered, Errors
 from autotune.report.finals import FinalsSection, finals_section
+from autotune.report.gallery import ClassGallery, class_galleries
 from autotune.report.importance import HyperparameterImportance, Importances
 from autotune.report.later import LaterSection, later_section, latest_scores
 from autotune.report.thumbnails import Thumbnail, first_shown, thumbnail
@@ -33,12 +34,14 @@ from autotune.study.rows import COMPLETE, PRUNED, Evaluation, ExportRow, StudyFa
 from autotune.study.summary import Summary, find_study, study_status
 from autotune.text import duration, percent, plural
 from autotune.training.metrics import find_metric
+from autotune.training.outcome import GAP, Epoch
 
 FILE = "report.html"
 TEMPLATE = Path(__file__).with_name(FILE)
 N_CURVES = 4
 N_SLICES = 6
-N_GROUPS = 12  # groups shown of duplicates, and of conflicting labels
+N_GROUPS = 12  # groups shown of duplicates, of near-duplicates and of conflicting labels
+N_IN_GROUP = 4  # different pictures shown of a group
 N_SKIPPED = 12
 N_ALIKE = 12  # shown of each class
 N_CLASSES = 12  # above this, the lowest recalls and the rarest classes get separate tables
@@ -90,9 +93,9 @@ class BackboneRow:
 
 @dataclass(frozen=True)
 class PictureGroup:
-    """Duplicates or near-duplicates of one picture. picture: the one that is shown."""
+    """Duplicates or near-duplicates of one picture. shown: one of those that are identical."""
 
-    picture: Thumbnail
+    shown: list[Thumbnail]
     pictures: tuple[Picture, ...]
 
 
@@ -100,7 +103,8 @@ class PictureGroup:
 class TestSection:
     """The test scores by class and by picture.
 
-    baseline: the share of the most frequent class. weakest, rarest: empty if one table shows all classes.
+    baseline: the share of the most frequent class. weakest, rarest: empty if one table shows all classes. answered,
+    galleries: empty for an evaluation of an earlier version.
     """
 
     scores: Evaluation
@@ -110,6 +114,8 @@ class TestSection:
     weakest: list[confusion.ClassRow]
     rarest: list[confusion.ClassRow]
     reliability: Markup | None
+    answered: list[Answered]
+    galleries: list[ClassGallery]
 
 
 @dataclass(frozen=True)
@@ -133,7 +139,7 @@ class LookAlikes:
 
 @dataclass(frozen=True)
 class DataSection:
-    """Skipped files, duplicates and conflicting labels. shown: skipped files that can be displayed."""
+    """Skipped files, duplicates, near-duplicates and conflicting labels. shown: skipped files that can be displayed."""
 
     skipped: tuple[SkippedFile, ...]
     shown: list[Thumbnail]
@@ -141,6 +147,8 @@ class DataSection:
     n_conflicts: int
     duplicates: list[PictureGroup]
     n_duplicates: int
+    near: list[PictureGroup]
+    n_near: int
     look_alikes: list[LookAlikes]
 
 
@@ -157,6 +165,7 @@ class ReportPage:
     scores_chart: Markup
     head_of: str
     curves: list[TrialCurve]
+    n_curves_below: int
     history_wide: Markup
     history_narrow: Markup
     room: AxisRange
@@ -213,6 +222,7 @@ def _page(record: Record, folder: Path, summary: Summary, winner: TrialRow) -> R
     label = f"{metric} of {plural(len(rows), 'trial')} by trial number; the best reached {percent(rows[0].value)}"
     order = [(row.number, row.state, row.value) for row in rows]
     exports = record.exports()
+    curves, n_below = _curves(record, summary, metric)
     return ReportPage(
         summary=summary,
         winner=winner,
@@ -222,7 +232,8 @@ def _page(record: Record, folder: Path, summary: Summary, winner: TrialRow) -> R
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         scores_chart=_scores_chart(summary, winner, metric),
         head_of=labels.get(summary.probes[0].backbone, "") if summary.probes else "",
-        curves=_curves(record, summary, metric),
+        curves=curves,
+        n_curves_below=n_below,
         history_wide=charts.history(order, room, charts.WIDE, label),
         history_narrow=charts.history(order, room, charts.NARROW, label),
         room=room,
@@ -262,14 +273,15 @@ def _scores_chart(summary: Summary, winner: TrialRow, metric: str) -> Markup:
     return charts.scores(rows, test.value_interval if test else None, label)
 
 
-def _curves(record: Record, summary: Summary, metric: str) -> list[TrialCurve]:
+def _curves(record: Record, summary: Summary, metric: str) -> tuple[list[TrialCurve], int]:
+    """Return the curves of the best trials, and the number of values below their axis."""
     best = [row for row in summary.leaderboard if row.state == COMPLETE][:N_CURVES]
     found = [(row, record.curve(row.number)) for row in best]
     found = [(row, epochs) for row, epochs in found if epochs]
     if not found:
-        return []
+        return [], 0
     room = charts.axis_range(
-        [value for _, epochs in found for epoch in epochs for value in (epoch.train, epoch.validation)], whole=True
+        [value for _, epochs in found for epoch in epochs for value in (epoch.train, epoch.validation)]
     )
     longest = max(len(epochs) for _, epochs in found)
     curves = []
@@ -281,9 +293,22 @@ def _curves(record: Record, summary: Summary, metric: str) -> list[TrialCurve]:
             f"{percent(validation[-1])}, best validation value {percent(value)} in epoch {best_epoch}"
         )
         plot = charts.curve(f"curve-{row.number}", train, validation, best_epoch, longest, room, label)
-        ended, words = ENDS.get(row.ended, row.ended), summary.describe(row)
+        words, ended = summary.describe(row), _why_ended(row, epochs, record.facts().settings["gap"])
         curves.append(TrialCurve(row.number, value, words, ended, best_epoch, row.epochs or 0, plot))
-    return curves
+    return curves, room.n_below
+
+
+def _why_ended(row: TrialRow, epochs: Sequence[Epoch], limit: float) -> str:
+    """Say why a trial ended; if the gap stopped it, with the numbers. limit: the setting `gap`."""
+    if row.ended != GAP:
+        return ENDS.get(row.ended, row.ended)
+    gap, values = epochs[-1].gap, [epoch.validation for epoch in epochs]
+    n_since = len(values) - 1 - values.index(max(values))  # a later best epoch has an equal score
+    size = f"{100 * gap:.1f} percentage points, " + ("over the limit of" if gap > limit else "growing, the limit is")
+    return (
+        f"stopped by the gap between training and validation ({size} {100 * limit:g}), after "
+        f"{plural(n_since, 'epoch')} without a higher validation score"
+    )
 
 
 def _slices(importances: Importances, room: AxisRange, metric: str) -> list[HyperparameterSlice]:
@@ -330,6 +355,8 @@ def _tested(summary: Summary, root: Path, pictures: Sequence[Picture]) -> TestSe
         weakest=rows[: N_CLASSES // 2] if has_many else [],
         rarest=sorted(rows, key=lambda row: (row.pictures[TRAIN], row.recall))[: N_CLASSES // 2] if has_many else [],
         reliability=_reliability(scores),
+        answered=confusion.answered(scores.confidence, scores.right) if scores.confidence else [],
+        galleries=class_galleries(scores, [one for one in pictures if one.part == TEST], classes, root),
     )
 
 
@@ -356,7 +383,8 @@ def _data(facts: StudyFacts, pictures: Sequence[Picture], root: Path) -> DataSec
         )
     duplicates = [group for group in tied.values() if len(group) > 1]
     conflicts = groups.conflicting_labels(duplicates)
-    agreeing = [group for group in duplicates if group not in conflicts]
+    near = [group for group in groups.near_duplicates(duplicates) if group not in conflicts]
+    agreeing = [group for group in duplicates if group not in conflicts and group not in near]
     # Most skipped files cannot be decoded, and every attempt takes time.
     paths = [one.path for one in skipped[: 5 * N_SKIPPED]]
     return DataSection(
@@ -366,6 +394,8 @@ def _data(facts: StudyFacts, pictures: Sequence[Picture], root: Path) -> DataSec
         n_conflicts=len(conflicts),
         duplicates=_shown(agreeing, root),
         n_duplicates=len(agreeing),
+        near=_shown(near, root),
+        n_near=len(near),
         look_alikes=_look_alikes(facts.look_alikes, pictures, root),
     )
 
@@ -381,7 +411,11 @@ def _look_alikes(found: Mapping[str, Sequence[str]], pictures: Sequence[Picture]
 
 
 def _shown(tied: Sequence[Sequence[Picture]], root: Path) -> list[PictureGroup]:
-    return [PictureGroup(thumbnail(root, group[0].path), tuple(group)) for group in tied[:N_GROUPS]]
+    found = []
+    for group in tied[:N_GROUPS]:
+        different = list({picture.digest: picture for picture in reversed(group)}.values())[::-1]
+        found.append(PictureGroup([thumbnail(root, one.path) for one in different[:N_IN_GROUP]], tuple(group)))
+    return found
 
 
 def _percent(share: float | None) -> str:

@@ -31,13 +31,13 @@ class Thumbnail:
         return 0 < max(self.width, self.height) <= TINY
 
 
-def thumbnail(root: Path, path: str) -> Thumbnail:
-    """Return a thumbnail; without a source if the picture is missing or cannot be read."""
+def thumbnail(root: Path, path: str, longest: int = LONGEST) -> Thumbnail:
+    """Return a thumbnail; without a source if the picture is missing or cannot be read. longest: side, in pixels."""
     try:
         image = read_picture(root / path)
     except (OSError, UnreadableError, ValueError):  # ValueError: the path contains a null byte
         return Thumbnail(path)
-    image.thumbnail((LONGEST, LONGEST))
+    image.thumbnail((longest, longest))
     kind = "png" if max(image.size) <= TINY else "jpeg"
     file = io.BytesIO()
     image.save(file, kind, quality=QUALITY)

@@ -103,6 +103,7 @@ def score_logits(metric: str, logits: Tensor, pictures: Sequence[Picture], class
         ),
         right=tuple(bool(one) for one in correct),
         confidence=tuple(round(float(one), 6) for one in confidence),
+        predicted=tuple(int(one) for one in predicted),
         mistakes=tuple(
             Mistake(pictures[i].path, pictures[i].label, classes[predicted[i]], round(float(confidence[i]), 4))
             for i in misclassified[:MISTAKES]

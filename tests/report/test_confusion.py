@@ -10,7 +10,7 @@ def test_matrix_of_many_classes_shows_those_with_the_most_errors() -> None:
     counts = np.diag(np.full(40, 5))
     counts[30, 3], counts[31, 39], counts[32, 33] = 4, 2, 1
     names = [f"class {i}" for i in range(40)]
-    found = confusion.matrix(counts.tolist(), names)
+    found = confusion.matrix(counts.tolist(), names, confusion.MOST_CLASSES)
     assert len(found.classes) == confusion.MOST_CLASSES
     assert {"class 3", "class 30", "class 31", "class 32", "class 33", "class 39"} <= set(found.classes)
     assert found.n_hidden == 15

@@ -138,7 +138,7 @@ def test_report_contains_the_scores_of_the_record(made: Path) -> None:
 @pytest.mark.slow
 def test_duplicates_conflicting_labels_and_skipped_files_are_shown(made: Path) -> None:
     text = written()
-    words, pictures = plain(text), text[text.index('id="data"') : text.index('id="export"')]
+    words, pictures = plain(text), text[text.index('id="data"') : text.index('id="reproduce"')]
     first, second, third = NAMES.values()
     assert re.search(rf"{re.escape(second)}/\d+\.png.*{re.escape(third)}/wrong\.bmp", words)
     assert f"{first}/copy.bmp" in words
@@ -172,7 +172,7 @@ def test_a_final_model_without_an_evaluation_is_reported(made: Path) -> None:
     text = plain(written())
     assert "Evaluated on the test set" not in text
     assert "Accuracy on the validation set. The final model has not been evaluated on the test set yet." in text
-    assert text.count("Not available: the final model has not been evaluated on the test set yet.") == 4
+    assert text.count("Not available: the final model has not been evaluated on the test set yet.") == 5
     assert [one for one in Reader(written()).ids if one in SECTIONS] == list(SECTIONS)
 
 
