@@ -80,6 +80,7 @@ class Listener:
     def epoch(self, row: Epoch) -> None:
         self.rows.append(row)
 
+    def check_time(self) -> None: ...
     def cache_progress(self, *_: int) -> None: ...
 
 

@@ -34,6 +34,9 @@ class Reporter:
     def epoch(self, row: Epoch) -> None:
         self.rows.append(row)
 
+    def check_time(self) -> None:
+        """There is no time limit."""
+
     def cache_progress(self, done: int, total: int) -> None:
         pass
 

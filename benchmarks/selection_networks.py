@@ -40,6 +40,9 @@ class Reporter:
     def epoch(self, row: FoldEpoch) -> str | None:
         return None
 
+    def check_time(self) -> None:
+        """There is no time limit."""
+
     def cache_progress(self, done: int, total: int) -> None:
         pass
 

@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from unittest import mock
 
+import psutil
 import pytest
 
 from autotune.cli.app import main
@@ -37,3 +38,18 @@ def run_command(*words: str, stdin: str = "", columns: int = 80) -> Done:
     code = leave.value.code
     assert isinstance(code, int)
     return Done(code, out.getvalue(), error.getvalue())
+
+
+def workers_of(pid: int) -> list[psutil.Process]:
+    """Return the workers of a driver's process, without Python's helpers that run until its end."""
+    below = psutil.Process(pid).children(recursive=True)
+    helpers = ("forkserver", "resource_tracker")
+    helping = {one.pid for one in below if one.ppid() == pid and any(name in _line(one) for name in helpers)}
+    return [one for one in below if one.pid not in helping]
+
+
+def _line(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:  # it has just ended
+        return ""

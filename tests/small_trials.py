@@ -10,20 +10,29 @@ from autotune.search.candidates import select_backbones
 from autotune.search.plan import Plan, build_context, make_plan
 from autotune.search.settings import read_settings
 from autotune.training.context import TrialContext
-from autotune.training.outcome import Epoch
+from autotune.training.outcome import Epoch, OutOfTimeError
 
 
 class KeptEpochs:
-    """A reporter that stores the rows and stops the trial after `stop_after` of them."""
+    """A reporter that stores the rows and stops the trial after `stop_after` of them.
 
-    def __init__(self, stop_after: int = 0, reason: str = "pruned") -> None:
+    most_batches: after which the time limit has passed.
+    """
+
+    def __init__(self, stop_after: int = 0, reason: str = "pruned", most_batches: float = float("inf")) -> None:
         self.rows: list[Epoch] = []
         self._stop_after = stop_after
         self._reason = reason
+        self._batches_left = most_batches
 
     def epoch(self, row: Epoch) -> str | None:
         self.rows.append(row)
         return self._reason if len(self.rows) == self._stop_after else None
+
+    def check_time(self) -> None:
+        self._batches_left -= 1
+        if self._batches_left < 0:
+            raise OutOfTimeError
 
     def cache_progress(self, done: int, total: int) -> None:
         pass

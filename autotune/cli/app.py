@@ -93,7 +93,7 @@ def search(
         typer.Option(
             parser=seconds_of,
             metavar="DURATION",
-            help="Stop trials and finals after this time (300, 5m, 2h), then evaluate the best model.",
+            help="Finish within this time (300, 5m, 2h), including the finals and the test.",
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Random seed of the split and the trials.")] = None,

@@ -82,6 +82,7 @@ def check(
     weights: WeightsDir = None,
 ) -> None:
     """Check a backbone: shapes, what each depth freezes and trains, training and evaluation mode, gradients."""
+    typer.echo(f"Checking {name}; a large backbone takes a minute.", err=True)  # before torch is imported
     from autotune.training.check import check_backbone
 
     def show(result: CheckResult) -> None:

@@ -8,7 +8,7 @@ from typing import Self
 import rich.progress
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 
 from autotune.study.listener import Progress, StudyListener
 from autotune.study.rows import FAILED, BackboneFacts, TrialRow
@@ -30,6 +30,7 @@ class PlainConsole(StudyListener):
         self._tasks: dict[str, TaskID] = {}
         self._started: dict[str, tuple[float, int]] = {}  # by title: when it started, and how much was done then
         self._printed: dict[str, float] = {}
+        self._ends: float | None = None  # the estimated end of the study, on time.monotonic's clock
 
     def __enter__(self) -> Self:
         return self
@@ -55,7 +56,9 @@ class PlainConsole(StudyListener):
         return show
 
     def estimated(self, seconds: float) -> None:
-        self.say(f"Estimated time left: {duration(seconds)}.")
+        if self._ends is None:
+            self.say(f"Estimated time left: {duration(seconds)}.")
+        self._ends = time.monotonic() + seconds
 
     def finished(self, row: TrialRow, backbone: BackboneFacts, is_best: bool) -> None:
         self.say(trial_line(row, backbone, is_best))
@@ -67,25 +70,34 @@ class PlainConsole(StudyListener):
 
     def _show_bar(self, title: str, done: int, total: int) -> None:
         if self._bars is None:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            left = TextColumn("{task.fields[left]}")
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), left)
             self._bars = rich.progress.Progress(*columns, console=self.rich)
             self._bars.start()
         if title not in self._tasks:
-            self._tasks[title] = self._bars.add_task(title, total=total)
-        self._bars.update(self._tasks[title], completed=done, total=total)
+            self._tasks[title] = self._bars.add_task(title, total=total, left="")
+        self._bars.update(self._tasks[title], completed=done, total=total, left=self._left(title, done, total))
         if done >= total:
             self._bars.remove_task(self._tasks.pop(title))
+            self._started.pop(title, None)
 
     def _show_line(self, title: str, done: int, total: int) -> None:
         now = time.monotonic()
-        started, first = self._started.setdefault(title, (now, done))
+        left = self._left(title, done, total)
         if done >= total:
-            del self._started[title]
+            self._started.pop(title)
             self._printed.pop(title, None)
-        elif now - self._printed.setdefault(title, started) >= PLAIN_SECONDS and done > first:
+        elif now - self._printed.setdefault(title, now) >= PLAIN_SECONDS and left:
             self._printed[title] = now
-            left = (now - started) / (done - first) * (total - done)
-            self.say(f"{title}: {done} of {total}, about {duration(left)} left")
+            self.say(f"{title}: {done} of {total}{left}")
+
+    def _left(self, title: str, done: int, total: int) -> str:
+        """Return the time left: of the study once it is estimated, else of this task at its pace; "" if unknown."""
+        now = time.monotonic()
+        started, first = self._started.setdefault(title, (now, done))
+        if self._ends is not None:
+            return f"; the study has about {duration(max(self._ends - now, 0.0))} left"
+        return f", about {duration((now - started) / (done - first) * (total - done))} left" if done > first else ""
 
 
 def trial_line(row: TrialRow, backbone: BackboneFacts, is_best: bool) -> str:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len
+from rich.control import Control
 from rich.live import Live
+from rich.segment import ControlType
 from rich.text import Text
 
 from autotune.cli import panel
 from autotune.cli.console import PlainConsole
 from autotune.cli.memory_use import memory_in_use
 from autotune.cli.panel import PanelState, ProgressBar, RunningTrial
-from autotune.study.listener import TRIALS, Outline
+from autotune.study.listener import Outline
 from autotune.study.rows import BackboneFacts, TrialRow
 
 if TYPE_CHECKING:
@@ -36,6 +40,21 @@ def open_console(quiet: bool, program: bool, verbose: bool) -> PlainConsole:
     return LiveConsole(verbose=verbose)
 
 
+class _ResizableLive(Live):
+    """Also erases the lines that a terminal has wrapped because it became narrower: rich counts them as they were."""
+
+    _drawn: Sequence[str] = ()
+
+    def refresh(self) -> None:
+        width = self.console.width
+        n_wrapped = sum(max(math.ceil(cell_len(line) / width) - 1, 0) for line in self._drawn)
+        if n_wrapped:
+            self.console.control(Control(*((ControlType.ERASE_IN_LINE, 2), (ControlType.CURSOR_UP, 1)) * n_wrapped))
+        super().refresh()
+        shown = self.get_renderable()
+        self._drawn = shown.plain.split("\n") if isinstance(shown, Text) else ()
+
+
 class LiveConsole(PlainConsole):
     """Redrawn after events and once a second. Printed lines stay above the panel."""
 
@@ -54,7 +73,7 @@ class LiveConsole(PlainConsole):
     def estimated(self, seconds: float) -> None:
         super().estimated(seconds)
         with self._held:
-            self.state.estimate = seconds
+            self.state.ends = time.monotonic() + seconds
         self._show()
 
     def progress(self, title: str) -> Callable[[int, int], None]:
@@ -62,8 +81,7 @@ class LiveConsole(PlainConsole):
             now = time.monotonic()
             with self._held:
                 bars = self.state.bars
-                expected = self.state.estimate if title == TRIALS else None
-                bar = bars.setdefault(title, ProgressBar(title, done, total, now, now, done, expected))
+                bar = bars.setdefault(title, ProgressBar(title, done, total, now, now, done))
                 bar.done, bar.total, bar.updated = done, total, now
                 if done >= total:
                     del bars[title]
@@ -106,7 +124,9 @@ class LiveConsole(PlainConsole):
     def _show(self) -> None:
         now = time.monotonic()
         if self._live is None:
-            self._live = Live(get_renderable=self.drawn, console=self.rich, refresh_per_second=TICKS, transient=True)
+            self._live = _ResizableLive(
+                get_renderable=self.drawn, console=self.rich, refresh_per_second=TICKS, transient=True
+            )
             self._live.start()
             self.rich.show_cursor()  # rich hides it, and after kill -9 it would stay hidden
         elif now - self._drawn_at < SOONEST:

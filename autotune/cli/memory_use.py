@@ -11,7 +11,7 @@ from autotune.text import file_size
 
 @dataclass(frozen=True)
 class MemoryUse:
-    """Bytes. own, workers: resident memory of the driver and of its children. gpu: used by all programs, and total."""
+    """Bytes. own, workers: memory of the driver and of its children. gpu: used by all programs, and total."""
 
     own: int
     workers: int
@@ -28,13 +28,15 @@ class MemoryUse:
 def memory_in_use(device: str) -> MemoryUse:
     """Measure this process, its children and, if `device` is a GPU, the GPU."""
     me = psutil.Process()
-    children = sum(_resident(child) for child in me.children(recursive=True))
-    return MemoryUse(_resident(me), children, psutil.virtual_memory().total, _gpu(device))
+    children = sum(_memory(child) for child in me.children(recursive=True))
+    return MemoryUse(_memory(me), children, psutil.virtual_memory().total, _gpu(device))
 
 
-def _resident(process: psutil.Process) -> int:
+def _memory(process: psutil.Process) -> int:
+    """Return the resident memory; of pages that processes share, each has its part, where the system tells it."""
     try:
-        return int(process.memory_info().rss)
+        full = process.memory_full_info()
+        return int(getattr(full, "pss", full.rss))
     except psutil.Error:  # the process has just ended
         return 0
 

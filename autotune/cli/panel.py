@@ -31,10 +31,7 @@ TRAIN, VALIDATION, MUTED = "cyan", "magenta", "dim"
 
 @dataclass
 class ProgressBar:
-    """One task. started, updated: seconds on the panel's clock. first: what was done when it started.
-
-    expected: the seconds that it was estimated to take before it started.
-    """
+    """One task. started, updated: seconds on the panel's clock. first: what was done when it started."""
 
     title: str
     done: int
@@ -42,14 +39,13 @@ class ProgressBar:
     started: float
     updated: float
     first: int
-    expected: float | None = None
 
     def left(self, now: float) -> float | None:
-        """Seconds left, at the pace so far."""
-        if self.done > self.first:
-            pace = (self.updated - self.started) / (self.done - self.first)
-            return max(pace * (self.total - self.done) - (now - self.updated), 0.0)
-        return None if self.expected is None else max(self.expected - (now - self.started), 0.0)
+        """Seconds left, at the pace so far; None if it is not known."""
+        if self.done == self.first:
+            return None
+        pace = (self.updated - self.started) / (self.done - self.first)
+        return max(pace * (self.total - self.done) - (now - self.updated), 0.0)
 
 
 @dataclass
@@ -64,10 +60,13 @@ class RunningTrial:
 
 @dataclass
 class PanelState:
-    """What the panel shows. ended: finished trials, best first, each with its hyperparameters in words."""
+    """What the panel shows. ends: the estimated end of the study, on the panel's clock.
+
+    ended: finished trials, best first, each with its hyperparameters in words.
+    """
 
     outline: Outline | None = None
-    estimate: float | None = None
+    ends: float | None = None
     bars: dict[str, ProgressBar] = field(default_factory=dict)
     runs: dict[int, RunningTrial] = field(default_factory=dict)
     ended: list[tuple[TrialRow, str]] = field(default_factory=list)
@@ -76,12 +75,12 @@ class PanelState:
 
 def draw_panel(view: PanelState, now: float, width: int, height: int) -> Text:
     """Draw the most detailed form that fits `width` cells and `height` lines."""
-    bars = _bars(list(view.bars.values()), now, width)
+    bars = _bars(view, now, width)
     foot = [Text(view.memory.words, MUTED)] if view.memory else []
     least_board = min(len(view.ended), FEWEST_LEADERS) + 1 if view.ended else 0
     lines: list[Text] = []
     for n_head, run in _forms(view.outline, now, width):
-        head = _head(view, width)[:n_head]
+        head = _head(view, now, width)[:n_head]
         runs = [line for one in view.runs.values() for line in run(one)]
         lines = [*head, *bars, *runs]
         if len(lines) + len(foot) + least_board <= height:
@@ -122,14 +121,12 @@ def _forms(
     ]
 
 
-def _head(view: PanelState, width: int) -> list[Text]:
-    """A rule below the printed lines; then the study and its plan, as many facts per line as fit."""
+def _head(view: PanelState, now: float, width: int) -> list[Text]:
+    """A rule below the printed lines; then the study, the time left and the plan, as many facts per line as fit."""
     if view.outline is None:
         return []
     rule = Text("─" * width, MUTED)
-    facts = list(view.outline.facts)
-    if view.estimate is not None:
-        facts.append(f"estimated {duration(view.estimate)}")
+    facts = [*_times(view, now), *view.outline.facts]
     lines = [Text(view.outline.study, "bold")]
     for fact in facts:
         joint = ": " if len(lines) == 1 and lines[0].plain == view.outline.study else "; "
@@ -140,11 +137,22 @@ def _head(view: PanelState, width: int) -> list[Text]:
     return [rule, *lines]
 
 
-def _bars(bars: Sequence[ProgressBar], now: float, width: int) -> list[Text]:
+def _times(view: PanelState, now: float) -> list[str]:
+    """Return the time left of the study and, if there is one, of its time limit, which counts down."""
+    assert view.outline
+    times = [] if view.ends is None else [f"about {duration(max(view.ends - now, 0.0))} left"]
+    if view.outline.deadline is not None:
+        times.append(f"time limit in {duration(max(view.outline.deadline - now, 0.0))}")
+    return times
+
+
+def _bars(view: PanelState, now: float, width: int) -> list[Text]:
+    """The tasks. Once the time left of the study is known, no task has one of its own, which would contradict it."""
+    bars = list(view.bars.values())
     longest = max((len(bar.title) for bar in bars), default=0)
     lines = []
     for bar in bars:
-        left = bar.left(now)
+        left = bar.left(now) if view.ends is None else None
         count = f" {bar.done} of {bar.total}" + ("" if left is None else f", about {duration(left)} left")
         columns = max(min(width - longest - 1 - len(count), WIDEST_BAR), 3)
         full = round(columns * bar.done / max(bar.total, 1))

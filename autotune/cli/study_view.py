@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from autotune.cli.tables import cell_name, new_table, short_path
@@ -50,9 +51,10 @@ def show_study(summary: Summary, console: PlainConsole) -> None:
 
 
 def _running(one: Running, n_done: int) -> str:
+    left = "" if one.ends is None else f"; about {duration(max(one.ends - time.time(), 0.0))} left"
     return (
         f"Running since {one.since[11:16]} UTC ({one.since[:10]}), process {one.process} on {one.host}: {one.doing}; "
-        f"{n_done} of {plural(one.asked, 'trial')} done."
+        f"{n_done} of {plural(one.asked, 'trial')} done{left}."
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import sys
+import time
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +20,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from autotune.errors import StudyError
-from autotune.training.outcome import Epoch, FoldEpoch, FoldOutcome, ProbeOutcome, SoupOutcome, TrialOutcome
+from autotune.training.outcome import (
+    Epoch,
+    FoldEpoch,
+    FoldOutcome,
+    OutOfTimeError,
+    ProbeOutcome,
+    SoupOutcome,
+    TrialOutcome,
+)
 from autotune.training.params import Params
 
 if TYPE_CHECKING:
@@ -45,6 +54,19 @@ class ProbeTask:
 @dataclass(frozen=True)
 class TrialTask:
     """Train one trial."""
+
+    number: int
+    params: Params
+
+    @property
+    def name(self) -> str:
+        """Name of the task's log."""
+        return f"trial-{self.number:04d}"
+
+
+@dataclass(frozen=True)
+class ProbeTrialTask:
+    """Make the linear probe the outcome of a trial, without training it."""
 
     number: int
     params: Params
@@ -83,15 +105,19 @@ class SoupTask:
         return f"final-{self.number:04d}-soup"
 
 
-Task = ProbeTask | TrialTask | FoldTask | SoupTask
+Task = ProbeTask | TrialTask | ProbeTrialTask | FoldTask | SoupTask
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """A task with the files that it needs from the study folder: content by name."""
+    """A task with the files that it needs from the study folder: content by name.
+
+    seconds: after which it stops within a batch; None: it may take any time.
+    """
 
     task: Task
     files: Mapping[str, bytes]
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -110,7 +136,7 @@ class PixelSet:
     digests: tuple[str, ...]
 
 
-# Reports of a worker. An outcome, Failed, Refused and Died end the task.
+# Reports of a worker. An outcome, Unfinished, Failed, Refused and Died end the task.
 
 
 @dataclass(frozen=True)
@@ -124,6 +150,11 @@ class CacheProgress:
 
     done: int
     total: int
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """The time limit of the task passed before it had a result. Given again, it goes on where it was saved last."""
 
 
 @dataclass(frozen=True)
@@ -151,20 +182,12 @@ class Died:
 
 
 Outcome = TrialOutcome | ProbeOutcome | FoldOutcome | SoupOutcome
-Report = Epoch | FoldEpoch | CacheProgress | Outcome | Failed | Refused
+Report = Epoch | FoldEpoch | CacheProgress | Outcome | Unfinished | Failed | Refused
 Message = Report | Died
 
 
 class ChannelClosedError(Exception):
     """The other end of a worker's channel is closed: the worker exits."""
-
-
-@dataclass(frozen=True)
-class TaskTiming:
-    """How long a task runs, in seconds. total: since it was given. longest: between two of its messages, so far."""
-
-    total: float
-    longest: float
 
 
 # Interfaces that an engine implements.
@@ -174,8 +197,8 @@ class Place(ABC):
     """One slot on one device, with at most one task at a time."""
 
     @abstractmethod
-    def give(self, task: Task, files: Mapping[str, bytes]) -> None:
-        """Start a task; the place must be idle. files: as in `Assignment`."""
+    def give(self, task: Task, files: Mapping[str, bytes], seconds: float | None = None) -> None:
+        """Start a task; the place must be idle. files, seconds: as in `Assignment`."""
 
     @abstractmethod
     def answer(self, stop: str | None) -> None:
@@ -187,8 +210,8 @@ class Place(ABC):
 
     @property
     @abstractmethod
-    def timing(self) -> TaskTiming | None:
-        """How long the task runs; None without a task."""
+    def seconds(self) -> float | None:
+        """Seconds since the task was given; None without a task."""
 
 
 class Engine(ABC):
@@ -276,12 +299,16 @@ class _Worker:
         self._send = send
         self._scratch = scratch
         self._backbones: LoadedBackbones | None = None
+        self._deadline: float | None = None  # of the task, on time.monotonic's clock
 
-    def outcome(self, assignment: Assignment) -> Outcome | Failed | Refused:
+    def outcome(self, assignment: Assignment) -> Outcome | Unfinished | Failed | Refused:
+        self._deadline = None if assignment.seconds is None else time.monotonic() + assignment.seconds
         try:
             return self._run(assignment.task, assignment.files)
         except ChannelClosedError:
             raise
+        except OutOfTimeError:
+            return Unfinished()
         except StudyError as error:
             return Refused(error.problem, error.fix)
         except OSError as error:
@@ -302,16 +329,23 @@ class _Worker:
 
     def cache_progress(self, done: int, total: int) -> None:
         self._send(CacheProgress(done, total))
+        self.check_time()
+
+    def check_time(self) -> None:
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            raise OutOfTimeError
 
     def _run(self, task: Task, files: Mapping[str, bytes]) -> Outcome:
         from autotune.training.fold import run_fold, run_soup
-        from autotune.training.trial import run_probe, run_trial
+        from autotune.training.trial import run_probe, run_trial, take_probe
 
         backbones = self._loaded()
         if isinstance(task, ProbeTask):
             return run_probe(backbones, task.backbone, task.pixels, self)
         if isinstance(task, TrialTask):
             return run_trial(backbones, task.number, task.params, files, self._scratch, self)
+        if isinstance(task, ProbeTrialTask):
+            return take_probe(backbones, task.number, task.params, files)
         if isinstance(task, SoupTask):
             return run_soup(backbones, task.params, [files[name] for name in sorted(files)], self)
         return run_fold(backbones, task.number, task.params, task.fold, task.epochs, files, self._scratch, self)

@@ -14,6 +14,7 @@ import types
 from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing import connection
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -32,7 +33,7 @@ from autotune.engines.base import (
     Refused,
     Report,
     Task,
-    TaskTiming,
+    Unfinished,
     serve,
 )
 from autotune.errors import StudyError
@@ -122,18 +123,18 @@ class LocalEngine(Engine):
 
 
 class LocalPlace(Place):
-    """One child process. It is spawned, for the same behaviour on Linux, macOS and Windows."""
+    """One child process."""
 
     def __init__(self, folder: Path) -> None:
-        spawn = multiprocessing.get_context("spawn")
-        self.pipe, theirs = spawn.Pipe()
+        context = _process_context()
+        self.pipe, theirs = context.Pipe()
         self.task: Task | None = None
         self.is_ready = False
         self._killed = ""
-        self._given = self._heard = self._longest = 0.0  # on time.monotonic's clock
+        self._given = 0.0  # on time.monotonic's clock
         # The context is sent through the pipe. As an argument, a large context blocks this process forever if the child
         # dies early. The child can also load torch while the context is being built.
-        self._process = spawn.Process(target=_work, args=(theirs, folder), daemon=True)
+        self._process = context.Process(target=_work, args=(theirs, folder, dict(os.environ)), daemon=True)
         with _ignored_ctrl_c(), _hidden_main():
             self._process.start()
         theirs.close()
@@ -142,11 +143,10 @@ class LocalPlace(Place):
         """Send the context, once, before the first task."""
         self._send(context)
 
-    def give(self, task: Task, files: Mapping[str, bytes]) -> None:
+    def give(self, task: Task, files: Mapping[str, bytes], seconds: float | None = None) -> None:
         self.task = task
-        self._given = self._heard = time.monotonic()
-        self._longest = 0.0
-        self._send(Assignment(task, files))
+        self._given = time.monotonic()
+        self._send(Assignment(task, files, seconds))
 
     def answer(self, stop: str | None) -> None:
         self._send(Answer(stop))
@@ -156,8 +156,8 @@ class LocalPlace(Place):
         self._process.kill()
 
     @property
-    def timing(self) -> TaskTiming | None:
-        return TaskTiming(time.monotonic() - self._given, self._longest) if self.task else None
+    def seconds(self) -> float | None:
+        return time.monotonic() - self._given if self.task else None
 
     def read(self) -> Ready | Message:
         """Return the next message, or Died if the process has exited."""
@@ -168,9 +168,7 @@ class LocalPlace(Place):
             self.wait_or_kill(0.0)
             return Died(self._killed or _reason(self._process.exitcode), was_killed=bool(self._killed))
         self.is_ready = True
-        now = time.monotonic()
-        self._longest, self._heard = max(self._longest, now - self._heard), now
-        if isinstance(message, (Outcome, Failed, Refused)):
+        if isinstance(message, (Outcome, Unfinished, Failed, Refused)):
             self.task = None
         return message
 
@@ -189,6 +187,18 @@ class LocalPlace(Place):
     def _send(self, message: object) -> None:
         with contextlib.suppress(OSError):  # the next `read` returns Died
             self.pipe.send(message)
+
+
+def _process_context() -> SpawnContext | ForkServerContext:
+    """Return how to start a worker: by a process that has imported torch, once for all workers, or as a new one.
+
+    The former only on Linux: Windows has no fork, and on macOS a fork of threads that a library has started may crash.
+    """
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["autotune.training.trial"])
+    return context
 
 
 def _reason(exit_code: int | None) -> str:
@@ -215,7 +225,7 @@ def _ignored_ctrl_c() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _hidden_main() -> Iterator[None]:
-    """Let children started in this context not run the user's script again. spawn does so if the script has no
+    """Let children started in this context not run the user's script again. Python does so if the script has no
     `if __name__ == "__main__"`; workers do not need it.
     """
     main = sys.modules["__main__"]
@@ -230,8 +240,10 @@ def _hidden_main() -> Iterator[None]:
 
 
 @collected_less_often()
-def _work(pipe: Connection[Any, Any], folder: Path) -> None:
-    """Load torch, wait for the context, then serve."""
+def _work(pipe: Connection[Any, Any], folder: Path, environment: Mapping[str, str]) -> None:
+    """Load torch, wait for the context, then serve. environment: of the driver; that of a forked process is older."""
+    os.environ.clear()
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # in case it is not inherited
     threading.Thread(target=_exit_with_the_driver, daemon=True).start()
     _redirect_output(Path(os.devnull))  # until there is a task

@@ -35,8 +35,10 @@ class Checkpoints:
 
     def needed_by(self, params: Params) -> dict[str, bytes]:
         """Return the files that a trial starts from: content by name. Raises StudyError if one cannot be used."""
-        if not self._context.starts_from_probe(params):
-            return {}
+        return self.probe(params) if self._context.starts_from_probe(params) else {}
+
+    def probe(self, params: Params) -> dict[str, bytes]:
+        """Return the file of the probe of a trial's backbone and size, by name. Raises StudyError if it is unusable."""
         name = probe_file_name(params.backbone, params.pixels)
         return {name: self.files.content(f"{CHECKPOINTS}/{name}")}
 

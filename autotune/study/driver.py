@@ -16,18 +16,21 @@ from autotune.engines.base import (
     Outcome,
     Place,
     ProbeTask,
+    ProbeTrialTask,
     Refused,
     Task,
     TrialTask,
+    Unfinished,
 )
 from autotune.errors import StudyError
 from autotune.search.cost_penalty import CostPenalty
 from autotune.search.optuna_study import OptunaStudy
 from autotune.study.checkpoints import Checkpoints
-from autotune.study.limits import TimeLimits
+from autotune.study.limits import TOO_SHORT, TimeLimits
 from autotune.study.listener import TRIALS, StudyListener
 from autotune.study.record import Record
 from autotune.study.rows import COMPLETE, FAILED, PRUNED, BackboneFacts, TrialRow
+from autotune.study.time_keeper import TimeKeeper
 from autotune.training.outcome import TIMEOUT, Epoch, FoldEpoch, ProbeOutcome, TrialOutcome
 from autotune.training.params import Params
 
@@ -37,45 +40,50 @@ STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: Tria
 
 
 class Driver:
-    """One run of a study's trials. After the deadline of the limits, every trial is stopped.
+    """One run of a study's trials. At the deadline of the limits, every trial is stopped.
 
-    penalty: makes the value for the sampler from the score of a trial; everything else uses the score.
+    keeper: is told of every finished trial. penalty: makes the value for the sampler from the score of a trial;
+    everything else uses the score.
     """
 
     def __init__(self, search: OptunaStudy, engine: Engine, checkpoints: Checkpoints, record: Record,
-                 listener: StudyListener, limits: TimeLimits, penalty: CostPenalty) -> None:  # fmt: skip
+                 listener: StudyListener, limits: TimeLimits, keeper: TimeKeeper,
+                 penalty: CostPenalty) -> None:  # fmt: skip
         self._search = search
         self._engine = engine
         self._checkpoints = checkpoints
         self._record = record
         self._listener = listener
         self._limits = limits
+        self._keeper = keeper
         self._penalty = penalty
         self._interrupted = search.unfinished()  # restarted before new trials are started
         self._running: dict[int, tuple[Trial, Params]] = {}
         self._n_starts: Counter[int] = Counter()
-        self._started_late = False
 
     def run(self, n_trials: int) -> None:
         """Run trials on all workers until n_trials are finished or the deadline has passed.
 
-        Raises StudyError if five trials in a row have failed, or if the study cannot continue.
+        If no trial is complete then, the linear probe becomes one. Raises StudyError if five trials in a row have
+        failed, or if the study cannot continue.
         """
-        self._started_late = self._limits.is_late
         self._tell_finished()
         self._listener.earlier(self._record.trials(), self._record.facts().backbones or {})
         progress = self._listener.progress(TRIALS)
         progress(self._search.n_finished(), n_trials)
+        self._keeper.update()
         while True:
             self._give_trials(n_trials)
             if not self._engine.busy and not self._has_next(n_trials):
-                return
+                break
             self._limits.enforce()
             for place, task, message in self._engine.events(self._limits.seconds):
                 assert isinstance(task, TrialTask)
                 self._handle(place, task.number, message)
                 if task.number not in self._running:
                     progress(self._search.n_finished(), n_trials)
+        if self._limits.is_late and self._record.best() is None:
+            self._take_probe()
 
     def _give_trials(self, n_trials: int) -> None:
         for place in self._engine.idle:
@@ -83,11 +91,7 @@ class Driver:
                 self._start(place, self._interrupted.pop(0) if self._interrupted else self._search.ask())
 
     def _has_next(self, n_trials: int) -> bool:
-        """Return whether to start another trial.
-
-        A run that starts before the deadline starts at least one trial, even if its workers are ready only after it.
-        """
-        if self._limits.is_late and (self._n_starts or self._started_late):
+        if self._limits.is_late:
             return False
         return bool(self._interrupted) or self._search.n_finished() + len(self._running) < n_trials
 
@@ -96,7 +100,7 @@ class Driver:
         self._running[trial.number] = trial, params
         self._n_starts[trial.number] += 1
         self._listener.started(trial.number, self._backbone(params).describe(params))
-        place.give(TrialTask(trial.number, params), self._checkpoints.needed_by(params))
+        place.give(TrialTask(trial.number, params), self._checkpoints.needed_by(params), self._limits.left)
 
     def _handle(self, place: Place, number: int, message: Message) -> None:
         if isinstance(message, Epoch):
@@ -105,8 +109,11 @@ class Driver:
             self._listener.progress("Feature cache")(message.done, message.total)
         elif isinstance(message, Refused):
             raise StudyError(message.problem, message.fix)
+        elif isinstance(message, Unfinished):
+            self._start_again(number, "stopped at the time limit of the study; the next run continues it")
         elif isinstance(message, Died) and self._must_start_again(number, message):
-            self._start_again(number, message)
+            when = "the next run continues it" if message.was_killed else "restarting the trial"
+            self._start_again(number, f"{message.reason}; {when}")
         else:
             self._finish(number, message)
 
@@ -122,12 +129,27 @@ class Driver:
         """Return whether a trial whose worker died is unfinished. One killed at the deadline waits for the next run."""
         return self._limits.is_late if death.was_killed else self._n_starts[number] < MOST_STARTS
 
-    def _start_again(self, number: int, death: Died) -> None:
-        """Restart a trial whose worker died, with the same number and seed."""
+    def _start_again(self, number: int, reason: str) -> None:
+        """Start a trial without an outcome again, with the same number and seed, in this run or the next one."""
         trial, _ = self._running.pop(number)
-        when = "the next run continues it" if death.was_killed else "restarting the trial"
-        self._listener.say(f"trial {number:3d}  {death.reason}; {when}")
+        self._listener.say(f"trial {number:3d}  {reason}")
         self._interrupted.insert(0, trial)
+
+    def _take_probe(self) -> None:
+        """Make the linear probe the outcome of the first trial."""
+        trial = self._interrupted.pop(0) if self._interrupted else self._search.ask()
+        params = self._search.params(trial)
+        if self._record.facts().backbone(params.backbone).from_scratch:
+            self._listener.say(" ".join(TOO_SHORT))
+            return
+        self._listener.say("The time limit left no time to train a network: the linear probe is taken as it is.")
+        self._running[trial.number] = trial, params
+        files = self._checkpoints.probe(params)
+        task = ProbeTrialTask(trial.number, params)
+        for _, outcome in run_tasks(
+            self._engine, [task], lambda _: files, self._listener, self._limits.without_deadline()
+        ):
+            self._finish(trial.number, outcome)
 
     def _finish(self, number: int, message: Message) -> None:
         """Record a trial, then report it to Optuna. `_tell_finished` catches up if the driver is killed between."""
@@ -144,6 +166,7 @@ class Driver:
         self._tell(trial, row)
         best = self._record.best()
         self._listener.finished(row, self._backbone(params), is_best=best is not None and best.number == number)
+        self._keeper.update()
         if self._record.last_states(MOST_FAILURES) == [FAILED] * MOST_FAILURES:
             raise StudyError(
                 f"{MOST_FAILURES} trials in a row have failed, the last with {row.error}.",
@@ -168,8 +191,8 @@ class Driver:
 
 def run_probes(
     engine: Engine, todo: Sequence[ProbeTask], checkpoints: Checkpoints, listener: StudyListener, limits: TimeLimits
-) -> Iterator[tuple[ProbeTask, ProbeOutcome | Failed]]:
-    """Run probes on all workers, save their heads and yield each outcome.
+) -> Iterator[tuple[ProbeTask, ProbeOutcome | Failed | Unfinished]]:
+    """Run probes on all workers, save their heads and yield each outcome. The deadline stops them a little later.
 
     Raises StudyError if the workers of a probe die: that is no reason to leave out its backbone.
     """
@@ -179,7 +202,7 @@ def run_probes(
             checkpoints.keep_probe(task.backbone, task.pixels, outcome.head)
         if isinstance(outcome, Died):
             raise _dead_probe(task, outcome)
-        assert isinstance(outcome, (ProbeOutcome, Failed))
+        assert isinstance(outcome, (ProbeOutcome, Failed, Unfinished))
         yield task, outcome
 
 
@@ -198,18 +221,18 @@ def _dead_probe(task: ProbeTask, death: Died) -> StudyError:
 def run_tasks(
     engine: Engine, todo: Sequence[Task], files: Callable[[Task], Mapping[str, bytes]], listener: StudyListener,
     limits: TimeLimits,
-) -> Iterator[tuple[Task, Outcome | Failed | Died]]:  # fmt: skip
+) -> Iterator[tuple[Task, Outcome | Unfinished | Failed | Died]]:  # fmt: skip
     """Run independent tasks on all workers and yield each outcome. files: what a task needs from the study folder.
 
     A task whose worker dies is started again, up to MOST_STARTS times. After the deadline, no task is started, and
-    running ones stop at the end of their epoch; one that is killed has no outcome.
+    running ones stop within a batch; those that are killed or never started are yielded as Unfinished.
     """
     waiting, starts = list(todo), Counter[str]()
     while engine.busy or (waiting and not limits.is_late):
         for place in engine.idle[: 0 if limits.is_late else len(waiting)]:
             task = waiting.pop(0)
             starts[task.name] += 1
-            place.give(task, files(task))
+            place.give(task, files(task), limits.left)
         limits.enforce()
         for place, task, message in engine.events(limits.seconds):
             if isinstance(message, FoldEpoch):
@@ -221,11 +244,14 @@ def run_tasks(
                 raise StudyError(message.problem, message.fix)
             elif isinstance(message, Died) and message.was_killed and limits.is_late:
                 listener.say(f"{task.name} was stopped: {message.reason}")
+                yield task, Unfinished()
             elif isinstance(message, Died) and not message.was_killed and starts[task.name] < MOST_STARTS:
                 waiting.insert(0, task)
             else:
-                assert isinstance(message, Outcome | Failed | Died)
+                assert isinstance(message, Outcome | Unfinished | Failed | Died)
                 yield task, message
+    for task in waiting:
+        yield task, Unfinished()
 
 
 def _error_and_trace(message: Failed | Died) -> tuple[str, str]:

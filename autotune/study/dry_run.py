@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from autotune.backbones.profile import StageProfile
 from autotune.cache.pixels import pixel_rows
 from autotune.data.split import TRAIN, VALIDATION, Split
 from autotune.files import cache_folder
 from autotune.search.candidates import Candidate, Selection, select_backbones
-from autotune.search.cost import ExpectedShare, bytes_per_row, expected_operations, expected_shares
+from autotune.search.cost import expected_operations, expected_shares
 from autotune.search.plan import Chosen, Plan, build_context, make_plan
 from autotune.search.settings import Settings
 from autotune.search.space import BackboneOptions
-from autotune.search.speed import estimate_seconds
+from autotune.search.speed import measure_speeds
 from autotune.study.announce import announce
 from autotune.study.checks import (
     has_started,
@@ -25,33 +25,15 @@ from autotune.study.checks import (
     refuse_another,
     refuse_other_weights,
 )
+from autotune.study.feature_cost import FeatureCost, feature_costs
+from autotune.study.finals.race import RacePlanner
+from autotune.study.forecast import Forecast
 from autotune.study.listener import StudyListener
 from autotune.study.prepare import Prepared, prepare
 from autotune.study.record import open_record
 from autotune.study.request import SearchRequest
+from autotune.study.rows import FoldRow, TrialRow
 from autotune.training.context import LoadedBackbones, TrialContext
-
-
-@dataclass(frozen=True)
-class FeatureCost:
-    """The features that one backbone may need at one size, in all augmentation views.
-
-    after_stages: the cached cuts. bytes: in total, of which bytes_there are already cached. pictures_missing: not yet
-    cached, counted once per view, since one pass computes all cuts; operations: of these passes.
-    """
-
-    backbone: str
-    pixels: int
-    stages: int
-    after_stages: tuple[int, ...]
-    views: int
-    bytes: int
-    bytes_there: int
-    pictures_missing: int
-    operations: int
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "after_stages": list(self.after_stages)}
 
 
 @dataclass(frozen=True)
@@ -119,7 +101,9 @@ def dry_run(request: SearchRequest, listener: StudyListener) -> DryRun:
     Writes nothing to the study folder and only the built-in sample to the cache; starts no worker, downloads nothing.
     Raises AutotuneError if the search could not start.
     """
+    start = time.monotonic()
     ready = prepare(request, listener, store_pixels=False)
+    reading = time.monotonic() - start  # as long as the search will take for it
     earlier = _earlier_run(ready)
     selection = select_backbones(
         ready.settings, ready.registry, request.weights, ready.device, ready.split.side, listener.say,
@@ -128,17 +112,25 @@ def dry_run(request: SearchRequest, listener: StudyListener) -> DryRun:
     _refuse_other_weights(ready.folder, selection)
     plan = make_plan(ready.settings, ready.split, selection, request.trials, earlier.chosen)
     announce(listener, plan, request.trials, earlier.n_finished)
-    return _count(request, ready.folder, plan, earlier)
+    return _count(request, ready.folder, plan, earlier, reading)
 
 
 @dataclass(frozen=True)
 class _EarlierRun:
     """The results of a study's earlier runs; the defaults are those of a new study."""
 
-    n_finished: int = 0
+    trials: Sequence[TrialRow] = ()
+    folds: Sequence[FoldRow] = ()
     is_tested: bool = False
     backbones: Mapping[str, BackboneOptions] | None = None
     chosen: Chosen | None = None
+
+    @property
+    def n_finished(self) -> int:
+        return len(self.trials)
+
+    def is_finished(self, n_trials: int) -> bool:
+        return self.n_finished >= n_trials and self.is_tested
 
 
 def _earlier_run(ready: Prepared) -> _EarlierRun:
@@ -146,8 +138,9 @@ def _earlier_run(ready: Prepared) -> _EarlierRun:
         return _EarlierRun()
     with open_record(ready.folder) as record:
         refuse_another(record, ready.folder, ready.settings, ready.split)
-        n_finished, is_tested = len(record.trials()), record.is_tested()
-        return _EarlierRun(n_finished, is_tested, recorded_backbones(record), recorded_choices(record))
+        return _EarlierRun(
+            record.trials(), record.folds(), record.is_tested(), recorded_backbones(record), recorded_choices(record)
+        )
 
 
 def _refuse_other_weights(folder: Path, selection: Selection) -> None:
@@ -158,17 +151,12 @@ def _refuse_other_weights(folder: Path, selection: Selection) -> None:
             refuse_other_weights(record, replace(selection, candidates=installed))
 
 
-def _count(request: SearchRequest, folder: Path, plan: Plan, earlier: _EarlierRun) -> DryRun:
+def _count(request: SearchRequest, folder: Path, plan: Plan, earlier: _EarlierRun, reading: float) -> DryRun:
     n_left = max(request.trials - earlier.n_finished, 0)
     context = build_context(plan, request.workers)
     shares = expected_shares(plan.selection, plan.settings, plan.split, n_left)
-    features = tuple(
-        _feature_cost(context, one, profile, shares[one.backbone.name, profile.pixels])
-        for one in plan.selection.candidates
-        for profile in (one.profiles if one.cuts and n_left else ())
-    )
-    missing = {(row.backbone, row.pixels): row.pictures_missing for row in features}
-    seconds = estimate_seconds(plan, n_left, missing) if n_left else 0.0
+    features = feature_costs(plan, LoadedBackbones(context)) if n_left else ()
+    seconds = _seconds(request, plan, context, earlier, features, reading)
     return DryRun(
         study=folder.name,
         has_started=earlier.backbones is not None,
@@ -186,35 +174,15 @@ def _count(request: SearchRequest, folder: Path, plan: Plan, earlier: _EarlierRu
     )
 
 
-def _feature_cost(context: TrialContext, one: Candidate, profile: StageProfile, share: ExpectedShare) -> FeatureCost:
-    name, size = one.backbone.name, profile.pixels
-    cuts = context.cuts[name, size]
-    cache = LoadedBackbones(context).feature_cache(name, size) if one.weights.installed else None
-    n_missing, n_pictures, bytes_there = 0, 0, 0
-    for view, digests in _views(context, share.n_views):
-        n_in_view = len(set(digests))
-        missing = {cut: len(cache.rows(cut, view).missing(digests)) if cache else n_in_view for cut in cuts}
-        n_missing += max(missing.values())
-        n_pictures += n_in_view
-        bytes_there += sum((n_in_view - n) * bytes_per_row(profile, cut) for cut, n in missing.items())
-    return FeatureCost(
-        backbone=name,
-        pixels=size,
-        stages=profile.stages,
-        after_stages=tuple(cuts),
-        views=share.n_views,
-        bytes=sum(bytes_per_row(profile, cut) for cut in cuts) * n_pictures,
-        bytes_there=bytes_there,
-        pictures_missing=n_missing,
-        operations=n_missing * sum(profile.operations),
-    )
-
-
-def _views(context: TrialContext, n: int) -> Iterable[tuple[int, tuple[str, ...]]]:
-    """Yield each view with the pictures cached in it; validation pictures are never augmented."""
-    yield 0, (*context.train.digests, *context.validation.digests)
-    for view in range(1, n + 1):
-        yield view, tuple(context.train.digests)
+def _seconds(request: SearchRequest, plan: Plan, context: TrialContext, earlier: _EarlierRun,
+             features: Iterable[FeatureCost], reading: float) -> float:  # fmt: skip
+    """Return the estimated duration of what is left of a study: 0 if it is finished. reading: seconds to read again."""
+    if earlier.is_finished(request.trials):
+        return 0.0
+    planner = RacePlanner(plan, context, ())
+    forecast = Forecast(plan, context, planner, measure_speeds(plan), request.workers)
+    missing = {(row.backbone, row.pixels): row.pictures_missing for row in features}
+    return reading + forecast.left(request.trials, earlier.trials, earlier.folds, missing).total
 
 
 def _pixel_bytes(plan: Plan) -> int:

@@ -1,4 +1,4 @@
-"""Time limits that are kept even if a task does not answer: its worker is killed."""
+"""Time limits that are kept even if a task does not stop by itself: its worker is killed."""
 
 from __future__ import annotations
 
@@ -12,36 +12,50 @@ from typing import NoReturn
 from autotune.engines.base import Engine
 from autotune.errors import StudyError
 
-GRACE = 60.0  # seconds that a task may work on after the study's deadline, at least
-SECONDS_TO_PLAN = 10.0  # that a study may use before its first trial, even if its time limit is shorter
+GRACE = 10.0  # seconds after its limit within which a task has to stop by itself
+SECONDS_TO_PLAN = 8.0  # that reading, planning and the probes may take after the deadline
 CHECKED_EVERY = 1.0  # seconds
+TOO_SHORT = "The time limit left no time for a trial.", "Allow more time with --timeout; finished work is not repeated."
 
 
 class TimeLimits:
     """The limits of the tasks on an engine. deadline: of the study, on time.monotonic's clock. most: seconds a task.
 
-    At the deadline, a task stops at the end of its epoch. One that does not, like a plugin that never returns, is
-    killed after GRACE, or after twice its longest time between two reports if that is longer.
+    At its limit, a task stops within a batch. One that does not, like a plugin that never returns, is killed after
+    GRACE. kept_back: the seconds before the deadline at which tasks stop, for the work that follows them.
     """
 
     def __init__(self, engine: Engine, deadline: float | None, most: float | None) -> None:
+        self.kept_back = 0.0
         self._engine = engine
         self._deadline = deadline
         self._most = most
 
     def for_probes(self) -> TimeLimits:
-        """Return the limits of probes. They also run after the deadline: without them, there is no trial."""
-        left = None if self._deadline is None else max(self._deadline - time.monotonic(), 0) + GRACE
-        return TimeLimits(self._engine, None, min((one for one in (self._most, left) if one is not None), default=None))
+        """Return the limits of probes, which may run a little longer: without them, there is no model."""
+        deadline = None if self._deadline is None else max(self._deadline, time.monotonic()) + SECONDS_TO_PLAN
+        return TimeLimits(self._engine, deadline, self._most)
 
-    def for_soup(self) -> TimeLimits:
-        """Return the limits of averaging networks, which also runs after the deadline: it takes seconds."""
+    def without_deadline(self) -> TimeLimits:
+        """Return the limits of work that takes seconds and that the final model cannot do without."""
         return TimeLimits(self._engine, None, self._most)
 
     @property
+    def until_deadline(self) -> float | None:
+        """Seconds until the study has to end; None without a deadline, negative after it."""
+        return None if self._deadline is None else self._deadline - time.monotonic()
+
+    @property
+    def left(self) -> float | None:
+        """Seconds that tasks may still take; None without a deadline."""
+        time_left = self.until_deadline
+        return None if time_left is None else time_left - self.kept_back
+
+    @property
     def is_late(self) -> bool:
-        """Whether the deadline has passed."""
-        return self._deadline is not None and time.monotonic() > self._deadline
+        """Whether no task may run any longer."""
+        left = self.left
+        return left is not None and left < 0
 
     @property
     def seconds(self) -> float | None:
@@ -50,14 +64,12 @@ class TimeLimits:
 
     def enforce(self) -> None:
         """Kill the workers of tasks that exceed a limit."""
+        left = self.left
         for place in self._engine.working:
-            timing = place.timing
-            if timing and self._most is not None and timing.total > self._most:
+            if self._most is not None and (place.seconds or 0.0) > self._most:
                 place.kill(f"it took longer than {self._most:.0f} s")
-            elif timing and self._deadline is not None:
-                over = time.monotonic() - self._deadline
-                if over > max(GRACE, 2 * timing.longest):
-                    place.kill("it did not stop at the time limit of the study")
+            elif left is not None and left < -GRACE:
+                place.kill("it did not stop at the time limit of the study")
 
 
 @contextmanager
@@ -78,7 +90,7 @@ def alarm(deadline: float | None) -> Iterator[None]:
     try:
         yield
     except TimeoutError as error:
-        raise StudyError("The time limit left no time for a trial.", "Allow more time with --timeout.") from error
+        raise StudyError(*TOO_SHORT) from error
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -19,7 +19,10 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Outline:
-    """A summary of the plan. facts: short phrases. epochs, gap: the limits of a trial."""
+    """A summary of the plan. facts: short phrases. epochs, gap: the limits of a trial.
+
+    deadline: of the run, on time.monotonic's clock.
+    """
 
     study: str
     facts: tuple[str, ...]
@@ -27,6 +30,7 @@ class Outline:
     epochs: int
     gap: float
     device: str
+    deadline: float | None
 
 
 class StudyListener:
@@ -49,7 +53,7 @@ class StudyListener:
         """A study is about to start or resume."""
 
     def estimated(self, seconds: float) -> None:
-        """The estimated duration of the rest of the study is available."""
+        """The time that the rest of the study takes is estimated again."""
 
     def earlier(self, trials: Sequence[TrialRow], backbones: Mapping[str, BackboneFacts]) -> None:
         """The trials finished before this run are available."""

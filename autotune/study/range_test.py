@@ -250,6 +250,9 @@ class _Reporter:
     def epoch(self, row: Epoch) -> str | None:
         return None
 
+    def check_time(self) -> None:
+        """There is no time limit."""
+
     def cache_progress(self, done: int, total: int) -> None:
         self._listener.progress("Feature cache")(done, total)
 

@@ -92,6 +92,12 @@ class Record:
         assert run
         self.keep_facts(run=replace(run, doing=doing))
 
+    def keep_left(self, seconds: float) -> None:
+        """Save when the current run is estimated to end, for `status`."""
+        run = self.facts().run
+        assert run
+        self.keep_facts(run=replace(run, ends=time.time() + seconds))
+
     def mark(self, kind: str) -> None:
         """Add the seconds since the last mark to a kind of work, if the clock runs."""
         if self._marked is not None:

@@ -39,13 +39,17 @@ class BackboneFacts:
 
 @dataclass(frozen=True)
 class Running:
-    """The latest run of a study. since: its start, ISO 8601. asked: trials in total. doing: its current work."""
+    """The latest run of a study. since: its start, ISO 8601. asked: trials in total. doing: its current work.
+
+    ends: when it is estimated to end, in seconds since the epoch; None: not known yet.
+    """
 
     process: int
     host: str
     since: str
     asked: int
     doing: str
+    ends: float | None = None
 
 
 @dataclass(frozen=True)
@@ -290,8 +294,8 @@ class CalibrationError:
 class Evaluation:
     """The scores of a trained network on n pictures. value: of the study's metric, with its 95 % interval; interval:
     of the accuracy. confusion: rows are true classes, columns predicted ones. right: whether each prediction is
-    correct, confidence: of each, both in the split's order and empty in records of earlier versions. mistakes: the most
-    confident first. n_visits: of these pictures; 0 if visits are not known.
+    correct; confidence: of each; predicted: the number of its class; all in the split's order, and empty in records of
+    earlier versions. mistakes: the most confident first. n_visits: of these pictures; 0 if visits are not known.
     """
 
     n: int
@@ -307,6 +311,7 @@ class Evaluation:
     calibration: CalibrationError | None = None
     right: tuple[bool, ...] = ()
     confidence: tuple[float, ...] = ()
+    predicted: tuple[int, ...] = ()
     mistakes: tuple[Mistake, ...] = ()
     n_visits: int = 0
 
@@ -322,6 +327,7 @@ class Evaluation:
             calibration=CalibrationError(**calibration) if calibration else None,
             right=tuple(plain.get("right", ())),
             confidence=tuple(plain.get("confidence", ())),
+            predicted=tuple(plain.get("predicted", ())),
             mistakes=tuple(Mistake(**one) for one in plain["mistakes"]),
             n_visits=plain.get("n_visits", 0),
         )

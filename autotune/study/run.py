@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from autotune.cache import eviction
 from autotune.data import datasets
 from autotune.data.split import MANIFEST, write_manifest
-from autotune.engines.base import Engine, PixelSet, ProbeTask
+from autotune.engines.base import Engine, PixelSet, ProbeTask, Unfinished
 from autotune.engines.local import LocalEngine
 from autotune.errors import StudyError
 from autotune.search.candidates import Candidate, Selection, select_backbones
@@ -22,7 +22,7 @@ from autotune.search.optuna_study import OptunaStudy, storage_errors
 from autotune.search.plan import Plan, build_context, make_plan
 from autotune.search.settings import definition
 from autotune.search.space import BackboneOptions
-from autotune.search.speed import estimate_seconds
+from autotune.search.speed import measure_speeds
 from autotune.study.announce import announce, look_alike_lines, outline
 from autotune.study.check_request import study_folder
 from autotune.study.checkpoints import Checkpoints
@@ -37,7 +37,9 @@ from autotune.study.driver import Driver, run_probes
 from autotune.study.evaluate import evaluate_winner
 from autotune.study.files import StudyFiles
 from autotune.study.finals.finals import Finals
-from autotune.study.limits import TimeLimits, alarm
+from autotune.study.finals.race import RacePlanner
+from autotune.study.forecast import Forecast
+from autotune.study.limits import TOO_SHORT, TimeLimits, alarm
 from autotune.study.listener import StudyListener
 from autotune.study.lock import lock_study, refuse_in_use
 from autotune.study.prepare import Prepared, decode_pictures, prepare
@@ -45,10 +47,12 @@ from autotune.study.record import TRIALS, Record, open_record
 from autotune.study.request import SearchRequest
 from autotune.study.rows import BackboneFacts, Running
 from autotune.study.summary import Summary, study_status
+from autotune.study.time_keeper import TimeKeeper
 from autotune.text import percent, plural
 from autotune.training.context import LoadedBackbones, TrialContext
 from autotune.training.outcome import ProbeOutcome
 
+NO_TIME_FOR_PROBE = "the time limit left no time for its linear probe"
 MOST_PRETRAINED = 4  # backbones that are searched: more would get few trials each
 
 
@@ -64,8 +68,10 @@ def run_study(request: SearchRequest, listener: StudyListener) -> Summary:
 
 def _search(request: SearchRequest, listener: StudyListener) -> Summary:
     start = time.monotonic()
+    deadline = start + request.timeout if request.timeout is not None else None
     refuse_in_use(study_folder(request))  # before the pictures are read
-    ready = prepare(request, listener)
+    with alarm(deadline):
+        ready = prepare(request, listener)
     with lock_study(ready.folder), open_record(ready.folder) as record, _timed(record, start):
         refuse_another(record, ready.folder, ready.settings, ready.split)
         now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -74,7 +80,7 @@ def _search(request: SearchRequest, listener: StudyListener) -> Summary:
         listener.opened(ready.folder, ready.settings.metric, record)
         if not _is_finished(record, request.trials, ready.settings.final):
             try:
-                context = _run_trials(request, ready, record, listener, start)
+                context = _run_trials(request, ready, record, listener, deadline)
                 _test(context, record, ready, listener)
             except KeyboardInterrupt:
                 listener.close()
@@ -102,44 +108,47 @@ def _is_finished(record: Record, n_trials: int, setting: str) -> bool:
 
 
 def _run_trials(
-    request: SearchRequest, ready: Prepared, record: Record, listener: StudyListener, start: float
+    request: SearchRequest, ready: Prepared, record: Record, listener: StudyListener, deadline: float | None
 ) -> TrialContext:
     """Plan, probe, search and run the finals; return the context of the trials.
 
-    start: of this run, on time.monotonic's clock.
+    deadline: of this run, on time.monotonic's clock.
     """
     folder = ready.folder
     with LocalEngine(request.workers, folder) as engine:
-        deadline = start + request.timeout if request.timeout is not None else None
         with alarm(deadline):
             plan = _plan(request, ready, record, listener)
-        context = build_context(plan, request.workers)
-        engine.configure(context)
-        listener.planned(outline(folder.name, plan, request.trials, len(record.trials())))
-        announce(listener, plan, request.trials, len(record.trials()))
-        record.keep_doing("decoding pictures")
-        decode_pictures(ready.split, ready.root, plan.selection, listener)
+            context = build_context(plan, request.workers)
+            engine.configure(context)
+            listener.planned(outline(folder.name, plan, request.trials, len(record.trials()), deadline))
+            announce(listener, plan, request.trials, len(record.trials()))
+            record.keep_doing("decoding pictures")
+            decode_pictures(ready.split, ready.root, plan.selection, listener)
         engine.preload(_pixel_sets(plan.selection, context))
         _record_start(record, ready, plan)
         record.mark("read")
         checkpoints = Checkpoints(StudyFiles(folder, record), context)
-        limits = TimeLimits(engine, deadline, plan.settings.trial_timeout)
+        limits, final_limits = (TimeLimits(engine, deadline, plan.settings.trial_timeout) for _ in range(2))
         record.keep_doing("linear probes")
         plan = replace(plan, selection=_probe(engine, checkpoints, plan, record, listener, limits))
         for line in look_alike_lines(record.facts().look_alikes, plan.split):
             listener.say(line)
-        n_left = max(request.trials - len(record.trials()), 0)
-        listener.estimated(estimate_seconds(plan, n_left))  # measured here, while the workers are idle
+        speeds = measure_speeds(plan)  # measured here, while the workers are idle
         with storage_errors(folder / TRIALS):
             trials = OptunaStudy(folder / TRIALS, plan.settings, plan.selection.options)
             refuse_other_trials(folder, record, trials)
             _enqueue_first_trials(trials, plan.selection.options, record)
+            planner = RacePlanner(plan, context, trials.warm_starts())
+            forecast = Forecast(plan, context, planner, speeds, request.workers)
+            backbones = LoadedBackbones(context)
+            keeper = TimeKeeper(forecast, plan, backbones, record, listener, limits, final_limits, request.trials)
             record.keep_doing("trials")
-            penalty = cost_penalty(plan)
-            Driver(trials, engine, checkpoints, record, listener, limits, penalty).run(request.trials)
-            warm_starts = trials.warm_starts()
+            Driver(trials, engine, checkpoints, record, listener, limits, keeper, cost_penalty(plan)).run(
+                request.trials
+            )
         record.keep_doing("finals")
-        Finals(engine, record, checkpoints, plan, context, listener, warm_starts, limits).run()
+        keeper.end_trials()
+        Finals(engine, record, checkpoints, plan, context, listener, planner, final_limits, keeper).run()
     return context
 
 
@@ -201,7 +210,10 @@ def _probe(
         if (one.backbone, size) not in done
     ]
     for task, outcome in run_probes(engine, todo, checkpoints, listener, limits):
-        if isinstance(outcome, ProbeOutcome):
+        if isinstance(outcome, Unfinished):
+            left_out[task.backbone] = NO_TIME_FOR_PROBE
+            listener.say(f"Skipped: {task.backbone}: {NO_TIME_FOR_PROBE}")
+        elif isinstance(outcome, ProbeOutcome):
             record.keep_probe(task.backbone, task.pixels, outcome)
             if record.probes()[0].backbone == task.backbone:
                 classes = plan.split.classes
@@ -214,6 +226,8 @@ def _probe(
             left_out[task.backbone] = outcome.error
             listener.say(f"Skipped: {task.backbone}: {outcome.error}")
     kept = [one for one in selection.candidates if one.backbone.name not in left_out]
+    if not kept and NO_TIME_FOR_PROBE in left_out.values():
+        raise StudyError(*TOO_SHORT)
     if not kept:
         raise StudyError("The probe of every backbone failed.", f"Read {engine.log('probe-*')}, then try again.")
     order = [row.backbone for row in record.probes()]

@@ -33,6 +33,8 @@ _IN_BOARD = (
     "n_parts",
 )  # fmt: skip
 
+_OF_EACH_PICTURE = ("right", "confidence", "predicted")
+
 
 @dataclass(frozen=True)
 class StudySeconds:
@@ -154,7 +156,7 @@ class Summary:
 
     def _test_json(self, test: Evaluation) -> dict[str, Any]:
         """Return an evaluation without the values of each picture."""
-        scores = {name: value for name, value in test.to_json().items() if name not in ("right", "confidence")}
+        scores = {name: value for name, value in test.to_json().items() if name not in _OF_EACH_PICTURE}
         return {"evaluations": self.n_evaluations, "trial": self.winner.number, **scores}
 
 

@@ -153,6 +153,7 @@ class _FoldRecorder(lightning.Callback):
 
     def on_train_batch_end(self, _: Any, __: Any, outputs: Any, *___: Any) -> None:
         self._losses.append(outputs["loss"].detach())
+        self._reporter.check_time()
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, _: lightning.LightningModule) -> None:
         self.number += 1

@@ -10,6 +10,10 @@ from typing import Protocol
 DONE, GAP, DIVERGED, PRUNED, TIMEOUT = "done", "gap", "diverged", "pruned", "timeout"
 
 
+class OutOfTimeError(Exception):
+    """The time limit of a task has passed."""
+
+
 @dataclass(frozen=True)
 class Epoch:
     """One row of a trial's curve. number: from 1. rate: learning rate.
@@ -111,21 +115,28 @@ class SoupOutcome:
     seconds: float
 
 
-class Reporter(Protocol):
+class Timer(Protocol):
+    """Knows the time limit of a task."""
+
+    def check_time(self) -> None:
+        """Raise OutOfTimeError if the time limit has passed. Called after every batch."""
+
+
+class Reporter(Timer, Protocol):
     """Receiver of training progress."""
 
     def epoch(self, row: Epoch) -> str | None:
         """Report an epoch. Returns None to continue, or the reason to stop: PRUNED or TIMEOUT."""
 
     def cache_progress(self, done: int, total: int) -> None:
-        """Report the progress of filling the feature cache, in pictures."""
+        """Report the progress of filling the feature cache, in pictures. Raises OutOfTimeError as `check_time`."""
 
 
-class FoldReporter(Protocol):
+class FoldReporter(Timer, Protocol):
     """Receiver of training progress in the finals."""
 
     def epoch(self, row: FoldEpoch) -> str | None:
         """Report an epoch. Returns None to continue, or TIMEOUT to stop."""
 
     def cache_progress(self, done: int, total: int) -> None:
-        """Report the progress of filling the feature cache, in pictures."""
+        """Report the progress of filling the feature cache, in pictures. Raises OutOfTimeError as `check_time`."""

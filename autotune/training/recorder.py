@@ -43,9 +43,11 @@ class EpochRecorder(lightning.Callback):
 
     def on_train_batch_end(self, _: Any, __: Any, outputs: Any, *___: Any) -> None:
         self._losses.append(outputs["loss"].detach())
+        self._reporter.check_time()
 
     def on_validation_batch_end(self, _: Any, __: Any, outputs: Any, *___: Any) -> None:
         self._outputs.append(outputs)
+        self._reporter.check_time()
 
     def on_validation_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         row = self._measure(trainer)

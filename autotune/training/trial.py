@@ -18,8 +18,9 @@ from autotune.cache.features import FrozenPrefix
 from autotune.training.batches import BatchSource, EvaluationBatches, FeatureSource, LabelledPictures, TrainBatches
 from autotune.training.context import SEARCHED, LoadedBackbones, TrialSources, open_sources
 from autotune.training.look_alikes import find_look_alikes
+from autotune.training.metrics import log_loss, predicted_classes, score
 from autotune.training.network import Schedule, TrialNetwork, assemble_network, seed_device
-from autotune.training.outcome import PRUNED, ProbeOutcome, Reporter, TrialOutcome
+from autotune.training.outcome import PRUNED, TIMEOUT, OutOfTimeError, ProbeOutcome, Reporter, TrialOutcome
 from autotune.training.params import Params
 from autotune.training.probe import LinearProbe, choose_probe, cross_validated_loss, cross_validated_score
 from autotune.training.recorder import EpochRecorder
@@ -86,6 +87,31 @@ def _run_in_parts(backbones: LoadedBackbones, number: int, params: Params, files
     recorder = EpochRecorder(context, params, reporter)
     _train(backbones, net, batches, sources, recorder, unfinished)
     return _outcome(net, recorder, time.monotonic() - start, cache_seconds)
+
+
+def take_probe(backbones: LoadedBackbones, number: int, params: Params, files: Mapping[str, bytes]) -> TrialOutcome:
+    """Return the pretrained network with the linear probe as its head, which is where a trial starts, untrained.
+
+    For a study without time to train. files: the probe's head.
+    """
+    start = time.monotonic()
+    context = backbones.context
+    net = build_network(backbones, params, context.train.labels, Schedule(1, 1, 1), training_seed(context.seed, number))
+    net.head[1] = probe_of(params, files).head()
+    features, labels = last_features(backbones, params.backbone, params.pixels, context.validation)
+    with torch.no_grad():
+        logits = net.head.eval()(torch.from_numpy(features))
+    return TrialOutcome(
+        value=score(context.metric, labels, predicted_classes(logits), context.classes),
+        log_loss=log_loss(logits, torch.from_numpy(labels)),
+        best_epoch=0,
+        epochs=0,
+        ended=TIMEOUT,
+        trained_parameters=sum(p.numel() for p in net.trained()),
+        checkpoint=safetensors.torch.save(net.state()),
+        seconds=time.monotonic() - start,
+        cache_seconds=0.0,
+    )
 
 
 def prepare_trial(backbones: LoadedBackbones, params: Params, source: BatchSource, number: int,
@@ -159,7 +185,12 @@ def _train(backbones: LoadedBackbones, net: TrialNetwork, batches: TrainBatches,
     resumed = str(unfinished) if is_resumable(unfinished) else None
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning")
-        trainer.fit(net, batches, clean, ckpt_path=resumed, weights_only=True)
+        try:
+            trainer.fit(net, batches, clean, ckpt_path=resumed, weights_only=True)
+        except OutOfTimeError:
+            if not recorder.rows:
+                raise
+            recorder.ended = TIMEOUT
     unfinished.unlink(missing_ok=True)
 
 

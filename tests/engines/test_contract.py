@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
+from commands import workers_of
 from conftest import write_digits
 from small_trials import KeptEpochs, trial_context
 
@@ -117,9 +117,7 @@ def ran(engine: Engine, task: Task, files: Mapping[str, bytes] | None = None, st
 
 
 def children() -> set[int]:
-    """Return the child processes, except Python's resource tracker, which runs until the end."""
-    found = psutil.Process().children(recursive=True)
-    return {one.pid for one in found if "resource_tracker" not in " ".join(one.cmdline())}
+    return {one.pid for one in workers_of(os.getpid())}
 
 
 def files_in(folder: Path) -> list[str]:

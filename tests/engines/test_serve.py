@@ -23,6 +23,7 @@ from autotune.engines.base import (
     Refused,
     Report,
     TrialTask,
+    Unfinished,
     serve,
 )
 from autotune.training.batches import LabelledPictures
@@ -92,6 +93,12 @@ def test_a_reply_stops_a_trial_and_the_next_task_runs(context: TrialContext, tmp
     kinds = [type(one) for one in sent]
     assert kinds == [Ready, Epoch, TrialOutcome, Epoch, Epoch, TrialOutcome]
     assert [one.ended for one in sent if isinstance(one, TrialOutcome)] == ["timeout", "done"]
+
+
+def test_a_task_whose_time_is_over_is_unfinished_and_the_next_runs(context: TrialContext, tmp_path: Path) -> None:
+    late = replace(trial(0), seconds=0.0)
+    sent = served(context, tmp_path, late, trial(1), CONTINUE, CONTINUE)
+    assert [type(one) for one in sent] == [Ready, Unfinished, Epoch, Epoch, TrialOutcome]
 
 
 def test_a_task_that_raises_fails_and_the_next_runs(

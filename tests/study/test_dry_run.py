@@ -14,7 +14,6 @@ from autotune.data.split import read_manifest
 from autotune.errors import StudyError
 from autotune.search.candidates import select_backbones
 from autotune.search.plan import build_context, make_plan
-from autotune.study import dry_run as dry_runs
 from autotune.study import run
 from autotune.study.dry_run import DryRun, dry_run
 from autotune.study.prepare import decode_pictures, prepare
@@ -60,10 +59,7 @@ def test_a_dry_run_writes_nothing_and_returns_plain_values(here: Path, digits: P
     assert found["operations"]["features"] > 0 < found["operations"]["trials"]
 
 
-def test_the_estimated_bytes_are_the_bytes_that_a_search_caches(
-    here: Path, tmp_path: Path, cold: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(dry_runs, "estimate_seconds", lambda *_: 1.0)  # it takes longer than the rest of the test
+def test_the_estimated_bytes_are_the_bytes_that_a_search_caches(here: Path, tmp_path: Path, cold: Path) -> None:
     digits = write_digits(tmp_path / "few", classes=2, each=15)
     request = asked(digits, flags=CACHED)
     first = planned(request)

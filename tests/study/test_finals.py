@@ -52,9 +52,9 @@ def folds(name: str = "s") -> list[FoldRow]:
 
 def over_at_once(*given: Any) -> finals.Finals:
     """Return the finals of a study whose time is over."""
-    engine, record, checkpoints, plan, context, listener, warm_starts, _ = given
+    engine, record, checkpoints, plan, context, listener, planner, _, keeper = given
     over = TimeLimits(engine, time.monotonic(), None)
-    return finals.Finals(engine, record, checkpoints, plan, context, listener, warm_starts, over)
+    return finals.Finals(engine, record, checkpoints, plan, context, listener, planner, over, keeper)
 
 
 def without_seconds(found: dict[str, Any]) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def test_a_running_study_says_what_it_does_and_has_no_winner_yet(
     during = next(one for one in watcher.seen if one.best)
     text = shown(capsys, during)
     assert f"process {os.getpid()}" in text
-    assert f"{during.n_trials['total']} of 3 trials done." in text
+    assert f"{during.n_trials['total']} of 3 trials done; about " in text
     assert "Best so far: trial" in text
     assert "Winner" not in text
     after = study_status("s")

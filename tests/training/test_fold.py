@@ -33,6 +33,9 @@ class Epochs:
         self.rows.append(row)
         return TIMEOUT if len(self.rows) == self._stop_after else None
 
+    def check_time(self) -> None:
+        """There is no time limit."""
+
     def cache_progress(self, done: int, total: int) -> None:
         pass
 

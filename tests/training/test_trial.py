@@ -13,7 +13,7 @@ from autotune.training import trainer
 from autotune.training.context import LoadedBackbones, TrialContext
 from autotune.training.metrics import score
 from autotune.training.network import TrialNetwork
-from autotune.training.outcome import Epoch, TrialOutcome
+from autotune.training.outcome import Epoch, OutOfTimeError, TrialOutcome
 from autotune.training.params import Params
 from autotune.training.recorder import is_better, smoothed_gap, stops_on_gap
 from autotune.training.restore import network_from_checkpoint
@@ -127,6 +127,22 @@ def test_a_timed_out_trial_has_a_checkpoint(context: TrialContext, tmp_path: Pat
     outcome = trained(context, 3, tmp_path, KeptEpochs(2, "timeout"))
     assert outcome.ended == "timeout"
     assert outcome.checkpoint
+
+
+@pytest.mark.slow
+def test_a_trial_whose_time_is_over_within_an_epoch_ends_with_those_before(
+    context: TrialContext, tmp_path: Path
+) -> None:
+    whole, cut = KeptEpochs(), KeptEpochs(most_batches=25)
+    trained(context, 3, tmp_path, whole)
+    outcome = trained(context, 3, tmp_path, cut)
+    assert 1 <= outcome.epochs < len(whole.rows)
+    assert [row.validation for row in cut.rows] == [row.validation for row in whole.rows][: outcome.epochs]
+    assert outcome.ended == "timeout"
+    assert outcome.checkpoint
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(OutOfTimeError):
+        trained(context, 3, tmp_path, KeptEpochs(most_batches=1))
 
 
 @pytest.mark.slow

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from autotune.data.folds import class_gaps
-from autotune.engines.base import Died, Engine, Failed, FoldTask, SoupTask, Task
+from autotune.engines.base import Died, Engine, Failed, FoldTask, SoupTask, Task, Unfinished
 from autotune.search.plan import Plan
 from autotune.study.checkpoints import Checkpoints
 from autotune.study.driver import run_tasks
@@ -17,23 +17,26 @@ from autotune.study.limits import TimeLimits
 from autotune.study.listener import StudyListener
 from autotune.study.record import Record
 from autotune.study.rows import COMPLETE, FAILED, REFIT, SOUP, TRIAL, Final, Finalist, FoldRow, TrialRow
+from autotune.study.time_keeper import TimeKeeper
 from autotune.text import in_parts, percent, plural
 from autotune.training.context import SEARCHED, WHOLE_POOL, TrialContext
 from autotune.training.outcome import DONE, TIMEOUT, FoldOutcome, SoupOutcome
 
 MOST_DIVERGENCE = 0.25  # nats; between a soup and the mean probability of its networks (benchmarks/selection.txt)
 MOST_CHANGED = 0.02  # share of the predictions
+NO_TIME_FOR_REFIT = "the time limit left no time for a refit"
 
 
 class Finals:
     """The finals of one study.
 
-    warm_starts: numbers of trials whose hyperparameters are known to work. After the deadline of the limits, no network
-    is trained.
+    After the deadline of the limits, no network is trained. keeper: is told of every finished network, and knows
+    whether there is time for one.
     """
 
     def __init__(self, engine: Engine, record: Record, checkpoints: Checkpoints, plan: Plan, context: TrialContext,
-                 listener: StudyListener, warm_starts: Collection[int], limits: TimeLimits) -> None:  # fmt: skip
+                 listener: StudyListener, planner: RacePlanner, limits: TimeLimits,
+                 keeper: TimeKeeper) -> None:  # fmt: skip
         self._engine = engine
         self._record = record
         self._checkpoints = checkpoints
@@ -41,7 +44,8 @@ class Finals:
         self._context = context
         self._listener = listener
         self._limits = limits
-        self._planner = RacePlanner(plan, context, warm_starts)
+        self._planner = planner
+        self._keeper = keeper
         self._ranking = Ranking(checkpoints.files, plan.split, context.metric)
         self._setting = plan.settings.final
         self._is_cut_short = False  # by the deadline
@@ -57,10 +61,12 @@ class Finals:
     def _final(self, trials: Sequence[TrialRow]) -> Final:
         if self._setting == TRIAL:
             return self._best_trial(trials[0], f"trial {trials[0].number}, the best, as set by `final`")
-        race = self._planner.race(trials, self._record.trials())
+        if not any(row.epochs for row in trials):
+            self._is_cut_short = True
+            return self._best_trial(trials[0], "the linear probe, because the time limit left no time to train")
+        race = self._planner.race(trials, self._record.trials(), self._keeper.has_time_for_race)
         if race is None:
-            self._listener.say("No finals: they would take more than half of the work of the trials.")
-            return self._refit(trials[0], (), "refitted on all pictures except the test set")
+            return self._without_race(trials)
         finalists = self._run_race(race)
         winner = next((row for one in finalists if one.won for row in trials if row.number == one.trial), None)
         if winner is None:
@@ -69,6 +75,17 @@ class Finals:
         if self._setting == SOUP and not self._context.is_from_scratch(winner.params.backbone):
             return self._soup(winner, finalists)
         return self._refit(winner, finalists, "refitted on all pictures except the test set")
+
+    def _without_race(self, trials: Sequence[TrialRow]) -> Final:
+        if self._planner.race(trials, self._record.trials()):
+            self._listener.say("No finals: the time limit leaves no time for them.")
+            self._is_cut_short = True
+        else:
+            self._listener.say("No finals: they would take more than half of the work of the trials.")
+        if self._keeper.has_time_for_refit(trials[0]):
+            return self._refit(trials[0], (), "refitted on all pictures except the test set")
+        self._is_cut_short = True
+        return self._best_trial(trials[0], f"trial {trials[0].number}, the best, because {NO_TIME_FOR_REFIT}")
 
     def _run_race(self, race: Race) -> tuple[Finalist, ...]:
         """Train the finalists on other folds than the searched one, and rank them."""
@@ -103,10 +120,11 @@ class Finals:
         done = 0
         for task, outcome in run_tasks(self._engine, todo, self._files, self._listener, self._limits):
             assert isinstance(task, FoldTask)
-            assert isinstance(outcome, (FoldOutcome, Failed, Died))
-            if isinstance(outcome, FoldOutcome) and outcome.ended == TIMEOUT:
+            if isinstance(outcome, Unfinished) or (isinstance(outcome, FoldOutcome) and outcome.ended == TIMEOUT):
                 continue
+            assert isinstance(outcome, (FoldOutcome, Failed, Died))
             self._keep(task, outcome)
+            self._keeper.update()
             done += 1
             progress(done, len(todo))
         self._is_cut_short |= done < len(todo)
@@ -148,8 +166,9 @@ class Finals:
         if len(rows) < 2:
             return self._refit(winner, finalists, "refitted: fewer than two folds could be trained")
         for _, outcome in run_tasks(
-            self._engine, [SoupTask(winner.number, winner.params)], self._files, self._listener, self._limits.for_soup()
-        ):
+            self._engine, [SoupTask(winner.number, winner.params)], self._files, self._listener,
+            self._limits.without_deadline(),
+        ):  # fmt: skip
             if isinstance(outcome, SoupOutcome):
                 break
         else:
@@ -177,7 +196,7 @@ class Finals:
         self._train([winner], [WHOLE_POOL])
         found = [row for row in self._record.folds() if (row.trial, row.fold) == (winner.number, WHOLE_POOL)]
         if not found or found[0].state == FAILED:
-            why = "the refit failed" if found else "the time limit left no time for a refit"
+            why = "the refit failed" if found else NO_TIME_FOR_REFIT
             return replace(self._best_trial(winner, f"trial {winner.number}, because {why}"), finalists=finalists)
         final = self._described(winner, REFIT, finalists)
         return replace(final, checkpoint=str(found[0].checkpoint), reason=f"trial {winner.number}, {reason}")

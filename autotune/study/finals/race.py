@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from autotune.search.cost import FINALS_SHARE, expected_operations, expected_shares
@@ -41,13 +41,15 @@ class RacePlanner:
         self._penalty = cost_penalty(plan)
         self._backbones = [one.backbone.name for one in plan.selection.candidates]
 
-    def race(self, complete: Sequence[TrialRow], finished: Iterable[TrialRow]) -> Race | None:
+    def race(self, complete: Sequence[TrialRow], finished: Iterable[TrialRow],
+             fits: Callable[[Race], bool] = lambda race: True) -> Race | None:  # fmt: skip
         """Return the race that the work of a study allows; None if it allows none.
 
         That is the work of its trials, or what as many trials would take that are spread evenly: a search that has
         spent its time on cheap trials may still compare the expensive ones of the warm start.
-        complete: the complete trials, best first; finished: all trials. The reference is always a finalist, then come
-        the best trials. A trial that is too expensive even alone is passed over.
+        complete: the complete trials, best first; finished: all trials. fits: whether there is time for a race. The
+        reference is always a finalist, then come the best trials. A trial that is too expensive even alone is passed
+        over.
         """
         done = list(finished)
         work = max(sum(self._trial_work(row) for row in done), self._expected_work(len(done)))
@@ -56,8 +58,9 @@ class RacePlanner:
         reference = self._reference(able)
         able.sort(key=lambda row: row.number != reference)  # stable: the others stay in order
         for first, second in RACES:
-            if first <= len(able) and self._race_work(able[:first], second) <= most:
-                return Race(tuple(able[:first]), second, reference)
+            race = Race(tuple(able[:first]), second, reference)
+            if first <= len(able) and self._race_work(race.finalists, second) <= most and fits(race):
+                return race
         return None
 
     def epochs(self, row: TrialRow) -> int:

@@ -1,0 +1,71 @@
+"""The estimate of the time left follows what finished trials took."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import write_digits
+from small_trials import trial_plan
+
+from autotune.search.plan import build_context
+from autotune.search.speed import MachineSpeed
+from autotune.study.finals import race
+from autotune.study.finals.race import RacePlanner
+from autotune.study.forecast import PRIOR, Forecast
+from autotune.study.rows import COMPLETE, FoldRow, TrialRow
+from autotune.training.params import Params
+
+KEY = ("efficientnet_lite0", 64)
+PARAMS = Params(*KEY[:1], 1, 64, 1e-5, 1e-3, "one-cycle", 0.0, 0.0, "adamw", 32, 0.0, 0.0, 0.0)
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_digits(tmp_path_factory.mktemp("forecast") / "digits", classes=3, each=40)
+
+
+def forecast(digits: Path, n_workers: int = 1) -> Forecast:
+    """Return a forecast at a made-up speed: 10 ms per stage and picture."""
+    plan = trial_plan(digits, backbone=[KEY[0]], pixels=[64], depth=[0, 1], epochs=5)
+    context = build_context(plan, n_workers)
+    return Forecast(plan, context, RacePlanner(plan, context, ()), {KEY: MachineSpeed((0.01,) * 9)}, n_workers)
+
+
+def trials(n: int, seconds: float) -> list[TrialRow]:
+    row = TrialRow(
+        0, COMPLETE, PARAMS, "done", "", value=0.9, log_loss=0.1, best_epoch=5, epochs=5, trained_parameters=1,
+        seconds=seconds, cache_seconds=0.0,
+    )  # fmt: skip
+    return [replace(row, number=number) for number in range(n)]
+
+
+def test_the_estimate_of_trials_is_learned_from_those_that_finished(digits: Path) -> None:
+    ahead = forecast(digits)
+    before = ahead.left(50, [], [], {}).trials / 50
+    for n in (5, 20, 60):
+        after = ahead.left(100, trials(n, 10 * before), [], {}).trials / (100 - n)
+        weight = min(n, 20) / (min(n, 20) + PRIOR)
+        assert after > weight * 10 * before
+        assert after < 10.5 * before
+
+
+def test_missing_features_take_as_long_as_a_forward_pass(digits: Path) -> None:
+    assert forecast(digits).left(5, [], [], {KEY: 100}).features == pytest.approx(100 * 9 * 0.01)
+    assert forecast(digits).left(5, trials(5, 1.0), [], {KEY: 100}).features == 0
+
+
+def test_finished_networks_of_the_finals_are_not_counted_again(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(race, "FINALS_SHARE", 100.0)
+    ahead, done = forecast(digits), trials(5, 1.0)
+    whole = ahead.left(5, done, [], {})
+    half = ahead.left(5, done, [FoldRow(0, 1, COMPLETE)] * 2, {})
+    over = ahead.left(5, done, [FoldRow(0, 1, COMPLETE)] * 20, {})
+    assert whole.networks > half.networks > over.networks == 0
+    assert over.test < whole.test  # after finals, the validation pictures need no prediction
+    assert whole.trials == 0
+
+
+def test_trials_that_run_at_once_share_the_time(digits: Path) -> None:
+    done = trials(20, 30.0)
+    alone, shared = (forecast(digits, n).left(40, done, [], {}).trials for n in (1, 2))
+    assert shared < 0.6 * alone
