@@ -23,8 +23,9 @@ BATCH = 32  # pictures of a step
 STEP_PASSES = 3  # a step takes as long as three forward passes
 DECODE_SECONDS = 0.01  # of a test picture, which is not in the cache
 TEST_SECONDS = 1.0  # of the test, without its pictures
-RECENT = 20  # trials from which the speed and the mean duration are learned
-PRIOR = 4  # trials that the estimate before the first one counts as
+RECENT = 10  # trials from which the speed and the mean duration are learned
+PRIOR = 2  # trials that the estimate before the first one counts as
+LEAST_SECONDS = 0.3  # of a trial in a geometric mean
 
 Missing = Mapping[tuple[str, int], int]  # pictures that the feature cache lacks, by backbone and size
 
@@ -123,19 +124,25 @@ class Forecast:
         return min(self._networks(largest, trials, ()), most), self._soup(largest.finalists, trials)
 
     def _trial_seconds(self, trials: Sequence[TrialRow]) -> float:
-        """Return the expected duration of a trial, at any of the depths, without the feature cache."""
-        done = _timed(trials)
-        expected = PRIOR * self._expected_seconds() * self._factor(trials)
-        return (expected + sum(self._actual(row) for row in done)) / (PRIOR + len(done))
+        """Return the expected duration of a trial to come, without the feature cache.
+
+        The search soon prefers cheap trials, and a few expensive ones say little of the others, so it is a geometric
+        mean; the trials of the warm start, which cover all depths, only correct the expectation before them.
+        """
+        chosen = [row for row in _timed(trials) if row.number not in self._planner.warm_starts]
+        expected = self._expected_seconds() * self._factor(trials)
+        return _geometric_mean([*(self._actual(row) for row in chosen), *[expected] * PRIOR])
 
     def _expected_seconds(self) -> float:
         """Return the mean over backbones, sizes and depths."""
         epochs = max(self._context.epochs * EPOCHS_SHARE, 1)
-        return fmean(
-            self._seconds(one.backbone.name, profile.pixels, depth, epochs, self._n_train, 2 * self._n_validation)
-            for one in self._plan.selection.candidates
-            for profile in one.profiles
-            for depth in one.depths
+        return _geometric_mean(
+            [
+                self._seconds(one.backbone.name, profile.pixels, depth, epochs, self._n_train, 2 * self._n_validation)
+                for one in self._plan.selection.candidates
+                for profile in one.profiles
+                for depth in one.depths
+            ]
         )
 
     def _factor(self, trials: Sequence[TrialRow]) -> float:
@@ -184,3 +191,7 @@ def _timed(trials: Collection[TrialRow]) -> list[TrialRow]:
     """Return the latest trials whose duration is known."""
     known = [row for row in trials if row.seconds and row.epochs]
     return sorted(known, key=lambda row: row.number)[-RECENT:]
+
+
+def _geometric_mean(seconds: Sequence[float]) -> float:
+    return math.exp(fmean(math.log(max(one, LEAST_SECONDS)) for one in seconds))

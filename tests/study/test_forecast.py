@@ -11,7 +11,7 @@ from autotune.search.plan import build_context
 from autotune.search.speed import MachineSpeed
 from autotune.study.finals import race
 from autotune.study.finals.race import RacePlanner
-from autotune.study.forecast import PRIOR, Forecast
+from autotune.study.forecast import Forecast
 from autotune.study.rows import COMPLETE, FoldRow, TrialRow
 from autotune.training.params import Params
 
@@ -24,11 +24,11 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_digits(tmp_path_factory.mktemp("forecast") / "digits", classes=3, each=40)
 
 
-def forecast(digits: Path, n_workers: int = 1) -> Forecast:
+def forecast(digits: Path, n_workers: int = 1, warm_starts: tuple[int, ...] = ()) -> Forecast:
     """Return a forecast at a made-up speed: 10 ms per stage and picture."""
     plan = trial_plan(digits, backbone=[KEY[0]], pixels=[64], depth=[0, 1], epochs=5)
     context = build_context(plan, n_workers)
-    return Forecast(plan, context, RacePlanner(plan, context, ()), {KEY: MachineSpeed((0.01,) * 9)}, n_workers)
+    return Forecast(plan, context, RacePlanner(plan, context, warm_starts), {KEY: MachineSpeed((0.01,) * 9)}, n_workers)
 
 
 def trials(n: int, seconds: float) -> list[TrialRow]:
@@ -42,11 +42,18 @@ def trials(n: int, seconds: float) -> list[TrialRow]:
 def test_the_estimate_of_trials_is_learned_from_those_that_finished(digits: Path) -> None:
     ahead = forecast(digits)
     before = ahead.left(50, [], [], {}).trials / 50
-    for n in (5, 20, 60):
-        after = ahead.left(100, trials(n, 10 * before), [], {}).trials / (100 - n)
-        weight = min(n, 20) / (min(n, 20) + PRIOR)
-        assert after > weight * 10 * before
-        assert after < 10.5 * before
+    found = [ahead.left(100, trials(n, 10 * before), [], {}).trials / (100 - n) / before for n in (0, 2, 5, 20, 60)]
+    assert found[0] == pytest.approx(1)
+    assert found[0] < found[1] < found[2] < found[3] < 10
+    assert found[3] > 6
+    assert found[4] == pytest.approx(found[3])  # the latest ten
+
+
+def test_the_trials_of_the_warm_start_are_not_typical_of_those_that_follow(digits: Path) -> None:
+    slow, fast = trials(3, 100.0), [replace(row, number=3 + row.number) for row in trials(7, 1.0)]
+    unknown = forecast(digits).left(100, [*slow, *fast], [], {}).trials
+    known = forecast(digits, warm_starts=(0, 1, 2)).left(100, [*slow, *fast], [], {}).trials
+    assert known < 0.6 * unknown
 
 
 def test_missing_features_take_as_long_as_a_forward_pass(digits: Path) -> None:

@@ -37,7 +37,7 @@ class RacePlanner:
     def __init__(self, plan: Plan, context: TrialContext, warm_starts: Collection[int]) -> None:
         self._plan = plan
         self._context = context
-        self._warm_starts = warm_starts
+        self.warm_starts = warm_starts
         self._penalty = cost_penalty(plan)
         self._backbones = [one.backbone.name for one in plan.selection.candidates]
 
@@ -78,7 +78,7 @@ class RacePlanner:
         def order(row: TrialRow) -> tuple[int, float]:
             return self._backbones.index(row.params.backbone), -self._penalty.applied(row.value or 0.0, row.params)
 
-        known = [row for row in trials if row.number in self._warm_starts]
+        known = [row for row in trials if row.number in self.warm_starts]
         first = min((row for row in known if self._context.starts_from_probe(row.params)), key=order, default=None)
         return first.number if first else None
 
