@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
 SECONDS_TO_EXIT = 5.0
 MOST_FAILED_STARTS = 3  # in a row
+LONGEST_SOCKET = 107  # bytes of a path, on Linux
 
 _START_LOG = "worker"  # written only if a worker fails before its first task
 
@@ -194,11 +196,23 @@ def _process_context() -> SpawnContext | ForkServerContext:
 
     The former only on Linux: Windows has no fork, and on macOS a fork of threads that a library has started may crash.
     """
-    if sys.platform != "linux":
+    if sys.platform != "linux" or not _can_listen():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["autotune.training.trial"])
     return context
+
+
+def _can_listen() -> bool:
+    """Return whether the folder of temporary files can contain a socket, which starting by a fork needs.
+
+    On clusters, its path can be too long, and in a container it may be read-only.
+    """
+    try:
+        folder = tempfile.gettempdir()
+    except FileNotFoundError:  # none is writable
+        return False
+    return len(os.fsencode(folder)) + len("/pymp-12345678/listener-12345678") <= LONGEST_SOCKET
 
 
 def _reason(exit_code: int | None) -> str:

@@ -82,7 +82,7 @@ class Driver:
                 self._handle(place, task.number, message)
                 if task.number not in self._running:
                     progress(self._search.n_finished(), n_trials)
-        if self._limits.is_late and self._record.best() is None:
+        if self._limits.is_late and self._record.best() is None and self._search.n_finished() < n_trials:
             self._take_probe()
 
     def _give_trials(self, n_trials: int) -> None:

@@ -72,9 +72,13 @@ class TimeLimits:
                 place.kill("it did not stop at the time limit of the study")
 
 
+class TimeIsUpError(Exception):
+    """The deadline of a study has passed. No TimeoutError, because code that handles an OSError would swallow it."""
+
+
 @contextmanager
 def alarm(deadline: float | None) -> Iterator[None]:
-    """Raise TimeoutError in this context at the deadline, in the code that runs then: a plugin may never return.
+    """Raise TimeIsUpError in this context at the deadline, in the code that runs then: a plugin may never return.
 
     Only in the main thread, and not on Windows, which has no such signal. Raises StudyError if it was no plugin.
     """
@@ -83,13 +87,13 @@ def alarm(deadline: float | None) -> Iterator[None]:
         return
 
     def ring(*_: object) -> NoReturn:
-        raise TimeoutError("the time limit of the study was reached")
+        raise TimeIsUpError("the time limit of the study was reached")
 
     before = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, max(deadline - time.monotonic(), 0) + SECONDS_TO_PLAN)
     try:
         yield
-    except TimeoutError as error:
+    except TimeIsUpError as error:
         raise StudyError(*TOO_SHORT) from error
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -6,12 +6,14 @@ from autotune.search.cost import FINALS_SHARE
 from autotune.search.plan import Plan
 from autotune.study.feature_cost import feature_costs
 from autotune.study.finals.race import Race
-from autotune.study.forecast import Forecast, TimeLeft
+from autotune.study.forecast import Forecast, Missing, TimeLeft
 from autotune.study.limits import TimeLimits
 from autotune.study.listener import StudyListener
 from autotune.study.record import Record
 from autotune.study.rows import TrialRow
 from autotune.training.context import LoadedBackbones
+
+NEWLY_FILLED = 0.5  # seconds of filling the feature cache after which its missing rows are counted again
 
 
 class TimeKeeper:
@@ -32,6 +34,8 @@ class TimeKeeper:
         self._finals = finals
         self._n_trials = n_trials
         self._test = 0.0  # seconds
+        self._missing: Missing = {}
+        self._counted_at: float | None = None  # seconds that the trials had filled the cache for
         self._share: float | None = None  # seconds, of the finals
 
     def end_trials(self) -> None:
@@ -41,17 +45,22 @@ class TimeKeeper:
     def update(self) -> None:
         """Estimate the time left again: after a trial or a network of the finals has finished."""
         trials, folds = self._record.trials(), self._record.folds()
-        missing = {}
         if len(trials) < self._n_trials:
-            costs = feature_costs(self._plan, self._backbones)
-            missing = {(one.backbone, one.pixels): one.pictures_missing for one in costs}
-        left = self._forecast.left(self._n_trials, trials, folds, missing)
+            self._count_missing(sum(row.cache_seconds or 0.0 for row in trials))
+        left = self._forecast.left(self._n_trials, trials, folds, self._missing)
         at_most = self._trials.until_deadline
         if at_most is not None:
             self._keep_back(left, max(at_most, 0.0))
         seconds = left.total if at_most is None else min(left.total, max(at_most, 0.0))
         self._record.keep_left(seconds)
         self._listener.estimated(seconds)
+
+    def _count_missing(self, cache_seconds: float) -> None:
+        """Count the features that the cache lacks, unless the trials have hardly filled it since: it reads all keys."""
+        if self._counted_at is None or cache_seconds > self._counted_at + NEWLY_FILLED:
+            costs = feature_costs(self._plan, self._backbones)
+            self._missing = {(one.backbone, one.pixels): one.pictures_missing for one in costs}
+            self._counted_at = cache_seconds
 
     def has_time_for_race(self, race: Race) -> bool:
         left = self._finals.until_deadline
