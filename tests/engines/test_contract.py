@@ -1,6 +1,8 @@
 """Tests that every engine must pass. To test an engine, add it to ENGINES."""
 
 import os
+import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ from commands import workers_of
 from conftest import write_digits
 from small_trials import KeptEpochs, trial_context
 
+from autotune.engines import local
 from autotune.engines.base import Died, Engine, Failed, Message, Place, ProbeTask, Task, TrialTask
 from autotune.engines.local import LocalEngine
 from autotune.errors import StudyError
@@ -228,6 +231,15 @@ def test_workers_that_die_repeatedly_during_their_start_raise(
     with pytest.raises(StudyError, match=r"died during their start.*code 3"):
         start()
     assert children() == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, workers are always new processes")
+def test_without_a_place_for_a_socket_workers_are_new_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert local._process_context().get_start_method() == "forkserver"
+    monkeypatch.setattr(tempfile, "tempdir", "/" + "x" * 76)
+    assert local._process_context().get_start_method() == "spawn"
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: (_ for _ in ()).throw(FileNotFoundError()))
+    assert local._process_context().get_start_method() == "spawn"
 
 
 def test_exit_leaves_no_process(new_engine: Callable[[int], Engine], context: TrialContext) -> None:

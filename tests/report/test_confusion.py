@@ -40,3 +40,13 @@ def test_predictions_are_binned_by_confidence() -> None:
     found = confusion.bins([0.05, 0.95, 0.91, 1.0], [False, True, False, True])
     assert [(one.n, one.n_correct) for one in found] == [(1, 0), (3, 2)]
     assert found[1].confidence == pytest.approx((0.95 + 0.91 + 1.0) / 3)
+
+
+def test_answered_predictions_are_those_that_reach_the_threshold() -> None:
+    found = {one.threshold: one for one in confusion.answered([0.3, 0.9, 0.95, 0.7], [False, True, False, True])}
+    assert [(found[at].n, found[at].n_correct) for at in (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)] == [
+        (3, 2), (3, 2), (2, 1), (2, 1), (1, 0), (0, 0),
+    ]  # fmt: skip
+    assert found[0.5].share == 0.75
+    assert found[0.5].interval[0] < 2 / 3 < found[0.5].interval[1]
+    assert found[0.99].interval == (0.0, 1.0)

@@ -1,6 +1,8 @@
 """The report of small real studies."""
 
+import csv
 import hashlib
+import html
 import json
 import re
 import shutil
@@ -18,13 +20,14 @@ from sqlite_utils import Database
 from autotune.cli.console import PlainConsole
 from autotune.errors import StudyError
 from autotune.export.export import ExportRequest, export_trial
-from autotune.report import importance
+from autotune.report import importance, report
 from autotune.report.report import TEMPLATE, write_report
 from autotune.search.settings import Settings, definition
 from autotune.study.lock import lock_study
 from autotune.study.record import open_record
 from autotune.study.request import Resources
-from autotune.study.rows import BackboneFacts, Mistake
+from autotune.study.rows import BackboneFacts, Mistake, TrialRow
+from autotune.training.outcome import Epoch
 from autotune.training.params import Params
 
 PARAMS = Params("small_cnn", 3, 32, 1e-5, 1e-3, "one-cycle", 0.5, 0.0, "adamw", 32, 0.01, 0.2, 0.0)
@@ -146,6 +149,46 @@ def test_duplicates_conflicting_labels_and_skipped_files_are_shown(made: Path) -
     assert "stray.png not in a class folder" in words
     assert pictures.count('<img src="data:image/png') == 3  # the conflict, the duplicate, the stray file
     assert pictures.count('class="tiny"') == 3
+
+
+@pytest.mark.slow
+def test_near_duplicates_are_shown_apart_each_with_its_picture(made: Path) -> None:
+    file = made / "manifest.csv"
+    rows = file.read_text(encoding="utf-8").splitlines()
+    names = rows[0].split(",")
+    assert "Near-duplicates" not in plain(written())
+    changed = list(csv.DictReader(rows))
+    alike = [one for one in changed if one["label"] == changed[0]["label"]][:2]
+    assert alike[0]["digest"] != alike[1]["digest"]
+    for one in alike:
+        one["group"] = alike[0]["digest"]
+    with file.open("w", encoding="utf-8", newline="") as out:
+        writer = csv.DictWriter(out, names)
+        writer.writeheader()
+        writer.writerows(changed)
+    text = written()
+    section = text[text.index("<h3>Near-duplicates</h3>") : text.index('id="reproduce"')]
+    section = section[: section.index("</ul>")]
+    assert section.count("<img") == 2
+    assert all(one["path"] in html.unescape(section) for one in alike)
+
+
+@pytest.mark.parametrize(
+    ("validation", "gaps", "words"),
+    [
+        ([0.7, 0.8, 0.8, 0.79], [0.0, 0.01, 0.05, 0.061],
+         "(6.1 percentage points, over the limit of 5), after 2 epochs without a higher validation score"),
+        ([0.8, 0.7, 0.7, 0.79], [0.0, 0.01, 0.02, 0.031],
+         "(3.1 percentage points, growing, the limit is 5), after 3 epochs without a higher validation score"),
+    ],
+)  # fmt: skip
+def test_a_stop_by_the_gap_is_explained_by_its_numbers(validation: list[float], gaps: list[float], words: str) -> None:
+    epochs = [
+        Epoch(number, 1e-3, 0.1, 0.9, value, 0.5, gap, False, 1.0)
+        for number, (value, gap) in enumerate(zip(validation, gaps, strict=True), 1)
+    ]
+    row = TrialRow(0, "complete", PARAMS, "gap", "", value=max(validation), best_epoch=2, epochs=4)
+    assert report._why_ended(row, epochs, 0.05) == f"stopped by the gap between training and validation {words}"
 
 
 @pytest.mark.slow
