@@ -28,7 +28,7 @@ import torch
 from PIL import Image
 
 from autotune.cache.pixels import pixel_rows
-from autotune.study.record import open_record
+from autotune.study.storage.record import open_record
 from autotune.training.context import LoadedBackbones
 from autotune.training.params import Params
 from autotune.training.trainer import quiet_lightning

@@ -29,10 +29,10 @@ from PIL import Image
 from autotune.cache.features import BATCH
 from autotune.cli.console import PlainConsole
 from autotune.data.split import TEST, TRAIN, VALIDATION
-from autotune.study.record import open_record
 from autotune.study.reopen import reopen_trial
 from autotune.study.request import Resources
-from autotune.study.rows import FAILED, ProbeRow, TrialRow
+from autotune.study.storage.record import open_record
+from autotune.study.storage.rows import FAILED, ProbeRow, TrialRow
 from autotune.training.batches import CLEAN_BATCH, views_up_to
 from autotune.training.context import LoadedBackbones, TrialContext
 from autotune.training.malloc import keep_freed_memory

@@ -25,8 +25,8 @@ from PIL import Image
 
 from autotune.study.listener import StudyListener
 from autotune.study.request import SearchRequest
-from autotune.study.rows import BackboneFacts, TrialRow
 from autotune.study.run import run_study
+from autotune.study.storage.rows import BackboneFacts, TrialRow
 
 QUICK = ("--trials", "2", "--epochs", "1", "--backbone", "small_cnn", "--pixels", "32")
 Pictures = Iterator[tuple[str, np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]]]

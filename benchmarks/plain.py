@@ -44,10 +44,10 @@ from autotune.cli.console import PlainConsole
 from autotune.data.split import TRAIN, VALIDATION
 from autotune.engines.base import CacheProgress, Engine, ProbeTask, TrialTask
 from autotune.engines.local import LocalEngine
-from autotune.study.record import open_record
 from autotune.study.reopen import FinishedTrial, reopen_trial
 from autotune.study.request import Resources
-from autotune.study.rows import COMPLETE
+from autotune.study.storage.record import open_record
+from autotune.study.storage.rows import COMPLETE
 from autotune.training.context import TrialContext
 from autotune.training.network import class_weights
 from autotune.training.optimizers import build_optimizer

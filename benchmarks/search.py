@@ -19,7 +19,7 @@ from pathlib import Path
 import machine
 import numpy as np
 
-from autotune.study.rows import TrialRow
+from autotune.study.storage.rows import TrialRow
 from autotune.study.summary import study_status
 from autotune.training.optimizers import find_optimizer
 

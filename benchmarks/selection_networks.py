@@ -17,13 +17,13 @@ from torch import Tensor
 
 from autotune.cache.pixels import fill_pixels, pixel_rows, read_square
 from autotune.data.split import TRAIN, VALIDATION
-from autotune.study.checkpoints import Checkpoints
 from autotune.study.finals.held_out import folds_of, read_held_out
 from autotune.study.listener import StudyListener
-from autotune.study.record import open_record
 from autotune.study.reopen import FinishedTrial, reopen_trial
 from autotune.study.request import Resources
-from autotune.study.rows import Finalist, FoldRow, TrialRow
+from autotune.study.storage.checkpoints import Checkpoints
+from autotune.study.storage.record import open_record
+from autotune.study.storage.rows import Finalist, FoldRow, TrialRow
 from autotune.training.calibration import expected_calibration_error
 from autotune.training.context import WHOLE_POOL
 from autotune.training.fold import fold_epochs, run_fold, run_soup

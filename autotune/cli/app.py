@@ -119,8 +119,8 @@ def search(
     Run the same command again to resume.
     """
     from autotune.study.check_request import check_request
-    from autotune.study.lock import refuse_in_use
     from autotune.study.request import SearchRequest
+    from autotune.study.storage.lock import refuse_in_use
 
     flags = {"epochs": epochs, "metric": _underscored(metric), "seed": seed, "group_by": group_by}
     ranges = {"backbone": _listed(backbone), "pixels": _numbers(pixels)}

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 
 from autotune.study.listener import Progress, StudyListener
-from autotune.study.rows import FAILED, BackboneFacts, TrialRow
+from autotune.study.storage.rows import FAILED, BackboneFacts, TrialRow
 from autotune.text import duration, in_parts, percent, plural, visible
 
 PLAIN_SECONDS = 10.0  # between two progress lines of one task without a terminal

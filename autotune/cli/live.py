@@ -19,7 +19,7 @@ from autotune.cli.console import PlainConsole
 from autotune.cli.memory_use import memory_in_use
 from autotune.cli.panel import PanelState, ProgressBar, RunningTrial
 from autotune.study.listener import Outline
-from autotune.study.rows import BackboneFacts, TrialRow
+from autotune.study.storage.rows import BackboneFacts, TrialRow
 
 if TYPE_CHECKING:
     from autotune.training.outcome import Epoch

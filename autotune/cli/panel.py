@@ -11,7 +11,7 @@ from rich.text import Text
 
 from autotune.cli.memory_use import MemoryUse
 from autotune.study.listener import Outline
-from autotune.study.rows import COMPLETE, STATES, TrialRow
+from autotune.study.storage.rows import COMPLETE, STATES, TrialRow
 from autotune.text import duration, percent
 from autotune.training.metrics import find_metric
 

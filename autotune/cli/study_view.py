@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from autotune.cli.console import PlainConsole
-    from autotune.study.rows import Evaluation, Finalist, LaterRow, Running
+    from autotune.study.storage.rows import Evaluation, Finalist, LaterRow, Running
     from autotune.study.summary import Summary
 
 N_LEADERS = 10
@@ -79,7 +79,7 @@ def _next_commands(summary: Summary) -> Table:
 
 def _leaderboard(summary: Summary) -> Table:
 
-    from autotune.study.rows import FAILED
+    from autotune.study.storage.rows import FAILED
     from autotune.training.metrics import find_metric
 
     table = new_table()

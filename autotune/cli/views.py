@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def show_export(result: ExportResult, console: PlainConsole) -> None:
     """Print the verified files, the calibration and the folder of the bundle."""
-    from autotune.study.rows import TRIAL
+    from autotune.study.storage.rows import TRIAL
 
     console.rich.print(_verified_files(result.files))
     seen = "" if result.how == TRIAL else " It was trained on them, so this does not measure its quality."

@@ -25,11 +25,11 @@ from autotune.export.staging import staged_folder
 from autotune.export.validation import build_reference, calibrate, unseen_scores, validation_logits
 from autotune.export.verify import Reference, VerifiedFile, require_verified, verify_file
 from autotune.study.listener import StudyListener
-from autotune.study.lock import lock_study
-from autotune.study.record import open_record
 from autotune.study.reopen import FinishedTrial, reopen_trial
 from autotune.study.request import Resources
-from autotune.study.rows import Evaluation
+from autotune.study.storage.lock import lock_study
+from autotune.study.storage.record import open_record
+from autotune.study.storage.rows import Evaluation
 from autotune.study.summary import find_study
 from autotune.text import plural
 from autotune.training.restore import TrainedNetwork

@@ -21,7 +21,7 @@ from autotune.export.verify import VERIFIED
 from autotune.study.checks import source_of
 from autotune.study.reopen import FinishedTrial
 from autotune.study.reproduce import reproduction
-from autotune.study.rows import ClassScore, Evaluation
+from autotune.study.storage.rows import ClassScore, Evaluation
 from autotune.study.summary import describe_scope
 from autotune.text import percent, plural, visible
 from autotune.training.metrics import find_metric

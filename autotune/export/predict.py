@@ -223,8 +223,8 @@ def refuse_unreadable(errors: Sequence[Prediction], n: int) -> None:
 def _load_winner(folder: Path, resources: Resources | None) -> Classifier:
     """Load the winner of a study, which runs with torch."""
     from autotune.study.listener import StudyListener
-    from autotune.study.record import open_record
     from autotune.study.reopen import reopen_trial
+    from autotune.study.storage.record import open_record
 
     with open_record(folder) as record:
         one = reopen_trial(folder, record, resources or Resources(), StudyListener())

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup, escape
 
-from autotune.study.rows import COMPLETE, FAILED, PRUNED
+from autotune.study.storage.rows import COMPLETE, FAILED, PRUNED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,7 +17,7 @@ from optuna.storages import RDBStorage
 from sqlalchemy.exc import SQLAlchemyError
 
 from autotune.errors import AutotuneError, StudyError
-from autotune.study.record import TRIALS
+from autotune.study.storage.record import TRIALS
 from autotune.study.summary import find_study
 
 PAGE = "/dashboard/studies/1"  # of the only study in a trials.db

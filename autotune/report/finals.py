@@ -11,8 +11,8 @@ from autotune.report import confusion
 from autotune.report.confusion import Errors
 from autotune.study.checks import recorded_split
 from autotune.study.finals.held_out import held_out_of
-from autotune.study.record import Record
-from autotune.study.rows import Final, Finalist
+from autotune.study.storage.record import Record
+from autotune.study.storage.rows import Final, Finalist
 from autotune.study.summary import Summary
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.report.charts import CATEGORIES, LINEAR, LOG, STEPS, Point
-from autotune.study.rows import COMPLETE, TrialRow
+from autotune.study.storage.rows import COMPLETE, TrialRow
 
 if TYPE_CHECKING:
     from optuna import Study

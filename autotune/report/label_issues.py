@@ -21,7 +21,7 @@ from autotune.study.checks import recorded_split
 from autotune.study.finals.held_out import held_out_of
 from autotune.study.listener import StudyListener
 from autotune.study.prepare import decode_pictures
-from autotune.study.record import open_record
+from autotune.study.storage.record import open_record
 from autotune.study.summary import find_study
 from autotune.training.context import LoadedBackbones
 

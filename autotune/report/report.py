@@ -28,9 +28,9 @@ from autotune.report.importance import HyperparameterImportance, Importances
 from autotune.report.later import LaterSection, later_section, latest_scores
 from autotune.report.thumbnails import Thumbnail, first_shown, thumbnail
 from autotune.study.checks import source_of
-from autotune.study.record import TRIALS, Record, open_record
 from autotune.study.reproduce import Reproduction, reproduction
-from autotune.study.rows import COMPLETE, PRUNED, Evaluation, ExportRow, StudyFacts, TrialRow
+from autotune.study.storage.record import TRIALS, Record, open_record
+from autotune.study.storage.rows import COMPLETE, PRUNED, Evaluation, ExportRow, StudyFacts, TrialRow
 from autotune.study.summary import Summary, find_study, study_status
 from autotune.text import duration, percent, plural
 from autotune.training.metrics import find_metric

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from autotune.errors import AutotuneError
 from autotune.study.listener import StudyListener
-from autotune.study.record import Record
-from autotune.study.rows import FAILED, BackboneFacts, TrialRow
+from autotune.study.storage.record import Record
+from autotune.study.storage.rows import FAILED, BackboneFacts, TrialRow
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -14,7 +14,7 @@ from autotune.search.candidates import Selection
 from autotune.search.plan import Chosen
 from autotune.search.settings import Settings, definition, differences
 from autotune.search.space import BackboneOptions
-from autotune.study.record import RECORD, TRIALS, Record, check_database, missing_file, open_record
+from autotune.study.storage.record import RECORD, TRIALS, Record, check_database, missing_file, open_record
 
 if TYPE_CHECKING:
     from autotune.search.optuna_study import OptunaStudy

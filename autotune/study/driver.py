@@ -25,12 +25,12 @@ from autotune.engines.base import (
 from autotune.errors import StudyError
 from autotune.search.cost_penalty import CostPenalty
 from autotune.search.optuna_study import OptunaStudy
-from autotune.study.checkpoints import Checkpoints
-from autotune.study.limits import TOO_SHORT, TimeLimits
 from autotune.study.listener import TRIALS, StudyListener
-from autotune.study.record import Record
-from autotune.study.rows import COMPLETE, FAILED, PRUNED, BackboneFacts, TrialRow
-from autotune.study.time_keeper import TimeKeeper
+from autotune.study.storage.checkpoints import Checkpoints
+from autotune.study.storage.record import Record
+from autotune.study.storage.rows import COMPLETE, FAILED, PRUNED, BackboneFacts, TrialRow
+from autotune.study.timing.limits import TOO_SHORT, TimeLimits
+from autotune.study.timing.time_keeper import TimeKeeper
 from autotune.training.outcome import TIMEOUT, Epoch, FoldEpoch, ProbeOutcome, TrialOutcome
 from autotune.training.params import Params
 

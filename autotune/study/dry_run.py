@@ -25,14 +25,14 @@ from autotune.study.checks import (
     refuse_another,
     refuse_other_weights,
 )
-from autotune.study.feature_cost import FeatureCost, feature_costs
 from autotune.study.finals.race import RacePlanner
-from autotune.study.forecast import Forecast
 from autotune.study.listener import StudyListener
 from autotune.study.prepare import Prepared, prepare
-from autotune.study.record import open_record
 from autotune.study.request import SearchRequest
-from autotune.study.rows import FoldRow, TrialRow
+from autotune.study.storage.record import open_record
+from autotune.study.storage.rows import FoldRow, TrialRow
+from autotune.study.timing.feature_cost import FeatureCost, feature_costs
+from autotune.study.timing.forecast import Forecast
 from autotune.training.context import LoadedBackbones, TrialContext
 
 

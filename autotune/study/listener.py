@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from autotune.study.record import Record
-    from autotune.study.rows import BackboneFacts, TrialRow
+    from autotune.study.storage.record import Record
+    from autotune.study.storage.rows import BackboneFacts, TrialRow
     from autotune.training.outcome import Epoch
 
 TRIALS = "Trials"  # the title of the work whose duration is estimated

@@ -17,13 +17,13 @@ from autotune.search.plan import build_context, make_plan, pick_device
 from autotune.search.settings import Settings, settings_from_record
 from autotune.study.checks import recorded_backbones, recorded_choices, recorded_split, refuse_other_weights
 from autotune.study.evaluate import evaluate_winner
-from autotune.study.files import StudyFiles
 from autotune.study.finals.held_out import HeldOut, held_out_of
 from autotune.study.listener import StudyListener
-from autotune.study.lock import lock_study
-from autotune.study.record import Record, open_record
 from autotune.study.request import Resources
-from autotune.study.rows import COMPLETE, TRIAL, Evaluation, Final, TrialRow
+from autotune.study.storage.files import StudyFiles
+from autotune.study.storage.lock import lock_study
+from autotune.study.storage.record import Record, open_record
+from autotune.study.storage.rows import COMPLETE, TRIAL, Evaluation, Final, TrialRow
 from autotune.study.summary import Summary, find_study, study_status
 from autotune.training.context import LoadedBackbones, TrialContext
 from autotune.training.restore import TrainedNetwork, network_from_checkpoint

@@ -25,7 +25,6 @@ from autotune.search.space import BackboneOptions
 from autotune.search.speed import measure_speeds
 from autotune.study.announce import announce, look_alike_lines, outline
 from autotune.study.check_request import study_folder
-from autotune.study.checkpoints import Checkpoints
 from autotune.study.checks import (
     recorded_backbones,
     recorded_choices,
@@ -35,19 +34,20 @@ from autotune.study.checks import (
 )
 from autotune.study.driver import Driver, run_probes
 from autotune.study.evaluate import evaluate_winner
-from autotune.study.files import StudyFiles
 from autotune.study.finals.finals import Finals
 from autotune.study.finals.race import RacePlanner
-from autotune.study.forecast import Forecast
-from autotune.study.limits import TOO_SHORT, TimeLimits, alarm
 from autotune.study.listener import StudyListener
-from autotune.study.lock import lock_study, refuse_in_use
 from autotune.study.prepare import Prepared, decode_pictures, prepare
-from autotune.study.record import TRIALS, Record, open_record
 from autotune.study.request import SearchRequest
-from autotune.study.rows import BackboneFacts, Running
+from autotune.study.storage.checkpoints import Checkpoints
+from autotune.study.storage.files import StudyFiles
+from autotune.study.storage.lock import lock_study, refuse_in_use
+from autotune.study.storage.record import TRIALS, Record, open_record
+from autotune.study.storage.rows import BackboneFacts, Running
 from autotune.study.summary import Summary, study_status
-from autotune.study.time_keeper import TimeKeeper
+from autotune.study.timing.forecast import Forecast
+from autotune.study.timing.limits import TOO_SHORT, TimeLimits, alarm
+from autotune.study.timing.time_keeper import TimeKeeper
 from autotune.text import percent, plural
 from autotune.training.context import LoadedBackbones, TrialContext
 from autotune.training.outcome import ProbeOutcome

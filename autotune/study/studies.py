@@ -10,9 +10,9 @@ from typing import Any
 
 from autotune import text
 from autotune.errors import StudyError
-from autotune.study.lock import LOCK, lock_study
-from autotune.study.record import RECORD, open_record
-from autotune.study.rows import COMPLETE
+from autotune.study.storage.lock import LOCK, lock_study
+from autotune.study.storage.record import RECORD, open_record
+from autotune.study.storage.rows import COMPLETE
 from autotune.study.summary import STUDIES, find_study
 
 DEFINITION = "study.toml"  # belongs to the user and is kept in git

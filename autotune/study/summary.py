@@ -10,9 +10,9 @@ from typing import Any
 
 from autotune.data.visits import Visits
 from autotune.errors import StudyError, did_you_mean
-from autotune.study.lock import is_in_use
-from autotune.study.record import RECORD, TRIALS, Record, missing_file, open_record
-from autotune.study.rows import (
+from autotune.study.storage.lock import is_in_use
+from autotune.study.storage.record import RECORD, TRIALS, Record, missing_file, open_record
+from autotune.study.storage.rows import (
     COMPLETE,
     STATES,
     BackboneFacts,

@@ -15,7 +15,7 @@ from typer.main import get_command
 import autotune
 from autotune.cli.app import app
 from autotune.cli.options import seconds_of
-from autotune.study.lock import lock_study
+from autotune.study.storage.lock import lock_study
 
 
 def run_in_a_process(*words: str) -> subprocess.CompletedProcess[str]:

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from autotune.cli.console import PlainConsole
-from autotune.study.rows import BackboneFacts
+from autotune.study.storage.rows import BackboneFacts
 from autotune.training.params import Params
 
 PARAMS = Params("net", 2, 224, 1e-5, 3e-4, "one-cycle", 0.5, 0.0, "adamw", 32, 0.0, 0.0, 0.0)

@@ -25,8 +25,8 @@ from autotune.cli.panel import sparkline
 from autotune.cli.study_view import show_study
 from autotune.study.listener import Outline
 from autotune.study.request import SearchRequest
-from autotune.study.rows import BackboneFacts, TrialRow
 from autotune.study.run import run_study
+from autotune.study.storage.rows import BackboneFacts, TrialRow
 from autotune.training.outcome import Epoch
 from autotune.training.params import Params
 

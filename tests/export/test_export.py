@@ -26,10 +26,10 @@ from autotune.export.export import ExportRequest, export_trial
 from autotune.export.formats import FORMATS
 from autotune.export.predict import find_pictures, load
 from autotune.export.result import ExportResult
-from autotune.study.record import Record
 from autotune.study.request import Resources, SearchRequest
-from autotune.study.rows import ExportRow
 from autotune.study.run import run_study
+from autotune.study.storage.record import Record
+from autotune.study.storage.rows import ExportRow
 
 pytestmark = pytest.mark.slow
 EVERY = ("int8", "pt2", "safetensors")

@@ -10,9 +10,9 @@ from conftest import write_digits
 from small_studies import search
 
 from autotune.errors import PluginError
-from autotune.study import limits
 from autotune.study.listener import StudyListener
 from autotune.study.summary import study_status
+from autotune.study.timing import limits
 
 pytestmark = pytest.mark.slow
 

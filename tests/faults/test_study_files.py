@@ -76,7 +76,7 @@ def test_a_checkpoint_in_place_of_another_stops_the_evaluation(finished: Path) -
 
 
 def test_the_clock_moving_back_does_not_reorder_the_trials(here: Path, tmp_path: Path) -> None:
-    from autotune.study.record import open_record
+    from autotune.study.storage.record import open_record
 
     search(write_digits(tmp_path / "digits"), 3)
     with open_record(here / "studies" / "s") as record:

@@ -4,7 +4,7 @@ import pytest
 
 from autotune.report import charts
 from autotune.report.charts import AxisRange
-from autotune.study.rows import COMPLETE, FAILED, PRUNED
+from autotune.study.storage.rows import COMPLETE, FAILED, PRUNED
 
 ROOM = AxisRange(0, 100)
 

@@ -24,7 +24,7 @@ from autotune.errors import AutotuneError, StudyError
 from autotune.report.dashboard import serve_dashboard
 from autotune.search.optuna_study import STUDY_NAME, OptunaStudy
 from autotune.search.settings import Settings
-from autotune.study.record import Record
+from autotune.study.storage.record import Record
 from autotune.study.summary import study_status
 
 SHOT = os.environ.get("AUTOTUNE_TEST_SHOT")  # where to save a screenshot of the page, for manual inspection

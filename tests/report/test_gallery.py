@@ -7,7 +7,7 @@ from awkward_study import finished
 from autotune.data.split import MANIFEST, TEST, read_manifest
 from autotune.report import gallery
 from autotune.report.gallery import class_galleries
-from autotune.study.record import open_record
+from autotune.study.storage.record import open_record
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ import pytest
 
 from autotune.report import charts, importance
 from autotune.search.optuna_study import STUDY_NAME
-from autotune.study.rows import COMPLETE, TrialRow
+from autotune.study.storage.rows import COMPLETE, TrialRow
 from autotune.training.params import Params
 
 

@@ -23,10 +23,10 @@ from autotune.export.export import ExportRequest, export_trial
 from autotune.report import importance, report
 from autotune.report.report import TEMPLATE, write_report
 from autotune.search.settings import Settings, definition
-from autotune.study.lock import lock_study
-from autotune.study.record import open_record
 from autotune.study.request import Resources
-from autotune.study.rows import BackboneFacts, Mistake, TrialRow
+from autotune.study.storage.lock import lock_study
+from autotune.study.storage.record import open_record
+from autotune.study.storage.rows import BackboneFacts, Mistake, TrialRow
 from autotune.training.outcome import Epoch
 from autotune.training.params import Params
 

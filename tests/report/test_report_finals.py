@@ -21,9 +21,9 @@ from autotune.export.export import ExportRequest, export_trial
 from autotune.report.label_issues import find_label_issues_in_finals
 from autotune.report.report import write_report
 from autotune.study.finals import finals, race
-from autotune.study.record import open_record
 from autotune.study.request import Resources
-from autotune.study.rows import REFIT, Final
+from autotune.study.storage.record import open_record
+from autotune.study.storage.rows import REFIT, Final
 from autotune.study.summary import study_status
 
 OLD = Path(__file__).parents[1] / "study" / "made_by_0.1.0"

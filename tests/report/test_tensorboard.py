@@ -11,9 +11,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from autotune.errors import AutotuneError
 from autotune.report.tensorboard import TensorBoardListener
 from autotune.study.listener import StudyListener
-from autotune.study.record import Record
 from autotune.study.request import SearchRequest
 from autotune.study.run import run_study
+from autotune.study.storage.record import Record
 from autotune.study.summary import Summary
 from autotune.training.outcome import Epoch
 

@@ -7,9 +7,9 @@ from conftest import write_digits
 from small_trials import trial_context
 
 from autotune.errors import StudyError
-from autotune.study.checkpoints import Checkpoints
-from autotune.study.files import StudyFiles
-from autotune.study.record import open_record
+from autotune.study.storage.checkpoints import Checkpoints
+from autotune.study.storage.files import StudyFiles
+from autotune.study.storage.record import open_record
 from autotune.training.context import TrialContext
 from autotune.training.params import Params
 

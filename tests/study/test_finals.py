@@ -15,13 +15,13 @@ from small_studies import search
 
 from autotune.study import run
 from autotune.study.finals import finals, race
-from autotune.study.limits import TimeLimits
 from autotune.study.listener import StudyListener
-from autotune.study.record import Record
 from autotune.study.reopen import reopen_trial
 from autotune.study.request import Resources
-from autotune.study.rows import COMPLETE, FAILED, FoldRow
+from autotune.study.storage.record import Record
+from autotune.study.storage.rows import COMPLETE, FAILED, FoldRow
 from autotune.study.summary import study_status
+from autotune.study.timing.limits import TimeLimits
 from autotune.training.context import WHOLE_POOL
 
 pytestmark = pytest.mark.slow

@@ -11,8 +11,8 @@ from autotune.search.plan import build_context
 from autotune.search.speed import MachineSpeed
 from autotune.study.finals import race
 from autotune.study.finals.race import RacePlanner
-from autotune.study.forecast import Forecast
-from autotune.study.rows import COMPLETE, FoldRow, TrialRow
+from autotune.study.storage.rows import COMPLETE, FoldRow, TrialRow
+from autotune.study.timing.forecast import Forecast
 from autotune.training.params import Params
 
 KEY = ("efficientnet_lite0", 64)

@@ -9,10 +9,10 @@ from conftest import write_digits
 from autotune.export.export import ExportRequest, export_trial
 from autotune.report.report import write_report
 from autotune.study.listener import StudyListener
-from autotune.study.record import open_record
 from autotune.study.request import Resources, SearchRequest
-from autotune.study.rows import COMPLETE, PRUNED
 from autotune.study.run import run_study
+from autotune.study.storage.record import open_record
+from autotune.study.storage.rows import COMPLETE, PRUNED
 from autotune.study.summary import study_status
 
 MADE = Path(__file__).with_name("made_by_0.1.0")

@@ -7,7 +7,7 @@ from small_trials import trial_plan
 from autotune.data.split import VALIDATION
 from autotune.search.plan import build_context
 from autotune.study.finals.race import RacePlanner
-from autotune.study.rows import COMPLETE, TrialRow
+from autotune.study.storage.rows import COMPLETE, TrialRow
 from autotune.training.params import Params
 
 PARAMS = Params(

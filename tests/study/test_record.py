@@ -7,8 +7,8 @@ import pytest
 
 from autotune.data.folder import SkippedFile
 from autotune.errors import StudyError
-from autotune.study.record import Record, check_database
-from autotune.study.rows import BackboneFacts, CalibrationError, ClassScore, Evaluation, Mistake, StudyFacts
+from autotune.study.storage.record import Record, check_database
+from autotune.study.storage.rows import BackboneFacts, CalibrationError, ClassScore, Evaluation, Mistake, StudyFacts
 from autotune.training.outcome import Epoch, ProbeOutcome, TrialOutcome
 from autotune.training.params import Params
 

@@ -34,11 +34,11 @@ from autotune.search.settings import read_settings
 from autotune.study import run
 from autotune.study.driver import Driver
 from autotune.study.listener import Progress, StudyListener
-from autotune.study.lock import lock_study
-from autotune.study.record import Record
 from autotune.study.reopen import evaluate_again
 from autotune.study.request import Resources, SearchRequest
 from autotune.study.run import run_study
+from autotune.study.storage.lock import lock_study
+from autotune.study.storage.record import Record
 from autotune.study.summary import study_status
 
 pytestmark = pytest.mark.slow

@@ -10,7 +10,7 @@ from small_studies import search
 from autotune.cli.console import PlainConsole
 from autotune.cli.study_view import show_study
 from autotune.study.listener import StudyListener
-from autotune.study.lock import lock_study
+from autotune.study.storage.lock import lock_study
 from autotune.study.summary import Summary, study_status
 
 

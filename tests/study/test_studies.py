@@ -9,7 +9,7 @@ from commands import run_command
 
 from autotune.cli.options import backbone_names, metric_names, study_names
 from autotune.errors import StudyError
-from autotune.study.lock import lock_study
+from autotune.study.storage.lock import lock_study
 from autotune.study.studies import list_studies, remove_study
 
 

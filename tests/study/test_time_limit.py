@@ -9,9 +9,9 @@ from conftest import write_digits
 from small_studies import search
 
 from autotune.report.report import write_report
-from autotune.study import limits
 from autotune.study.listener import StudyListener
 from autotune.study.summary import study_status
+from autotune.study.timing import limits
 
 pytestmark = pytest.mark.slow
 PRETRAINED: dict[str, Any] = {"backbone": ["efficientnet_lite0"], "pixels": [64], "depth": [0, 1], "epochs": 3}

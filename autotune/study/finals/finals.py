@@ -8,16 +8,16 @@ from dataclasses import replace
 from autotune.data.folds import class_gaps
 from autotune.engines.base import Died, Engine, Failed, FoldTask, SoupTask, Task, Unfinished
 from autotune.search.plan import Plan
-from autotune.study.checkpoints import Checkpoints
 from autotune.study.driver import run_tasks
 from autotune.study.finals.held_out import folds_of
 from autotune.study.finals.race import Race, RacePlanner
 from autotune.study.finals.ranking import Ranking
-from autotune.study.limits import TimeLimits
 from autotune.study.listener import StudyListener
-from autotune.study.record import Record
-from autotune.study.rows import COMPLETE, FAILED, REFIT, SOUP, TRIAL, Final, Finalist, FoldRow, TrialRow
-from autotune.study.time_keeper import TimeKeeper
+from autotune.study.storage.checkpoints import Checkpoints
+from autotune.study.storage.record import Record
+from autotune.study.storage.rows import COMPLETE, FAILED, REFIT, SOUP, TRIAL, Final, Finalist, FoldRow, TrialRow
+from autotune.study.timing.limits import TimeLimits
+from autotune.study.timing.time_keeper import TimeKeeper
 from autotune.text import in_parts, percent, plural
 from autotune.training.context import SEARCHED, WHOLE_POOL, TrialContext
 from autotune.training.outcome import DONE, TIMEOUT, FoldOutcome, SoupOutcome

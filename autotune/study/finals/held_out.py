@@ -13,9 +13,9 @@ from torch import Tensor
 from autotune.data.folds import assign_folds
 from autotune.data.picture import Picture
 from autotune.data.split import TRAIN, VALIDATION, Split
-from autotune.study.files import StudyFiles
-from autotune.study.record import Record
-from autotune.study.rows import COMPLETE, Final, FoldRow
+from autotune.study.storage.files import StudyFiles
+from autotune.study.storage.record import Record
+from autotune.study.storage.rows import COMPLETE, Final, FoldRow
 from autotune.training.context import WHOLE_POOL
 
 

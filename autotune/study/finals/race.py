@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from autotune.search.cost import FINALS_SHARE, expected_operations, expected_shares
 from autotune.search.cost_penalty import cost_penalty
 from autotune.search.plan import Plan
-from autotune.study.rows import TrialRow
+from autotune.study.storage.rows import TrialRow
 from autotune.training.context import TrialContext
 from autotune.training.fold import fold_epochs
 

@@ -13,9 +13,9 @@ from autotune.data.picture import Picture
 from autotune.data.split import Split
 from autotune.data.visits import visits_of
 from autotune.study.evaluate import class_numbers
-from autotune.study.files import StudyFiles
 from autotune.study.finals.held_out import HeldOut, folds_of, read_held_out
-from autotune.study.rows import FAILED, Finalist, FoldRow, FoldScore
+from autotune.study.storage.files import StudyFiles
+from autotune.study.storage.rows import FAILED, Finalist, FoldRow, FoldScore
 from autotune.training.calibration import fit_temperature
 from autotune.training.metrics import (
     log_loss,

@@ -19,9 +19,9 @@ from sqlite_utils import Database
 from autotune.data.folder import SkippedFile
 from autotune.data.visits import Visits
 from autotune.errors import StudyError
-from autotune.study.lock import IN_USE, WAIT
-from autotune.study.migrations import migrations
-from autotune.study.rows import (
+from autotune.study.storage.lock import IN_USE, WAIT
+from autotune.study.storage.migrations import migrations
+from autotune.study.storage.rows import (
     COMPLETE,
     FAILED,
     PRUNED,

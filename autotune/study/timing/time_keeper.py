@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from autotune.search.cost import FINALS_SHARE
 from autotune.search.plan import Plan
-from autotune.study.feature_cost import feature_costs
 from autotune.study.finals.race import Race
-from autotune.study.forecast import Forecast, Missing, TimeLeft
-from autotune.study.limits import TimeLimits
 from autotune.study.listener import StudyListener
-from autotune.study.record import Record
-from autotune.study.rows import TrialRow
+from autotune.study.storage.record import Record
+from autotune.study.storage.rows import TrialRow
+from autotune.study.timing.feature_cost import feature_costs
+from autotune.study.timing.forecast import Forecast, Missing, TimeLeft
+from autotune.study.timing.limits import TimeLimits
 from autotune.training.context import LoadedBackbones
 
 NEWLY_FILLED = 0.5  # seconds of filling the feature cache after which its missing rows are counted again

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from autotune.errors import StudyError
 from autotune.files import write_whole
-from autotune.study.record import RESTORE, Record
+from autotune.study.storage.record import RESTORE, Record
 
 
 class StudyFiles:

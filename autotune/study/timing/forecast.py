@@ -12,7 +12,7 @@ from autotune.search.cost import EPOCHS_SHARE, FINALS_SHARE
 from autotune.search.plan import Plan
 from autotune.search.speed import MachineSpeed, Speeds
 from autotune.study.finals.race import RACES, Race, RacePlanner
-from autotune.study.rows import COMPLETE, SOUP, TRIAL, FoldRow, TrialRow
+from autotune.study.storage.rows import COMPLETE, SOUP, TRIAL, FoldRow, TrialRow
 from autotune.training.batches import views_up_to
 from autotune.training.context import TrialContext
 

@@ -1,0 +1,1 @@
+"""A study on disk: the record and its rows, checkpoints and other files, and the lock."""

@@ -1,0 +1,1 @@
+"""How long the rest of a study takes, and its time limit."""
