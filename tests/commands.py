@@ -11,7 +11,7 @@ from unittest import mock
 import psutil
 import pytest
 
-from autotune.cli.app import main
+from autotune.cli.main import main
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def test_the_wheel_contains_all_plugins_and_runs_a_study(tmp_path: Path) -> None
     run(tmp_path, sys.executable, "-m", "pip", "install", "--no-deps", "--target", own, wheel)
     home = run(tmp_path, python, "-c", "import autotune, autotune_plugins; print(autotune.__file__)").strip()
     assert Path(home).is_relative_to(own)
-    entry = "from autotune.cli.app import main; main()"
+    entry = "from autotune.cli.main import main; main()"
     listed = run(tmp_path, python, "-c", entry, "plugins")
     names = {entry.name for entry in discover().backbones}
     assert names <= set(listed.splitlines())

@@ -172,7 +172,7 @@ def test_a_bad_option_and_a_study_in_use_are_refused_before_torch_is_imported(
 ) -> None:
     (here / "photos").mkdir()
     code = (
-        "import sys; from autotune.cli.app import main; sys.argv[1:] = " + repr(list(words)) + "\n"
+        "import sys; from autotune.cli.main import main; sys.argv[1:] = " + repr(list(words)) + "\n"
         "try: main()\n"
         "except SystemExit as leave: print(leave.code, 'torch' in sys.modules)"
     )

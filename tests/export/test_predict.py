@@ -147,7 +147,7 @@ class TestBundle:
         file = picture(here / "x.png", 200)
         code = (
             f"import sys; sys.argv = ['autotune', 'predict', {str(own)!r}, {str(file)!r}, '--json']\n"
-            "from autotune.cli.app import main\n"
+            "from autotune.cli.main import main\n"
             "try: main()\n"
             "finally: print([n for n in ('torch', 'optuna', 'scipy', 'pytorch_lightning') if n in sys.modules])"
         )

@@ -175,7 +175,7 @@ def loaded(code: str) -> list[str]:
 
 @pytest.mark.parametrize("word", ["--help", "plugins"])
 def test_help_and_plugins_import_no_settings_and_help_no_pydantic(word: str) -> None:
-    names = loaded(f"sys.argv = ['autotune', {word!r}]; from autotune.cli.app import main; main()")
+    names = loaded(f"sys.argv = ['autotune', {word!r}]; from autotune.cli.main import main; main()")
     assert "autotune.cli.app" in names
     assert [name for name in names if name.startswith("autotune.search")] == []
     if word == "--help":  # Typer imports pydantic to read the options of a command
