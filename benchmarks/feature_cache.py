@@ -31,15 +31,16 @@ from autotune.data import datasets
 from autotune.data.augment import Invariances
 from autotune.data.catalog import read_catalog
 from autotune.files import cache_folder
-from autotune.training import batches, trial
+from autotune.training import batches, network
 from autotune.training.batches import LabelledPictures
 from autotune.training.context import LoadedBackbones, TrialContext
 from autotune.training.malloc import keep_freed_memory
 from autotune.training.metrics import predicted_classes
 from autotune.training.params import Params
+from autotune.training.probe import probe_file_name
 from autotune.training.restore import network_from_checkpoint
 from autotune.training.trainer import quiet_lightning
-from autotune.training.trial import probe_file_name, run_probe, run_trial
+from autotune.training.trial import run_probe, run_trial
 
 NAME, SIZE, EPOCHS, STRENGTH = "efficientnet_lite0", 128, 8, 1.0
 SEEDS, DEPTHS = range(5), (0, 2, 4)
@@ -144,10 +145,10 @@ def trained(photos: Photos, seed: int, depth: int, kind: str, n_views: int) -> d
     parts = drawn(photos, seed)
     features.N_VIEWS = n_views
     batches.N_VIEWS = n_views  # type: ignore[attr-defined]
-    assemble: Any = trial.assemble_network  # type: ignore[attr-defined]
+    assemble: Any = network.assemble_network  # type: ignore[attr-defined]
     if kind == STATISTICS:
         # The last argument is whether the network trains from scratch.
-        trial.assemble_network = lambda *given: assemble(*given[:-1], True)  # type: ignore[attr-defined]
+        network.assemble_network = lambda *given: assemble(*given[:-1], True)  # type: ignore[attr-defined]
     try:
         with tempfile.TemporaryDirectory() as place, quiet_lightning():
             trial_context = context(photos, parts, seed, kind)
@@ -159,7 +160,7 @@ def trained(photos: Photos, seed: int, depth: int, kind: str, n_views: int) -> d
             one = run_trial(backbones, 0, params(depth), files, Path(place), NullReporter())
             net = network_from_checkpoint(backbones, params(depth), one.checkpoint or b"", Path(place)).net
     finally:
-        trial.assemble_network = assemble  # type: ignore[attr-defined]
+        network.assemble_network = assemble  # type: ignore[attr-defined]
     hits, changed = count_correct(photos, net, depth, parts[2])
     return {"right": hits, "changed": changed, "n": len(parts[2]), "seconds": round(one.seconds, 2)}
 

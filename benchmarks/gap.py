@@ -40,9 +40,10 @@ from autotune.training.malloc import keep_freed_memory
 from autotune.training.metrics import predicted_classes
 from autotune.training.outcome import Epoch
 from autotune.training.params import Params
+from autotune.training.probe import probe_file_name
 from autotune.training.recorder import EpochRecorder, is_better, stops_on_gap
 from autotune.training.trainer import quiet_lightning
-from autotune.training.trial import probe_file_name, run_probe, run_trial
+from autotune.training.trial import run_probe, run_trial
 
 SEEDS, TRIALS, EPOCHS, SIZE = range(5), 12, 20, 128  # 20 epochs, as in the write-up that introduced the rule
 VALIDATION_SHARE, TEST_SHARE = 0.1, 0.3  # a larger test set than in a study, to measure small differences

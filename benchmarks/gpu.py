@@ -31,8 +31,9 @@ from autotune.cache.pixels import pixel_rows
 from autotune.study.storage.record import open_record
 from autotune.training.context import LoadedBackbones
 from autotune.training.params import Params
+from autotune.training.probe import probe_file_name
 from autotune.training.trainer import quiet_lightning
-from autotune.training.trial import probe_file_name, run_probe, run_trial
+from autotune.training.trial import run_probe, run_trial
 
 BACKBONES = ("efficientnet_lite0", "resnet18")
 BATCH_SIZE = 64

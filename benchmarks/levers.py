@@ -48,12 +48,12 @@ from autotune.training.batches import LabelledPictures
 from autotune.training.context import LoadedBackbones, TrialSources, open_sources
 from autotune.training.context import _pixel_sources as pixel_sources
 from autotune.training.fold import mean_state, predict_logits
-from autotune.training.network import TrialNetwork
 from autotune.training.optimizers import OPTIMIZERS, build_optimizer
 from autotune.training.params import Params
-from autotune.training.probe import LinearProbe, choose_probe, fit_probe
+from autotune.training.probe import LinearProbe, choose_probe, fit_probe, last_features
+from autotune.training.trainable import TrainableNetwork
 from autotune.training.trainer import build_trainer, quiet_lightning
-from autotune.training.trial import last_features, prepare_training, training_seed
+from autotune.training.trial import prepare_training, training_seed
 
 SIZES = {"efficientnet_lite0": 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}
 BACKBONE = "efficientnet_lite0"
@@ -66,10 +66,10 @@ BASE = Params(
     class_weight=0.0, optimizer="adamw", batch_size=32, weight_decay=1e-2, dropout=0.2, label_smoothing=0.0,
 )  # fmt: skip
 
-Change = Callable[[TrialNetwork], Sequence[lightning.Callback]]
+Change = Callable[[TrainableNetwork], Sequence[lightning.Callback]]
 
 
-def nothing(_: TrialNetwork) -> Sequence[lightning.Callback]:
+def nothing(_: TrainableNetwork) -> Sequence[lightning.Callback]:
     return ()
 
 
@@ -106,8 +106,8 @@ class Lever:
 def falling_rates(factor: float) -> Change:
     """Multiply the learning rate by a factor per stage, from the head towards the input (ULMFiT: Howard 2018)."""
 
-    def change(net: TrialNetwork) -> Sequence[lightning.Callback]:
-        def configure(own: TrialNetwork) -> Any:
+    def change(net: TrainableNetwork) -> Sequence[lightning.Callback]:
+        def configure(own: TrainableNetwork) -> Any:
             params = own.params
             optimizer = build_optimizer(params.optimizer, own.trained(), params.lr_high, params.weight_decay)
             (group,) = optimizer.param_groups
@@ -128,11 +128,11 @@ def falling_rates(factor: float) -> Change:
 def near_the_start(alpha: float) -> Change:
     """Pull the unfrozen stages towards their pretrained weights (L2-SP: Li et al. 2018)."""
 
-    def change(net: TrialNetwork) -> Sequence[lightning.Callback]:
+    def change(net: TrainableNetwork) -> Sequence[lightning.Callback]:
         starts = [one.detach().clone() for one in net.tail.parameters()]
         own_loss = net._loss
 
-        def loss(own: TrialNetwork, logits: Tensor, labels: Tensor) -> Tensor:
+        def loss(own: TrainableNetwork, logits: Tensor, labels: Tensor) -> Tensor:
             pairs = zip(own.tail.parameters(), starts, strict=True)
             return own_loss(logits, labels) + alpha / 2 * torch.stack([((a - b) ** 2).sum() for a, b in pairs]).sum()
 
@@ -145,7 +145,7 @@ def near_the_start(alpha: float) -> Change:
 class WeightAverage(lightning.Callback):
     """Keeps an exponential moving average of the trained weights, and uses it in the end."""
 
-    def __init__(self, net: TrialNetwork, decay: float) -> None:
+    def __init__(self, net: TrainableNetwork, decay: float) -> None:
         self._decay = decay
         self._mean = [one.detach().clone() for one in net.trained()]
 
@@ -282,7 +282,7 @@ class Cell:
         clean = predict_logits(net, later, backbones.context.validation.labels, backbones).softmax(1)
         return (clean + self.mirrored(net, params.depth)) / 2 if lever.mirror else clean
 
-    def trained(self, lever: Lever, params: Params, pictures: LabelledPictures, number: int = 0) -> TrialNetwork:
+    def trained(self, lever: Lever, params: Params, pictures: LabelledPictures, number: int = 0) -> TrainableNetwork:
         backbones, penalty = self.backbones, self.probe.inverse_penalty
         context = backbones.context
         assert penalty
@@ -317,7 +317,7 @@ class Cell:
         return open_sources(self.backbones, params, *pictures, lambda *_: None)
 
     @torch.no_grad()
-    def mirrored(self, net: TrialNetwork, depth: int) -> Tensor:
+    def mirrored(self, net: TrainableNetwork, depth: int) -> Tensor:
         """Return the probabilities (N, C) of the mirror images of the later pictures."""
         chain, context = self.backbones.chain(self.backbone), self.backbones.context
         traits = context.backbones[self.backbone][0].traits

@@ -18,6 +18,7 @@ from torch import Tensor
 from autotune.cache.pixels import fill_pixels, pixel_rows, read_square
 from autotune.data.split import TRAIN, VALIDATION
 from autotune.study.finals.held_out import folds_of, read_held_out
+from autotune.study.finals.race import fold_epochs
 from autotune.study.listener import StudyListener
 from autotune.study.reopen import FinishedTrial, reopen_trial
 from autotune.study.request import Resources
@@ -26,7 +27,7 @@ from autotune.study.storage.record import open_record
 from autotune.study.storage.rows import Finalist, FoldRow, TrialRow
 from autotune.training.calibration import expected_calibration_error
 from autotune.training.context import WHOLE_POOL
-from autotune.training.fold import fold_epochs, run_fold, run_soup
+from autotune.training.fold import run_fold, run_soup
 from autotune.training.metrics import log_loss
 from autotune.training.outcome import DONE, FoldEpoch
 from autotune.training.restore import network_from_checkpoint

@@ -18,9 +18,10 @@ from autotune.errors import ConfigError
 from autotune.search.settings import read_settings
 from autotune.search.space import BackboneOptions, suggest
 from autotune.training.metrics import METRICS, Metric, find_metric, score, score_interval
-from autotune.training.network import Schedule, assemble_network
+from autotune.training.network import assemble_network
 from autotune.training.optimizers import OPTIMIZERS, Optimizer, build_optimizer
 from autotune.training.params import Params
+from autotune.training.trainable import Schedule, TrainableNetwork, class_weights
 
 
 def lowest_recall(labels: np.ndarray, predicted: np.ndarray, n_classes: int) -> float:
@@ -76,7 +77,8 @@ def test_a_new_optimizer_is_accepted_sampled_with_its_factor_and_trains(tmp_path
     assert (params.lr_low, params.lr_high) == pytest.approx((3e-5, 3e-3))
     chain = nn.Sequential(nn.Sequential(nn.Flatten(1), nn.Linear(192, 4)))
     prefix = FrozenPrefix(chain[:0], Traits(pixels=8), Invariances())
-    net = assemble_network(chain, prefix, params, 2, 4, Schedule(1, 1, 2), [0, 1], seed=0, from_scratch=True)
+    built = assemble_network(chain, prefix, params, 2, 4, seed=0, from_scratch=True)
+    net = TrainableNetwork(built, Schedule(1, 1, 2), class_weights([0, 1], 2, 0.0), seed=0)
     optimizer = net.configure_optimizers()["optimizer"]
     assert isinstance(optimizer, torch.optim.RAdam)
     assert (optimizer.defaults["eps"], optimizer.defaults["weight_decay"]) == (1e-6, 0.01)

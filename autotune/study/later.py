@@ -27,8 +27,8 @@ from autotune.study.storage.rows import Answered, ClassScore, Drift, LaterRow, L
 from autotune.study.summary import find_study
 from autotune.training.batches import LabelledPictures
 from autotune.training.calibration import fit_temperature
+from autotune.training.probe import last_features
 from autotune.training.restore import picture_logits
-from autotune.training.trial import last_features
 
 N_RESAMPLES = 2000
 

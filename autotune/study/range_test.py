@@ -36,8 +36,9 @@ from autotune.training.context import LoadedBackbones, open_sources
 from autotune.training.optimizers import find_optimizer
 from autotune.training.outcome import Epoch
 from autotune.training.params import Params, describe
+from autotune.training.probe import probe_file_name
 from autotune.training.trainer import build_trainer, quiet_lightning
-from autotune.training.trial import prepare_trial, probe_file_name, run_probe
+from autotune.training.trial import prepare_trial, run_probe
 
 LEAST, MOST = 1e-7, 10.0  # learning rates with AdamW; multiplied by the factor of another optimizer
 STEPS = 100  # with more, the many steps at low learning rates already lower the loss

@@ -19,7 +19,7 @@ from autotune.backbones.weights import WeightsSource, find_weights, load_stages
 from autotune.cache.features import FrozenPrefix
 from autotune.data.augment import Invariances
 from autotune.errors import AutotuneError, PluginError
-from autotune.training.network import Schedule, TrialNetwork, assemble_network
+from autotune.training.network import TrialNetwork, assemble_network
 from autotune.training.params import Params
 
 N_CLASSES = 3
@@ -174,7 +174,7 @@ def _network(entry: Backbone, chain: nn.Sequential, depth: int, features: int) -
         entry.name, depth, entry.traits.pixels, 1e-4, 1e-3, "one-cycle", 0.0, 0.0, "adamw", 2, 0.0, 0.0, 0.0
     )
     prefix = FrozenPrefix(chain[: len(chain) - depth], entry.traits, Invariances())
-    return assemble_network(chain, prefix, params, N_CLASSES, features, Schedule(1, 1, 1), [0, 1, 2], 0, False)
+    return assemble_network(chain, prefix, params, N_CLASSES, features, 0, False)
 
 
 def _random_pixels(entry: Backbone) -> torch.Tensor:

@@ -17,12 +17,12 @@ from torch.nn import functional
 
 from autotune.training.batches import BatchSource, EvaluationBatches, FeatureSource
 from autotune.training.context import LoadedBackbones, TrialSources, open_sources
-from autotune.training.network import Schedule, TrialNetwork
+from autotune.training.network import TrialNetwork, build_network
 from autotune.training.outcome import DIVERGED, DONE, TIMEOUT, FoldEpoch, FoldOutcome, FoldReporter, SoupOutcome
 from autotune.training.params import Params
-from autotune.training.probe import LinearProbe, choose_probe, fit_probe
+from autotune.training.probe import LinearProbe, choose_probe, fit_probe, last_features, probe_of
 from autotune.training.trainer import build_trainer, is_resumable, resume_checkpoint, with_enough_memory
-from autotune.training.trial import build_network, last_features, prepare_training, probe_of, training_seed
+from autotune.training.trial import prepare_training, training_seed
 
 SOUP_BATCH = 128
 
@@ -72,13 +72,6 @@ def _run_in_parts(backbones: LoadedBackbones, number: int, params: Params, fold:
         unfinished.unlink(missing_ok=True)
     seconds = time.monotonic() - start
     return FoldOutcome(ended, recorder.number, logits, checkpoint, seconds, cache_seconds, n_parts)
-
-
-def fold_epochs(cycle: str, best_epoch: int, cycle_epochs: int, epochs: int) -> int:
-    """Return the epochs of a trial's schedule: all of a one-cycle trial, else the end of the cycle nearest its best."""
-    if cycle == "one-cycle":
-        return epochs
-    return max(round(best_epoch / cycle_epochs), 1) * cycle_epochs
 
 
 def run_soup(
@@ -179,7 +172,7 @@ def _view_probabilities(
     """Return the probabilities (2, N, C) of a network for the pool: clean, and augmented by the trial's strength."""
     labels = backbones.context.pool.labels
     with_prefix = not isinstance(sources.train, FeatureSource)
-    net = build_network(backbones, params, labels, Schedule(1, 1, 1), 0, with_prefix)
+    net = build_network(backbones, params, 0, with_prefix)
     net.load_state_dict(state, strict=False)
     clean = predict_logits(net, sources.clean[0], labels, backbones)
     return torch.stack([clean, _augmented_logits(net, sources.train, params.augment, backbones)]).double().softmax(2)

@@ -1,55 +1,36 @@
-"""Network of one trial: the unfrozen stages of a backbone and a head, as a LightningModule."""
+"""Network of one trial: the frozen and the unfrozen stages of a backbone, and a head."""
 
 from __future__ import annotations
 
 import copy
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
-import pytorch_lightning as lightning
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim import lr_scheduler
 
+from autotune.backbones.weights import load_stages
 from autotune.cache.features import FrozenPrefix
-from autotune.training.optimizers import build_optimizer
+from autotune.training.context import LoadedBackbones
 from autotune.training.params import Params
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """Length of the training. steps: batches per epoch."""
-
-    epochs: int
-    cycle_epochs: int
-    steps: int
-
-
-class TrialNetwork(lightning.LightningModule):
-    """Unfrozen stages, `tail`, and a head, trained on the output of the frozen stages, `entry`.
+class TrialNetwork(nn.Module):
+    """Unfrozen stages, `tail`, and a head, on the output of the frozen stages, `entry`.
 
     frozen_statistics: in the tail, train BatchNorm's scale and shift but keep its running statistics, because small
-    batches degrade them. n_parts: a batch is trained on in so many parts, one after another, which takes less memory.
+    batches degrade them.
     """
 
-    def __init__(self, entry: FrozenPrefix, tail: nn.Sequential, head: nn.Linear, params: Params, schedule: Schedule,
-                 class_weights: Tensor, seed: int, frozen_statistics: bool, n_parts: int = 1) -> None:  # fmt: skip
+    def __init__(
+        self, entry: FrozenPrefix, tail: nn.Sequential, head: nn.Module, params: Params, frozen_statistics: bool
+    ) -> None:
         super().__init__()
-        self.automatic_optimization = n_parts == 1
-        self.n_parts = n_parts
         self.entry = entry
         self.tail = tail
         self.head = nn.Sequential(nn.Dropout(params.dropout), head)
         self.params = params
-        self.schedule = schedule
-        self.seed = seed
         self.frozen_statistics = frozen_statistics
-        self.class_weights: Tensor
-        self.register_buffer("class_weights", class_weights, persistent=False)
         self.to(memory_format=torch.channels_last)
 
     def train(self, mode: bool = True) -> TrialNetwork:
@@ -65,54 +46,6 @@ class TrialNetwork(lightning.LightningModule):
         logits: Tensor = self.head(self.tail(self.entry(batch)))
         return logits
 
-    def training_step(self, batch: Sequence[Tensor], _: int) -> Tensor:
-        # Seeded by the step: dropout is the same with and without a resume.
-        seed_device((self.seed * 1_000_003 + self.global_step) % 2**63, self.device)
-        return self._batch_loss(batch) if self.automatic_optimization else self._step_in_parts(batch)
-
-    def _step_in_parts(self, batch: Sequence[Tensor]) -> Tensor:
-        """Take a step on the sum of the gradients of a batch's parts, which is the gradient of the batch."""
-        optimizer, rates = self.optimizers(), self.lr_schedulers()
-        optimizer.zero_grad()  # type: ignore[union-attr]  # there is one optimizer
-        n = len(batch[-1])
-        n_parts = min(self.n_parts, max(n // 2, 1))  # BatchNorm cannot train on one picture
-        losses = []
-        for part in zip(*(one.chunk(n_parts) for one in batch), strict=True):
-            loss = self._batch_loss(part) * (len(part[-1]) / n)
-            self.manual_backward(loss)
-            losses.append(loss.detach())
-        optimizer.step()  # type: ignore[union-attr]
-        rates.step()  # type: ignore[union-attr, call-arg]  # there is one scheduler
-        return torch.stack(losses).sum()
-
-    def _batch_loss(self, batch: Sequence[Tensor]) -> Tensor:
-        *inputs, labels = batch
-        x = self.entry(inputs)
-        if not self.params.mixup:
-            return self._loss(self.head(self.tail(x)), labels)
-        # Mixup of hidden states (Zhang et al. 2018; Verma et al. 2019), because cached features have no pixels to mix.
-        share = float(torch.distributions.Beta(self.params.mixup, self.params.mixup).sample())
-        other = torch.randperm(len(labels), device=self.device)
-        logits = self.head(self.tail(share * x + (1 - share) * x[other]))
-        return share * self._loss(logits, labels) + (1 - share) * self._loss(logits, labels[other])
-
-    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Sum of w_y * cross-entropy over the batch, divided by the batch size."""
-        loss = functional.cross_entropy(logits, labels, reduction="none", label_smoothing=self.params.label_smoothing)
-        return (loss * self.class_weights[labels]).mean()
-
-    def validation_step(self, batch: Sequence[Tensor], _: int, dataloader_idx: int = 0) -> Any:
-        """Return (loader index, logits, labels) for `EpochRecorder`."""
-        *inputs, labels = batch
-        # In float32 at any training precision, because the exported model runs in float32.
-        with torch.autocast(self.device.type, enabled=False):
-            return dataloader_idx, self(inputs), labels
-
-    def configure_optimizers(self) -> Any:
-        params = self.params
-        optimizer = build_optimizer(params.optimizer, self.trained(), params.lr_high, params.weight_decay)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._schedule(optimizer), "interval": "step"}}
-
     def trained(self) -> list[nn.Parameter]:
         """Return the parameters of tail and head."""
         return [*self.tail.parameters(), *self.head.parameters()]
@@ -125,35 +58,26 @@ class TrialNetwork(lightning.LightningModule):
             if name.startswith(("tail.", "head."))
         }
 
-    def _schedule(self, optimizer: torch.optim.Optimizer) -> Any:
-        """Learning rates from lr_low to lr_high: triangular cycles (Smith 2017) or one cycle (Smith & Topin 2018)."""
-        low, high = self.params.lr_low, self.params.lr_high
-        if self.params.cycle == "one-cycle":
-            total = max(self.schedule.epochs * self.schedule.steps, 2)
-            start = high / low if high > low else 1.0
-            return lr_scheduler.OneCycleLR(
-                optimizer, high, total_steps=total + 1, cycle_momentum=False, div_factor=start, final_div_factor=1.0
-            )
-        half = max(self.schedule.cycle_epochs * self.schedule.steps / 2, 0.5)
-        return lr_scheduler.CyclicLR(
-            optimizer,
-            low,
-            high,
-            step_size_up=half,  # type: ignore[arg-type]  # may be a fraction of a step
-            mode=self.params.cycle,  # type: ignore[arg-type]
-            cycle_momentum=False,  # type: ignore[arg-type]
-        )
+
+def build_network(backbones: LoadedBackbones, params: Params, seed: int, with_prefix: bool = True) -> TrialNetwork:
+    """Build the untrained network of a trial. with_prefix: include the frozen stages; else it takes cached features."""
+    context = backbones.context
+    backbone, weights = context.backbones[params.backbone]
+    from_scratch = backbone.traits.from_scratch
+    seed_device(seed, torch.device("cpu"))
+    chain = load_stages(backbone, weights).eval() if from_scratch else backbones.chain(params.backbone)
+    n_frozen = len(chain) - params.depth if with_prefix else 0
+    prefix = FrozenPrefix(chain[:n_frozen], backbone.traits, context.invariances)
+    features = backbones.profile(params.backbone, params.pixels).features
+    return assemble_network(chain, prefix, params, context.classes, features, seed, from_scratch)
 
 
 def assemble_network(chain: nn.Sequential, entry: FrozenPrefix, params: Params, n_classes: int, features: int,
-                     schedule: Schedule, labels: Sequence[int], seed: int, from_scratch: bool,
-                     n_parts: int = 1) -> TrialNetwork:  # fmt: skip
-    """Build a trial's network. Its tail is a copy of the last `depth` stages of the chain, which is not changed."""
+                     seed: int, from_scratch: bool) -> TrialNetwork:  # fmt: skip
+    """Assemble a network. Its tail is a copy of the last `depth` stages of the chain, which is not changed."""
     seed_device(seed, torch.device("cpu"))  # for the head
     tail = copy.deepcopy(chain[len(chain) - params.depth :]).requires_grad_(True)  # also if the plugin froze it
-    weights = class_weights(labels, n_classes, params.class_weight)
-    head = nn.Linear(features, n_classes)
-    return TrialNetwork(entry, tail, head, params, schedule, weights, seed, not from_scratch, n_parts)
+    return TrialNetwork(entry, tail, nn.Linear(features, n_classes), params, not from_scratch)
 
 
 def seed_device(seed: int, device: torch.device) -> None:
@@ -161,11 +85,3 @@ def seed_device(seed: int, device: torch.device) -> None:
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.manual_seed(seed)
-
-
-def class_weights(labels: Sequence[int], n_classes: int, exponent: float) -> Tensor:
-    """Return w (C,) = (1 / frequency)^exponent, scaled to a mean of 1 over the training pictures."""
-    found = Counter(labels)
-    counts = torch.tensor([max(found[label], 1) for label in range(n_classes)], dtype=torch.float64)
-    raw = (len(labels) / counts) ** exponent
-    return (raw * len(labels) / (raw * counts).sum()).float()

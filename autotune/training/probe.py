@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from autotune.training.batches import LabelledPictures
+from autotune.training.context import LoadedBackbones
 from autotune.training.metrics import log_loss, score
+from autotune.training.params import Params
 
 RANKED = 500  # pictures whose predictions suffice to rank backbones
 INVERSE_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # scikit-learn's C, on standardised features
@@ -132,3 +136,21 @@ def fit_probe(
     weight = weight / scale
     bias = bias - weight @ mean
     return LinearProbe(weight.astype(np.float32), bias.astype(np.float32), inverse_penalty)
+
+
+def last_features(
+    backbones: LoadedBackbones, name: str, pixels: int, pictures: LabelledPictures
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return the cached features (N, F) of the clean view after the last stage, and the labels (N,)."""
+    rows = backbones.feature_cache(name, pixels).rows(len(backbones.chain(name)), 0)
+    return rows.take(rows.places(pictures.digests)).astype(np.float32), np.array(pictures.labels)
+
+
+def probe_file_name(backbone: str, pixels: int) -> str:
+    """Return the file name of a probe's head."""
+    return f"probe-{backbone.replace(':', '-')}-{pixels}.safetensors"
+
+
+def probe_of(params: Params, files: Mapping[str, bytes]) -> LinearProbe:
+    """Return the probe of a trial's backbone and size. files: content by file name."""
+    return LinearProbe.from_bytes(files[probe_file_name(params.backbone, params.pixels)])

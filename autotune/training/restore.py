@@ -21,9 +21,8 @@ from autotune.data.picture import Picture, UnreadableError, pixel_digest, read_p
 from autotune.errors import DataError, StudyError
 from autotune.training.batches import CLEAN_BATCH
 from autotune.training.context import LoadedBackbones
-from autotune.training.network import Schedule, TrialNetwork
+from autotune.training.network import TrialNetwork, build_network
 from autotune.training.params import Params
-from autotune.training.trial import build_network
 
 RESTORE = "Restore the file, or start a new study."
 
@@ -53,7 +52,7 @@ class TrainedNetwork:
 
 def network_from_checkpoint(backbones: LoadedBackbones, params: Params, content: bytes, file: Path) -> TrainedNetwork:
     """Build a network with the weights of a checkpoint. file: its path, for errors. Raises StudyError."""
-    net = build_network(backbones, params, backbones.context.train.labels, Schedule(1, 1, 1), seed=0)
+    net = build_network(backbones, params, seed=0)
     try:
         state = safetensors.torch.load(content)
     except safetensors.SafetensorError as error:

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import safetensors.torch
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from autotune.backbones.weights import load_stages
-from autotune.cache.features import FrozenPrefix
-from autotune.training.batches import BatchSource, EvaluationBatches, FeatureSource, LabelledPictures, TrainBatches
+from autotune.training.batches import BatchSource, EvaluationBatches, FeatureSource, TrainBatches
 from autotune.training.context import SEARCHED, LoadedBackbones, TrialSources, open_sources
 from autotune.training.look_alikes import find_look_alikes
 from autotune.training.metrics import log_loss, predicted_classes, score
-from autotune.training.network import Schedule, TrialNetwork, assemble_network, seed_device
+from autotune.training.network import build_network
 from autotune.training.outcome import PRUNED, TIMEOUT, OutOfTimeError, ProbeOutcome, Reporter, TrialOutcome
 from autotune.training.params import Params
-from autotune.training.probe import LinearProbe, choose_probe, cross_validated_loss, cross_validated_score
+from autotune.training.probe import (
+    choose_probe,
+    cross_validated_loss,
+    cross_validated_score,
+    last_features,
+    probe_of,
+)
 from autotune.training.recorder import EpochRecorder
+from autotune.training.trainable import Schedule, TrainableNetwork, class_weights
 from autotune.training.trainer import build_trainer, is_resumable, resume_checkpoint, with_enough_memory
 
 
@@ -52,14 +56,6 @@ def run_probe(backbones: LoadedBackbones, name: str, pixels: int, reporter: Repo
     }
     seconds, cache_seconds = time.monotonic() - cached, cached - start
     return ProbeOutcome(value, loss, fitted.to_bytes(), seconds, cache_seconds, by_picture, by_visit, look_alikes)
-
-
-def last_features(
-    backbones: LoadedBackbones, name: str, pixels: int, pictures: LabelledPictures
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Return the cached features (N, F) of the clean view after the last stage, and the labels (N,)."""
-    rows = backbones.feature_cache(name, pixels).rows(len(backbones.chain(name)), 0)
-    return rows.take(rows.places(pictures.digests)).astype(np.float32), np.array(pictures.labels)
 
 
 def run_trial(backbones: LoadedBackbones, number: int, params: Params, files: Mapping[str, bytes], scratch: Path,
@@ -96,7 +92,7 @@ def take_probe(backbones: LoadedBackbones, number: int, params: Params, files: M
     """
     start = time.monotonic()
     context = backbones.context
-    net = build_network(backbones, params, context.train.labels, Schedule(1, 1, 1), training_seed(context.seed, number))
+    net = build_network(backbones, params, training_seed(context.seed, number))
     net.head[1] = probe_of(params, files).head()
     features, labels = last_features(backbones, params.backbone, params.pixels, context.validation)
     with torch.no_grad():
@@ -115,7 +111,7 @@ def take_probe(backbones: LoadedBackbones, number: int, params: Params, files: M
 
 
 def prepare_trial(backbones: LoadedBackbones, params: Params, source: BatchSource, number: int,
-                  files: Mapping[str, bytes], n_parts: int = 1) -> tuple[TrialNetwork, TrainBatches]:  # fmt: skip
+                  files: Mapping[str, bytes], n_parts: int = 1) -> tuple[TrainableNetwork, TrainBatches]:  # fmt: skip
     """Return the initial network of trial `number` and its training batches. files: as for `run_trial`."""
     context = backbones.context
     head = probe_of(params, files).head() if context.starts_from_probe(params) else None
@@ -125,12 +121,13 @@ def prepare_trial(backbones: LoadedBackbones, params: Params, source: BatchSourc
 
 def prepare_training(backbones: LoadedBackbones, params: Params, source: BatchSource, labels: tuple[int, ...],
                      epochs: int, seed: int, head: nn.Linear | None,
-                     n_parts: int) -> tuple[TrialNetwork, TrainBatches]:  # fmt: skip
+                     n_parts: int) -> tuple[TrainableNetwork, TrainBatches]:  # fmt: skip
     """Return a network and its training batches. head: the initial head; None: random."""
     batches = TrainBatches(source, labels, params.batch_size, params.augment, seed, backbones.n_prefetch)
     schedule = Schedule(epochs, backbones.context.cycle_epochs, len(batches))
     with_prefix = not isinstance(source, FeatureSource)
-    net = build_network(backbones, params, labels, schedule, seed, with_prefix, n_parts)
+    weights = class_weights(labels, backbones.context.classes, params.class_weight)
+    net = TrainableNetwork(build_network(backbones, params, seed, with_prefix), schedule, weights, seed, n_parts)
     if head is not None:
         net.head[1] = head
     net.train()  # Lightning does not change the mode
@@ -142,36 +139,7 @@ def training_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def build_network(backbones: LoadedBackbones, params: Params, labels: Sequence[int], schedule: Schedule, seed: int,
-                  with_prefix: bool = True, n_parts: int = 1) -> TrialNetwork:  # fmt: skip
-    """Build the untrained network of a trial. labels: of the training pictures, for the class weights.
-
-    with_prefix: include the frozen stages; else it takes cached features.
-    """
-    context = backbones.context
-    backbone, weights = context.backbones[params.backbone]
-    from_scratch = backbone.traits.from_scratch
-    seed_device(seed, torch.device("cpu"))
-    chain = load_stages(backbone, weights).eval() if from_scratch else backbones.chain(params.backbone)
-    n_frozen = len(chain) - params.depth if with_prefix else 0
-    prefix = FrozenPrefix(chain[:n_frozen], backbone.traits, context.invariances)
-    features = backbones.profile(params.backbone, params.pixels).features
-    return assemble_network(
-        chain, prefix, params, context.classes, features, schedule, labels, seed, from_scratch, n_parts
-    )
-
-
-def probe_file_name(backbone: str, pixels: int) -> str:
-    """Return the file name of a probe's head."""
-    return f"probe-{backbone.replace(':', '-')}-{pixels}.safetensors"
-
-
-def probe_of(params: Params, files: Mapping[str, bytes]) -> LinearProbe:
-    """Return the probe of a trial's backbone and size. files: content by file name."""
-    return LinearProbe.from_bytes(files[probe_file_name(params.backbone, params.pixels)])
-
-
-def _train(backbones: LoadedBackbones, net: TrialNetwork, batches: TrainBatches, sources: TrialSources,
+def _train(backbones: LoadedBackbones, net: TrainableNetwork, batches: TrainBatches, sources: TrialSources,
            recorder: EpochRecorder, unfinished: Path) -> None:  # fmt: skip
     """Train until the recorder stops the trial. unfinished: the checkpoint to resume from, deleted at the end."""
     context = backbones.context
@@ -194,7 +162,7 @@ def _train(backbones: LoadedBackbones, net: TrialNetwork, batches: TrainBatches,
     unfinished.unlink(missing_ok=True)
 
 
-def _outcome(net: TrialNetwork, recorder: EpochRecorder, seconds: float, cache_seconds: float) -> TrialOutcome:
+def _outcome(net: TrainableNetwork, recorder: EpochRecorder, seconds: float, cache_seconds: float) -> TrialOutcome:
     best = recorder.rows[recorder.best]
     return TrialOutcome(
         value=best.validation,

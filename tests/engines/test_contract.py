@@ -21,7 +21,8 @@ from autotune.errors import StudyError
 from autotune.training.context import LoadedBackbones, TrialContext
 from autotune.training.outcome import Epoch, ProbeOutcome, TrialOutcome
 from autotune.training.params import Params
-from autotune.training.trial import probe_file_name, run_probe, run_trial
+from autotune.training.probe import probe_file_name
+from autotune.training.trial import run_probe, run_trial
 
 pytestmark = pytest.mark.slow
 

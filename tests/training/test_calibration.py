@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from torchmetrics.functional.classification import multiclass_calibration_error
 
 from autotune.errors import ConfigError
 from autotune.training import calibration
@@ -22,6 +23,13 @@ def test_the_fitted_temperature_restores_calibration(temperature: float) -> None
     after = calibration.expected_calibration_error((logits / found).softmax(1), labels)
     assert after < 0.03
     assert temperature == 1.0 or after < calibration.expected_calibration_error(logits.softmax(1), labels)
+
+
+def test_the_calibration_error_is_that_of_torchmetrics() -> None:
+    logits, labels = sampled(999, 3.0)
+    probabilities = logits.softmax(1)
+    expected = multiclass_calibration_error(probabilities, labels, 5, calibration.N_BINS, "l1")
+    assert calibration.expected_calibration_error(probabilities, labels) == pytest.approx(float(expected), abs=1e-6)
 
 
 def test_with_all_predictions_correct_the_confidence_stays_below_1() -> None:

@@ -10,12 +10,13 @@ import torch
 from conftest import write_digits
 from small_trials import KeptEpochs, trial_context
 
+from autotune.study.finals.race import fold_epochs
 from autotune.training.context import WHOLE_POOL, LoadedBackbones, TrialContext
-from autotune.training.fold import fold_epochs, mean_state, run_fold, run_soup
+from autotune.training.fold import mean_state, run_fold, run_soup
 from autotune.training.outcome import DIVERGED, DONE, TIMEOUT, FoldEpoch, FoldOutcome
 from autotune.training.params import Params
-from autotune.training.probe import LinearProbe
-from autotune.training.trial import probe_file_name, run_probe
+from autotune.training.probe import LinearProbe, probe_file_name
+from autotune.training.trial import run_probe
 
 NAME = "efficientnet_lite0"
 PARAMS = Params(NAME, 1, 64, 1e-5, 1e-3, "one-cycle", 0.5, 0.0, "adamw", 32, 1e-2, 0.2, 0.0)

@@ -7,9 +7,10 @@ from autotune.backbones.registry import discover
 from autotune.backbones.weights import find_weights, load_stages, stages_digest
 from autotune.cache.features import FrozenPrefix
 from autotune.data.augment import Invariances
-from autotune.training.network import Schedule, TrialNetwork, assemble_network, class_weights
+from autotune.training.network import assemble_network
 from autotune.training.optimizers import OPTIMIZERS
 from autotune.training.params import Params
+from autotune.training.trainable import Schedule, TrainableNetwork, class_weights
 
 ENTRY = discover().find("efficientnet_lite0")
 STAGES = 9
@@ -29,9 +30,14 @@ def chain() -> nn.Sequential:
     return load_stages(ENTRY, find_weights(ENTRY), pretrained=False).eval()
 
 
-def build(chain: nn.Sequential, trial: Params, schedule: Schedule = Schedule(2, 1, 10), seed: int = 0) -> TrialNetwork:  # noqa: B008
+SCHEDULE = Schedule(2, 1, 10)
+
+
+def build(chain: nn.Sequential, trial: Params, schedule: Schedule = SCHEDULE, seed: int = 0) -> TrainableNetwork:
     prefix = FrozenPrefix(chain[: len(chain) - trial.depth], ENTRY.traits, Invariances())
-    return assemble_network(chain, prefix, trial, 3, 1280, schedule, [0, 0, 0, 1, 1, 2], seed, from_scratch=False)
+    weights = class_weights([0, 0, 0, 1, 1, 2], 3, trial.class_weight)
+    net = assemble_network(chain, prefix, trial, 3, 1280, seed, from_scratch=False)
+    return TrainableNetwork(net, schedule, weights, seed)
 
 
 @pytest.mark.parametrize("depth", [0, 1, 5, 9])
@@ -41,7 +47,7 @@ def test_a_depth_trains_only_its_stages_after_another_depth(chain: nn.Sequential
     x = [torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)]
     before = {name: value.clone() for name, value in net.state_dict().items()}
     optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.1)
-    net.training_step((*x, torch.tensor([0, 1, 2, 0])), 0).backward()  # type: ignore[no-untyped-call]
+    net.training_step((*x, torch.tensor([0, 1, 2, 0])), 0).backward()  # type: ignore[no-untyped-call, operator]
     optimizer.step()
     after = net.state_dict()
     moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}

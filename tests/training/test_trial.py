@@ -12,12 +12,13 @@ from autotune.cache.pixels import pixel_rows
 from autotune.training import trainer
 from autotune.training.context import LoadedBackbones, TrialContext
 from autotune.training.metrics import score
-from autotune.training.network import TrialNetwork
 from autotune.training.outcome import Epoch, OutOfTimeError, TrialOutcome
 from autotune.training.params import Params
+from autotune.training.probe import probe_file_name, probe_of
 from autotune.training.recorder import is_better, smoothed_gap, stops_on_gap
 from autotune.training.restore import network_from_checkpoint
-from autotune.training.trial import probe_file_name, probe_of, run_probe, run_trial
+from autotune.training.trainable import TrainableNetwork
+from autotune.training.trial import run_probe, run_trial
 
 BASE = Params("small_cnn", 3, 32, 1e-5, 1e-3, "one-cycle", 0.5, 0.0, "adamw", 32, 1e-2, 0.2, 0.0)
 
@@ -159,22 +160,22 @@ def test_a_killed_trial_resumes_from_its_checkpoint_to_the_same_result(
 
     steps = len(context.train) // BASE.batch_size
     die_at = {"in the middle of an epoch": steps + steps // 2, "on an epoch's first batch": 2 * steps + 1}.get(where, 0)
-    step, validation = TrialNetwork.training_step, TrialNetwork.validation_step
+    step, validation = TrainableNetwork.training_step, TrainableNetwork.validation_step
 
-    def killed_in_training(self: TrialNetwork, batch: object, index: int) -> object:
+    def killed_in_training(self: TrainableNetwork, batch: object, index: int) -> object:
         if die_at and self.global_step >= die_at:
             raise KilledError
         return step(self, batch, index)  # type: ignore[arg-type]
 
-    def killed_in_validation(self: TrialNetwork, *args: object, **more: object) -> object:
+    def killed_in_validation(self: TrainableNetwork, *args: object, **more: object) -> object:
         if not die_at and len(rows.rows) == 1:
             raise KilledError
         return validation(self, *args, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0)
     with monkeypatch.context() as patch:
-        patch.setattr(TrialNetwork, "training_step", killed_in_training)
-        patch.setattr(TrialNetwork, "validation_step", killed_in_validation)
+        patch.setattr(TrainableNetwork, "training_step", killed_in_training)
+        patch.setattr(TrainableNetwork, "validation_step", killed_in_validation)
         with pytest.raises(KilledError):
             trained(context, 7, tmp_path, rows)
     assert [file.name for file in tmp_path.iterdir()] == ["trial-0007.unfinished.ckpt"]

@@ -10,7 +10,6 @@ from autotune.search.cost_penalty import cost_penalty
 from autotune.search.plan import Plan
 from autotune.study.storage.rows import TrialRow
 from autotune.training.context import TrialContext
-from autotune.training.fold import fold_epochs
 
 # Finalists of the first round, which is one fold, and of the second, which is all folds except the searched one.
 RACES = ((4, 2), (3, 2), (2, 2), (2, 1), (1, 1))
@@ -114,3 +113,10 @@ class RacePlanner:
 
     def _work(self, row: TrialRow, pictures: float) -> float:
         return pictures * self._penalty.operations[row.params.backbone, row.params.pixels, row.params.depth]
+
+
+def fold_epochs(cycle: str, best_epoch: int, cycle_epochs: int, epochs: int) -> int:
+    """Return the epochs of a trial's schedule: all of a one-cycle trial, else the end of the cycle nearest its best."""
+    if cycle == "one-cycle":
+        return epochs
+    return max(round(best_epoch / cycle_epochs), 1) * cycle_epochs

@@ -5,7 +5,7 @@ from __future__ import annotations
 from autotune.study.storage.files import StudyFiles
 from autotune.training.context import TrialContext
 from autotune.training.params import Params
-from autotune.training.trial import probe_file_name
+from autotune.training.probe import probe_file_name
 
 CHECKPOINTS = "checkpoints"
 
