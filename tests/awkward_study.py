@@ -39,7 +39,7 @@ def finished(factory: pytest.TempPathFactory) -> Path:
     if not folder.is_dir():
         folder.mkdir()
         awkward(folder / "photos")
-        flags = {"epochs": 2, "backbone": ["small_cnn"]}
+        flags = {"epochs": 2, "backbone": ["quick_cnn"], "pruner": "none"}
         # Finals are too expensive here, so the final model is a refit.
         with contextlib.chdir(folder), mock.patch.object(race, "FINALS_SHARE", 0.0):
             run_study(

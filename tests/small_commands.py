@@ -10,9 +10,9 @@ from typing import Any
 from conftest import write_digits
 from small_studies import without_time
 
-SEARCH = ("search", "digits", "--trials", "5", "--backbone", "efficientnet_lite0", "--epochs", "3", "--seed", "3",
+SEARCH = ("search", "digits", "--trials", "4", "--backbone", "efficientnet_lite0", "--epochs", "3", "--seed", "3",
           "--device", "cpu")  # fmt: skip
-TOML = '[space]\npixels = [64]\ndepth = [0, 1]\noptimizer = ["adamw"]\n'
+TOML = '[space]\npixels = [32]\ndepth = [0, 1]\noptimizer = ["adamw"]\n'
 
 
 def begin(folder: Path, *words: str) -> subprocess.Popen[str]:

@@ -7,7 +7,7 @@ from autotune.study.listener import StudyListener
 from autotune.study.request import SearchRequest
 from autotune.study.run import run_study
 
-QUICK: dict[str, Any] = {"epochs": 3, "backbone": ["small_cnn"]}
+QUICK: dict[str, Any] = {"epochs": 3, "backbone": ["quick_cnn"]}
 
 
 def search(

@@ -75,8 +75,8 @@ def test_a_script_without_a_main_guard_searches_and_predicts(here: Path) -> None
         textwrap.dedent("""
         import autotune
 
-        study = autotune.search("photos", trials=2, epochs=1, backbone=["small_cnn"], device="cpu", quiet=True)
-        again = autotune.search("photos", trials=2, epochs=1, backbone=["small_cnn"], device="cpu", quiet=True)
+        study = autotune.search("photos", trials=2, epochs=1, backbone=["quick_cnn"], device="cpu", quiet=True)
+        again = autotune.search("photos", trials=2, epochs=1, backbone=["quick_cnn"], device="cpu", quiet=True)
         import autotune.search.sampler  # importing a subpackage must not replace a public name
         assert callable(autotune.search)
         print(study.name, len(study.trials), study.test["n"] > 0, again.best.number == study.best.number)

@@ -27,7 +27,7 @@ from autotune.testing import check_backbone
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
 PAGE = (ROOT / "docs" / "backbones.md").read_text(encoding="utf-8")
-SETTINGS = 'epochs = 4\npruner = "none"\n\n[space]\nbackbone = "small_cnn"\noptimizer = "adamw"\nlr_high = 3e-3\n'
+SETTINGS = 'epochs = 12\npruner = "none"\n\n[space]\nbackbone = "quick_cnn"\noptimizer = "adamw"\nlr_high = 3e-3\n'
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Ran:
 
 @pytest.mark.slow
 def test_the_search_example_prints_trials_score_and_predictions(ran: Ran) -> None:
-    assert "Best trial: Small CNN, from scratch" in ran.printed
+    assert "Best trial: Quick CNN, from scratch" in ran.printed
     assert re.search(
         r"^Test accuracy: [\d.]+% \(95 % interval [\d.]+% to [\d.]+%, \d+ pictures\)$", ran.printed, re.MULTILINE
     )

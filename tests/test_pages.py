@@ -101,7 +101,7 @@ def test_the_page_of_python_runs(here: Path, monkeypatch: pytest.MonkeyPatch) ->
     write_digits(here / "new", classes=2, each=3, first=40)
     next((here / "new").rglob("*.png")).rename(here / "one.jpg")
     (here / "studies" / "cats-dogs").mkdir(parents=True)
-    (here / "studies" / "cats-dogs" / "study.toml").write_text("epochs = 4\n[space]\nbackbone = 'small_cnn'\n")
+    (here / "studies" / "cats-dogs" / "study.toml").write_text("epochs = 4\n[space]\nbackbone = 'quick_cnn'\n")
     whole, settings = blocks(DOCS / "python.md", "python")
     exec(compile(whole.replace("trials=50", "trials=2"), "python.md", "exec"), {})
     assert (here / "bundle" / "model.int8.onnx").is_file()

@@ -106,6 +106,7 @@ def search(
 
     Run the same command again to resume.
     """
+    from autotune.engines.local import warm_up
     from autotune.study.check_request import check_request
     from autotune.study.request import SearchRequest
     from autotune.study.storage.lock import refuse_in_use
@@ -120,6 +121,7 @@ def search(
     checked = check_request(request)
     if not dry_run:
         refuse_in_use(checked.folder)
+        warm_up()
     from autotune.cli.live import open_console  # imports torch, which takes seconds
 
     console = open_console(quiet, program=as_json, verbose=verbose)

@@ -15,7 +15,6 @@ import types
 from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing import connection
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -41,6 +40,8 @@ from autotune.errors import StudyError
 from autotune.garbage import collected_less_often
 
 if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerContext, SpawnContext
+
     from autotune.training.context import TrialContext
 
 SECONDS_TO_EXIT = 5.0
@@ -189,6 +190,18 @@ class LocalPlace(Place):
     def _send(self, message: object) -> None:
         with contextlib.suppress(OSError):  # the next `read` returns Died
             self.pipe.send(message)
+
+
+def warm_up() -> None:
+    """Start the process that workers are forked from, so that it imports torch while this one does.
+
+    Otherwise it is started with the first worker, which waits for it.
+    """
+    if _process_context().get_start_method() == "forkserver":
+        from multiprocessing.forkserver import ensure_running  # does not exist on Windows
+
+        with _ignored_ctrl_c():
+            ensure_running()
 
 
 def _process_context() -> SpawnContext | ForkServerContext:

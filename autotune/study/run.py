@@ -14,7 +14,7 @@ from autotune.cache import eviction
 from autotune.data import datasets
 from autotune.data.split import MANIFEST, write_manifest
 from autotune.engines.base import Engine, PixelSet, ProbeTask, Unfinished
-from autotune.engines.local import LocalEngine
+from autotune.engines.local import LocalEngine, warm_up
 from autotune.errors import StudyError
 from autotune.search.candidates import Candidate, Selection, select_backbones
 from autotune.search.cost_penalty import cost_penalty
@@ -70,6 +70,7 @@ def _search(request: SearchRequest, listener: StudyListener) -> Summary:
     start = time.monotonic()
     deadline = start + request.timeout if request.timeout is not None else None
     refuse_in_use(study_folder(request))  # before the pictures are read
+    warm_up()
     with alarm(deadline):
         ready = prepare(request, listener)
     with lock_study(ready.folder), open_record(ready.folder) as record, _timed(record, start):

@@ -135,7 +135,7 @@ def test_the_command_shows_trims_and_clears_the_cache(folder: Path) -> None:
 def test_deleting_the_cache_changes_no_trial(
     here: Path, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flags = {"backbone": ["efficientnet_lite0"], "depth": [0, 1]}
+    flags = {"backbone": ["efficientnet_lite0"], "depth": [0, 1], "final": "trial"}
     expected = search(digits, 3, "uninterrupted", flags=flags)
     monkeypatch.setenv("AUTOTUNE_CACHE", str(tmp_path / "cache"))
     search(digits, 2, flags=flags)
@@ -161,7 +161,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_raises_and_the_same_search_resumes(
     here: Path, digits: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flags = {"backbone": ["efficientnet_lite0"], "depth": [0, 1]}
+    flags = {"backbone": ["efficientnet_lite0"], "depth": [0, 1], "final": "trial"}
     expected = search(digits, 2, "uninterrupted", flags=flags)
     monkeypatch.setenv("AUTOTUNE_CACHE", str(small_disk))
     with pytest.raises(StudyError, match="No space left"):

@@ -121,7 +121,7 @@ def test_json_is_one_object_and_nothing_else_on_stdout(here: Path, digits: Path)
         "--trials",
         "2",
         "--backbone",
-        "small_cnn",
+        "quick_cnn",
         "--epochs",
         "2",
         "--device",

@@ -297,7 +297,7 @@ def followed(words: list[str], until: str | None = None) -> tuple[int, str]:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 def test_a_study_in_a_terminal_is_followed_and_leaves_the_terminal_clean(here: Path, digits: Path) -> None:
-    command = ["search", str(digits), "--study", "s", "--backbone", "small_cnn", "--epochs", "2", "--device", "cpu"]
+    command = ["search", str(digits), "--study", "s", "--backbone", "quick_cnn", "--epochs", "2", "--device", "cpu"]
     code, out = followed([*command, "--trials", "40"], until="epoch 1 of 2")
     assert code == 130
     assert "Stopped. Finished work is saved; run the same command again to resume." in out
@@ -311,12 +311,11 @@ def test_a_study_in_a_terminal_is_followed_and_leaves_the_terminal_clean(here: P
     assert while_it_ran.rindex("\x1b[?25h") > while_it_ran.rindex("\x1b[?25l")
     screen = opened()
     request = SearchRequest(
-        data=digits, name="s", trials=2, flags={"epochs": 2, "backbone": ["small_cnn"]}, device="cpu"
+        data=digits, name="s", trials=2, flags={"epochs": 2, "backbone": ["quick_cnn"]}, device="cpu"
     )
     show_study(run_study(request, screen), screen)
     out = screen.rich.file.getvalue()  # type: ignore[attr-defined]
-    for shown in ("Trial 1, epoch", "1 finished: 1 complete"):
-        assert shown in out, shown
+    assert "2 finished: 2 complete" in out  # during the finals: a trial may end between two frames
     assert out.rindex("\x1b[?25h") > out.rindex("\x1b[?25l")
     last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out[out.rindex("Study s: ") :])
     assert "Winner: trial" in last

@@ -101,7 +101,7 @@ def test_a_study_of_a_table_is_named_after_it_and_resumes(tmp_path: Path, here: 
     digits = write_digits(tmp_path / "pictures", classes=2, each=40)
     rows = [(f, f.parent.name, f"g{i // 3}") for i, f in enumerate(files(digits))]
     table = write(tmp_path / "wards.csv", rows, "path,label,group")
-    flags = {"epochs": 1, "backbone": ["small_cnn"]}
+    flags = {"epochs": 1, "backbone": ["quick_cnn"]}
     for trials in (1, 2):
         request = SearchRequest(data=table, trials=trials, flags=flags, device="cpu")
         found = run_study(request, PlainConsole(quiet=True)).to_json()

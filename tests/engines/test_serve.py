@@ -31,14 +31,14 @@ from autotune.training.context import TrialContext
 from autotune.training.outcome import Epoch, ProbeOutcome, TrialOutcome
 from autotune.training.params import Params
 
-PARAMS = Params("small_cnn", 3, 32, 1e-5, 1e-3, "triangular", 0.0, 0.0, "adamw", 32, 0.0, 0.0, 0.0)
+PARAMS = Params("quick_cnn", 3, 16, 1e-5, 1e-3, "triangular", 0.0, 0.0, "adamw", 32, 0.0, 0.0, 0.0)
 CONTINUE = Answer(None)
 
 
 @pytest.fixture(scope="module")
 def context(tmp_path_factory: pytest.TempPathFactory) -> TrialContext:
     data = write_digits(tmp_path_factory.mktemp("serve") / "digits", classes=2, each=20)
-    return trial_context(data, backbone=["small_cnn"], epochs=2)
+    return trial_context(data, backbone=["quick_cnn"], epochs=2)
 
 
 @pytest.fixture(autouse=True)
@@ -140,8 +140,8 @@ def test_a_channel_that_closes_during_a_trial_ends_the_worker_and_the_trial_resu
 def test_a_probe_reports_cache_progress_and_its_head(
     context: TrialContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    last_stage = replace(context, cuts={("small_cnn", 32): (3,)})
-    sent = served(last_stage, tmp_path, Assignment(ProbeTask("small_cnn", 32), {}))
+    last_stage = replace(context, cuts={("quick_cnn", 16): (3,)})
+    sent = served(last_stage, tmp_path, Assignment(ProbeTask("quick_cnn", 16), {}))
     n = len(set(context.train.digests) | set(context.validation.digests))
     assert sent[:-1] == [Ready(), CacheProgress(n, n)]
     assert isinstance(sent[-1], ProbeOutcome)

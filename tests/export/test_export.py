@@ -282,14 +282,14 @@ def test_every_bundled_backbone_is_verified_in_float32_and_verified_or_rejected_
     here: Path, tmp_path: Path, backbone: str
 ) -> None:
     """ResNet-18 has random weights here, which give the same graph without a download."""
-    data, weights = write_digits(tmp_path / "digits3"), tmp_path / "weights"
-    flags = {"epochs": 2, "backbone": [backbone], "pixels": [32 if backbone == "small_cnn" else 64]}
+    data, weights = write_digits(tmp_path / "digits3", each=30), tmp_path / "weights"
+    flags = {"epochs": 2, "backbone": [backbone], "pixels": [32], "final": "trial"}
     if backbone == "resnet18":
         weights.mkdir()
         torch.manual_seed(0)
         torch.save(resnet18().state_dict(), weights / "resnet18.pth")
     resources = Resources("cpu", weights if backbone == "resnet18" else None)
-    request = SearchRequest(data=data, name="b", trials=2, flags=flags, device="cpu", weights=resources.weights)
+    request = SearchRequest(data=data, name="b", trials=1, flags=flags, device="cpu", weights=resources.weights)
     run_study(request, PlainConsole(quiet=True))
     result = exported("b", resources, formats=EVERY)
     verdicts = {row.format: row.verdict for row in result.files}

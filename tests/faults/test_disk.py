@@ -66,7 +66,7 @@ def test_a_disk_that_fills_between_two_runs_loses_nothing(small_disk: Path, tmp_
     assert found["trials"]["complete"] == 4
 
 
-SEARCH = ("--backbone", "small_cnn", "--epochs", "3")
+SEARCH = ("--backbone", "quick_cnn", "--epochs", "3")
 COMMANDS = (
     ("report", "s"),
     ("evaluate", "s"),
@@ -79,7 +79,7 @@ COMMANDS = (
 
 def test_a_read_only_folder_is_an_error_in_two_lines(small_disk: Path, tmp_path: Path) -> None:
     digits = write_digits(tmp_path / "digits")
-    first = ["search", str(digits), "--study", "s", "--backbone", "small_cnn", "--epochs", "3", "--trials", "1"]
+    first = ["search", str(digits), "--study", "s", "--backbone", "quick_cnn", "--epochs", "3", "--trials", "1"]
     subprocess.run([sys.executable, "-m", "autotune", *first], check=True, capture_output=True)  # closes its databases
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     for words in COMMANDS:

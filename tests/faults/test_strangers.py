@@ -62,7 +62,7 @@ def test_a_plugin_that_prints_does_not_break_json(here: Path, tmp_path: Path) ->
 def test_control_characters_of_names_never_reach_the_terminal(here: Path, tmp_path: Path) -> None:
     digits = write_digits(tmp_path / "digits", classes=2)
     (digits / "0").rename(digits / f"zero{ESCAPE}")
-    words = ("--backbone", "small_cnn", "--trials", "1", "--epochs", "1", "--study", "s")
+    words = ("--backbone", "quick_cnn", "--trials", "1", "--epochs", "1", "--study", "s")
     for done in (
         run_command("search", str(digits), *words),
         run_command("status", "s"),
@@ -89,7 +89,7 @@ def test_class_names_are_no_markdown_in_the_card(here: Path, tmp_path: Path) -> 
     digits = write_digits(tmp_path / "digits", classes=2)
     picture = "![x](http:example.org)"
     (digits / "0").rename(digits / picture)
-    run_command("search", str(digits), "--backbone", "small_cnn", "--trials", "1", "--epochs", "1", "--study", "s")
+    run_command("search", str(digits), "--backbone", "quick_cnn", "--trials", "1", "--epochs", "1", "--study", "s")
     export_trial("s", ExportRequest(here / "bundle"), Resources("cpu"), StudyListener())
     card = (here / "bundle" / "card.md").read_text(encoding="utf-8")
     assert picture not in card
@@ -139,9 +139,9 @@ def test_the_script_of_a_bundle_refuses_changed_files(finished: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("name", "old", "new"),
     [
-        ("preprocessing.json", '"pixels": 32,', '"pixels": 10000000,'),
-        ("preprocessing.json", '"pixels": 32,', '"pixels": 64,'),
-        ("preprocessing.json", '"pixels": 32,', '"pixels": "32",'),
+        ("preprocessing.json", '"pixels": 16,', '"pixels": 10000000,'),
+        ("preprocessing.json", '"pixels": 16,', '"pixels": 64,'),
+        ("preprocessing.json", '"pixels": 16,', '"pixels": "32",'),
         ("preprocessing.json", '"bilinear"', '"magic"'),
         ("preprocessing.json", '"threshold": 0', '"threshold": 7'),
         ("preprocessing.json", "{", "["),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import run_command
 from conftest import in_make_faults, write_digits
 from PIL import Image
 
@@ -17,7 +18,8 @@ from autotune.errors import DataError
 pytestmark = pytest.mark.slow
 LABELS = ["0", "😀🐱", "x" * 200, "עברית", "q\"uote's", "tab\there", "-dash", " space "]
 NAMES = [b"bad\xff\xfe.png", b"new\nline.png", "\u202egnp.exe.png".encode(), b"q'uo\"te.png", b"e" * 240 + b".png"]
-QUICK = ("--trials", "1", "--epochs", "1", "--backbone", "small_cnn", "--pixels", "32")
+PATHS = {"PATH": os.defpath, "PYTHONPATH": os.environ["PYTHONPATH"]}
+QUICK = ("--trials", "1", "--epochs", "1", "--backbone", "quick_cnn", "--pixels", "16")
 
 
 def run(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
@@ -49,9 +51,9 @@ def strange(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "variables",
     [
-        {"PATH": os.defpath},  # no HOME, no locale
-        {"PATH": os.defpath, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "TERM": "dumb"},
-        {"PATH": os.defpath, "PYTHONIOENCODING": "ascii", "COLUMNS": "40"},
+        PATHS,  # no HOME, no locale
+        {**PATHS, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "TERM": "dumb"},
+        {**PATHS, "PYTHONIOENCODING": "ascii", "COLUMNS": "40"},
     ],
 )
 def test_every_command_runs_with_unusual_names_in_an_unusual_environment(
@@ -82,18 +84,21 @@ def test_a_class_name_of_two_lines_is_refused_before_anything_is_read(tmp_path: 
         read_catalog(folder)
 
 
-def test_a_study_that_was_moved_goes_on(tmp_path: Path) -> None:
+def test_a_study_that_was_moved_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTOTUNE_CACHE", str(tmp_path / "cache"))
     write_digits(tmp_path / "here" / "photos", classes=2, each=20)
-    words = ("photos", "--epochs", "1", "--backbone", "small_cnn", "--pixels", "32", "--json")
-    variables = {"PATH": os.defpath, "AUTOTUNE_CACHE": str(tmp_path / "cache")}
-    first = run(tmp_path / "here", "search", *words, "--trials", "1", **variables)
+    words = ("photos", "--epochs", "1", "--backbone", "quick_cnn", "--json")
+    monkeypatch.chdir(tmp_path / "here")
+    first = run_command("search", *words, "--trials", "1")
     assert first.returncode == 0, first.stderr
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "here").rename(tmp_path / "there")
-    more = run(tmp_path / "there", "search", *words, "--trials", "2", **variables)
+    monkeypatch.chdir(tmp_path / "there")
+    more = run_command("search", *words, "--trials", "2")
     assert more.returncode == 0, more.stderr
     found = json.loads(more.stdout)
     assert found["trials"]["total"] == 2
     assert found["leaderboard"][0]["number"] in (0, 1)
     for command in ("status", "evaluate", "export"):
-        done = run(tmp_path / "there", command, "photos", **variables)
+        done = run_command(command, "photos")
         assert done.returncode == 0, (command, done.stderr)

@@ -18,6 +18,7 @@ from urllib.error import HTTPError
 
 import optuna
 import pytest
+from commands import run_command
 from small_studies import without_time
 
 from autotune.errors import AutotuneError, StudyError
@@ -72,8 +73,8 @@ def started(here: Path) -> Path:
 
 @pytest.mark.slow
 def test_dashboard_shows_a_running_search_without_changing_its_result(browser: Any, here: Path, digits: Path) -> None:
-    words = ("search", str(digits), "--trials", "6", "--backbone", "small_cnn", "--epochs", "3", "--device", "cpu")
-    subprocess.run(command(*words, "--study", "alone", "--quiet"), check=True)
+    words = ("search", str(digits), "--trials", "16", "--backbone", "quick_cnn", "--epochs", "3", "--device", "cpu")
+    assert run_command(*words, "--study", "alone", "--quiet").returncode == 0
     watched = subprocess.Popen(command(*words, "--study", "watched", "--quiet"))
     page, seen = browser.new_page(viewport={"width": 1280, "height": 900}), set()
     with served("watched") as (address, _):

@@ -30,7 +30,7 @@ from autotune.study.storage.rows import BackboneFacts, Mistake, TrialRow
 from autotune.training.outcome import Epoch
 from autotune.training.params import Params
 
-PARAMS = Params("small_cnn", 3, 32, 1e-5, 1e-3, "one-cycle", 0.5, 0.0, "adamw", 32, 0.01, 0.2, 0.0)
+PARAMS = Params("quick_cnn", 3, 16, 1e-5, 1e-3, "one-cycle", 0.5, 0.0, "adamw", 32, 0.01, 0.2, 0.0)
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_report_contains_the_scores_of_the_record(made: Path) -> None:
     low, high = (f"{100 * edge:.1f} %" for edge in scores.value_interval)
     assert f"Accuracy on {scores.n} test pictures that neither the trials nor the finals used" in text
     assert f"; 95 % interval {low} to {high}." in text
-    assert f"Winner: trial {winner.number}, Small CNN, from scratch, 32 pixels" in text
+    assert f"Winner: trial {winner.number}, Quick CNN, from scratch, 16 pixels" in text
     assert f"Final model: {final.reason}; see Finals." in text
     assert "No trials were compared in finals, so the winner is the trial with the best validation score." in text
     assert f"{100 * scores.value:.1f}%" in text
@@ -304,9 +304,9 @@ def test_a_study_without_a_complete_trial_raises_an_error_with_a_fix(here: Path)
     folder = here / "studies" / "s"
     folder.mkdir(parents=True)
     with open_record(folder) as record:
-        backbone = BackboneFacts("small_cnn", "Small CNN", 3, True, (32,), (3,), "")
+        backbone = BackboneFacts("quick_cnn", "Quick CNN", 3, True, (16,), (3,), "")
         record.keep_facts(
-            definition=definition(Settings()), root=str(here), classes=("a", "b"), backbones={"small_cnn": backbone}
+            definition=definition(Settings()), root=str(here), classes=("a", "b"), backbones={"quick_cnn": backbone}
         )
         record.keep_failure(0, PARAMS, "no memory", "trace")
     with pytest.raises(StudyError, match="Study s has no complete trial") as caught:

@@ -28,7 +28,7 @@ from autotune.study.summary import study_status
 
 OLD = Path(__file__).parents[1] / "study" / "made_by_0.1.0"
 NONE = "\N{EN DASH}"
-FLAGS: dict[str, Any] = {"backbone": ["efficientnet_lite0"], "pixels": [64], "depth": [0, 1], "epochs": 3,
+FLAGS: dict[str, Any] = {"backbone": ["efficientnet_lite0"], "pixels": [32], "depth": [0, 1], "epochs": 3,
                          "optimizer": ["adamw"], "lr_high": [1e-3]}  # fmt: skip
 
 

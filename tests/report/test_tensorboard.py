@@ -28,7 +28,7 @@ SHOWN = {
 
 
 def search(data: Path, trials: int, listener: StudyListener | None = None) -> Summary:
-    flags = {"epochs": 4, "backbone": ["small_cnn"]}
+    flags = {"epochs": 4, "backbone": ["quick_cnn"]}
     request = SearchRequest(data=data, name="s", trials=trials, device="cpu", flags=flags)
     return run_study(request, listener or TensorBoardListener())
 

@@ -87,7 +87,7 @@ def test_a_dry_run_announces_downloads_without_starting_them(
 
 
 def test_a_dry_run_of_a_started_study_counts_the_remaining_trials(searched: Path, finished: Path) -> None:
-    data, flags = searched.parents[1] / "digits3", {"epochs": 3, "backbone": ["small_cnn"]}
+    data, flags = searched.parents[1] / "digits3", {"epochs": 3, "backbone": ["quick_cnn"]}
     before = {file: file.read_bytes() for file in finished.rglob("*") if file.is_file()}
     found = planned(asked(data, 6, flags=flags))
     assert found.has_started
@@ -101,7 +101,7 @@ def test_a_dry_run_of_a_started_study_counts_the_remaining_trials(searched: Path
 
 
 def test_the_command_prints_text_or_json(here: Path, digits: Path, cold: Path) -> None:
-    words = ["search", str(digits), "--dry-run", "--backbone", "small_cnn", "--device", "cpu", "--trials", "7"]
+    words = ["search", str(digits), "--dry-run", "--backbone", "quick_cnn", "--device", "cpu", "--trials", "7"]
     result = run_command(*words)
     assert result.returncode == 0
     for expected in (

@@ -25,7 +25,7 @@ from autotune.study.timing.limits import TimeLimits
 from autotune.training.context import WHOLE_POOL
 
 pytestmark = pytest.mark.slow
-PRETRAINED: dict[str, Any] = {"backbone": ["efficientnet_lite0"], "pixels": [64], "depth": [0, 1], "epochs": 3,
+PRETRAINED: dict[str, Any] = {"backbone": ["efficientnet_lite0"], "pixels": [32], "depth": [0, 1], "epochs": 3,
                               "optimizer": ["adamw"], "lr_high": [1e-3]}  # fmt: skip
 
 

@@ -74,7 +74,7 @@ def test_a_curve_that_never_clearly_falls_has_no_bounds(losses: np.ndarray[Any, 
 
 
 def asked(data: Path | None, name: str | None = "s", **flags: Any) -> SearchRequest:
-    return SearchRequest(data=data, name=name, device="cpu", flags={"backbone": "small_cnn", **flags})
+    return SearchRequest(data=data, name=name, device="cpu", flags={"backbone": "quick_cnn", **flags})
 
 
 def find(request: SearchRequest, write: bool = False) -> dict[str, Any]:
@@ -115,8 +115,8 @@ def test_one_seed_gives_one_curve_and_only_the_plot_is_written(here: Path, data:
     first, second, other = find(asked(data)), find(asked(data)), find(asked(data, seed=1))
     assert first == second
     assert first["losses"] != other["losses"]
-    assert [p.name for p in here.iterdir()] == ["lr-find-small_cnn.png"]
-    with Image.open(here / "lr-find-small_cnn.png") as image:
+    assert [p.name for p in here.iterdir()] == ["lr-find-quick_cnn.png"]
+    with Image.open(here / "lr-find-quick_cnn.png") as image:
         assert len(image.convert("RGB").getcolors(1 << 24) or ()) > 50
     assert json.loads(json.dumps(first)) == first
 
@@ -153,12 +153,12 @@ def test_trials_use_the_written_bounds_and_other_settings_are_kept(here: Path, d
     assert found["written"] == str(file.resolve())
     assert file.read_text() == (
         f"# my study\nepochs = 4  # short\n\n[space]\nlr_high = {found['lr_high']}  # for a start\n"
-        f'optimizer = "adamw"\nbatch_size = 32\n# that is all\nbackbone = "small_cnn"\nlr_low = {found["lr_low"]}\n'
+        f'optimizer = "adamw"\nbatch_size = 32\n# that is all\nbackbone = "quick_cnn"\nlr_low = {found["lr_low"]}\n'
     )
     summary = run_study(SearchRequest(data=data, name="s", trials=2, device="cpu"), PlainConsole(quiet=True))
     for row in summary.leaderboard:
         assert (row.params.lr_low, row.params.lr_high) == (found["lr_low"], found["lr_high"])
-        assert (row.params.backbone, row.params.optimizer) == ("small_cnn", "adamw")
+        assert (row.params.backbone, row.params.optimizer) == ("quick_cnn", "adamw")
 
 
 @pytest.mark.slow
@@ -200,16 +200,16 @@ def test_a_loss_that_does_not_fall_raises_an_error_and_writes_nothing(
 
 @pytest.mark.slow
 def test_the_command_prints_the_curve_the_bounds_and_the_file_paths(here: Path, data: Path) -> None:
-    words = ("lr-find", str(data), "--backbone", "small_cnn", "--device", "cpu")
+    words = ("lr-find", str(data), "--backbone", "quick_cnn", "--device", "cpu")
     out = run_command(*words)
     assert out.returncode == 0, out.stderr
     assert "1e-3" in out.stdout
     assert "lr_low" in out.stdout
-    assert str(here / "lr-find-small_cnn.png") in out.stdout
+    assert str(here / "lr-find-quick_cnn.png") in out.stdout
     assert out.stderr == ""
     found = json.loads(run_command(*words, "--json").stdout)
     assert f"lr_low {found['lr_low']:.1e}, lr_high {found['lr_high']:.1e}" in out.stdout
     assert len(found["rates"]) == len(found["losses"]) == len(found["smoothed"]) <= STEPS
     wrong = run_command(*words, "--depth", "1")
     assert (wrong.returncode, len(wrong.stderr.splitlines())) == (1, 2)
-    assert "Did you mean 'small_cnn'?" in run_command(*words, "--backbone", "smal_cnn").stderr
+    assert "Did you mean 'quick_cnn'?" in run_command(*words, "--backbone", "quik_cnn").stderr
