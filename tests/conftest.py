@@ -1,10 +1,12 @@
 """Shared fixtures: real pictures, studies and folders."""
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -63,20 +65,17 @@ def digits(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def searched(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
-    """A finished study of three digits, `studies/s`. Tests use copies of it."""
+    """A finished study of three digits, `studies/s`, without finals. Tests use copies of it."""
     from autotune.cli.console import PlainConsole
+    from autotune.study.finals import race
     from autotune.study.request import SearchRequest
     from autotune.study.run import run_study
 
     place = tmp_path_factory.mktemp("searched")
     data = write_digits(place / "digits3")
     flags = {"epochs": 3, "backbone": ["quick_cnn"]}
-    before = Path.cwd()
-    os.chdir(place)
-    try:
+    with contextlib.chdir(place), mock.patch.object(race, "FINALS_SHARE", 0.0):
         run_study(SearchRequest(data=data, name="s", trials=4, flags=flags, device="cpu"), PlainConsole(quiet=True))
-    finally:
-        os.chdir(before)
     return place / "studies" / "s"
 
 

@@ -87,7 +87,7 @@ def test_tables_are_those_that_were_measured(name: str) -> None:
 def test_the_catalogue_lists_the_bundled_backbones() -> None:
     page = (DOCS / "backbones.md").read_text(encoding="utf-8")
     listed = set(re.findall(r"^\| `(\w+)[:`]", page.partition("## Catalogue")[2].partition("\n## ")[0], re.MULTILINE))
-    assert listed == {entry.name for entry in discover().backbones}
+    assert listed == {entry.name for entry in discover().backbones if entry.name != "quick_cnn"}
 
 
 def test_the_architecture_page_names_every_room_and_only_files_that_exist() -> None:
