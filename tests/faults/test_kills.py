@@ -1,7 +1,8 @@
 """Processes killed at random moments of a whole study: the same command then ends with the same result.
 
-`make test` kills driver and workers together, once; `make faults` kills either and both AUTOTUNE_FAULT_TIMES times, at
-moments drawn with AUTOTUNE_FAULT_SEED.
+They run in `make faults`, which kills driver, workers and both AUTOTUNE_FAULT_TIMES times, at moments drawn with
+AUTOTUNE_FAULT_SEED. `make test` kills in the middle of a trial (study/test_run.py) and of the finals
+(study/test_finals.py).
 """
 
 import os
@@ -42,6 +43,7 @@ def victims(driver: subprocess.Popen[str], who: str) -> list[psutil.Process]:
     return chosen[who]
 
 
+@in_make_faults
 @pytest.mark.parametrize("number", range(TIMES))
 @pytest.mark.parametrize("who", ["driver", "workers", "both"][-TIMES:])
 def test_sigkill_at_a_random_moment_changes_no_result(
@@ -64,6 +66,7 @@ def test_sigkill_at_a_random_moment_changes_no_result(
     assert not list(folder.rglob("*unfinished*"))
 
 
+@in_make_faults
 @pytest.mark.parametrize("names", ["SIGINT SIGINT", "SIGINT", "SIGHUP", "SIGTERM"][-TIMES:])
 def test_a_signal_at_a_random_moment_ends_the_command_and_loses_nothing(
     names: str, whole: tuple[dict[str, Any], float], tmp_path: Path

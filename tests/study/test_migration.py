@@ -45,9 +45,9 @@ def test_an_old_record_is_read(old: Path) -> None:
 @pytest.mark.slow
 def test_an_old_study_is_resumed_reported_and_exported(old: Path, here: Path) -> None:
     before = study_status("before").leaderboard
-    request = SearchRequest(data=here / "digits3", name="before", trials=6, device="cpu", flags={"pixels": [64]})
+    request = SearchRequest(data=here / "digits3", name="before", trials=7, device="cpu", flags={"pixels": [64]})
     found = run_study(request, StudyListener())
-    assert len(found.leaderboard) == 6
+    assert len(found.leaderboard) == 7
     assert {row.number: row for row in before}.items() <= {row.number: row for row in found.leaderboard}.items()
     assert "before" in Path(write_report("before")["file"]).read_text()
     result = export_trial("before", ExportRequest(), Resources("cpu"), StudyListener())

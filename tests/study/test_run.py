@@ -42,7 +42,7 @@ from autotune.study.storage.record import Record
 from autotune.study.summary import study_status
 
 pytestmark = pytest.mark.slow
-MIXED: dict[str, Any] = {"backbone": ["efficientnet_lite0", "quick_cnn"], "depth": [0, 1]}
+MIXED: dict[str, Any] = {"backbone": ["efficientnet_lite0", "quick_cnn"], "pixels": [32], "depth": [0, 1]}
 
 
 def command(*words: str) -> list[str]:
@@ -100,7 +100,7 @@ def test_a_finished_study_is_only_printed_and_resumes_with_more_trials(here: Pat
     assert json.loads(json.dumps(evaluated)) == evaluated
     assert (here / "studies" / "s" / ".gitignore").read_text() == "*\n!study.toml\n"
     logs = {file.name for file in (here / "studies" / "s" / "logs").iterdir()}
-    assert "probe-efficientnet_lite0-64.log" in logs
+    assert "probe-efficientnet_lite0-32.log" in logs
     assert all(name.startswith(("probe-", "trial-", "final-")) for name in logs)
 
 
@@ -116,7 +116,9 @@ def test_workers_do_not_receive_or_cache_test_pictures(
     here: Path, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AUTOTUNE_CACHE", str(tmp_path / "cache"))
-    search(digits, 1, flags={"backbone": ["efficientnet_lite0"], "seed": 2})  # a seed that moves no picture
+    search(
+        digits, 1, flags={"backbone": ["efficientnet_lite0"], "seed": 2, "final": "trial"}
+    )  # a seed that moves no picture
     pictures = read_manifest(here / "studies" / "s" / "manifest.csv")
     settings = read_settings(None, QUICK)
     parts = Split(("0", "1", "2"), pictures, (), {})
@@ -149,13 +151,14 @@ def test_pictures_are_decoded_once_and_again_only_for_the_test_evaluation(
     monkeypatch.setattr(pictures, "decode_image", decode)
     if guess:
         monkeypatch.setattr(read_ahead, "likely_side", lambda *_: guess)
-    search(digits, 1, flags={"backbone": ["efficientnet_lite0"]})
+    flags = {"backbone": ["efficientnet_lite0"], "epochs": 1, "final": "trial"}
+    search(digits, 1, flags=flags)
     times = Counter(seen)
     for picture in read_manifest(here / "studies" / "s" / "manifest.csv"):
         again = picture.part == "test"
         assert times[picture.path] == 1 + again + (guess is not None and picture.part != "test"), picture
     seen.clear()
-    search(digits, 2, flags={"backbone": ["efficientnet_lite0"]})
+    search(digits, 2, flags=flags)
     assert not [
         p for p in read_manifest(here / "studies" / "s" / "manifest.csv") if p.part != "test" and p.path in seen
     ]
