@@ -151,7 +151,7 @@ def test_pictures_are_decoded_once_and_again_only_for_the_test_evaluation(
     monkeypatch.setattr(pictures, "decode_image", decode)
     if guess:
         monkeypatch.setattr(read_ahead, "likely_side", lambda *_: guess)
-    flags = {"backbone": ["efficientnet_lite0"], "epochs": 1, "final": "trial"}
+    flags = {"backbone": ["efficientnet_lite0"], "epochs": 1}
     search(digits, 1, flags=flags)
     times = Counter(seen)
     for picture in read_manifest(here / "studies" / "s" / "manifest.csv"):
