@@ -43,16 +43,17 @@ def open_console(quiet: bool, program: bool, verbose: bool) -> PlainConsole:
 class _ResizableLive(Live):
     """Also erases the lines that a terminal has wrapped because it became narrower: rich counts them as they were."""
 
-    _drawn: Sequence[str] = ()
+    _drawn: Sequence[int] = ()  # cells of the lines of the terminal
 
     def refresh(self) -> None:
         width = self.console.width
-        n_wrapped = sum(max(math.ceil(cell_len(line) / width) - 1, 0) for line in self._drawn)
+        n_wrapped = sum(max(math.ceil(n / width) - 1, 0) for n in self._drawn)
         if n_wrapped:
             self.console.control(Control(*((ControlType.ERASE_IN_LINE, 2), (ControlType.CURSOR_UP, 1)) * n_wrapped))
         super().refresh()
         shown = self.get_renderable()
-        self._drawn = shown.plain.split("\n") if isinstance(shown, Text) else ()
+        lines = shown.plain.split("\n") if isinstance(shown, Text) else ()
+        self._drawn = [min(cell_len(line), width) for line in lines]  # rich has cropped longer ones
 
 
 class LiveConsole(PlainConsole):

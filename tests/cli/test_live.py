@@ -197,12 +197,26 @@ def test_lines_that_a_narrower_terminal_wraps_are_erased() -> None:
     assert live
     assert isinstance(out, io.StringIO)
     live.refresh()
-    n_wrapped = sum(max(math.ceil(len(line) / 60) - 1, 0) for line in lines(screen))
+    n_wrapped = sum(max(math.ceil(min(len(line), 110) / 60) - 1, 0) for line in lines(screen))
     screen.rich.width = 60
     before = out.tell()
     live.refresh()
     assert n_wrapped > 3
     assert out.getvalue()[before:].startswith(erased * n_wrapped)
+    screen.close()
+
+
+def test_nothing_above_the_panel_is_erased_if_its_lines_are_longer_than_the_terminal() -> None:
+    screen = studying(width=60)
+    live, out = screen._live, screen.rich.file
+    assert live
+    assert isinstance(out, io.StringIO)
+    live.refresh()
+    assert any(len(line) > 60 for line in screen.drawn().plain.splitlines())
+    before = out.tell()
+    live.refresh()
+    again = out.getvalue()[before:]
+    assert again.count("\x1b[1A") == again.count("\n")
     screen.close()
 
 
