@@ -176,7 +176,7 @@ def _run(run: RunningTrial, outline: Outline, now: float, width: int, most_lines
         lines.append(line)
     if run.rows:
         gap = run.rows[-1].gap
-        lines[-1].append(f"  gap {100 * gap:+.1f}", gap_colour(gap, outline.gap))
+        lines[-1].append(f"  smoothed gap {100 * gap:+.1f}", gap_colour(gap, outline.gap))
         lines[-1].append(f" of {100 * outline.gap:g} percentage points", MUTED)
     return lines
 

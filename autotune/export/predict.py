@@ -216,7 +216,7 @@ def refuse_unreadable(errors: Sequence[Prediction], n: int) -> None:
         some = "; ".join(f"{one.path}: {one.error}" for one in errors[:3])
         raise DataError(
             f"{len(errors)} of {plural(n, 'file')} could not be read ({some}{'; ...' if len(errors) > 3 else ''}).",
-            "Repair or delete the unreadable files. All other pictures were classified.",
+            "Repair these files, or leave them out." + (" The others were classified." if n > len(errors) else ""),
         )
 
 

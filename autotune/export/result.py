@@ -57,5 +57,6 @@ class ExportResult:
             return None
         return BundleError(
             f"{'; '.join(rejected)}.",
-            f"The other files are in {self.folder}. For this format, export another trial: --trial N",
+            f"The other files are in {self.folder}. For this format, export another trial: --trial N; "
+            "autotune status lists them.",
         )

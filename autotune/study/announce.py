@@ -83,8 +83,8 @@ def look_alike_lines(look_alikes: Mapping[str, Sequence[str]], split: Split) -> 
     ]
 
 
-def outline(study: str, plan: Plan, n_trials: int, n_done: int, deadline: float | None) -> Outline:
-    """Summarise a plan. n_trials: in total; n_done: already finished. deadline: as in Outline."""
+def outline(study: str, plan: Plan, n_trials: int, deadline: float | None) -> Outline:
+    """Summarise a plan. n_trials: in total. deadline: as in Outline."""
     counts, settings, selection = plan.split.counts, plan.settings, plan.selection
     pictures = " + ".join(str(counts[part]) for part in (TRAIN, VALIDATION, TEST))
     backbones = [
@@ -93,7 +93,7 @@ def outline(study: str, plan: Plan, n_trials: int, n_done: int, deadline: float 
     ]
     facts = (
         f"{pictures} pictures in {plural(len(plan.split.classes), 'class')}", *backbones,
-        f"{_left(n_trials, n_done)} of up to {plural(settings.n_epochs, 'epoch')}", f"on {selection.device}",
+        f"{plural(n_trials, 'trial')} of up to {plural(settings.n_epochs, 'epoch')}", f"on {selection.device}",
     )  # fmt: skip
     return Outline(study, facts, settings.metric, settings.n_epochs, settings.gap, selection.device, deadline)
 

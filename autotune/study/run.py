@@ -121,7 +121,7 @@ def _run_trials(
             plan = _plan(request, ready, record, listener)
             context = build_context(plan, request.workers)
             engine.configure(context)
-            listener.planned(outline(folder.name, plan, request.trials, len(record.trials()), deadline))
+            listener.planned(outline(folder.name, plan, request.trials, deadline))
             announce(listener, plan, request.trials, len(record.trials()))
             record.keep_doing("decoding pictures")
             decode_pictures(ready.split, ready.root, plan.selection, listener)

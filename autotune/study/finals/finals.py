@@ -24,6 +24,7 @@ from autotune.training.outcome import DONE, TIMEOUT, FoldOutcome, SoupOutcome
 
 MOST_DIVERGENCE = 0.25  # nats; between a soup and the mean probability of its networks (benchmarks/selection.txt)
 MOST_CHANGED = 0.02  # share of the predictions
+FINAL_MODEL = "final model"  # a part of the finals, as shown
 NO_TIME_FOR_REFIT = "the time limit left no time for a refit"
 
 
@@ -93,20 +94,20 @@ class Finals:
             some = ", ".join(gaps[:3]) + (", ..." if len(gaps) > 3 else "")
             self._listener.say(f"Finals: {plural(len(gaps), 'class')} with too few pictures for every fold: {some}.")
         first_fold = SEARCHED + 1
-        self._train(race.finalists, [first_fold])
+        self._train(race.finalists, [first_fold], "first fold")
         ranked = [one.trial for one in self._ranked(race, [first_fold])]
         if race.n_second > 1:
             ranked.sort(key=lambda number: number != race.reference)
         folds = range(first_fold, self._context.n_folds)
-        self._train([row for row in race.finalists if row.number in ranked[: race.n_second]], folds)
+        self._train([row for row in race.finalists if row.number in ranked[: race.n_second]], folds, "other folds")
         return self._ranked(race, folds)
 
     def _ranked(self, race: Race, folds: Sequence[int]) -> tuple[Finalist, ...]:
         numbers = [row.number for row in race.finalists]
         return self._ranking.finalists(self._record.folds(), numbers, folds, race.reference)
 
-    def _train(self, trials: Iterable[TrialRow], folds: Iterable[int]) -> None:
-        """Train the missing networks of some trials on some folds, and record them."""
+    def _train(self, trials: Iterable[TrialRow], folds: Iterable[int], part: str) -> None:
+        """Train the missing networks of some trials on some folds, and record them. part: of the finals, in words."""
         known = {(row.trial, row.fold) for row in self._record.folds()}
         folds = list(folds)
         todo = [
@@ -115,7 +116,7 @@ class Finals:
             for fold in folds
             if (row.number, fold) not in known
         ]
-        progress = self._listener.progress("Finals")
+        progress = self._listener.progress(f"Finals, {part}")
         progress(0, len(todo))
         done = 0
         for task, outcome in run_tasks(self._engine, todo, self._files, self._listener, self._limits):
@@ -161,7 +162,7 @@ class Finals:
 
     def _soup(self, winner: TrialRow, finalists: tuple[Finalist, ...]) -> Final:
         """Average the networks of all folds and one of the whole pool, or use this one if the average differs."""
-        self._train([winner], [*range(self._context.n_folds), WHOLE_POOL])
+        self._train([winner], [*range(self._context.n_folds), WHOLE_POOL], FINAL_MODEL)
         rows, whole = self._complete(winner.number), self._whole(winner.number)
         if len(rows) < 2:
             return self._refit(winner, finalists, "refitted: fewer than two folds could be trained")
@@ -193,7 +194,7 @@ class Finals:
 
     def _refit(self, winner: TrialRow, finalists: tuple[Finalist, ...], reason: str) -> Final:
         """Train one network on the whole pool."""
-        self._train([winner], [WHOLE_POOL])
+        self._train([winner], [WHOLE_POOL], FINAL_MODEL)
         found = [row for row in self._record.folds() if (row.trial, row.fold) == (winner.number, WHOLE_POOL)]
         if not found or found[0].state == FAILED:
             why = "the refit failed" if found else NO_TIME_FOR_REFIT
