@@ -30,13 +30,15 @@ def show_study(summary: Summary, console: PlainConsole) -> None:
     )
     if summary.running:
         console.say(_running(summary.running, trials["total"]))
+    elif trials["total"] < summary.asked:
+        console.say(f"Not running: {trials['total']} of {plural(summary.asked, 'trial')} done.")
     if summary.best is None:
         console.say("No trial is complete yet.")
         return
     console.rich.print(_leaderboard(summary))
     if trials["total"] > N_LEADERS:
         console.say(f"... and {trials['total'] - N_LEADERS} more (--json lists all)")
-    name = "Best so far" if summary.running else "Winner"
+    name = "Winner" if summary.is_decided and not summary.running else "Best so far"
     console.say(f"{name}: trial {summary.winner.number}, {summary.describe(summary.winner)}")
     for line in (*_final_model(summary), *_scores(summary)):
         console.say(line)

@@ -64,7 +64,9 @@ def _values(finished: FinishedTrial, validation: Evaluation, result: ExportResul
         "has_whole": bool(finished.final and finished.final.has_whole),
         "classes": _classes(finished, per_class),
         "weakest": [
-            {"name": n, **vars(one)} for n, one in sorted(per_class.items(), key=lambda i: i[1].recall)[:WEAKEST]
+            {"name": n, **vars(one)}
+            for n, one in sorted(per_class.items(), key=lambda i: i[1].recall)[:WEAKEST]
+            if one.right < one.n
         ],
         "measured_on": "test" if test else result.calibration.fitted_on,
         "data": {"origin": _origin(finished), "split": known.split, **known.pictures},

@@ -103,8 +103,8 @@ class PictureGroup:
 class TestSection:
     """The test scores by class and by picture.
 
-    baseline: the share of the most frequent class. weakest, rarest: empty if one table shows all classes. answered,
-    galleries: empty for an evaluation of an earlier version.
+    baseline: the share of the most frequent class. weakest: classes with errors. weakest, rarest: empty if one table
+    shows all classes. answered, galleries: empty for an evaluation of an earlier version.
     """
 
     scores: Evaluation
@@ -274,8 +274,11 @@ def _scores_chart(summary: Summary, winner: TrialRow, metric: str) -> Markup:
 
 
 def _curves(record: Record, summary: Summary, metric: str) -> tuple[list[TrialCurve], int]:
-    """Return the curves of the best trials, and the number of values below their axis."""
-    best = [row for row in summary.leaderboard if row.state == COMPLETE][:N_CURVES]
+    """Return the curves of the winner and of the best other trials, and the number of values below their axis."""
+    complete = [row for row in summary.leaderboard if row.state == COMPLETE]
+    best = sorted(complete, key=lambda row: row.number != summary.winner.number)[
+        :N_CURVES
+    ]  # the others keep their order
     found = [(row, record.curve(row.number)) for row in best]
     found = [(row, epochs) for row, epochs in found if epochs]
     if not found:
@@ -352,7 +355,7 @@ def _tested(summary: Summary, root: Path, pictures: Sequence[Picture]) -> TestSe
         baseline=max(row.n for row in rows) / scores.n,
         errors=confusion.errors(scores, classes, root),
         classes=rows,
-        weakest=rows[: N_CLASSES // 2] if has_many else [],
+        weakest=[row for row in rows if row.right < row.n][: N_CLASSES // 2] if has_many else [],
         rarest=sorted(rows, key=lambda row: (row.pictures[TRAIN], row.recall))[: N_CLASSES // 2] if has_many else [],
         reliability=_reliability(scores),
         answered=confusion.answered(scores.confidence, scores.right) if scores.confidence else [],

@@ -90,6 +90,11 @@ class Summary:
         return first if first and first.state == COMPLETE else None
 
     @property
+    def is_decided(self) -> bool:
+        """Whether there is a winner: a final model or, in a study of an earlier version, a trial that was evaluated."""
+        return self.final is not None or self.test is not None
+
+    @property
     def winner(self) -> TrialRow:
         """The trial of the final model, or else the best trial. Raises StudyError if no trial is complete."""
         if self.best is None:

@@ -1,6 +1,7 @@
 """What `status` says of a study while it runs and afterwards."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,10 @@ def test_a_running_study_says_what_it_does_and_has_no_winner_yet(
     assert after.running is None
     assert after.to_json()["running"] is None
     assert "Winner: trial" in shown(capsys, after)
+    stopped = shown(capsys, replace(after, final=None, test=None, asked=4))
+    assert "Not running: 3 of 4 trials done." in stopped
+    assert "Best so far: trial" in stopped
+    assert "Winner" not in stopped
 
 
 def test_the_next_command_asks_for_the_missing_trials_or_for_more(
