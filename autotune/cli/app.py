@@ -192,16 +192,19 @@ def evaluate(
 
     Later pictures may have no labels, or be in no class folder: then only their drift is measured.
     """
+    from autotune.study.summary import find_study, study_status
+
+    if group_by and not on:
+        raise typer.BadParameter("--group-by needs --on.")
+    find_study(study)
+    # Imports torch, which takes seconds.
     from autotune.cli.console import PlainConsole
     from autotune.cli.study_view import show_later, show_study
     from autotune.data.visits import AUTO
     from autotune.study.later import evaluate_later
     from autotune.study.reopen import evaluate_again
     from autotune.study.request import Resources
-    from autotune.study.summary import study_status
 
-    if group_by and not on:
-        raise typer.BadParameter("--group-by needs --on.")
     console = PlainConsole(quiet, program=as_json)
     resources = Resources(device, weights, tuple(plugins or ()))
     if on:
@@ -242,9 +245,11 @@ def export(
 ) -> None:
     """Export the final model as a standalone bundle and compare it with the network in PyTorch."""
     from autotune.export.formats import find_format
+    from autotune.study.summary import find_study
 
     for name in formats or ():
         find_format(name)
+    find_study(study)
     # Imports torch, which takes seconds.
     from autotune.cli import views
     from autotune.cli.console import PlainConsole

@@ -165,6 +165,8 @@ def test_json_is_one_object_and_nothing_else_on_stdout(here: Path, digits: Path)
         ("search", "photos", "--study", "running"),
         ("lr-find", "photos", "--backbone", "resnet19"),
         ("export", "running", "--format", "tflite"),
+        ("export", "unknown"),
+        ("evaluate", "unknown", "--on", "photos"),
     ],
 )
 def test_a_bad_option_and_a_study_in_use_are_refused_before_torch_is_imported(
