@@ -44,7 +44,8 @@ def show_study(summary: Summary, console: PlainConsole) -> None:
         console.say(line)
     seconds = summary.seconds
     console.say(
-        f"Time: {duration(seconds.total)} in total: reading {seconds.read:.1f} s, trials {seconds.trials:.1f} s, "
+        f"{'Finished work' if summary.running else 'Time'}: {duration(seconds.total)} in total: "
+        f"reading {seconds.read:.1f} s, probes and trials {seconds.trials:.1f} s, "
         f"finals {seconds.finals:.1f} s, test {seconds.test:.1f} s, other {seconds.other:.1f} s. "
         f"The workers filled the feature cache for {seconds.cache:.1f} s of it."
     )

@@ -106,7 +106,7 @@ class Driver:
         if isinstance(message, Epoch):
             place.answer(self._stop_reason(number, message))
         elif isinstance(message, CacheProgress):
-            self._listener.progress("Feature cache")(message.done, message.total)
+            self._listener.progress(f"Feature cache for trial {number}")(message.done, message.total)
         elif isinstance(message, Refused):
             raise StudyError(message.problem, message.fix)
         elif isinstance(message, Unfinished):
@@ -196,8 +196,13 @@ def run_probes(
 
     Raises StudyError if the workers of a probe die: that is no reason to leave out its backbone.
     """
-    for task, outcome in run_tasks(engine, todo, lambda _: {}, listener, limits.for_probes()):
+    progress = listener.progress("Linear probes")
+    if todo:
+        progress(0, len(todo))
+    outcomes = run_tasks(engine, todo, lambda _: {}, listener, limits.for_probes())
+    for done, (task, outcome) in enumerate(outcomes, start=1):
         assert isinstance(task, ProbeTask)
+        progress(done, len(todo))
         if isinstance(outcome, ProbeOutcome):
             checkpoints.keep_probe(task.backbone, task.pixels, outcome.head)
         if isinstance(outcome, Died):
