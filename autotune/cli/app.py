@@ -23,11 +23,11 @@ from autotune.cli.options import (
     Quiet,
     SkipUnreadable,
     StudyName,
+    TimeLimit,
     WeightsDir,
     print_json,
     program_out,
     reserve_stdout,
-    seconds_of,
     study_names,
 )
 from autotune.cli.studies import studies_app
@@ -76,14 +76,7 @@ def search(
     pixels: Annotated[str | None, typer.Option(help="Picture sizes to search, e.g. 160 or 128,224.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Maximum epochs per trial.")] = None,
     metric: MetricName = None,
-    timeout: Annotated[
-        float | None,
-        typer.Option(
-            parser=seconds_of,
-            metavar="DURATION",
-            help="Finish within this time (300, 5m, 2h), including the finals and the test.",
-        ),
-    ] = None,
+    timeout: TimeLimit = None,
     seed: Annotated[int | None, typer.Option(help="Random seed of the split and the trials.")] = None,
     device: Device = "auto",
     workers: Annotated[int, typer.Option(min=1, help="Trials to run in parallel, one process each.")] = 1,

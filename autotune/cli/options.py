@@ -145,3 +145,13 @@ def confirmed(question: str, command: str) -> bool:
     if not sys.stdin.isatty():
         raise ConfigError("Confirmation is needed, but stdin is not a terminal.", f"Run: autotune {command}")
     return typer.confirm(question)
+
+
+TimeLimit = Annotated[
+    float | None,
+    typer.Option(
+        parser=seconds_of,
+        metavar="DURATION",
+        help="Finish within this time (300, 5m, 2h), including the finals and the test.",
+    ),
+]

@@ -158,7 +158,7 @@ def write_safetensors(graph: InferenceGraph, metadata: dict[str, str], file: Pat
 
 @contextlib.contextmanager
 def _without_stack_traces() -> Iterator[None]:
-    """Do not record which lines of code every node of a graph comes from, which takes half of an export's time."""
+    """Do not record which lines of code every node of a graph comes from, half of the time of writing ONNX."""
     before = getattr(config, "do_not_emit_stack_traces", False)  # earlier versions of torch have no such switch
     config.do_not_emit_stack_traces = True
     try:

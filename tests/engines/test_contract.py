@@ -1,6 +1,7 @@
 """Tests that every engine must pass. To test an engine, add it to ENGINES."""
 
 import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -241,6 +242,26 @@ def test_without_a_place_for_a_socket_workers_are_new_processes(monkeypatch: pyt
     assert local._process_context().get_start_method() == "spawn"
     monkeypatch.setattr(tempfile, "gettempdir", lambda: (_ for _ in ()).throw(FileNotFoundError()))
     assert local._process_context().get_start_method() == "spawn"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, workers are always new processes")
+def test_warming_up_starts_the_process_of_the_workers_before_torch_is_imported() -> None:
+    code = (
+        "import psutil, sys; from autotune.engines.local import warm_up; before = psutil.Process().children()\n"
+        "warm_up(); print(len(before), len(psutil.Process().children()) > 0, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0", "True", "False"]
+
+
+@pytest.mark.slow
+def test_only_workers_import_lightning() -> None:
+    code = (
+        "import sys, autotune.study.run, autotune.study.later, autotune.study.reopen, autotune.export.export\n"
+        "print('torch' in sys.modules, {'pytorch_lightning', 'torchmetrics'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True set()"
 
 
 def test_exit_leaves_no_process(new_engine: Callable[[int], Engine], context: TrialContext) -> None:

@@ -1,4 +1,4 @@
-"""Quick CNN: a network for tests that learns digits in a fortieth of the operations of `small_cnn`."""
+"""Quick CNN: a network for tests that learns digits in a seventieth of the operations of `small_cnn`."""
 
 from torch import nn
 
