@@ -277,8 +277,8 @@ def test_a_missing_validation_picture_stops_the_export(finished: Path, searched:
     assert not (finished / "bundle").exists()
 
 
-@pytest.mark.parametrize("backbone", ["efficientnet_lite0", "small_cnn", "resnet18"])
-def test_every_bundled_backbone_is_verified_in_float32_and_verified_or_rejected_in_int8(
+@pytest.mark.parametrize("backbone", ["efficientnet_lite0", "resnet18"])
+def test_bundled_backbones_are_verified_in_float32_and_verified_or_rejected_in_int8(
     here: Path, tmp_path: Path, backbone: str
 ) -> None:
     """ResNet-18 has random weights here, which give the same graph without a download."""

@@ -94,9 +94,9 @@ def test_finalists_race_on_other_folds_and_the_winners_networks_are_averaged(her
 def test_more_trials_train_only_the_missing_folds_and_a_new_final_model_is_evaluated_again(
     here: Path, photos: Path
 ) -> None:
-    first = search(photos, 3, flags=PRETRAINED)
+    first = search(photos, 2, flags=PRETRAINED)
     before = {(row.trial, row.fold): row.seconds for row in folds()}
-    more = search(photos, 6, flags=PRETRAINED)
+    more = search(photos, 4, flags=PRETRAINED)
     after = {(row.trial, row.fold): row.seconds for row in folds()}
     assert before.items() <= after.items()
     changed = more["final"]["trial"] != first["final"]["trial"]
@@ -176,7 +176,7 @@ def test_the_final_model_is_the_one_that_is_restored(here: Path, photos: Path) -
 
 
 def test_finals_killed_in_the_middle_end_as_without_the_interruption(here: Path, photos: Path) -> None:
-    whole = search(photos, 3, "whole", flags=PRETRAINED)
+    whole = search(photos, 2, "whole", flags=PRETRAINED)
     script = here / "killed.py"
     script.write_text(
         f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
@@ -185,7 +185,7 @@ def test_finals_killed_in_the_middle_end_as_without_the_interruption(here: Path,
         "from autotune.study.finals import finals, race\n"
         "race.FINALS_SHARE, finals.MOST_DIVERGENCE, finals.MOST_CHANGED = 100.0, 1.0, 1.0\n"
         "if __name__ == '__main__':\n"
-        f"    search(Path({str(photos)!r}), 3, 'killed', flags={PRETRAINED!r})\n"
+        f"    search(Path({str(photos)!r}), 2, 'killed', flags={PRETRAINED!r})\n"
     )
     process = subprocess.Popen([sys.executable, str(script)], cwd=here)
     checkpoints = here / "studies" / "killed" / "checkpoints"
@@ -197,7 +197,7 @@ def test_finals_killed_in_the_middle_end_as_without_the_interruption(here: Path,
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert study_status("killed").final is None
-    resumed = search(photos, 3, "killed", flags=PRETRAINED)
+    resumed = search(photos, 2, "killed", flags=PRETRAINED)
     for found in (resumed, whole):
         found["final"].pop("checkpoint")
     assert without_seconds(resumed) == without_seconds(whole)

@@ -8,6 +8,7 @@ from conftest import write_digits
 
 from autotune.export.export import ExportRequest, export_trial
 from autotune.report.report import write_report
+from autotune.study.finals import race
 from autotune.study.listener import StudyListener
 from autotune.study.request import Resources, SearchRequest
 from autotune.study.run import run_study
@@ -43,7 +44,8 @@ def test_an_old_record_is_read(old: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_old_study_is_resumed_reported_and_exported(old: Path, here: Path) -> None:
+def test_an_old_study_is_resumed_reported_and_exported(old: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(race, "FINALS_SHARE", 0.0)
     before = study_status("before").leaderboard
     request = SearchRequest(data=here / "digits3", name="before", trials=7, device="cpu", flags={"pixels": [64]})
     found = run_study(request, StudyListener())

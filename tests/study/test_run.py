@@ -183,14 +183,15 @@ def test_workers_open_no_picture_files(here: Path, digits: Path, monkeypatch: py
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="searches /proc for remaining processes")
 def test_kill_9_of_driver_and_worker_loses_nothing(here: Path, tmp_path: Path) -> None:
     data = write_digits(tmp_path / "digits", classes=3, each=60)
-    network = "small_cnn"  # slow enough that a trial can be killed in its middle
-    words = ("search", str(data), "--study", "s", "--backbone", network, "--epochs", "4", "--device", "cpu", "--json")
+    epochs = 40  # enough that a trial can be killed in its middle
+    words = ("search", str(data), "--study", "s", "--backbone", "quick_cnn", "--epochs", str(epochs), "--device", "cpu")
     record = here / "studies" / "s" / "record.db"
 
     def rows() -> int:
         return len(Record(record).trials()) if record.is_file() else 0
 
-    driver = subprocess.Popen(command(*words, "--trials", "3"), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    words = (*words, "--trials", "3", "--json")
+    driver = subprocess.Popen(command(*words), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     wait_until(rows)
     wait_until((here / "studies" / "s" / "logs" / "trial-0001.log").is_file)
     time.sleep(0.3)  # in the middle of it
@@ -199,7 +200,7 @@ def test_kill_9_of_driver_and_worker_loses_nothing(here: Path, tmp_path: Path) -
     driver.wait()
     wait_until(lambda: not still_running(here), 10)
 
-    driver = subprocess.Popen(command(*words, "--trials", "3"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    driver = subprocess.Popen(command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     wait_until(lambda: rows() > len(before))
     workers_of(driver.pid)[0].kill()
     out, err = driver.communicate(timeout=120)
@@ -211,7 +212,7 @@ def test_kill_9_of_driver_and_worker_loses_nothing(here: Path, tmp_path: Path) -
     assert all(after[number] == row for number, row in before.items())
     assert found["test"]["evaluations"] == 1
     wait_until(lambda: not still_running(here), 10)
-    uninterrupted = search(data, 3, "uninterrupted", flags={"epochs": 4, "backbone": [network]})
+    uninterrupted = search(data, 3, "uninterrupted", flags={"epochs": epochs})
     assert without_time(uninterrupted) == without_time(found)
 
 
