@@ -184,14 +184,16 @@ def test_workers_open_no_picture_files(here: Path, digits: Path, monkeypatch: py
 def test_kill_9_of_driver_and_worker_loses_nothing(here: Path, tmp_path: Path) -> None:
     data = write_digits(tmp_path / "digits", classes=3, each=60)
     epochs = 40  # enough that a trial can be killed in its middle
-    words = ("search", str(data), "--study", "s", "--backbone", "quick_cnn", "--epochs", str(epochs), "--device", "cpu")
+    words = command(
+        *("search", str(data), "--study", "s", "--backbone", "quick_cnn", "--epochs", str(epochs), "--device", "cpu"),
+        *("--trials", "3", "--json"),
+    )
     record = here / "studies" / "s" / "record.db"
 
     def rows() -> int:
         return len(Record(record).trials()) if record.is_file() else 0
 
-    words = (*words, "--trials", "3", "--json")
-    driver = subprocess.Popen(command(*words), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    driver = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     wait_until(rows)
     wait_until((here / "studies" / "s" / "logs" / "trial-0001.log").is_file)
     time.sleep(0.3)  # in the middle of it
@@ -200,7 +202,7 @@ def test_kill_9_of_driver_and_worker_loses_nothing(here: Path, tmp_path: Path) -
     driver.wait()
     wait_until(lambda: not still_running(here), 10)
 
-    driver = subprocess.Popen(command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    driver = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     wait_until(lambda: rows() > len(before))
     workers_of(driver.pid)[0].kill()
     out, err = driver.communicate(timeout=120)
