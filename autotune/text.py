@@ -27,6 +27,11 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f} %"
 
 
+def points_apart(share: float, other: float) -> float:
+    """Return the difference of two shares in percentage points, of the digits that `percent` shows."""
+    return round(round(100 * share, 1) - round(100 * other, 1), 1)
+
+
 def duration(seconds: float) -> str:
     """Format a duration: "119 s" below two minutes, "59 min" below an hour, else "1 h 58 min"."""
     if round(seconds) < 120:

@@ -42,7 +42,7 @@ app = typer.Typer(
     name="autotune",
     help="Find the best way to fine-tune a pretrained network on a folder of labelled photos.",
     context_settings={"help_option_names": ["-h", "--help"]},
-    no_args_is_help=True,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
 )
 app.add_typer(plugins_app, name="plugins")
@@ -60,10 +60,13 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
-) -> None: ...
+) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 @app.command()
@@ -282,6 +285,7 @@ def predict(
         load,
         predict_files,
         read_names,
+        refuse_missing,
         refuse_unreadable,
         write_predictions,
     )
@@ -290,8 +294,9 @@ def predict(
     if as_json and as_csv:
         raise typer.BadParameter("--json and --csv cannot be combined.")
     resources = Resources(device, weights, tuple(plugins or ()))
-    one = load(model, resources)
     files = find_pictures(read_names(pictures))
+    refuse_missing(files)
+    one = load(model, resources)
     console = PlainConsole(program=True)
     # On a terminal the predictions show the progress, and a bar would overwrite them.
     out = program_out()

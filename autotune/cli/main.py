@@ -8,7 +8,9 @@ import os
 import signal
 import sys
 import threading
-from typing import NoReturn
+from typing import Any, NoReturn
+
+import typer
 
 from autotune.cli.app import app
 from autotune.cli.wrap import wrapped
@@ -18,6 +20,7 @@ from autotune.text import visible
 
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 INTERRUPTED = 130  # Typer's exit code after Ctrl-C
+UsageError: Any = typer.BadParameter.__mro__[1]  # Typer has its own copy of Click, or needs Click, by its version
 
 
 def main() -> NoReturn:
@@ -54,7 +57,11 @@ def _exit_at_once(code: str | int | None) -> NoReturn:
 def _run() -> NoReturn:
     try:
         with collected_less_often():
-            app()
+            code = app(standalone_mode=False)
+    except UsageError as error:
+        command = error.ctx.command_path if error.ctx else "autotune"
+        _print_error(error.format_message(), f"For the options: {command} --help")
+        sys.exit(error.exit_code)
     except AutotuneError as error:
         _print_error(error.problem, error.fix)
         sys.exit(1)
@@ -66,11 +73,9 @@ def _run() -> NoReturn:
             "Free some disk space, or use a folder that you can write to.",
         )
         sys.exit(1)
-    except SystemExit as leave:
-        if leave.code == INTERRUPTED:
-            print("Stopped. Finished work is saved; run the same command again to resume.", file=sys.stderr)
-        raise
-    sys.exit(0)
+    if code == INTERRUPTED:
+        print("Stopped. Finished work is saved; run the same command again to resume.", file=sys.stderr)
+    sys.exit(code or 0)
 
 
 def _print_error(*lines: str) -> None:

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from autotune.cli.tables import cell_name, new_table, short_path
-from autotune.text import duration, percent, plural
+from autotune.text import duration, percent, plural, points_apart
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -204,7 +204,7 @@ def _later_line(row: LaterRow) -> str:
 
 def _optimism(value: float | None, test: Evaluation) -> str:
     """The difference to the test score in words; nothing where both are shown as the same number."""
-    points = 100 * ((value or 0.0) - test.value)
-    if abs(points) < 0.05:
+    points = points_apart(value or 0.0, test.value)
+    if not points:
         return ""
     return f" ({abs(points):.1f} percentage points {'above' if points > 0 else 'below'} the test score)"

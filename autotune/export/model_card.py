@@ -16,14 +16,15 @@ import jinja2
 
 from autotune.data import datasets
 from autotune.data.split import PARTS
+from autotune.export.formats import optional_formats
 from autotune.export.result import ExportResult
 from autotune.export.verify import VERIFIED
 from autotune.study.checks import source_of
 from autotune.study.reopen import FinishedTrial
 from autotune.study.reproduce import reproduction
-from autotune.study.storage.rows import ClassScore, Evaluation
-from autotune.study.summary import describe_scope
-from autotune.text import percent, plural, visible
+from autotune.study.storage.rows import TRIAL, ClassScore, Evaluation
+from autotune.study.summary import describe_scope, was_measured_later
+from autotune.text import percent, plural, points_apart, visible
 from autotune.training.metrics import find_metric
 
 WEAKEST = 3
@@ -76,7 +77,7 @@ def _values(finished: FinishedTrial, validation: Evaluation, result: ExportResul
         "noun": known.visits.noun,
         "later": [(Path(row.source).name, row) for row in record.later() if row.scores],
         "validation": validation,
-        "optimism": _optimism(validation.value - test.value) if test else None,
+        "optimism": _optimism(validation.value, test.value) if test else None,
         "n_evaluations": len(record.evaluations()),
         "verified": VERIFIED,
         "machine": f"{plural(os.cpu_count() or 1, 'processor')} ({platform.machine()}, {platform.system()})",
@@ -86,6 +87,7 @@ def _values(finished: FinishedTrial, validation: Evaluation, result: ExportResul
         "backbone": backbone.label,
         "licence": _licence(finished),
         "recipe": again,
+        "options": _options(result),
     }
 
 
@@ -93,7 +95,9 @@ def _scope(finished: FinishedTrial, test: Evaluation | None) -> str | None:
     if test is None:
         return None
     record, backbone = finished.record, finished.trial.params.backbone
-    return describe_scope(finished.folder.name, record.facts().visits, test, record.probes(), backbone)
+    return describe_scope(
+        finished.folder.name, record.facts().visits, test, record.probes(), backbone, was_measured_later(record.later())
+    )
 
 
 def _classes(finished: FinishedTrial, per_class: Mapping[str, ClassScore]) -> list[dict[str, Any]]:
@@ -104,12 +108,19 @@ def _classes(finished: FinishedTrial, per_class: Mapping[str, ClassScore]) -> li
     ]
 
 
-def _optimism(difference: float) -> str:
-    """Describe a validation score minus the test score."""
-    points = 100 * abs(difference)
-    if points < 0.05:
+def _optimism(validation: float, test: float) -> str:
+    points = points_apart(validation, test)
+    if not points:
         return "as high as the test score"
-    return f"{points:.1f} percentage points {'optimistic' if difference > 0 else 'pessimistic'}"
+    return f"{abs(points):.1f} percentage points {'optimistic' if points > 0 else 'pessimistic'}"
+
+
+def _options(result: ExportResult) -> str:
+    """Return the options of `autotune export` that write these files again."""
+    trial = f" --trial {result.trial}" if result.how == TRIAL else ""
+    formats = "".join(f" --format {one.format}" for one in result.files if one.format in optional_formats())
+    threshold = result.calibration.threshold
+    return trial + formats + (f" --threshold {threshold!r}" if threshold else "")
 
 
 def _licence(finished: FinishedTrial) -> str:

@@ -210,6 +210,15 @@ def _table_row(one: Prediction, width: int) -> str:
     return f"{one.label:{width}}  {100 * one.probability:5.1f} %  {one.path}{more}"
 
 
+def refuse_missing(files: Sequence[Path]) -> None:
+    """Raise DataError if none of the files exists, before a model is loaded, which takes seconds."""
+    if not any(map(os.path.exists, files)):
+        raise DataError(
+            f"{files[0]} does not exist{f', nor do the other {len(files) - 1}' if len(files) > 1 else ''}.",
+            "Pass pictures, folders or patterns.",
+        )
+
+
 def refuse_unreadable(errors: Sequence[Prediction], n: int) -> None:
     """Raise DataError if some of n pictures could not be read."""
     if errors:

@@ -68,7 +68,9 @@ def compute_importances(file: Path, rows: Sequence[TrialRow], labels: Mapping[st
     values = [row.value for row in rows if row.state == COMPLETE and row.value is not None]
     try:
         if len(values) < FEWEST:
-            raise _NotComputedError(f"Too few complete trials to compare hyperparameters: {len(values)}.")
+            raise _NotComputedError(
+                f"Too few complete trials to compare hyperparameters: {len(values)} of at least {FEWEST}."
+            )
         if len(set(values)) == 1:
             raise _NotComputedError(
                 f"All {len(values)} complete trials have the same value, so there is no difference to explain."

@@ -25,18 +25,34 @@ class LaterClass:
 
 
 @dataclass(frozen=True)
+class Counted:
+    """Correct predictions among n pictures."""
+
+    right: int
+    n: int
+
+
+@dataclass(frozen=True)
 class LaterSection:
-    """The latest evaluation on later pictures that has scores, and all evaluations. classes: the largest fall first."""
+    """The latest evaluation on later pictures that has scores, and all evaluations. classes: the largest fall first.
+
+    right: correct predictions. same: counts of the test pictures of the classes that have later pictures; None if all
+    classes have some.
+    """
 
     row: LaterRow
     rows: tuple[LaterRow, ...]
     scores: Evaluation | None
     classes: list[LaterClass]
+    right: int
+    same: Counted | None
     errors: Errors | None
     reliability: Markup | None
 
 
-def later_section(rows: Sequence[LaterRow], classes: Sequence[str], reliability: Markup | None) -> LaterSection | None:
+def later_section(
+    rows: Sequence[LaterRow], classes: Sequence[str], test: Evaluation | None, reliability: Markup | None
+) -> LaterSection | None:
     """Return the section, None if there was no evaluation. reliability: the chart of `latest_scores`."""
     if not rows:
         return None
@@ -47,6 +63,8 @@ def later_section(rows: Sequence[LaterRow], classes: Sequence[str], reliability:
         rows=tuple(rows),
         scores=scores,
         classes=_classes(row),
+        right=sum(one.right for one in scores.per_class.values()) if scores else 0,
+        same=_same_classes(test, scores) if test and scores and row.missing else None,
         errors=confusion.errors(scores, classes, Path(row.root)) if scores else None,
         reliability=reliability,
     )
@@ -55,6 +73,13 @@ def later_section(rows: Sequence[LaterRow], classes: Sequence[str], reliability:
 def latest_scores(rows: Sequence[LaterRow]) -> Evaluation | None:
     """Return the scores of the latest evaluation on later pictures that has some."""
     return next((one.scores.evaluation for one in reversed(rows) if one.scores), None)
+
+
+def _same_classes(test: Evaluation, later: Evaluation) -> Counted | None:
+    """Count the test pictures of the classes that have later pictures."""
+    own = [test.per_class[name] for name, one in later.per_class.items() if one.n]
+    n = sum(one.n for one in own)
+    return Counted(sum(one.right for one in own), n) if n else None
 
 
 def _classes(row: LaterRow) -> list[LaterClass]:

@@ -32,7 +32,7 @@ from autotune.study.reproduce import Reproduction, reproduction
 from autotune.study.storage.record import TRIALS, Record, open_record
 from autotune.study.storage.rows import COMPLETE, PRUNED, Evaluation, ExportRow, StudyFacts, TrialRow
 from autotune.study.summary import Summary, find_study, study_status
-from autotune.text import duration, percent, plural
+from autotune.text import duration, percent, plural, points_apart
 from autotune.training.metrics import find_metric
 from autotune.training.outcome import GAP, Epoch
 
@@ -209,7 +209,9 @@ def _rendered(page: ReportPage) -> str:
         "exponents": _exponents,
         "points": _points,
     }
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(vars(page), ends=ENDS, few=FEW)
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        vars(page), ends=ENDS, few=FEW, points_apart=points_apart
+    )
 
 
 def _page(record: Record, folder: Path, summary: Summary, winner: TrialRow) -> ReportPage:
@@ -365,7 +367,7 @@ def _tested(summary: Summary, root: Path, pictures: Sequence[Picture]) -> TestSe
 
 def _later(summary: Summary) -> LaterSection | None:
     scores = latest_scores(summary.later)
-    return later_section(summary.later, summary.classes, _reliability(scores) if scores else None)
+    return later_section(summary.later, summary.classes, summary.test, _reliability(scores) if scores else None)
 
 
 def _reliability(scores: Evaluation) -> Markup | None:

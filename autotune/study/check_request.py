@@ -54,7 +54,9 @@ def study_folder(request: SearchRequest) -> Path:
 def check_device_name(name: str) -> None:
     """Raise ConfigError if no machine has a device of this name; torch tells later whether this one has it."""
     if not DEVICE.fullmatch(name):
-        raise ConfigError(f"Device {name!r} is not available.", "Choose from: auto, cpu, cuda, cuda:1, mps.")
+        raise ConfigError(
+            f"Device {name!r} is not available.", "Choose from: auto, cpu, cuda, mps. cuda:1 is the second GPU."
+        )
 
 
 def _config(request: SearchRequest, folder: Path) -> Path | None:

@@ -112,7 +112,7 @@ class Summary:
     @property
     def scope(self) -> str:
         backbone = self.winner.params.backbone if self.best else None
-        return describe_scope(self.study, self.visits, self.test, self.probes, backbone)
+        return describe_scope(self.study, self.visits, self.test, self.probes, backbone, was_measured_later(self.later))
 
     def describe(self, row: TrialRow) -> str:
         """Describe a trial's hyperparameters in one line."""
@@ -166,14 +166,21 @@ class Summary:
 
 
 def describe_scope(
-    study: str, visits: Visits, test: Evaluation | None, probes: Sequence[ProbeRow], backbone: str | None
+    study: str,
+    visits: Visits,
+    test: Evaluation | None,
+    probes: Sequence[ProbeRow],
+    backbone: str | None,
+    measured_later: bool,
 ) -> str:
     """Say which pictures a test score is about. backbone: of the winner."""
     if not visits.n:
-        return (
+        like_these = (
             "No visits are known, so the score is for pictures like these; pictures of other days and places may be "
-            f"harder. Measure it on later pictures: autotune evaluate {study} --on LATER"
+            "harder."
         )
+        command = f"autotune evaluate {study} --on LATER"
+        return like_these if measured_later else f"{like_these} Measure it on later pictures: {command}"
     sentences = []
     if test and test.n_visits:
         of_groups = plural(test.n_visits, visits.noun)
@@ -187,6 +194,11 @@ def describe_scope(
             f"{percent(probe.by_picture)}, instead of {percent(probe.by_visit)} by {visits.noun}."
         )
     return " ".join(sentences)
+
+
+def was_measured_later(rows: Sequence[LaterRow]) -> bool:
+    """Return whether an evaluation on later pictures has a score."""
+    return any(row.scores for row in rows)
 
 
 def study_status(name: str) -> Summary:

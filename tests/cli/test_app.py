@@ -50,10 +50,26 @@ def test_the_version_is_printed() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [("serch",), ("search", "--trials", "0"), ("search", "--trials", "many"), ("status",)]
+    ("words", "about"),
+    [
+        (("serch",), "autotune"),
+        (("search", "--trials"), "autotune"),
+        (("search", "--trials", "0"), "autotune search"),
+        (("search", "--timeout", "5x"), "autotune search"),
+        (("studies", "rm", "--nope"), "autotune studies rm"),
+        (("status",), "autotune status"),
+    ],
 )
-def test_wrong_usage_exits_with_2(here: Path, words: tuple[str, ...]) -> None:
-    assert run_command(*words).returncode == 2
+def test_wrong_usage_is_two_lines_and_exit_code_2(here: Path, words: tuple[str, ...], about: str) -> None:
+    out = run_command(*words, columns=200)
+    assert (out.returncode, out.stdout) == (2, "")
+    assert out.stderr.splitlines()[1:] == [f"For the options: {about} --help"]
+
+
+def test_without_a_command_the_help_is_printed() -> None:
+    out = run_command()
+    assert out.returncode == 0
+    assert "Usage: autotune" in out.stdout
 
 
 def test_an_unknown_study_suggests_the_nearest(here: Path) -> None:

@@ -70,6 +70,8 @@ def test_every_format_is_verified_and_the_bundle_is_complete(finished: Path) -> 
     )
     opened = bundle.open_bundle(out)
     assert (opened.labels, opened.threshold) == (("0", "1", "2"), 0.5)
+    again = "autotune export s" + "".join(f" --format {name}" for name in EVERY) + " --threshold 0.5\n"
+    assert again in (out / "card.md").read_text()
     assert rows(finished)[0].facts == result.to_json()
     home = str(Path(__file__).parents[2]).encode()
     assert [file.name for file in out.iterdir() if home in file.read_bytes()] == []  # no local path

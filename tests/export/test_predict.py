@@ -20,6 +20,7 @@ from autotune.export.predict import (
     find_pictures,
     load,
     predict_files,
+    refuse_missing,
     refuse_unreadable,
     write_predictions,
 )
@@ -235,3 +236,11 @@ def test_predict_py_has_fewer_than_70_lines_and_does_not_use_autotune() -> None:
     assert len(code) < 70
     assert "autotune" not in text
     assert os.access(str(decode.__file__), os.R_OK)
+
+
+def test_missing_pictures_are_refused_before_the_model_is_loaded(here: Path) -> None:
+    (here / "one.png").touch()
+    refuse_missing([here / "nothing.png", here / "one.png"])
+    done = run_command("predict", "no-study", "a.png", "b.png")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[0] == "a.png does not exist, nor do the other 1."

@@ -272,7 +272,7 @@ def test_a_running_study_is_reported_and_not_changed(made: Path) -> None:
 def test_without_trials_db_the_report_gives_the_reason_for_missing_importances(
     made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "Too few complete trials to compare hyperparameters: 4." in plain(written())
+    assert "Too few complete trials to compare hyperparameters: 4 of at least 15." in plain(written())
     monkeypatch.setattr(importance, "FEWEST", 4)
     (made / "trials.db").write_bytes(b"no database")
     assert "trials.db, which contains the hyperparameters, cannot be read." in plain(written())

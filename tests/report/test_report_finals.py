@@ -90,7 +90,11 @@ def test_finals_show_every_finalists_folds_and_interval_and_the_winner(study: Pa
     assert [one for one in head if one.startswith("fold")] == [
         f"fold {one.fold}, {one.n} pictures" for one in winner.folds
     ]
-    assert [row[0] for row in rows] == [f"{winner.trial}, the winner", *(str(o.trial) for o in final.finalists[1:])]
+    assert [row[0] for row in rows] == [
+        f"{one.trial}{', the winner' * one.won}{', reference' * one.is_reference}" for one in final.finalists
+    ]
+    assert sum(one.is_reference for one in final.finalists) == 1
+    assert rows[0][0].startswith(f"{winner.trial}, the winner")
     summary = study_status("s")
     trials = {row.number: row for row in summary.leaderboard}
     for row, one in zip(rows, final.finalists, strict=True):

@@ -60,8 +60,7 @@ def test_a_killed_trial_keeps_its_number_and_params(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("n_finished", [0, 3, 8])
-@pytest.mark.parametrize("n_drawn", [0, 1, 5])
+@pytest.mark.parametrize(("n_finished", "n_drawn"), [(0, 1), (3, 1), (8, 0), (8, 1), (8, 5)])
 def test_a_trial_killed_between_two_draws_gets_the_same_params(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampler: str, n_finished: int, n_drawn: int
 ) -> None:

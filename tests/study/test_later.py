@@ -51,6 +51,8 @@ def test_later_pictures_are_scored_and_recorded_and_the_test_set_is_untouched(fi
     assert sealed(finished) == before
     after = study_status("s").to_json()
     assert [row["id"] for row in after["later"]] == [1, 2]
+    assert "Measure it on later pictures" in shown.pop("scope")
+    assert "Measure it on later pictures" not in after.pop("scope")
     assert {k: v for k, v in after.items() if k != "later"} == {k: v for k, v in shown.items() if k != "later"}
 
 
@@ -114,6 +116,11 @@ def test_unknown_labels_missing_classes_and_unreadable_files_are_named(finished:
     )
     assert found.scores is not None
     assert found.scores.evaluation.n == 36
+    test = study_status("s").test
+    assert test is not None
+    right, n = (sum(getattr(test.per_class[name], what) for name in ("0", "1")) for what in ("right", "n"))
+    page = Path(write_report("s")["file"]).read_text()
+    assert f"of the test pictures of the same classes, {right} of {n} are classified correctly" in page
 
 
 def test_pictures_without_labels_are_read_and_have_no_scores(finished: Path, later: Path, tmp_path: Path) -> None:

@@ -49,6 +49,11 @@ def command(*words: str) -> list[str]:
     return [sys.executable, "-m", "autotune", *words]
 
 
+def write_settings(here: Path, text: str) -> None:
+    (here / "studies" / "s").mkdir(parents=True)
+    (here / "studies" / "s" / "study.toml").write_text(f"{text}\n")
+
+
 def numbers(found: dict[str, Any]) -> list[int]:
     return sorted(row["number"] for row in found["leaderboard"])
 
@@ -183,7 +188,8 @@ def test_workers_open_no_picture_files(here: Path, digits: Path, monkeypatch: py
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="searches /proc for remaining processes")
 def test_kill_9_of_driver_and_worker_loses_nothing(here: Path, tmp_path: Path) -> None:
     data = write_digits(tmp_path / "digits", classes=3, each=60)
-    epochs = 40  # enough that a trial can be killed in its middle
+    epochs = 20  # enough that a trial can be killed in its middle
+    write_settings(here, 'final = "trial"')
     words = command(
         *("search", str(data), "--study", "s", "--backbone", "quick_cnn", "--epochs", str(epochs), "--device", "cpu"),
         *("--trials", "3", "--json"),
@@ -214,11 +220,12 @@ def test_kill_9_of_driver_and_worker_loses_nothing(here: Path, tmp_path: Path) -
     assert all(after[number] == row for number, row in before.items())
     assert found["test"]["evaluations"] == 1
     wait_until(lambda: not still_running(here), 10)
-    uninterrupted = search(data, 3, "uninterrupted", flags={"epochs": epochs})
+    uninterrupted = search(data, 3, "uninterrupted", flags={"epochs": epochs, "final": "trial"})
     assert without_time(uninterrupted) == without_time(found)
 
 
 def test_ctrl_c_exits_with_130_and_the_same_command_resumes(here: Path, digits: Path) -> None:
+    write_settings(here, 'final = "trial"')
     words = ("search", str(digits), "--study", "s", "--backbone", "quick_cnn", "--epochs", "9", "--device", "cpu")
     driver = subprocess.Popen(command(*words, "--trials", "40"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     record = here / "studies" / "s" / "record.db"
@@ -230,7 +237,7 @@ def test_ctrl_c_exits_with_130_and_the_same_command_resumes(here: Path, digits: 
     assert b"run the same command again to resume" in err
     done = len(Record(record).trials())
     assert Record(record).evaluations() == []
-    found = search(digits, done + 1, flags={"epochs": 9})
+    found = search(digits, done + 1, flags={"epochs": 9, "final": "trial"})
     assert numbers(found) == list(range(done + 1))
 
 
@@ -402,7 +409,7 @@ def test_a_study_cannot_be_resumed_with_other_weights(here: Path, digits: Path, 
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         torch.save(resnet18().state_dict(), tmp_path / name / "resnet18.pth")
-    flags = {"backbone": ["resnet18"], "depth": [0]}
+    flags = {"backbone": ["resnet18"], "depth": [0], "final": "trial"}
     search(digits, 1, weights=tmp_path / "one", flags=flags)
     with pytest.raises(StudyError, match=r"resnet18 .* is not the one"):
         search(digits, 2, weights=tmp_path / "two", flags=flags)
@@ -420,8 +427,7 @@ def test_a_failed_start_does_not_reserve_the_name(here: Path, digits: Path, tmp_
 def test_the_study_toml_is_read_and_the_folder_of_another_config_is_not_written_to(
     here: Path, digits: Path, tmp_path: Path
 ) -> None:
-    (here / "studies" / "s").mkdir(parents=True)
-    (here / "studies" / "s" / "study.toml").write_text("[space]\noptimizer = 'sgd'\n")
+    write_settings(here, "[space]\noptimizer = 'sgd'")
     own = search(digits, 2)
     assert {row["params"]["optimizer"] for row in own["leaderboard"]} == {"sgd"}
     elsewhere = tmp_path / "elsewhere"
@@ -470,7 +476,7 @@ def test_of_many_backbones_the_four_with_the_best_probes_are_searched(
         torch.manual_seed(number)
         state = build_stages(discover().find(name), pretrained=False).state_dict()
         save_file(state, weights / f"{name.replace(':', '-')}.safetensors")
-    flags = {"backbone": [*names, "small_cnn"], "depth": [0], "pixels": [32], "epochs": 1}
+    flags = {"backbone": [*names, "small_cnn"], "depth": [0], "pixels": [32], "epochs": 1, "final": "trial"}
     found = search(data, trials=1, weights=weights, flags=flags)
     scores = [row["backbone"] for row in found["probes"]]  # best first
     assert set(scores) == set(names)

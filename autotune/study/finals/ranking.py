@@ -59,7 +59,7 @@ class Ranking:
         done = {trial: [row for row in folds_of(rows, trial) if row.fold in folds] for trial in trials}
         own = {trial: networks for trial, networks in done.items() if networks and trial not in failed}
         order = self._order(own, reference)
-        return tuple(self._finalist(trial, own, order[0]) for trial in order)
+        return tuple(self._finalist(trial, own, order[0], reference) for trial in order)
 
     def _order(self, networks: Mapping[int, Sequence[FoldRow]], reference: int | None) -> list[int]:
         """Return the numbers of the trials, the winner first. networks: by trial."""
@@ -75,7 +75,9 @@ class Ranking:
             order.sort(key=lambda trial: trial != reference)
         return order
 
-    def _finalist(self, trial: int, networks: Mapping[int, Sequence[FoldRow]], winner: int) -> Finalist:
+    def _finalist(
+        self, trial: int, networks: Mapping[int, Sequence[FoldRow]], winner: int, reference: int | None
+    ) -> Finalist:
         """Describe a finalist. It is compared with the winner on the folds that both have."""
         common = {row.fold for row in networks[trial]} & {row.fold for row in networks[winner]}
         own, best = (self._held_out([row for row in networks[one] if row.fold in common]) for one in (trial, winner))
@@ -88,6 +90,7 @@ class Ranking:
             interval=self._interval(labels, predicted, own.pictures),
             behind=None if is_winner else self._lead(best, own),
             won=is_winner,
+            is_reference=trial == reference,
         )
 
     def _is_close(self, one: HeldOut, other: HeldOut) -> bool:

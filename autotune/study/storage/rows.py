@@ -168,6 +168,7 @@ class FoldScore:
 class Finalist:
     """A finalist. mean: the metric over all pictures of the folds that the finalists of its round share, with its 95 %
     interval. behind: the 95 % interval of the winner's lead over it on the same pictures; None for the winner.
+    is_reference: whether it loses only to a finalist that is clearly better.
     """
 
     trial: int
@@ -176,6 +177,7 @@ class Finalist:
     interval: tuple[float, float]
     behind: tuple[float, float] | None
     won: bool
+    is_reference: bool
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Finalist:
@@ -187,6 +189,7 @@ class Finalist:
             interval=tuple(plain["interval"]),
             behind=tuple(behind) if behind else None,
             won=plain["won"],
+            is_reference=plain.get("is_reference", False),  # not recorded by earlier versions
         )
 
 
