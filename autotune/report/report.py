@@ -432,9 +432,9 @@ def _duration(seconds: float) -> str:
 
 
 def _points(ends: tuple[float, float]) -> str:
-    """Format the interval of a difference in percentage points."""
+    """Format the interval of a difference, in percentage points without the unit."""
     low, high = (f"{100 * one:+.1f}" if abs(100 * one) >= 0.05 else "0.0" for one in ends)
-    return _unbroken(f"{low} to {high} percentage points")
+    return _unbroken(f"{low} to {high}")
 
 
 def _exponents(words: str) -> str:

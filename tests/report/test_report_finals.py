@@ -104,7 +104,7 @@ def test_finals_show_every_finalists_folds_and_interval_and_the_winner(study: Pa
         assert n == str(sum(score.n for score in one.folds))
         assert mean == percent(one.mean)
         assert interval == " to ".join(percent(end) for end in one.interval)
-        assert lead == (" to ".join(points(end) for end in one.behind) + " percentage points" if one.behind else NONE)
+        assert lead == (" to ".join(points(end) for end in one.behind) if one.behind else NONE)
         assert words.partition(" rate ")[0] == summary.describe(trials[one.trial]).partition(" rate ")[0]
     assert f"<strong>Final model:</strong> {final.reason}." in found["finals"]
     assert f"Trial {winner.trial} won, because it has the best accuracy on the other folds" in found["finals"]
