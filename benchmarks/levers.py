@@ -50,10 +50,12 @@ from autotune.training.context import _pixel_sources as pixel_sources
 from autotune.training.fold import mean_state, predict_logits
 from autotune.training.optimizers import OPTIMIZERS, build_optimizer
 from autotune.training.params import Params
+from autotune.training.phased import prepare_phase, training_seed
+from autotune.training.phases import planned_phases
 from autotune.training.probe import LinearProbe, choose_probe, fit_probe, last_features
 from autotune.training.trainable import TrainableNetwork
 from autotune.training.trainer import build_trainer, quiet_lightning
-from autotune.training.trial import prepare_training, training_seed
+from autotune.training.trial import initial_network
 
 SIZES = {"efficientnet_lite0": 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}
 BACKBONE = "efficientnet_lite0"
@@ -289,16 +291,11 @@ class Cell:
         rows, labels = last_features(backbones, self.backbone, self.pixels, pictures)
         head = fit_probe(context.classes, rows, labels, penalty * lever.penalty).head()
         epochs = max(round(context.epochs * lever.epochs), 1)
-        net, training = prepare_training(
-            backbones,
-            params,
-            self.sources(params, pictures, lever.views).train,
-            pictures.labels,
-            epochs,
-            training_seed(self.seed, number),
-            head if params.depth or lever.from_probe else None,
-            n_parts=1,
-        )
+        seed = training_seed(self.seed, number)
+        initial = initial_network(backbones, params, seed, head if params.depth or lever.from_probe else None)
+        (phase,) = planned_phases(params, epochs, context.cycle_epochs)
+        source = self.sources(params, pictures, lever.views).train
+        net, training = prepare_phase(backbones, initial, phase, source, pictures.labels, seed, n_parts=1)
         callbacks = list(lever.change(net))
         with quiet_lightning():
             trainer = build_trainer(

@@ -11,9 +11,10 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from autotune.search.fields import choices, limits
-from autotune.search.settings import BY_DEFAULT, SearchSpace, Settings, definition
+from autotune.search.settings import BY_DEFAULT, RecipePhase, SearchSpace, Settings, definition
 
 HERE = Path(__file__).parent
+REQUIRED = "required"
 AUTOMATIC = (None, BY_DEFAULT)  # what `definition` contains for settings that depend on the pictures and the machine
 
 
@@ -33,7 +34,15 @@ def study_toml() -> str:
         "from the path given with `--config`. Command line options override it. All unknown names and values out of",
         "range are reported at once.\n",
         "| setting | default | allowed values | meaning |\n|---|---|---|---|",
-        *(_row(name, default, Settings.model_fields[name]) for name, default in defaults.items()),
+        *(_row(name, value, Settings.model_fields[name]) for name, value in defaults.items() if name != "recipe"),
+        "\n## [[recipe]]\n",
+        "The first trial of a study, in phases: each table is one. They are trained one after another on one network,",
+        "which starts with a random head.\n",
+        "| setting | default | allowed values | meaning |\n|---|---|---|---|",
+        *(
+            _row(name, REQUIRED if field.is_required() else field.default, field)
+            for name, field in RecipePhase.model_fields.items()
+        ),
         "\n## [space]\n",
         "The search space. A value is fixed, a list is a choice, a table `{ low, high, log, step }` is a range.\n",
         "| name | default | allowed values | meaning |\n|---|---|---|---|",
@@ -57,6 +66,8 @@ def _listed(names: Collection[str]) -> str:
 
 
 def _literal(value: Any) -> str:
+    if value == REQUIRED:
+        return REQUIRED
     if value in AUTOMATIC:
         return "automatic"
     if isinstance(value, dict):

@@ -57,7 +57,8 @@ def test_the_page_of_the_search_space_is_accepted_and_names_every_setting(tmp_pa
     (tmp_path / "study.toml").write_text(text)
     settings = read_settings(tmp_path / "study.toml", {})
     assert settings.epochs == 12
-    for name in {*Settings.model_fields, *SearchSpace.model_fields} - {"space"}:
+    assert [one.epochs for one in settings.recipe] == [10, 6]
+    for name in {*Settings.model_fields, *SearchSpace.model_fields} - {"space", "recipe"}:
         assert re.search(rf"^{name} = ", text, re.MULTILINE), name
 
 

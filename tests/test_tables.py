@@ -78,7 +78,7 @@ def test_a_new_optimizer_is_accepted_sampled_with_its_factor_and_trains(tmp_path
     chain = nn.Sequential(nn.Sequential(nn.Flatten(1), nn.Linear(192, 4)))
     prefix = FrozenPrefix(chain[:0], Traits(pixels=8), Invariances())
     built = assemble_network(chain, prefix, params, 2, 4, seed=0, from_scratch=True)
-    net = TrainableNetwork(built, Schedule(1, 1, 2), class_weights([0, 1], 2, 0.0), seed=0)
+    net = TrainableNetwork(built, params, Schedule(1, 1, 2), class_weights([0, 1], 2, 0.0), seed=0)
     optimizer = net.configure_optimizers()["optimizer"]
     assert isinstance(optimizer, torch.optim.RAdam)
     assert (optimizer.defaults["eps"], optimizer.defaults["weight_decay"]) == (1e-6, 0.01)

@@ -102,9 +102,10 @@ class PlainConsole(StudyListener):
 
 def trial_line(row: TrialRow, backbone: BackboneFacts, is_best: bool) -> str:
     """Describe a finished trial in one line: number, value, hyperparameters and why it ended."""
+    trial = "recipe   " if row.params.is_recipe else f"trial {row.number:3d}"
     if row.state == FAILED:
-        return f"trial {row.number:3d}  failed    {row.error}"
+        return f"{trial}  failed    {row.error}"
     end = f"{plural(row.epochs or 0, 'epoch')}, {row.ended}, {row.seconds:.1f} s"
     end += f", {in_parts(row.n_parts)}" if row.n_parts > 1 else ""
     mark = "  <- best so far" if is_best else ""
-    return f"trial {row.number:3d}  {percent(row.value):>7}  {backbone.describe(row.params)}; {end}{mark}"
+    return f"{trial}  {percent(row.value):>7}  {backbone.describe(row.params)}; {end}{mark}"

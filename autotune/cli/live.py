@@ -95,10 +95,12 @@ class LiveConsole(PlainConsole):
             self.state.ended = [(row, backbones[row.params.backbone].describe(row.params)) for row in trials]
         self._show()
 
-    def started(self, number: int, words: str) -> None:
+    def started(self, number: int, words: str, epochs: int) -> None:
         with self._held:
             before = self.state.runs.get(number)
-            self.state.runs[number] = RunningTrial(number, words, time.monotonic(), before.rows if before else [])
+            self.state.runs[number] = RunningTrial(
+                number, words, epochs, time.monotonic(), before.rows if before else []
+            )
         self._show()
 
     def epoch(self, number: int, row: Epoch) -> None:

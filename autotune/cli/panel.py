@@ -50,10 +50,13 @@ class ProgressBar:
 
 @dataclass
 class RunningTrial:
-    """A running trial. words: its hyperparameters. rows: its epochs, including those before a restart."""
+    """A running trial. words: its hyperparameters. epochs: at most. rows: its epochs, including those before a
+    restart.
+    """
 
     number: int
     words: str
+    epochs: int
     started: float
     rows: list[Epoch] = field(default_factory=list)
 
@@ -163,14 +166,14 @@ def _bars(view: PanelState, now: float, width: int) -> list[Text]:
 
 def _run(run: RunningTrial, outline: Outline, now: float, width: int, most_lines: int) -> list[Text]:
     """A running trial: its hyperparameters in at most `most_lines` lines, then its two curves."""
-    epoch = min(_reached(run) + 1, outline.epochs)
-    title = f"Trial {run.number}, epoch {epoch} of {outline.epochs}, {duration(now - run.started)}: "
+    epoch = min(_reached(run) + 1, run.epochs)
+    title = f"Trial {run.number}, epoch {epoch} of {run.epochs}, {duration(now - run.started)}: "
     wrapped = textwrap.wrap(title + run.words, width, subsequent_indent="  ") if most_lines > 1 else [title + run.words]
     lines = [Text(line) for line in wrapped[:most_lines]]
     lines[0].stylize("bold", 0, len(title))
     for name, colour in (("train", TRAIN), ("validation", VALIDATION)):
         line = Text(f"  {'training' if name == 'train' else name:11}")
-        line.append(_curve(run, name, outline.epochs), colour)
+        line.append(_curve(run, name), colour)
         if run.rows:
             line.append(f" {percent(getattr(run.rows[-1], name)):>7}", colour)
         lines.append(line)
@@ -183,9 +186,9 @@ def _run(run: RunningTrial, outline: Outline, now: float, width: int, most_lines
 
 def _brief(run: RunningTrial, outline: Outline) -> Text:
     """A running trial in one line."""
-    line = Text(f"Trial {run.number} {min(_reached(run) + 1, outline.epochs)}/{outline.epochs} ")
-    line.append(_curve(run, "train", outline.epochs), TRAIN).append(" ")
-    line.append(_curve(run, "validation", outline.epochs), VALIDATION)
+    line = Text(f"Trial {run.number} {min(_reached(run) + 1, run.epochs)}/{run.epochs} ")
+    line.append(_curve(run, "train"), TRAIN).append(" ")
+    line.append(_curve(run, "validation"), VALIDATION)
     if run.rows:
         gap = run.rows[-1].gap
         line.append(f" {percent(run.rows[-1].validation)}", VALIDATION)
@@ -197,13 +200,13 @@ def _reached(run: RunningTrial) -> int:
     return run.rows[-1].number if run.rows else 0
 
 
-def _curve(run: RunningTrial, name: str, epochs: int) -> str:
+def _curve(run: RunningTrial, name: str) -> str:
     """A trial's training or validation metric by epoch; both curves have the same scale."""
     seen = [value for row in run.rows for value in (row.train, row.validation)]
-    columns = min(epochs, LONGEST_CURVE)
+    columns = min(run.epochs, LONGEST_CURVE)
     values: list[float | None] = [None] * columns
     for row in run.rows:
-        values[min((row.number - 1) * columns // epochs, columns - 1)] = getattr(row, name)
+        values[min((row.number - 1) * columns // run.epochs, columns - 1)] = getattr(row, name)
     low, high = min(seen, default=0.0), max(seen, default=0.0)
     if high - low < LEAST_SPAN:  # else 97.8 and 98.9 % would be the bottom and the top
         high = min((low + high + LEAST_SPAN) / 2, 1.0)

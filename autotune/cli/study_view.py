@@ -39,7 +39,7 @@ def show_study(summary: Summary, console: PlainConsole) -> None:
     if trials["total"] > N_LEADERS:
         console.say(f"... and {trials['total'] - N_LEADERS} more (--json lists all)")
     name = "Winner" if summary.is_decided and not summary.running else "Best so far"
-    console.say(f"{name}: trial {summary.winner.number}, {summary.describe(summary.winner)}")
+    console.say(f"{name}: {summary.winner.title}, {summary.describe(summary.winner)}")
     for line in (*_final_model(summary), *_scores(summary)):
         console.say(line)
     seconds = summary.seconds
@@ -92,7 +92,7 @@ def _leaderboard(summary: Summary) -> Table:
     for row in summary.leaderboard[:N_LEADERS]:
         if row.state == FAILED:
             continue
-        numbers = (str(row.number), percent(row.value), str(row.epochs), row.ended, f"{row.seconds:.1f}")
+        numbers = (row.name, percent(row.value), str(row.epochs), row.ended, f"{row.seconds:.1f}")
         table.add_row(*numbers, cell_name(summary.describe(row)))
     return table
 

@@ -65,6 +65,7 @@ def compute_importances(file: Path, rows: Sequence[TrialRow], labels: Mapping[st
     trials.db include a penalty for the cost, and its learning rates are not those that trials were trained with.
     labels: of backbones, by name.
     """
+    rows = [row for row in rows if not row.params.is_recipe]  # its values are outside the ranges
     values = [row.value for row in rows if row.state == COMPLETE and row.value is not None]
     try:
         if len(values) < FEWEST:
@@ -99,9 +100,23 @@ def _opened(file: Path) -> Study:
         storage = optuna.storages.RDBStorage(
             "sqlite://", engine_kwargs={"creator": lambda: sqlite3.connect(place, uri=True, check_same_thread=False)}
         )
-        return optuna.load_study(study_name=STUDY_NAME, storage=storage)
+        return _without_recipe(optuna.load_study(study_name=STUDY_NAME, storage=storage))
     except (KeyError, RuntimeError, SQLAlchemyError, optuna.exceptions.OptunaError) as error:
         raise _NotComputedError(f"{file.name}, which contains the hyperparameters, cannot be read.") from error
+
+
+def _without_recipe(study: Study) -> Study:
+    """Return a study without the recipe, whose hyperparameters Optuna does not know."""
+    import optuna
+
+    from autotune.search.optuna_study import RECIPE
+
+    trials = study.get_trials(deepcopy=False)
+    if not any(RECIPE in trial.user_attrs for trial in trials):
+        return study
+    found = optuna.create_study(direction="maximize")
+    found.add_trials([trial for trial in trials if RECIPE not in trial.user_attrs])
+    return found
 
 
 def _importances(study: Study, values: Mapping[int, float]) -> dict[str, float]:

@@ -12,6 +12,7 @@ from autotune.data.split import TRAIN, VALIDATION, Split
 from autotune.search.candidates import Selection
 from autotune.search.ranges import Fixed
 from autotune.search.settings import Settings
+from autotune.training.params import Params
 
 FINALS_SHARE = 1 / 2  # of the work of the feature cache and the trials
 EPOCHS_SHARE = 0.6  # of the maximum number of epochs: the average per trial
@@ -125,15 +126,19 @@ def expected_operations(selection: Selection, cuts: Cuts, shares: Mapping[tuple[
     )
 
 
-def picture_operations(selection: Selection, cuts: Cuts) -> dict[tuple[str, int, int], float]:
-    """Count the operations of training on a picture once, by backbone, size and number of unfrozen stages."""
+def picture_operations(selection: Selection, cuts: Cuts, recipe: Params | None) -> dict[tuple[str, int, int], float]:
+    """Count the operations of training on a picture once, by backbone, size and number of unfrozen stages.
+
+    recipe: its depths are counted, too.
+    """
+    added = {one.depth for one in recipe.phases} if recipe else set()
     return {
         (one.backbone.name, profile.pixels, depth): training_operations(
             profile, depth, 1, one.n_stages - depth in cuts.get((one.backbone.name, profile.pixels), ())
         )
         for one in selection.candidates
         for profile in one.profiles
-        for depth in one.depths
+        for depth in {*one.depths, *(added if recipe and one.backbone.name == recipe.backbone else ())}
     }
 
 

@@ -33,4 +33,5 @@ class CostPenalty:
 
 def cost_penalty(plan: Plan) -> CostPenalty:
     """Return the penalty for the trials of a study."""
-    return CostPenalty(picture_operations(plan.selection, plan.cuts), len(plan.split.part(VALIDATION)))
+    operations = picture_operations(plan.selection, plan.cuts, plan.recipe)
+    return CostPenalty(operations, len(plan.split.part(VALIDATION)))

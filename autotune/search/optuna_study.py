@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 # Hyperband hashes the study's name to choose a trial's bracket, so the name must be the same in every run.
 STUDY_NAME = "autotune"
-WARM_START, JOINT_DRAW = "warm_start", "joint_draw"  # attributes of trials
+WARM_START, JOINT_DRAW, RECIPE = "warm_start", "joint_draw", "recipe"  # attributes of trials
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -49,11 +49,13 @@ def storage_errors(file: Path) -> Iterator[None]:
 
 
 class OptunaStudy:
-    """One Optuna study with ask, report and tell, used only by this process."""
+    """One Optuna study with ask, report and tell, used only by this process. recipe: the first trial, if any."""
 
-    def __init__(self, file: Path, settings: Settings, arms: tuple[BackboneOptions, ...]) -> None:
+    def __init__(self, file: Path, settings: Settings, arms: tuple[BackboneOptions, ...],
+                 recipe: Params | None = None) -> None:  # fmt: skip
         self._settings = settings
         self._arms = arms
+        self._recipe = recipe
         self._storage = RDBStorage(f"sqlite:///{file}")
         self._study = optuna.create_study(
             storage=self._storage,
@@ -65,7 +67,9 @@ class OptunaStudy:
         self._study.set_metric_names([f"{settings.metric} minus a penalty for the cost"])  # for the dashboard
 
     def enqueue(self, arms: Sequence[BackboneOptions]) -> None:
-        """Enqueue the warm start trials, each once. arms: best backbone first."""
+        """Enqueue the recipe and the warm start trials, each once. arms: best backbone first."""
+        if self._recipe and not any(RECIPE in trial.user_attrs for trial in self._trials()):
+            self._study.enqueue_trial({}, user_attrs={RECIPE: True})
         for values in first_trials(self._settings.space, tuple(arms)):
             self._study.enqueue_trial(values, user_attrs={WARM_START: True}, skip_if_exists=True)
 
@@ -102,20 +106,28 @@ class OptunaStudy:
     def params(self, trial: Trial) -> Params:
         """Return a trial's Params; missing values are drawn.
 
-        Each has a seed of its own: the driver may be killed between two draws, and the rest must not depend on it.
+        Each has a seed of its own: the driver may be killed between two draws, and the rest must not depend on it. The
+        recipe's values are outside the ranges, and unknown to the sampler.
         """
+        if RECIPE in trial.user_attrs:
+            assert self._recipe
+            return self._recipe
 
         def seed(name: str) -> None:
             self._seed(trial.number, name)
 
         return suggest(trial, self._settings.space, self._arms, seed)
 
+    def epochs(self, params: Params) -> int:
+        """Return the most epochs of a trial."""
+        return sum(phase.epochs for phase in params.phases) or self._settings.n_epochs
+
     def should_prune(self, trial: Trial, row: Epoch) -> bool:
-        """Report the end of a cycle, and return whether to prune. The last epoch never prunes.
+        """Report the end of a cycle, and return whether to prune. The last epoch never prunes, nor does a recipe.
 
         An epoch that was reported before a restart gets the same decision.
         """
-        if not row.cycle_end or row.number >= self._settings.n_epochs:
+        if RECIPE in trial.user_attrs or not row.cycle_end or row.number >= self._settings.n_epochs:
             return False
         if row.number in self._trials()[trial.number].intermediate_values:
             return bool(trial.user_attrs.get("pruned_at") == row.number)

@@ -17,9 +17,11 @@ from autotune.errors import ConfigError
 from autotune.search.candidates import Selection
 from autotune.search.cost import Cuts, choose_cuts, epochs_for
 from autotune.search.ranges import Domain, Fixed, Range
+from autotune.search.recipe import recipe_params
 from autotune.search.settings import Settings, narrow
 from autotune.training.batches import LabelledPictures
 from autotune.training.context import TrialContext
+from autotune.training.params import Params
 
 RESIDENT_SHARE = 0.4  # of a GPU's memory, for rows; the rest is for training
 UNEVEN = 1.5  # ratio of the largest to the smallest class above which class weights are searched
@@ -28,12 +30,13 @@ DEFAULT_TRIALS = 50
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan of a study. settings: resolved for its pictures. cuts: those to cache."""
+    """The plan of a study. settings: resolved for its pictures. cuts: those to cache. recipe: the first trial."""
 
     split: Split
     settings: Settings
     selection: Selection
     cuts: Cuts
+    recipe: Params | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ def make_plan(settings: Settings, split: Split, selection: Selection, n_trials: 
         settings = settings.model_copy(update={"epochs": chosen.epochs})
     settings = resolve_settings(settings, split, selection)
     cuts = (chosen and chosen.cuts) or choose_cuts(selection, settings, split, n_trials)
-    return Plan(split, settings, selection, cuts)
+    return Plan(split, settings, selection, cuts, recipe_params(settings, selection))
 
 
 def pick_device(name: str) -> str:

@@ -8,11 +8,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from autotune.data.visits import AUTO
 from autotune.errors import ConfigError, did_you_mean
-from autotune.search.fields import FieldError, OneOf, Values, fix
+from autotune.search.fields import FieldError, OneOf, Values, fix, limits
 from autotune.search.ranges import Choice, Domain, Fixed, Range
 from autotune.search.sampler import ETA, PRUNERS, SAMPLERS
 from autotune.training.metrics import METRICS
@@ -79,6 +87,72 @@ class SearchSpace(BaseModel, frozen=True):
     """Alpha of the Beta distribution for mixing two pictures at the input of the unfrozen stages; 0: no mixup."""
 
 
+class RecipePhase(BaseModel, frozen=True):
+    """A phase of the recipe, which is the first trial of a study. The phases are trained one after another."""
+
+    model_config = DEFINITION
+
+    backbone: Annotated[str | None, Field(min_length=1)] = None
+    """Name of the backbone, the same in all phases. Default: the only backbone of the study."""
+
+    depth: Annotated[int | None, Field(ge=0)] = None
+    """Last stages to train; 0: head only. Default: all of a network from scratch, otherwise 0."""
+
+    epochs: Annotated[int, Field(ge=1)]
+    """Number of epochs. A recipe is trained to its end: neither the pruner nor the gap stops it."""
+
+    cycle_epochs: Annotated[int | None, Field(ge=1)] = None
+    """Epochs per learning rate cycle; divides `epochs`. Default: as for trials."""
+
+    lr_low: Annotated[float, Field(gt=0)]
+    """Lower limit of the learning rate cycle."""
+
+    lr_high: Annotated[float, Field(gt=0)]
+    """Upper limit of the learning rate cycle; the same as `lr_low` for a constant learning rate."""
+
+    cycle: Annotated[str, OneOf(CYCLES)] = "triangular"
+    """Schedule of the learning rate between lr_low and lr_high."""
+
+    optimizer: Annotated[str, OneOf(OPTIMIZERS)] = "adamw"
+    """Optimizer."""
+
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    """Pictures per step."""
+
+    class_weight: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Exponent c of the class weights (1 / frequency)^c."""
+
+    augment: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Augmentation strength, as in [space]."""
+
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Weight decay of the optimizer; decoupled for adamw."""
+
+    dropout: Annotated[float, Field(ge=0, le=0.95)] = 0.0
+    """Dropout before the head."""
+
+    label_smoothing: Annotated[float, Field(ge=0, le=0.95)] = 0.0
+    """Label smoothing of the cross-entropy."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RecipePhase:
+        if self.lr_low > self.lr_high:
+            raise FieldError(
+                f"In the recipe, lr_low ({self.lr_low:g}) is more than lr_high ({self.lr_high:g}).", "Exchange them."
+            )
+        if self.cycle_epochs and self.epochs % self.cycle_epochs:
+            raise FieldError(
+                f"In the recipe, epochs ({self.epochs}) is not a multiple of cycle_epochs ({self.cycle_epochs}).",
+                "Set epochs to a multiple of cycle_epochs.",
+            )
+        return self
+
+    @property
+    def cycle_length(self) -> int:
+        """Epochs per cycle."""
+        return self.cycle_epochs or default_cycle(self.epochs)
+
+
 class Settings(BaseModel, frozen=True):
     """Settings of a study. epochs: can be None until `resolve_settings` sets it by the number of pictures."""
 
@@ -132,6 +206,9 @@ class Settings(BaseModel, frozen=True):
     final: Annotated[str, OneOf(FINALS)] = "soup"
     """Final model: average of the winner's networks on all folds, one network refitted on all, or the best trial's."""
 
+    recipe: Annotated[tuple[RecipePhase, ...], Field(strict=False)] = ()
+    """Phases of the first trial: a list of [[recipe]] tables."""
+
     space: SearchSpace = Field(default_factory=SearchSpace, strict=False)
 
     @field_validator("cycle_epochs")
@@ -157,10 +234,13 @@ class Settings(BaseModel, frozen=True):
 
     @property
     def cycle_length(self) -> int:
-        """Epochs per cycle; by default the largest divisor of epochs that gives Hyperband three rungs."""
-        if self.cycle_epochs:
-            return self.cycle_epochs
-        return max(n for n in range(1, max(1, self.n_epochs // ETA**2) + 1) if self.n_epochs % n == 0)
+        """Epochs per cycle."""
+        return self.cycle_epochs or default_cycle(self.n_epochs)
+
+
+def default_cycle(epochs: int) -> int:
+    """Return the largest divisor of epochs that gives Hyperband three rungs."""
+    return max(n for n in range(1, max(1, epochs // ETA**2) + 1) if epochs % n == 0)
 
 
 def read_settings(file: Path | None, flags: Mapping[str, Any], is_writing: bool = False) -> Settings:
@@ -186,7 +266,7 @@ def read_settings(file: Path | None, flags: Mapping[str, Any], is_writing: bool 
 def definition(settings: Settings) -> dict[str, Any]:
     """Return settings as JSON values, for the record and for `differences`."""
     space = {name: _plain(getattr(settings.space, name)) for name in SearchSpace.model_fields}
-    return {**settings.model_dump(exclude={"space"}), "space": space}
+    return {**settings.model_dump(mode="json", exclude={"space"}), "space": space}
 
 
 def settings_from_record(plain: Mapping[str, Any]) -> Settings:
@@ -206,6 +286,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     if flat_new.get("validation") is None:  # the study's manifest holds its split; 0.1.0 recorded its default, 0.1
         flat_old["validation"] = None
     flat_old.setdefault("group_by", flat_new.get("group_by"))  # 0.1.0 had none
+    flat_old.setdefault("recipe", [])  # 0.1.0 had none
     for name in ("final", "trial_timeout"):  # may change: no trial's result depends on it
         flat_old[name] = flat_new.get(name)
     return [
@@ -255,6 +336,8 @@ def _problem_and_fix(found: Finding) -> tuple[str, str]:
     """Convert one of pydantic's errors."""
     if own := _own_error(found):
         return own.problem, own.fix
+    if found["loc"][0] == "recipe":
+        return _recipe_problem_and_fix(found)
     is_range = found["loc"][0] == "space"
     name = str(found["loc"][1 if is_range else 0])
     settings, ranges = Settings.model_fields, SearchSpace.model_fields
@@ -266,6 +349,18 @@ def _problem_and_fix(found: Finding) -> tuple[str, str]:
         return f"No hyperparameter named {name!r}.", advice
     advice = "It belongs under [space]." if name in ranges else did_you_mean(name, settings)
     return f"No setting named {name!r}.", advice
+
+
+def _recipe_problem_and_fix(found: Finding) -> tuple[str, str]:
+    if len(found["loc"]) < 3:
+        return "recipe is not a list of tables.", "Write [[recipe]] above each phase."
+    phase, name = int(found["loc"][1]) + 1, str(found["loc"][2])
+    fields = RecipePhase.model_fields
+    if found["type"] == "extra_forbidden":
+        return f"Phase {phase} of the recipe has no setting named {name!r}.", did_you_mean(name, fields)
+    if found["type"] == "missing":
+        return f"Phase {phase} of the recipe has no {name}.", f"Give {name} a {limits(fields[name])}."
+    return f"In phase {phase} of the recipe, {name} cannot be {found['input']!r}.", fix(fields[name], found["input"])
 
 
 def _own_error(found: Finding) -> FieldError | None:

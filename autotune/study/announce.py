@@ -12,6 +12,7 @@ from autotune.search.cost import count_cuts, describe_cut
 from autotune.search.plan import Plan
 from autotune.study.listener import Outline, StudyListener
 from autotune.text import plural
+from autotune.training.params import Params, describe
 
 SEPARATORS = ("|", ";")  # between labels of one picture, in tables
 
@@ -34,6 +35,8 @@ def announce(listener: StudyListener, plan: Plan, n_trials: int, n_done: int) ->
     for one in selection.candidates:
         sizes = ", ".join(str(size) for size in one.options.pixels)
         listener.say(f"Backbone: {one.backbone.name} at {sizes} pixels, {_depths(one)}{_weights(one)}.")
+    if plan.recipe:
+        listener.say(f"Recipe, the first trial: {_recipe(plan.recipe, selection.candidates)}.")
     for (name, size), cuts in count_cuts(selection, settings, plan.split, n_trials).items():
         for cut in cuts:
             listener.detail(describe_cut(name, size, cut, n_stages=cuts[-1].number))
@@ -96,6 +99,11 @@ def outline(study: str, plan: Plan, n_trials: int, deadline: float | None) -> Ou
         f"{plural(n_trials, 'trial')} of up to {plural(settings.n_epochs, 'epoch')}", f"on {selection.device}",
     )  # fmt: skip
     return Outline(study, facts, settings.metric, settings.n_epochs, settings.gap, selection.device, deadline)
+
+
+def _recipe(params: Params, candidates: Sequence[Candidate]) -> str:
+    one = next(one for one in candidates if one.backbone.name == params.backbone)
+    return describe(params, one.backbone.label, one.n_stages, one.backbone.traits.from_scratch)
 
 
 def _left(n_trials: int, n_done: int) -> str:

@@ -99,7 +99,8 @@ class Driver:
         params = self._search.params(trial)
         self._running[trial.number] = trial, params
         self._n_starts[trial.number] += 1
-        self._listener.started(trial.number, self._backbone(params).describe(params))
+        epochs = self._search.epochs(params)
+        self._listener.started(trial.number, self._backbone(params).describe(params), epochs)
         place.give(TrialTask(trial.number, params), self._checkpoints.needed_by(params), self._limits.left)
 
     def _handle(self, place: Place, number: int, message: Message) -> None:
@@ -136,9 +137,12 @@ class Driver:
         self._interrupted.insert(0, trial)
 
     def _take_probe(self) -> None:
-        """Make the linear probe the outcome of the first trial."""
+        """Make the linear probe the outcome of the first trial that is no recipe, which waits for the next run."""
         trial = self._interrupted.pop(0) if self._interrupted else self._search.ask()
         params = self._search.params(trial)
+        if params.is_recipe:
+            trial = self._interrupted.pop(0) if self._interrupted else self._search.ask()
+            params = self._search.params(trial)
         if self._record.facts().backbone(params.backbone).from_scratch:
             self._listener.say(" ".join(TOO_SHORT))
             return

@@ -58,8 +58,8 @@ class StudyListener:
     def earlier(self, trials: Sequence[TrialRow], backbones: Mapping[str, BackboneFacts]) -> None:
         """The trials finished before this run are available."""
 
-    def started(self, number: int, words: str) -> None:
-        """A trial has started or restarted. words: its hyperparameters."""
+    def started(self, number: int, words: str, epochs: int) -> None:
+        """A trial has started or restarted. words: its hyperparameters. epochs: at most."""
 
     def epoch(self, number: int, row: Epoch) -> None:
         """A running trial has finished an epoch, which is already recorded."""
@@ -110,9 +110,9 @@ class Listeners(StudyListener):
         for one in self._listeners:
             one.earlier(trials, backbones)
 
-    def started(self, number: int, words: str) -> None:
+    def started(self, number: int, words: str, epochs: int) -> None:
         for one in self._listeners:
-            one.started(number, words)
+            one.started(number, words, epochs)
 
     def epoch(self, number: int, row: Epoch) -> None:
         for one in self._listeners:

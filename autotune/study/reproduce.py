@@ -82,12 +82,16 @@ def _toml(value: Any) -> str:
             f"{key} = {_toml(edge)}" for key, edge in value.items() if edge is not None and edge is not False
         )
         return f"{{ {inner} }}"
+    if isinstance(value, list):
+        return f"[{', '.join(_toml(one) for one in value)}]"
     return json.dumps(value, ensure_ascii=False)
 
 
 def _in_words(value: Any) -> str:
     if value in (None, BY_DEFAULT):
         return "automatic"
+    if isinstance(value, dict) and "low" not in value:  # a phase of the recipe
+        return " ".join(f"{key}={_in_words(one)}" for key, one in value.items() if one is not None)
     if isinstance(value, dict):
         how = ", log" if value.get("log") else f", step {value['step']:g}" if value.get("step") else ""
         return f"{value['low']:g} to {value['high']:g}{how}"

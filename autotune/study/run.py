@@ -20,6 +20,7 @@ from autotune.search.candidates import Candidate, Selection, select_backbones
 from autotune.search.cost_penalty import cost_penalty
 from autotune.search.optuna_study import OptunaStudy, storage_errors
 from autotune.search.plan import Plan, build_context, make_plan
+from autotune.search.recipe import recipe_params
 from autotune.search.settings import definition
 from autotune.search.space import BackboneOptions
 from autotune.search.speed import measure_speeds
@@ -131,12 +132,13 @@ def _run_trials(
         checkpoints = Checkpoints(StudyFiles(folder, record), context)
         limits, final_limits = (TimeLimits(engine, deadline, plan.settings.trial_timeout) for _ in range(2))
         record.keep_doing("linear probes")
-        plan = replace(plan, selection=_probe(engine, checkpoints, plan, record, listener, limits))
+        selection = _probe(engine, checkpoints, plan, record, listener, limits)
+        plan = replace(plan, selection=selection, recipe=recipe_params(plan.settings, selection))
         for line in look_alike_lines(record.facts().look_alikes, plan.split):
             listener.say(line)
         speeds = measure_speeds(plan)  # measured here, while the workers are idle
         with storage_errors(folder / TRIALS):
-            trials = OptunaStudy(folder / TRIALS, plan.settings, plan.selection.options)
+            trials = OptunaStudy(folder / TRIALS, plan.settings, plan.selection.options, plan.recipe)
             refuse_other_trials(folder, record, trials)
             _enqueue_first_trials(trials, plan.selection.options, record)
             planner = RacePlanner(plan, context, trials.warm_starts())

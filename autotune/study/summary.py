@@ -29,8 +29,8 @@ STUDIES = Path("studies")
 KINDS = ("read", "trials", "finals", "test", "other")  # of work, in the seconds of a study
 
 _IN_BOARD = (
-    "number", "state", "value", "epochs", "ended", "seconds", "log_loss", "best_epoch", "trained_parameters", "error",
-    "n_parts",
+    "number", "name", "state", "value", "epochs", "ended", "seconds", "log_loss", "best_epoch", "trained_parameters",
+    "error", "n_parts",
 )  # fmt: skip
 
 _OF_EACH_PICTURE = ("right", "confidence", "predicted")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,11 @@ from autotune.training.context import LoadedBackbones, TrialSources, open_source
 from autotune.training.network import TrialNetwork, build_network
 from autotune.training.outcome import DIVERGED, DONE, TIMEOUT, FoldEpoch, FoldOutcome, FoldReporter, SoupOutcome
 from autotune.training.params import Params
+from autotune.training.phased import Phases, training_seed
+from autotune.training.phases import planned_phases, total_epochs
 from autotune.training.probe import LinearProbe, choose_probe, fit_probe, last_features, probe_of
-from autotune.training.trainer import build_trainer, is_resumable, resume_checkpoint, with_enough_memory
-from autotune.training.trial import prepare_training, training_seed
+from autotune.training.trainer import with_enough_memory
+from autotune.training.trial import initial_network
 
 SOUP_BATCH = 128
 
@@ -47,19 +48,13 @@ def _run_in_parts(backbones: LoadedBackbones, number: int, params: Params, fold:
     start = time.monotonic()
     context = backbones.context
     train, held_out = context.trained_on(fold), context.held_out(fold)
-    sources = open_sources(backbones, params, train, (held_out,), reporter.cache_progress)
-    cache_seconds = time.monotonic() - start
     head = _fold_probe(backbones, params, fold, files, reporter).head() if context.starts_from_probe(params) else None
     seed = training_seed(context.seed, number, fold + 2)
-    net, batches = prepare_training(backbones, params, sources.train, train.labels, epochs, seed, head, n_parts)
-    recorder = _FoldRecorder(epochs, reporter)
-    trainer = build_trainer(
-        backbones.device, net, max_epochs=epochs, callbacks=[recorder, resume_checkpoint(unfinished)]
-    )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="pytorch_lightning")
-        resumed = str(unfinished) if is_resumable(unfinished) else None
-        trainer.fit(net, batches, ckpt_path=resumed, weights_only=True)
+    phases = planned_phases(params, epochs, context.cycle_epochs)
+    initial = initial_network(backbones, params, seed, head)
+    training = Phases(backbones, initial, phases, train, (held_out,), seed, n_parts, unfinished)
+    recorder = _FoldRecorder(total_epochs(phases), reporter)
+    net, sources = training.train(recorder, reporter, evaluates=False)
     ended, logits, checkpoint = recorder.ended, b"", b""
     if ended == DONE:
         predicted = predict_logits(net, sources.clean[0], held_out.labels, backbones)
@@ -69,9 +64,9 @@ def _run_in_parts(backbones: LoadedBackbones, number: int, params: Params, fold:
         else:
             ended = DIVERGED
     if ended != TIMEOUT:
-        unfinished.unlink(missing_ok=True)
+        training.forget()
     seconds = time.monotonic() - start
-    return FoldOutcome(ended, recorder.number, logits, checkpoint, seconds, cache_seconds, n_parts)
+    return FoldOutcome(ended, recorder.number, logits, checkpoint, seconds, training.cache_seconds, n_parts)
 
 
 def run_soup(

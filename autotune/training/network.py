@@ -19,7 +19,8 @@ class TrialNetwork(nn.Module):
     """Unfrozen stages, `tail`, and a head, on the output of the frozen stages, `entry`.
 
     frozen_statistics: in the tail, train BatchNorm's scale and shift but keep its running statistics, because small
-    batches degrade them.
+    batches degrade them. n_frozen: stages at the start of the tail that a phase does not train; n_skipped: those of
+    them whose output the input already is.
     """
 
     def __init__(
@@ -31,6 +32,8 @@ class TrialNetwork(nn.Module):
         self.head = nn.Sequential(nn.Dropout(params.dropout), head)
         self.params = params
         self.frozen_statistics = frozen_statistics
+        self.n_frozen = 0
+        self.n_skipped = 0
         self.to(memory_format=torch.channels_last)
 
     def train(self, mode: bool = True) -> TrialNetwork:
@@ -39,16 +42,23 @@ class TrialNetwork(nn.Module):
             for module in self.tail.modules():
                 if isinstance(module, _BatchNorm):
                     module.eval()
+        self.tail[: self.n_frozen].eval()
         return self
 
     def forward(self, batch: Sequence[Tensor]) -> Tensor:
         """Return logits (N, C) of a batch in the form `FrozenPrefix` takes."""
-        logits: Tensor = self.head(self.tail(self.entry(batch)))
+        logits: Tensor = self.head(self.through_tail(self.entry(batch)))
         return logits
 
+    def through_tail(self, x: Tensor) -> Tensor:
+        """Return features (N, F) of what `entry` returns."""
+        tail = self.tail[self.n_skipped :] if self.n_skipped else self.tail
+        features: Tensor = tail(x)
+        return features
+
     def trained(self) -> list[nn.Parameter]:
-        """Return the parameters of tail and head."""
-        return [*self.tail.parameters(), *self.head.parameters()]
+        """Return the parameters of tail and head that are trained."""
+        return [*self.tail[self.n_frozen :].parameters(), *self.head.parameters()]
 
     def state(self) -> dict[str, Tensor]:
         """Return a copy of the trained tensors: tail and head."""
@@ -66,10 +76,15 @@ def build_network(backbones: LoadedBackbones, params: Params, seed: int, with_pr
     from_scratch = backbone.traits.from_scratch
     seed_device(seed, torch.device("cpu"))
     chain = load_stages(backbone, weights).eval() if from_scratch else backbones.chain(params.backbone)
-    n_frozen = len(chain) - params.depth if with_prefix else 0
-    prefix = FrozenPrefix(chain[:n_frozen], backbone.traits, context.invariances)
+    entry = build_entry(backbones, params.backbone, len(chain) - params.depth if with_prefix else 0)
     features = backbones.profile(params.backbone, params.pixels).features
-    return assemble_network(chain, prefix, params, context.classes, features, seed, from_scratch)
+    return assemble_network(chain, entry, params, context.classes, features, seed, from_scratch)
+
+
+def build_entry(backbones: LoadedBackbones, name: str, n_stages: int) -> FrozenPrefix:
+    """Return the first stages of a backbone; 0 stages take cached features, or pixels if all are trained."""
+    traits = backbones.context.backbones[name][0].traits
+    return FrozenPrefix(backbones.chain(name)[:n_stages], traits, backbones.context.invariances)
 
 
 def assemble_network(chain: nn.Sequential, entry: FrozenPrefix, params: Params, n_classes: int, features: int,

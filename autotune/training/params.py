@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 Value = float | int | str
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of a recipe: some epochs with hyperparameters of its own, as in Params."""
+
+    epochs: int
+    cycle_epochs: int
+    depth: int
+    lr_low: float
+    lr_high: float
+    cycle: str
+    augment: float
+    class_weight: float
+    optimizer: str
+    batch_size: int
+    weight_decay: float
+    dropout: float
+    label_smoothing: float
 
 
 @dataclass(frozen=True)
@@ -12,7 +33,8 @@ class Params:
     """Hyperparameters of one trial. depth: unfrozen last stages. lr_low, lr_high: learning rates of the cycle.
 
     class_weight: c of w = (1 / frequency)^c. batch_size: pictures per step. mixup: alpha of the Beta distribution for
-    mixing two pictures of a batch at the input of the unfrozen stages; 0: no mixup.
+    mixing two pictures of a batch at the input of the unfrozen stages; 0: no mixup. phases: of a recipe, trained one
+    after another on one network; then depth is the largest of them, and the others are those of the last phase.
     """
 
     backbone: str
@@ -29,21 +51,46 @@ class Params:
     dropout: float
     label_smoothing: float
     mixup: float = 0.0
+    phases: tuple[Phase, ...] = ()
 
-    def recorded(self) -> dict[str, Value]:
-        """Return the hyperparameters as stored in the record: mixup only if it is not 0."""
-        return {name: value for name, value in asdict(self).items() if name != "mixup" or value}
+    @property
+    def is_recipe(self) -> bool:
+        return bool(self.phases)
+
+    def recorded(self) -> dict[str, Any]:
+        """Return the hyperparameters as stored in the record: mixup and phases only if there are some."""
+        return {name: value for name, value in asdict(self).items() if name not in ("mixup", "phases") or value}
+
+    @classmethod
+    def from_record(cls, plain: Mapping[str, Any]) -> Params:
+        """Return what `recorded` returned."""
+        return cls(**{**plain, "phases": tuple(Phase(**one) for one in plain.get("phases", ()))})
 
 
 def describe(params: Params, label: str, stages: int, from_scratch: bool) -> str:
     """Describe hyperparameters in one line. label, stages, from_scratch: of the backbone."""
+    if params.phases:
+        described = (f"{_described(one, stages, from_scratch)}, {one.epochs} epochs" for one in params.phases)
+        phases = "; then ".join(described)
+        return f"{label}, {params.pixels} pixels: {phases}"
+    trained, rest = _trained(params, stages, from_scratch), _rest(params)
+    return f"{label}, {trained}, {params.pixels} pixels, {rest}"
+
+
+def _described(one: Phase, stages: int, from_scratch: bool) -> str:
+    return f"{_trained(one, stages, from_scratch)}, {_rest(one)}"
+
+
+def _trained(one: Params | Phase, stages: int, from_scratch: bool) -> str:
     if from_scratch:
-        trained = "from scratch"
-    else:
-        unfrozen = "last" if params.depth == 1 else f"last {params.depth}"
-        trained = f"{unfrozen} of {stages} stages unfrozen" if params.depth else "head only"
-    rates = f"learning rate {params.lr_low:.1e} to {params.lr_high:.1e} ({params.cycle})"
-    augment = f"augmentation strength {params.augment:g}" if params.augment else "no augmentation"
-    return (
-        f"{label}, {trained}, {params.pixels} pixels, {params.optimizer}, {rates}, {augment}, batch {params.batch_size}"
-    )
+        return "from scratch"
+    unfrozen = "last" if one.depth == 1 else f"last {one.depth}"
+    return f"{unfrozen} of {stages} stages unfrozen" if one.depth else "head only"
+
+
+def _rest(one: Params | Phase) -> str:
+    rates = f"learning rate {one.lr_low:.1e} to {one.lr_high:.1e} ({one.cycle})"
+    if one.lr_low == one.lr_high:
+        rates = f"learning rate {one.lr_low:.1e}"
+    augment = f"augmentation strength {one.augment:g}" if one.augment else "no augmentation"
+    return f"{one.optimizer}, {rates}, {augment}, batch {one.batch_size}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,18 +11,21 @@ import torch
 from torch import Tensor
 
 from autotune.training.context import TrialContext
-from autotune.training.metrics import WORST_LOG_LOSS, log_loss, predicted_classes, score, smooth
+from autotune.training.gap import is_better, smoothed_gap, stops_on_gap
+from autotune.training.metrics import WORST_LOG_LOSS, log_loss, predicted_classes, score
 from autotune.training.network import TrialNetwork
 from autotune.training.outcome import DIVERGED, DONE, GAP, Epoch, Reporter
 from autotune.training.params import Params
+from autotune.training.phases import phase_of, planned_phases, total_epochs
 
 VALIDATION, GAP_SAMPLE = 0, 1  # loader indices, in the order of `run_trial`
 
 
 class EpochRecorder(lightning.Callback):
-    """Evaluates every epoch, keeps the best one's tensors, reports to the driver, stops at its request or by the gap.
+    """Evaluates every epoch, keeps the best one's tensors, reports to the driver, stops at its request or by the gap,
+    which stops no recipe.
 
-    rows: the epochs so far. best: the index of the best one.
+    rows: the epochs so far, of all phases. best: the index of the best one.
     """
 
     def __init__(self, context: TrialContext, params: Params, reporter: Reporter) -> None:
@@ -32,7 +34,8 @@ class EpochRecorder(lightning.Callback):
         self.best_state: dict[str, Tensor] = {}
         self.ended = DONE
         self._context = context
-        self._params = params
+        self._is_recipe = params.is_recipe
+        self._phases = planned_phases(params, context.epochs, context.cycle_epochs)
         self._reporter = reporter
         self._start = time.monotonic()
         self._losses: list[Tensor] = []
@@ -57,9 +60,8 @@ class EpochRecorder(lightning.Callback):
             assert isinstance(module, TrialNetwork)
             self.best_state = module.state()
         stop = self._reporter.epoch(row)
-        is_last = len(self.rows) >= self._context.epochs
-        self.ended = stop or self._reason_to_end(row, is_last)
-        trainer.should_stop = is_last or self.ended != DONE
+        self.ended = stop or self._reason_to_end(row)
+        trainer.should_stop = self.ended != DONE or self._ends_phase(row.number)
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": [asdict(row) for row in self.rows], "best": self.best, "best_state": self.best_state}
@@ -68,11 +70,11 @@ class EpochRecorder(lightning.Callback):
         self.rows = [Epoch(**row) for row in state["rows"]]
         self.best, self.best_state = state["best"], state["best_state"]
 
-    def _reason_to_end(self, row: Epoch, is_last: bool) -> str:
+    def _reason_to_end(self, row: Epoch) -> str:
         context = self._context
         if row.log_loss >= WORST_LOG_LOSS:
             return DIVERGED
-        if is_last:
+        if self._is_recipe or row.number == total_epochs(self._phases):
             return DONE
         return GAP if stops_on_gap(self.rows, context.patience, context.cycle_epochs, context.gap) else DONE
 
@@ -102,28 +104,9 @@ class EpochRecorder(lightning.Callback):
         return value, log_loss(logits, labels)
 
     def _ends_cycle(self, number: int) -> bool:
-        one_cycle = self._params.cycle == "one-cycle"
-        return number % (self._context.epochs if one_cycle else self._context.cycle_epochs) == 0
+        phase, epoch = phase_of(self._phases, number)
+        return self._phases[phase].ends_cycle(epoch)
 
-
-def is_better(row: Epoch, other: Epoch) -> bool:
-    """Compare by the metric, then by a lower cross-entropy."""
-    return (row.validation, -row.log_loss) > (other.validation, -other.log_loss)
-
-
-def smoothed_gap(pairs: Sequence[tuple[float, float]]) -> list[float]:
-    """Return train minus validation, each smoothed with weight 0.8, for a curve of (train, validation)."""
-    train, validation = (smooth([pair[i] for pair in pairs]) for i in (0, 1))
-    return [a - b for a, b in zip(train, validation, strict=True)]
-
-
-def stops_on_gap(rows: Sequence[Epoch], patience: int, cycle_epochs: int, most: float) -> bool:
-    """Return whether a trial overfits: validation has not improved for `patience` epochs (at least one cycle), and the
-    smoothed gap exceeds `most` or has grown over these epochs.
-    """
-    window = max(patience, cycle_epochs)
-    if len(rows) <= window:
-        return False
-    best_before = max(row.validation for row in rows[:-window])
-    is_stalled = max(row.validation for row in rows[-window:]) <= best_before
-    return is_stalled and (rows[-1].gap > most or rows[-1].gap > max(rows[-1 - window].gap, 0.0))
+    def _ends_phase(self, number: int) -> bool:
+        phase, epoch = phase_of(self._phases, number)
+        return epoch == self._phases[phase].epochs

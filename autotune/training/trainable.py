@@ -15,6 +15,7 @@ from torch.optim import lr_scheduler
 
 from autotune.training.network import TrialNetwork, seed_device
 from autotune.training.optimizers import build_optimizer
+from autotune.training.params import Params
 
 
 @dataclass(frozen=True)
@@ -27,16 +28,18 @@ class Schedule:
 
 
 class TrainableNetwork(TrialNetwork, lightning.LightningModule):
-    """A trial's network, trained by Lightning.
+    """A trial's network in one of its phases, trained by Lightning.
 
-    net: the network; its parts are taken over. seed: of dropout. n_parts: a batch is trained on in so many parts, one
-    after another, which takes less memory.
+    net: the network, of which this one shares the parts. params: of the phase. seed: of dropout. n_parts: a batch is
+    trained on in so many parts, one after another, which takes less memory.
     """
 
-    def __init__(
-        self, net: TrialNetwork, schedule: Schedule, class_weights: Tensor, seed: int, n_parts: int = 1
-    ) -> None:
-        super().__init__(net.entry, net.tail, net.head[1], net.params, net.frozen_statistics)
+    def __init__(self, net: TrialNetwork, params: Params, schedule: Schedule, class_weights: Tensor, seed: int,
+                 n_parts: int = 1) -> None:  # fmt: skip
+        super().__init__(net.entry, net.tail, net.head[1], params, net.frozen_statistics)
+        self.n_frozen, self.n_skipped = net.n_frozen, net.n_skipped
+        self.tail[: self.n_frozen].requires_grad_(False)
+        self.tail[self.n_frozen :].requires_grad_(True)
         self.automatic_optimization = n_parts == 1
         self.n_parts = n_parts
         self.schedule = schedule
@@ -68,11 +71,11 @@ class TrainableNetwork(TrialNetwork, lightning.LightningModule):
         *inputs, labels = batch
         x = self.entry(inputs)
         if not self.params.mixup:
-            return self._loss(self.head(self.tail(x)), labels)
+            return self._loss(self.head(self.through_tail(x)), labels)
         # Mixup of hidden states (Zhang et al. 2018; Verma et al. 2019), because cached features have no pixels to mix.
         share = float(torch.distributions.Beta(self.params.mixup, self.params.mixup).sample())
         other = torch.randperm(len(labels), device=self.device)
-        logits = self.head(self.tail(share * x + (1 - share) * x[other]))
+        logits = self.head(self.through_tail(share * x + (1 - share) * x[other]))
         return share * self._loss(logits, labels) + (1 - share) * self._loss(logits, labels[other])
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:

@@ -35,13 +35,19 @@ def with_enough_memory(train: Callable[[int, Path], Trained], scratch: Path, nam
         try:
             return train(n_parts, unfinished)
         except torch.OutOfMemoryError:
-            unfinished.unlink(missing_ok=True)
+            delete_checkpoints(unfinished)
             if n_parts == N_PARTS[-1]:
                 raise
             traceback.print_exc()  # to the log of the task
         gc.collect()  # not in the handler: the exception holds the tensors of the step
         torch.cuda.empty_cache()
     raise AssertionError
+
+
+def delete_checkpoints(unfinished: Path) -> None:
+    """Delete the checkpoints of an unfinished network: the one of its first phase, and those beside it of others."""
+    for file in unfinished.parent.glob(f"*{unfinished.name}"):
+        file.unlink(missing_ok=True)
 
 
 def build_trainer(device: torch.device, net: TrialNetwork, **options: Any) -> lightning.Trainer:

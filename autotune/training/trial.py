@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,13 +11,15 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from autotune.training.batches import BatchSource, EvaluationBatches, FeatureSource, TrainBatches
-from autotune.training.context import SEARCHED, LoadedBackbones, TrialSources, open_sources
+from autotune.training.batches import BatchSource, TrainBatches
+from autotune.training.context import SEARCHED, LoadedBackbones, TrialContext
 from autotune.training.look_alikes import find_look_alikes
 from autotune.training.metrics import log_loss, predicted_classes, score
-from autotune.training.network import build_network
+from autotune.training.network import TrialNetwork, build_network
 from autotune.training.outcome import PRUNED, TIMEOUT, OutOfTimeError, ProbeOutcome, Reporter, TrialOutcome
 from autotune.training.params import Params
+from autotune.training.phased import Phases, prepare_phase, training_seed
+from autotune.training.phases import planned_phases
 from autotune.training.probe import (
     choose_probe,
     cross_validated_loss,
@@ -27,8 +28,8 @@ from autotune.training.probe import (
     probe_of,
 )
 from autotune.training.recorder import EpochRecorder
-from autotune.training.trainable import Schedule, TrainableNetwork, class_weights
-from autotune.training.trainer import build_trainer, is_resumable, resume_checkpoint, with_enough_memory
+from autotune.training.trainable import TrainableNetwork
+from autotune.training.trainer import with_enough_memory
 
 
 def run_probe(backbones: LoadedBackbones, name: str, pixels: int, reporter: Reporter) -> ProbeOutcome:
@@ -76,13 +77,20 @@ def _run_in_parts(backbones: LoadedBackbones, number: int, params: Params, files
                   reporter: Reporter, n_parts: int) -> TrialOutcome:  # fmt: skip
     start = time.monotonic()
     context = backbones.context
+    seed = training_seed(context.seed, number)
+    net = initial_network(backbones, params, seed, _initial_head(context, params, files))
+    phases = planned_phases(params, context.epochs, context.cycle_epochs)
     clean = context.validation, context.gap_sample
-    sources = open_sources(backbones, params, context.train, clean, reporter.cache_progress)
-    cache_seconds = time.monotonic() - start
-    net, batches = prepare_trial(backbones, params, sources.train, number, files, n_parts)
+    training = Phases(backbones, net, phases, context.train, clean, seed, n_parts, unfinished)
     recorder = EpochRecorder(context, params, reporter)
-    _train(backbones, net, batches, sources, recorder, unfinished)
-    return _outcome(net, recorder, time.monotonic() - start, cache_seconds)
+    try:
+        training.train(recorder, reporter, evaluates=True)
+    except OutOfTimeError:
+        if not recorder.rows:
+            raise
+        recorder.ended = TIMEOUT
+    training.forget()
+    return _outcome(net, recorder, time.monotonic() - start, training.cache_seconds, n_parts)
 
 
 def take_probe(backbones: LoadedBackbones, number: int, params: Params, files: Mapping[str, bytes]) -> TrialOutcome:
@@ -111,58 +119,30 @@ def take_probe(backbones: LoadedBackbones, number: int, params: Params, files: M
 
 
 def prepare_trial(backbones: LoadedBackbones, params: Params, source: BatchSource, number: int,
-                  files: Mapping[str, bytes], n_parts: int = 1) -> tuple[TrainableNetwork, TrainBatches]:  # fmt: skip
+                  files: Mapping[str, bytes]) -> tuple[TrainableNetwork, TrainBatches]:  # fmt: skip
     """Return the initial network of trial `number` and its training batches. files: as for `run_trial`."""
     context = backbones.context
-    head = probe_of(params, files).head() if context.starts_from_probe(params) else None
     seed = training_seed(context.seed, number)
-    return prepare_training(backbones, params, source, context.train.labels, context.epochs, seed, head, n_parts)
+    net = initial_network(backbones, params, seed, _initial_head(context, params, files))
+    (phase,) = planned_phases(params, context.epochs, context.cycle_epochs)
+    return prepare_phase(backbones, net, phase, source, context.train.labels, seed, n_parts=1)
 
 
-def prepare_training(backbones: LoadedBackbones, params: Params, source: BatchSource, labels: tuple[int, ...],
-                     epochs: int, seed: int, head: nn.Linear | None,
-                     n_parts: int) -> tuple[TrainableNetwork, TrainBatches]:  # fmt: skip
-    """Return a network and its training batches. head: the initial head; None: random."""
-    batches = TrainBatches(source, labels, params.batch_size, params.augment, seed, backbones.n_prefetch)
-    schedule = Schedule(epochs, backbones.context.cycle_epochs, len(batches))
-    with_prefix = not isinstance(source, FeatureSource)
-    weights = class_weights(labels, backbones.context.classes, params.class_weight)
-    net = TrainableNetwork(build_network(backbones, params, seed, with_prefix), schedule, weights, seed, n_parts)
+def initial_network(backbones: LoadedBackbones, params: Params, seed: int, head: nn.Linear | None) -> TrialNetwork:
+    """Return the network of a trial before its first phase. head: the initial head; None: random."""
+    net = build_network(backbones, params, seed, with_prefix=False)
     if head is not None:
         net.head[1] = head
-    net.train()  # Lightning does not change the mode
-    return net, batches
+    return net
 
 
-def training_seed(*numbers: int) -> int:
-    """Return a seed from the study's seed, the number of the trial and the like."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+def _initial_head(context: TrialContext, params: Params, files: Mapping[str, bytes]) -> nn.Linear | None:
+    return probe_of(params, files).head() if context.starts_from_probe(params) else None
 
 
-def _train(backbones: LoadedBackbones, net: TrainableNetwork, batches: TrainBatches, sources: TrialSources,
-           recorder: EpochRecorder, unfinished: Path) -> None:  # fmt: skip
-    """Train until the recorder stops the trial. unfinished: the checkpoint to resume from, deleted at the end."""
-    context = backbones.context
-    trainer = build_trainer(
-        backbones.device, net, max_epochs=context.epochs, callbacks=[recorder, resume_checkpoint(unfinished)]
-    )
-    clean = [
-        EvaluationBatches(source, pictures.labels, backbones.n_prefetch)
-        for source, pictures in zip(sources.clean, (context.validation, context.gap_sample), strict=True)
-    ]
-    resumed = str(unfinished) if is_resumable(unfinished) else None
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="pytorch_lightning")
-        try:
-            trainer.fit(net, batches, clean, ckpt_path=resumed, weights_only=True)
-        except OutOfTimeError:
-            if not recorder.rows:
-                raise
-            recorder.ended = TIMEOUT
-    unfinished.unlink(missing_ok=True)
-
-
-def _outcome(net: TrainableNetwork, recorder: EpochRecorder, seconds: float, cache_seconds: float) -> TrialOutcome:
+def _outcome(
+    net: TrialNetwork, recorder: EpochRecorder, seconds: float, cache_seconds: float, n_parts: int
+) -> TrialOutcome:
     best = recorder.rows[recorder.best]
     return TrialOutcome(
         value=best.validation,
@@ -170,9 +150,9 @@ def _outcome(net: TrainableNetwork, recorder: EpochRecorder, seconds: float, cac
         best_epoch=best.number,
         epochs=len(recorder.rows),
         ended=recorder.ended,
-        trained_parameters=sum(p.numel() for p in net.trained()),
+        trained_parameters=sum(p.numel() for p in (*net.tail.parameters(), *net.head.parameters())),
         checkpoint=None if recorder.ended == PRUNED else safetensors.torch.save(recorder.best_state),
         seconds=seconds,
         cache_seconds=cache_seconds,
-        n_parts=net.n_parts,
+        n_parts=n_parts,
     )

@@ -33,6 +33,7 @@ from autotune.training.params import Params
 NET = BackboneFacts("net", "EfficientNet-Lite0", 9, False, (224,), (0, 1, 2), "")
 PARAMS = Params("net", 2, 224, 1e-5, 3e-4, "one-cycle", 0.5, 0.0, "adamw", 32, 0.0, 0.0, 0.0)
 WORDS = "EfficientNet-Lite0, last 2 of 9 stages, 224 pixels, adamw 1.0e-05 to 3.0e-04 one-cycle, augmentation 0.5"
+EPOCHS = 9
 OUTLINE = Outline(
     "cats-dogs",
     ("640 + 84 + 76 pictures of 2 classes", "EfficientNet-Lite0, 224 pixels, last 0 to 4 of 9 stages",
@@ -69,7 +70,7 @@ def studying(width: int = 110, height: int = 40, running: int = 1) -> LiveConsol
     screen.finished(ended(9, None, "failed"), NET, is_best=False)
     screen.progress("Trials")(10, 20)
     for number in range(10, 10 + running):
-        screen.started(number, WORDS)
+        screen.started(number, WORDS, EPOCHS)
         for at, (train, validation) in enumerate([(0.5, 0.5), (0.8, 0.7), (1.0, 0.9)], 1):
             screen.epoch(number, epoch(at, train, validation, gap=0.06))
     return screen
@@ -102,7 +103,7 @@ def test_a_running_trial_shows_hyperparameters_epoch_and_both_curves_on_one_scal
 def test_the_gap_is_green_then_yellow_then_red(gap: float, colour: str) -> None:
     screen = opened()
     screen.planned(OUTLINE)
-    screen.started(0, WORDS)
+    screen.started(0, WORDS, EPOCHS)
     screen.epoch(0, epoch(1, gap=gap))
     drawn = screen.drawn()
     place = drawn.plain.index("gap ")
@@ -173,7 +174,7 @@ def test_a_task_has_the_time_left_at_its_pace() -> None:
 
 def test_a_restarted_trial_keeps_the_epochs_it_resumes_from() -> None:
     screen = studying()
-    screen.started(10, WORDS)
+    screen.started(10, WORDS, EPOCHS)
     screen.epoch(10, epoch(3, 0.6, 0.6))
     assert [row.train for row in screen.state.runs[10].rows] == [0.5, 0.8, 0.6]
     screen.epoch(10, epoch(1, 0.4, 0.4))
@@ -252,7 +253,7 @@ def test_drawing_is_thread_safe() -> None:
     thread = threading.Thread(target=draw)
     thread.start()
     for number in range(20, 220):
-        screen.started(number, WORDS)
+        screen.started(number, WORDS, EPOCHS)
         screen.epoch(number, epoch(1))
         screen.progress(f"Reading {number}")(1, 2)
         screen.finished(ended(number, 0.5), NET, is_best=False)

@@ -74,7 +74,7 @@ def test_the_next_command_asks_for_the_missing_trials_or_for_more(
 
 
 class Interrupted(StudyListener):
-    def started(self, number: int, words: str) -> None:
+    def started(self, number: int, words: str, epochs: int) -> None:
         raise KeyboardInterrupt
 
 

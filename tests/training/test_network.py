@@ -37,7 +37,7 @@ def build(chain: nn.Sequential, trial: Params, schedule: Schedule = SCHEDULE, se
     prefix = FrozenPrefix(chain[: len(chain) - trial.depth], ENTRY.traits, Invariances())
     weights = class_weights([0, 0, 0, 1, 1, 2], 3, trial.class_weight)
     net = assemble_network(chain, prefix, trial, 3, 1280, seed, from_scratch=False)
-    return TrainableNetwork(net, schedule, weights, seed)
+    return TrainableNetwork(net, trial, schedule, weights, seed)
 
 
 @pytest.mark.parametrize("depth", [0, 1, 5, 9])

@@ -11,11 +11,11 @@ from small_trials import KeptEpochs, trial_context
 from autotune.cache.pixels import pixel_rows
 from autotune.training import trainer
 from autotune.training.context import LoadedBackbones, TrialContext
+from autotune.training.gap import is_better, smoothed_gap, stops_on_gap
 from autotune.training.metrics import score
 from autotune.training.outcome import Epoch, OutOfTimeError, TrialOutcome
 from autotune.training.params import Params
 from autotune.training.probe import probe_file_name, probe_of
-from autotune.training.recorder import is_better, smoothed_gap, stops_on_gap
 from autotune.training.restore import network_from_checkpoint
 from autotune.training.trainable import TrainableNetwork
 from autotune.training.trial import run_probe, run_trial

@@ -10,6 +10,7 @@ from autotune.search.cost_penalty import cost_penalty
 from autotune.search.plan import Plan
 from autotune.study.storage.rows import TrialRow
 from autotune.training.context import TrialContext
+from autotune.training.phases import planned_phases
 
 # Finalists of the first round, which is one fold, and of the second, which is all folds except the searched one.
 RACES = ((4, 2), (3, 2), (2, 2), (2, 1), (1, 1))
@@ -65,6 +66,8 @@ class RacePlanner:
     def epochs(self, row: TrialRow) -> int:
         """Return the epochs for which a network of the finals is trained with the hyperparameters of a trial."""
         context = self._context
+        if row.params.is_recipe:
+            return sum(phase.epochs for phase in row.params.phases)
         return fold_epochs(row.params.cycle, row.best_epoch or 1, context.cycle_epochs, context.epochs)
 
     def _reference(self, trials: Iterable[TrialRow]) -> int | None:
@@ -105,14 +108,19 @@ class RacePlanner:
         )
 
     def _trial_work(self, row: TrialRow) -> float:
-        return self._work(row, (row.epochs or 0) * len(self._context.train))
+        return self._work(row, row.epochs or 0, len(self._context.train))
 
     def _fold_work(self, row: TrialRow) -> float:
         pool, n = len(self._context.pool), self._context.n_folds
-        return self._work(row, self.epochs(row) * pool * (n - 1) / n)
+        return self._work(row, self.epochs(row), pool * (n - 1) / n)
 
-    def _work(self, row: TrialRow, pictures: float) -> float:
-        return pictures * self._penalty.operations[row.params.backbone, row.params.pixels, row.params.depth]
+    def _work(self, row: TrialRow, epochs: int, pictures: float) -> float:
+        """Count the operations of training with the hyperparameters of a trial. pictures: of an epoch."""
+        params, operations = row.params, self._penalty.operations
+        phases = planned_phases(params, epochs, self._context.cycle_epochs)
+        return pictures * sum(
+            one.epochs * operations[params.backbone, params.pixels, one.params.depth] for one in phases
+        )
 
 
 def fold_epochs(cycle: str, best_epoch: int, cycle_epochs: int, epochs: int) -> int:

@@ -256,7 +256,7 @@ class Record:
 
 def _trial(row: dict[str, Any]) -> TrialRow:
     columns = {name: value for name, value in row.items() if name in _TRIAL_COLUMNS}
-    return TrialRow(**{**columns, "params": Params(**json.loads(row["params"]))})
+    return TrialRow(**{**columns, "params": Params.from_record(json.loads(row["params"]))})
 
 
 def _backbones(plain: Mapping[str, Any]) -> dict[str, BackboneFacts]:

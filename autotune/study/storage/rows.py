@@ -124,6 +124,16 @@ class TrialRow:
     n_parts: int = 1
 
     @property
+    def name(self) -> str:
+        """The number, or `recipe`."""
+        return "recipe" if self.params.is_recipe else str(self.number)
+
+    @property
+    def title(self) -> str:
+        """The name in a sentence."""
+        return f"trial {self.number}" + (", the recipe" if self.params.is_recipe else "")
+
+    @property
     def rank(self) -> tuple[int, float, float, int, int]:
         """Sort key, the winner first: complete before pruned before failed, then by metric, then by lower
         cross-entropy, then by fewer trained parameters, then by number.

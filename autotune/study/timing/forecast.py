@@ -15,6 +15,8 @@ from autotune.study.finals.race import RACES, Race, RacePlanner
 from autotune.study.storage.rows import COMPLETE, SOUP, TRIAL, FoldRow, TrialRow
 from autotune.training.batches import views_up_to
 from autotune.training.context import TrialContext
+from autotune.training.params import Params
+from autotune.training.phases import planned_phases
 
 TRIAL_SECONDS = 0.3  # of a trial or a network of the finals, without its epochs
 EPOCH_SECONDS = 0.03  # of an epoch, without its steps
@@ -74,6 +76,8 @@ class Forecast:
         n_left = max(n_trials - len(trials), 0)
         features = sum(self._speeds[key].forward * n for key, n in missing.items()) if n_left else 0.0
         in_trials = n_left * self._trial_seconds(trials)
+        if n_left and self._plan.recipe and not any(row.params.is_recipe for row in trials):
+            in_trials += self._recipe_seconds(self._plan.recipe) * self._factor(trials) - in_trials / n_left
         networks, soup = self._finals(trials, folds, features + in_trials)
         return TimeLeft(features, in_trials, networks, soup, self._test(has_folds=bool(folds)))
 
@@ -98,7 +102,7 @@ class Forecast:
             return 0.0
         averaged = [row for row in finalists if not self._context.is_from_scratch(row.params.backbone)]
         n_views = 2 * (self._context.n_folds + 2) * len(self._context.pool)
-        return self._factor(trials) * max((self._counted(row, 1, 0, n_views) for row in averaged), default=0.0)
+        return self._factor(trials) * max((self._predicting(row.params, n_views) for row in averaged), default=0.0)
 
     def _test(self, has_folds: bool) -> float:
         """Return the seconds of the test. Without networks of the finals, it also predicts the validation pictures."""
@@ -133,6 +137,9 @@ class Forecast:
         expected = self._expected_seconds() * self._factor(trials)
         return _geometric_mean([*(self._actual(row) for row in chosen), *[expected] * PRIOR])
 
+    def _recipe_seconds(self, recipe: Params) -> float:
+        return self._counted(recipe, 0, self._n_train, 2 * self._n_validation) / self._n_workers
+
     def _expected_seconds(self) -> float:
         """Return the mean over backbones, sizes and depths."""
         epochs = max(self._context.epochs * EPOCHS_SHARE, 1)
@@ -149,7 +156,7 @@ class Forecast:
         """Return how much longer than counted the latest trials took."""
         done = _timed(trials)
         prior = PRIOR * self._expected_seconds()
-        counted = sum(self._counted(row, row.epochs or 0, self._n_train, 2 * self._n_validation) for row in done)
+        counted = sum(self._counted(row.params, row.epochs or 0, self._n_train, 2 * self._n_validation) for row in done)
         return (prior + sum(self._actual(row) for row in done)) / (prior + counted)
 
     def _actual(self, row: TrialRow) -> float:
@@ -158,7 +165,7 @@ class Forecast:
     def _network_seconds(self, row: TrialRow) -> float:
         """Return the counted seconds of one network of the finals."""
         pool, n = len(self._context.pool), self._context.n_folds
-        return self._counted(row, self._planner.epochs(row), round(pool * (n - 1) / n), 0)
+        return self._counted(row.params, self._planner.epochs(row), round(pool * (n - 1) / n), 0)
 
     def _view_seconds(self, row: TrialRow) -> float:
         """Return the seconds of the augmented features of the validation pictures, which the finals train on."""
@@ -168,9 +175,15 @@ class Forecast:
         n_views = len(views_up_to(params.augment)) - 1
         return n_views * self._n_validation * self._speeds[params.backbone, params.pixels].forward
 
-    def _counted(self, row: TrialRow, epochs: float, n_train: int, n_evaluated: int) -> float:
-        """Return the seconds of some epochs with the hyperparameters of a trial, as `_seconds`."""
-        return self._seconds(row.params.backbone, row.params.pixels, row.params.depth, epochs, n_train, n_evaluated)
+    def _counted(self, params: Params, epochs: int, n_train: int, n_evaluated: int) -> float:
+        """Return the seconds of some epochs with these hyperparameters, as `_seconds`; of all epochs of a recipe."""
+        return sum(
+            self._seconds(params.backbone, params.pixels, one.params.depth, one.epochs, n_train, n_evaluated)
+            for one in planned_phases(params, epochs, self._context.cycle_epochs)
+        )
+
+    def _predicting(self, params: Params, n_pictures: int) -> float:
+        return self._seconds(params.backbone, params.pixels, params.depth, 1, 0, n_pictures)
 
     def _seconds(self, backbone: str, pixels: int, depth: int, epochs: float, n_train: int, n_evaluated: int) -> float:
         """Return the seconds of some epochs. n_evaluated: pictures that are evaluated after each epoch."""

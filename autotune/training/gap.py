@@ -1,0 +1,31 @@
+"""The gap between training and validation, and the rule that stops a trial by it. Does not import torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from autotune.training.metrics import smooth
+from autotune.training.outcome import Epoch
+
+
+def is_better(row: Epoch, other: Epoch) -> bool:
+    """Compare by the metric, then by a lower cross-entropy."""
+    return (row.validation, -row.log_loss) > (other.validation, -other.log_loss)
+
+
+def smoothed_gap(pairs: Sequence[tuple[float, float]]) -> list[float]:
+    """Return train minus validation, each smoothed with weight 0.8, for a curve of (train, validation)."""
+    train, validation = (smooth([pair[i] for pair in pairs]) for i in (0, 1))
+    return [a - b for a, b in zip(train, validation, strict=True)]
+
+
+def stops_on_gap(rows: Sequence[Epoch], patience: int, cycle_epochs: int, most: float) -> bool:
+    """Return whether a trial overfits: validation has not improved for `patience` epochs (at least one cycle), and the
+    smoothed gap exceeds `most` or has grown over these epochs.
+    """
+    window = max(patience, cycle_epochs)
+    if len(rows) <= window:
+        return False
+    best_before = max(row.validation for row in rows[:-window])
+    is_stalled = max(row.validation for row in rows[-window:]) <= best_before
+    return is_stalled and (rows[-1].gap > most or rows[-1].gap > max(rows[-1 - window].gap, 0.0))
