@@ -82,7 +82,7 @@ def _values(finished: FinishedTrial, validation: Evaluation, result: ExportResul
         "verified": VERIFIED,
         "machine": f"{plural(os.cpu_count() or 1, 'processor')} ({platform.machine()}, {platform.system()})",
         "choices": {
-            key: f"{value:.4g}" if isinstance(value, float) else value for key, value in trial.params.recorded().items()
+            key: f"{value:.4g}" if isinstance(value, float) else value for key, value in trial.params.flat().items()
         },
         "backbone": backbone.label,
         "licence": _licence(finished),

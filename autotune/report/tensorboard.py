@@ -63,7 +63,7 @@ class TensorBoardListener(StudyListener):
         writer = self._writers[number][0] if number in self._writers else self._new_run(number, row.epochs)
         if row.state != FAILED:
             scores = {f"hparam/{self._metric}": row.value, "hparam/log_loss": row.log_loss}
-            writer.add_hparams(row.params.recorded(), scores, run_name=".")
+            writer.add_hparams(row.params.flat(), scores, run_name=".")
         writer.close()
         self._writers.pop(number, None)
 

@@ -61,6 +61,14 @@ class Params:
         """Return the hyperparameters as stored in the record: mixup and phases only if there are some."""
         return {name: value for name, value in asdict(self).items() if name not in ("mixup", "phases") or value}
 
+    def flat(self) -> dict[str, Value]:
+        """Return the hyperparameters as numbers and words: of a recipe, one line for each phase."""
+        if not self.phases:
+            return self.recorded()
+        lines = (", ".join(f"{name} {value}" for name, value in asdict(one).items()) for one in self.phases)
+        own = {f"phase {number}": line for number, line in enumerate(lines, start=1)}
+        return {"backbone": self.backbone, "pixels": self.pixels, **own}
+
     @classmethod
     def from_record(cls, plain: Mapping[str, Any]) -> Params:
         """Return what `recorded` returned."""

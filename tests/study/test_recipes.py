@@ -10,10 +10,14 @@ from conftest import write_digits
 from small_studies import search, without_time
 
 from autotune.errors import ConfigError, StudyError
+from autotune.export.export import ExportRequest, export_trial
 from autotune.report.report import write_report
+from autotune.report.tensorboard import TensorBoardListener
 from autotune.search.settings import read_settings
 from autotune.study.finals import finals, race
+from autotune.study.listener import StudyListener
 from autotune.study.reproduce import reproduction
+from autotune.study.request import Resources
 from autotune.study.storage.record import Record
 from autotune.study.summary import study_status
 
@@ -34,7 +38,7 @@ def with_recipe(*phases: dict[str, Any], **more: Any) -> dict[str, Any]:
 @pytest.mark.slow
 def test_a_recipe_is_the_first_trial_and_is_called_so(here: Path, photos: Path) -> None:
     flags = with_recipe(HEAD, TAIL, pruner="successive_halving")
-    found = search(photos, 3, flags=flags)
+    found = search(photos, 3, flags=flags, listener=TensorBoardListener())
     rows = {row["name"]: row for row in found["leaderboard"]}
     assert set(rows) == {"recipe", "1", "2"}
     assert (rows["recipe"]["number"], rows["recipe"]["state"], rows["recipe"]["epochs"]) == (0, "complete", 3)
@@ -65,7 +69,10 @@ def test_a_recipe_may_win_and_its_phases_run_on_every_fold(
     record = Record(here / "studies" / "s" / "record.db")
     assert {row.epochs for row in record.folds()} == {3}
     record.close()
-    assert run_command("predict", "s", str(next(photos.rglob("*.png")))).returncode == 0
+    exported = export_trial("s", ExportRequest(), Resources("cpu"), StudyListener())
+    assert [file.is_verified for file in exported.files] == [True]
+    card = (Path(exported.folder) / "card.md").read_text()
+    assert "phase 2 | epochs 1, cycle_epochs 1, depth 2" in card
 
 
 @pytest.mark.slow
