@@ -22,6 +22,7 @@ from autotune.files import write_whole
 from autotune.report import charts, confusion, importance
 from autotune.report.charts import AxisRange
 from autotune.report.confusion import Answered, Errors
+from autotune.report.curves import ENDS, TrialCurve, trial_curves
 from autotune.report.finals import FinalsSection, finals_section
 from autotune.report.gallery import ClassGallery, class_galleries
 from autotune.report.importance import HyperparameterImportance, Importances
@@ -34,11 +35,9 @@ from autotune.study.storage.rows import COMPLETE, PRUNED, Evaluation, ExportRow,
 from autotune.study.summary import Summary, find_study, study_status
 from autotune.text import duration, percent, plural, points_apart
 from autotune.training.metrics import find_metric
-from autotune.training.outcome import GAP, Epoch
 
 FILE = "report.html"
 TEMPLATE = Path(__file__).with_name(FILE)
-N_CURVES = 4
 N_SLICES = 6
 N_GROUPS = 12  # groups shown of duplicates, of near-duplicates and of conflicting labels
 N_IN_GROUP = 4  # different pictures shown of a group
@@ -46,26 +45,6 @@ N_SKIPPED = 12
 N_ALIKE = 12  # shown of each class
 N_CLASSES = 12  # above this, the lowest recalls and the rarest classes get separate tables
 FEW = 20  # complete trials below which importances are called a rough indication
-ENDS = {
-    "done": "completed all epochs",
-    "gap": "stopped by the gap between training and validation",
-    "pruned": "pruned: other trials were better at the same epoch",
-    "timeout": "timed out: the study's time limit was reached",
-    "diverged": "diverged: the validation loss was not a number, or at least 1,000,000",
-}
-
-
-@dataclass(frozen=True)
-class TrialCurve:
-    """One of the best trials. ended: the reason why it stopped, in words."""
-
-    number: int
-    value: float
-    words: str
-    ended: str
-    best_epoch: int
-    epochs: int
-    plot: Markup
 
 
 @dataclass(frozen=True)
@@ -224,7 +203,7 @@ def _page(record: Record, folder: Path, summary: Summary, winner: TrialRow) -> R
     label = f"{metric} of {plural(len(rows), 'trial')} by trial number; the best reached {percent(rows[0].value)}"
     order = [(row.number, row.state, row.value) for row in rows]
     exports = record.exports()
-    curves, n_below = _curves(record, summary, metric)
+    curves, n_below = trial_curves(record, summary, metric)
     return ReportPage(
         summary=summary,
         winner=winner,
@@ -273,47 +252,6 @@ def _scores_chart(summary: Summary, winner: TrialRow, metric: str) -> Markup:
         rows.append((f"linear probe {percent(summary.probes[0].value)}", summary.probes[0].value))
     label = f"{metric}: {'; '.join(name for name, _ in rows)}"
     return charts.scores(rows, test.value_interval if test else None, label)
-
-
-def _curves(record: Record, summary: Summary, metric: str) -> tuple[list[TrialCurve], int]:
-    """Return the curves of the winner and of the best other trials, and the number of values below their axis."""
-    complete = [row for row in summary.leaderboard if row.state == COMPLETE]
-    best = sorted(complete, key=lambda row: row.number != summary.winner.number)[
-        :N_CURVES
-    ]  # the others keep their order
-    found = [(row, record.curve(row.number)) for row in best]
-    found = [(row, epochs) for row, epochs in found if epochs]
-    if not found:
-        return [], 0
-    room = charts.axis_range(
-        [value for _, epochs in found for epoch in epochs for value in (epoch.train, epoch.validation)]
-    )
-    longest = max(len(epochs) for _, epochs in found)
-    curves = []
-    for row, epochs in found:
-        train, validation = [epoch.train for epoch in epochs], [epoch.validation for epoch in epochs]
-        best_epoch, value = row.best_epoch or 0, row.value or 0.0
-        label = (
-            f"trial {row.number}, {metric} by epoch: last training value {percent(train[-1])}, last validation value "
-            f"{percent(validation[-1])}, best validation value {percent(value)} in epoch {best_epoch}"
-        )
-        plot = charts.curve(f"curve-{row.number}", train, validation, best_epoch, longest, room, label)
-        words, ended = summary.describe(row), _why_ended(row, epochs, record.facts().settings["gap"])
-        curves.append(TrialCurve(row.number, value, words, ended, best_epoch, row.epochs or 0, plot))
-    return curves, room.n_below
-
-
-def _why_ended(row: TrialRow, epochs: Sequence[Epoch], limit: float) -> str:
-    """Say why a trial ended; if the gap stopped it, with the numbers. limit: the setting `gap`."""
-    if row.ended != GAP:
-        return ENDS.get(row.ended, row.ended)
-    gap, values = epochs[-1].gap, [epoch.validation for epoch in epochs]
-    n_since = len(values) - 1 - values.index(max(values))  # a later best epoch has an equal score
-    size = f"{100 * gap:.1f} percentage points, " + ("over the limit of" if gap > limit else "growing, the limit is")
-    return (
-        f"stopped by the gap between training and validation ({size} {100 * limit:g}), after "
-        f"{plural(n_since, 'epoch')} without a higher validation score"
-    )
 
 
 def _slices(importances: Importances, room: AxisRange, metric: str) -> list[HyperparameterSlice]:

@@ -29,3 +29,9 @@ def stops_on_gap(rows: Sequence[Epoch], patience: int, cycle_epochs: int, most: 
     best_before = max(row.validation for row in rows[:-window])
     is_stalled = max(row.validation for row in rows[-window:]) <= best_before
     return is_stalled and (rows[-1].gap > most or rows[-1].gap > max(rows[-1 - window].gap, 0.0))
+
+
+def first_stop(rows: Sequence[Epoch], patience: int, cycle_epochs: int, most: float) -> int | None:
+    """Return the number of epochs after which the rule stops a trial; None if it never does before the last one."""
+    lengths = range(1, len(rows))
+    return next((n for n in lengths if stops_on_gap(rows[:n], patience, cycle_epochs, most)), None)

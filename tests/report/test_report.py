@@ -20,7 +20,8 @@ from sqlite_utils import Database
 from autotune.cli.console import PlainConsole
 from autotune.errors import StudyError
 from autotune.export.export import ExportRequest, export_trial
-from autotune.report import importance, report
+from autotune.report import importance
+from autotune.report.curves import why_ended
 from autotune.report.report import TEMPLATE, write_report
 from autotune.search.settings import Settings, definition
 from autotune.study.request import Resources
@@ -28,7 +29,7 @@ from autotune.study.storage.lock import lock_study
 from autotune.study.storage.record import open_record
 from autotune.study.storage.rows import BackboneFacts, Mistake, TrialRow
 from autotune.training.outcome import Epoch
-from autotune.training.params import Params
+from autotune.training.params import Params, Phase
 
 PARAMS = Params("quick_cnn", 3, 16, 1e-5, 1e-3, "one-cycle", 0.5, 0.0, "adamw", 32, 0.01, 0.2, 0.0)
 
@@ -188,7 +189,21 @@ def test_a_stop_by_the_gap_is_explained_by_its_numbers(validation: list[float], 
         for number, (value, gap) in enumerate(zip(validation, gaps, strict=True), 1)
     ]
     row = TrialRow(0, "complete", PARAMS, "gap", "", value=max(validation), best_epoch=2, epochs=4)
-    assert report._why_ended(row, epochs, 0.05) == f"stopped by the gap between training and validation {words}"
+    assert why_ended(row, epochs, {"gap": 0.05}) == f"stopped by the gap between training and validation {words}"
+
+
+def test_of_a_recipe_the_report_says_where_the_gap_would_have_stopped_its_phases() -> None:
+    first = Phase(2, 1, 0, 1e-3, 1e-3, "triangular", 0.0, 0.0, "adamw", 32, 0.0, 0.0, 0.0)
+    recipe = replace(PARAMS, phases=(first, replace(first, epochs=6, depth=3)))
+    row = TrialRow(0, "complete", recipe, "done", "", value=0.9, best_epoch=3, epochs=8)
+    epochs = [
+        Epoch(number, 1e-3, 0.1, 0.9, value, 0.5, gap, False, 1.0)
+        for number, (value, gap) in enumerate(
+            [(0.5, 0.1), (0.6, 0.1), (0.9, 0.0), (0.8, 0.06), (0.8, 0.07), (0.8, 0.08), (0.8, 0.09), (0.8, 0.1)], 1
+        )
+    ]
+    words = why_ended(row, epochs, {"gap": 0.05, "patience": 3})
+    assert words == "completed all epochs; in a trial, the gap would have stopped phase 2 after 4 of its 6 epochs"
 
 
 @pytest.mark.slow
