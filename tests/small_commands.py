@@ -12,7 +12,23 @@ from small_studies import without_time
 
 SEARCH = ("search", "digits", "--trials", "4", "--backbone", "efficientnet_lite0", "--epochs", "3", "--seed", "3",
           "--device", "cpu")  # fmt: skip
-TOML = '[space]\npixels = [32]\ndepth = [0, 1]\noptimizer = ["adamw"]\n'
+TOML = """\
+[[recipe]]
+epochs = 2
+lr_low = 1e-3
+lr_high = 1e-2
+
+[[recipe]]
+depth = 1
+epochs = 2
+lr_low = 1e-4
+lr_high = 1e-3
+
+[space]
+pixels = [32]
+depth = [0, 1]
+optimizer = ["adamw"]
+"""
 
 
 def begin(folder: Path, *words: str) -> subprocess.Popen[str]:

@@ -22,6 +22,7 @@ from autotune.backbones.registry import build_stages
 from autotune.backbones.spec import Backbone
 from autotune.errors import BundleError
 from autotune.text import first_line
+from autotune.training.network import build_head
 from autotune.training.restore import TrainedNetwork
 
 CALIBRATION_BATCH = 16
@@ -33,7 +34,7 @@ class InferenceGraph(nn.Module):
     """
 
     def __init__(
-        self, backbone: nn.Sequential, head: nn.Linear, mean: Tensor, std: Tensor, temperature: Tensor
+        self, backbone: nn.Sequential, head: nn.Module, mean: Tensor, std: Tensor, temperature: Tensor
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -71,18 +72,20 @@ class TracedModel:
 def assemble_graph(trained: TrainedNetwork, temperature: float) -> InferenceGraph:
     """Return the graph of a trained network: a copy of its frozen stages, its unfrozen stages and its head."""
     net = copy.deepcopy(trained.net).cpu()
-    head = net.head[1]
-    assert isinstance(head, nn.Linear)
     return InferenceGraph(
-        nn.Sequential(*net.entry.prefix, *net.tail), head, net.entry.mean, net.entry.std, torch.tensor(temperature)
+        nn.Sequential(*net.entry.prefix, *net.tail),
+        net.head[1],
+        net.entry.mean,
+        net.entry.std,
+        torch.tensor(temperature),
     )
 
 
 def load_graph(file: Path, entry: Backbone) -> InferenceGraph:
     """Load the graph of a model.safetensors; the plugin builds its backbone."""
     state = safetensors.torch.load_file(file)
-    classes, features = state["head.weight"].shape
-    head = nn.Linear(features, classes)
+    shapes = [state[name].shape for name in ("head.weight", "head.0.weight", "head.2.weight") if name in state]
+    head = build_head(shapes[0][1], shapes[0][0] if len(shapes) > 1 else 0, shapes[-1][0])
     graph = InferenceGraph(
         build_stages(entry, pretrained=False), head, torch.ones(1, 3, 1, 1), torch.ones(1, 3, 1, 1), torch.ones(())
     )

@@ -32,6 +32,7 @@ def recipe_params(settings: Settings, selection: Selection) -> Params | None:
         weight_decay=last.weight_decay,
         dropout=last.dropout,
         label_smoothing=last.label_smoothing,
+        hidden=_hidden(settings),
         phases=phases,
     )
 
@@ -59,6 +60,16 @@ def _candidate(settings: Settings, selection: Selection) -> Candidate:
     return searched[name]
 
 
+def _hidden(settings: Settings) -> int:
+    widths = {phase.hidden for phase in settings.recipe if phase.hidden is not None}
+    if len(widths) > 1:
+        raise ConfigError(
+            f"The phases of the recipe have hidden layers of different widths: {', '.join(map(str, sorted(widths)))}.",
+            "A recipe trains one network: state hidden once, in the first phase.",
+        )
+    return next(iter(widths), 0)
+
+
 def _phase(number: int, given: RecipePhase, one: Candidate) -> Phase:
     from_scratch = one.backbone.traits.from_scratch
     depth = (one.n_stages if from_scratch else 0) if given.depth is None else given.depth
@@ -68,5 +79,5 @@ def _phase(number: int, given: RecipePhase, one: Candidate) -> Phase:
             f"Phase {number} of the recipe trains {depth} stages of {one.backbone.name}.",
             f"{whole}: omit depth." if from_scratch else f"{whole}: set depth to {one.n_stages} at most.",
         )
-    plain = given.model_dump(exclude={"backbone", "depth", "cycle_epochs"})
+    plain = given.model_dump(exclude={"backbone", "hidden", "depth", "cycle_epochs"})
     return Phase(**plain, depth=depth, cycle_epochs=given.cycle_length)

@@ -86,6 +86,9 @@ class SearchSpace(BaseModel, frozen=True):
     mixup: Annotated[Domain, Values(float, ge=0, le=4)] = Fixed(0.0)
     """Alpha of the Beta distribution for mixing two pictures at the input of the unfrozen stages; 0: no mixup."""
 
+    hidden: Annotated[Domain, Values(int, ge=0, le=8192)] = Fixed(0)
+    """Width of a hidden layer of the head, with ReLU; 0: a linear head."""
+
 
 class RecipePhase(BaseModel, frozen=True):
     """A phase of the recipe, which is the first trial of a study. The phases are trained one after another."""
@@ -94,6 +97,9 @@ class RecipePhase(BaseModel, frozen=True):
 
     backbone: Annotated[str | None, Field(min_length=1)] = None
     """Name of the backbone, the same in all phases. Default: the only backbone of the study."""
+
+    hidden: Annotated[int | None, Field(ge=0, le=8192)] = None
+    """Width of a hidden layer of the head, the same in all phases. Default: none."""
 
     depth: Annotated[int | None, Field(ge=0)] = None
     """Last stages to train; 0: head only. Default: all of a network from scratch, otherwise 0."""

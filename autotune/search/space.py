@@ -67,6 +67,7 @@ def suggest(
         dropout=float(draw("dropout", space.dropout)),
         label_smoothing=float(draw("label_smoothing", space.label_smoothing)),
         mixup=float(draw("mixup", space.mixup)),
+        hidden=int(draw("hidden", space.hidden)),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from optuna.trial import Trial, TrialState
 
@@ -143,6 +144,7 @@ class Driver:
         if params.is_recipe:
             trial = self._interrupted.pop(0) if self._interrupted else self._search.ask()
             params = self._search.params(trial)
+        params = replace(params, hidden=0)  # the probe is linear
         if self._record.facts().backbone(params.backbone).from_scratch:
             self._listener.say(" ".join(TOO_SHORT))
             return

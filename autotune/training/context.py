@@ -77,7 +77,7 @@ class TrialContext:
 
     def starts_from_probe(self, params: Params) -> bool:
         """Return whether a trial's head is initialised from the linear probe of its backbone and size."""
-        return params.depth > 0 and not params.is_recipe and not self.is_from_scratch(params.backbone)
+        return params.depth > 0 and not (params.is_recipe or params.hidden or self.is_from_scratch(params.backbone))
 
 
 @dataclass

@@ -19,7 +19,7 @@ from autotune.training.context import LoadedBackbones, TrialSources, open_source
 from autotune.training.network import TrialNetwork, build_network
 from autotune.training.outcome import DIVERGED, DONE, TIMEOUT, FoldEpoch, FoldOutcome, FoldReporter, SoupOutcome
 from autotune.training.params import Params
-from autotune.training.phased import Phases, training_seed
+from autotune.training.phased import PhasedTraining, training_seed
 from autotune.training.phases import planned_phases, total_epochs
 from autotune.training.probe import LinearProbe, choose_probe, fit_probe, last_features, probe_of
 from autotune.training.trainer import with_enough_memory
@@ -51,8 +51,9 @@ def _run_in_parts(backbones: LoadedBackbones, number: int, params: Params, fold:
     head = _fold_probe(backbones, params, fold, files, reporter).head() if context.starts_from_probe(params) else None
     seed = training_seed(context.seed, number, fold + 2)
     phases = planned_phases(params, epochs, context.cycle_epochs)
-    initial = initial_network(backbones, params, seed, head)
-    training = Phases(backbones, initial, phases, train, (held_out,), seed, n_parts, unfinished)
+    # All networks of a trial start from the same weights, else their average predicts otherwise.
+    initial = initial_network(backbones, params, training_seed(context.seed, number), head)
+    training = PhasedTraining(backbones, initial, phases, train, (held_out,), seed, n_parts, unfinished)
     recorder = _FoldRecorder(total_epochs(phases), reporter)
     net, sources = training.train(recorder, reporter, evaluates=False)
     ended, logits, checkpoint = recorder.ended, b"", b""

@@ -92,7 +92,14 @@ def assemble_network(chain: nn.Sequential, entry: FrozenPrefix, params: Params, 
     """Assemble a network. Its tail is a copy of the last `depth` stages of the chain, which is not changed."""
     seed_device(seed, torch.device("cpu"))  # for the head
     tail = copy.deepcopy(chain[len(chain) - params.depth :]).requires_grad_(True)  # also if the plugin froze it
-    return TrialNetwork(entry, tail, nn.Linear(features, n_classes), params, not from_scratch)
+    return TrialNetwork(entry, tail, build_head(features, params.hidden, n_classes), params, not from_scratch)
+
+
+def build_head(features: int, hidden: int, n_classes: int) -> nn.Module:
+    """Return a head from features (N, F) to logits (N, C): linear, or with a hidden layer."""
+    if not hidden:
+        return nn.Linear(features, n_classes)
+    return nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, n_classes))
 
 
 def seed_device(seed: int, device: torch.device) -> None:

@@ -33,8 +33,9 @@ class Params:
     """Hyperparameters of one trial. depth: unfrozen last stages. lr_low, lr_high: learning rates of the cycle.
 
     class_weight: c of w = (1 / frequency)^c. batch_size: pictures per step. mixup: alpha of the Beta distribution for
-    mixing two pictures of a batch at the input of the unfrozen stages; 0: no mixup. phases: of a recipe, trained one
-    after another on one network; then depth is the largest of them, and the others are those of the last phase.
+    mixing two pictures of a batch at the input of the unfrozen stages; 0: no mixup. hidden: width of a hidden layer of
+    the head; 0: none. phases: of a recipe, trained one after another on one network; then depth is the largest of them,
+    and the others are those of the last phase.
     """
 
     backbone: str
@@ -51,6 +52,7 @@ class Params:
     dropout: float
     label_smoothing: float
     mixup: float = 0.0
+    hidden: int = 0
     phases: tuple[Phase, ...] = ()
 
     @property
@@ -58,8 +60,10 @@ class Params:
         return bool(self.phases)
 
     def recorded(self) -> dict[str, Any]:
-        """Return the hyperparameters as stored in the record: mixup and phases only if there are some."""
-        return {name: value for name, value in asdict(self).items() if name not in ("mixup", "phases") or value}
+        """Return the hyperparameters as stored in the record: those with a default here only if they have another."""
+        return {
+            name: value for name, value in asdict(self).items() if name not in ("mixup", "hidden", "phases") or value
+        }
 
     def flat(self) -> dict[str, Value]:
         """Return the hyperparameters as numbers and words: of a recipe, one line for each phase."""
@@ -67,7 +71,7 @@ class Params:
             return self.recorded()
         lines = (", ".join(f"{name} {value}" for name, value in asdict(one).items()) for one in self.phases)
         own = {f"phase {number}": line for number, line in enumerate(lines, start=1)}
-        return {"backbone": self.backbone, "pixels": self.pixels, **own}
+        return {"backbone": self.backbone, "pixels": self.pixels, "hidden": self.hidden, **own}
 
     @classmethod
     def from_record(cls, plain: Mapping[str, Any]) -> Params:
@@ -80,9 +84,13 @@ def describe(params: Params, label: str, stages: int, from_scratch: bool) -> str
     if params.phases:
         described = (f"{_described(one, stages, from_scratch)}, {one.epochs} epochs" for one in params.phases)
         phases = "; then ".join(described)
-        return f"{label}, {params.pixels} pixels: {phases}"
+        return f"{label}, {params.pixels} pixels{_hidden(params)}: {phases}"
     trained, rest = _trained(params, stages, from_scratch), _rest(params)
-    return f"{label}, {trained}, {params.pixels} pixels, {rest}"
+    return f"{label}, {trained}, {params.pixels} pixels{_hidden(params)}, {rest}"
+
+
+def _hidden(params: Params) -> str:
+    return f", hidden layer of {params.hidden}" if params.hidden else ""
 
 
 def _described(one: Phase, stages: int, from_scratch: bool) -> str:

@@ -32,7 +32,7 @@ class Recorder(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-class Phases:
+class PhasedTraining:
     """The phases of one network. net: it keeps its weights from phase to phase.
 
     pictures: to train on. clean: others that sources are opened for. unfinished: the file of the first phase's

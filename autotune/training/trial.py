@@ -18,7 +18,7 @@ from autotune.training.metrics import log_loss, predicted_classes, score
 from autotune.training.network import TrialNetwork, build_network
 from autotune.training.outcome import PRUNED, TIMEOUT, OutOfTimeError, ProbeOutcome, Reporter, TrialOutcome
 from autotune.training.params import Params
-from autotune.training.phased import Phases, prepare_phase, training_seed
+from autotune.training.phased import PhasedTraining, prepare_phase, training_seed
 from autotune.training.phases import planned_phases
 from autotune.training.probe import (
     choose_probe,
@@ -81,7 +81,7 @@ def _run_in_parts(backbones: LoadedBackbones, number: int, params: Params, files
     net = initial_network(backbones, params, seed, _initial_head(context, params, files))
     phases = planned_phases(params, context.epochs, context.cycle_epochs)
     clean = context.validation, context.gap_sample
-    training = Phases(backbones, net, phases, context.train, clean, seed, n_parts, unfinished)
+    training = PhasedTraining(backbones, net, phases, context.train, clean, seed, n_parts, unfinished)
     recorder = EpochRecorder(context, params, reporter)
     try:
         training.train(recorder, reporter, evaluates=True)

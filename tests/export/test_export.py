@@ -138,6 +138,7 @@ def test_a_model_with_two_swapped_classes_is_rejected(finished: Path, monkeypatc
 
     def swapped(*given: Any) -> graph.InferenceGraph:
         model = original(*given)
+        assert isinstance(model.head, torch.nn.Linear)
         with torch.no_grad():
             model.head.weight[[0, 1]] = model.head.weight[[1, 0]].clone()
             model.head.bias[[0, 1]] = model.head.bias[[1, 0]].clone()

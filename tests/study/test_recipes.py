@@ -63,14 +63,16 @@ def test_a_recipe_may_win_and_its_phases_run_on_every_fold(
     monkeypatch.setattr(race, "FINALS_SHARE", 1000.0)
     for limit in ("MOST_DIVERGENCE", "MOST_CHANGED"):
         monkeypatch.setattr(finals, limit, -1.0)  # an average is replaced by a refit
-    found = search(photos, 1, flags=with_recipe(HEAD, TAIL))
+    found = search(photos, 1, flags=with_recipe({**HEAD, "hidden": 16}, TAIL))
     assert found["final"]["trial"] == 0
+    assert "32 pixels, hidden layer of 16: head only" in found["best"]["words"]
     assert "the recipe" in study_status("s").winner.title
     record = Record(here / "studies" / "s" / "record.db")
     assert {row.epochs for row in record.folds()} == {3}
     record.close()
-    exported = export_trial("s", ExportRequest(), Resources("cpu"), StudyListener())
-    assert [file.is_verified for file in exported.files] == [True]
+    formats = ("pt2", "safetensors")
+    exported = export_trial("s", ExportRequest(formats=formats), Resources("cpu"), StudyListener())
+    assert [file.is_verified for file in exported.files] == [True, True, True]
     card = (Path(exported.folder) / "card.md").read_text()
     assert "phase 2 | epochs 1, cycle_epochs 1, depth 2" in card
 
@@ -114,6 +116,7 @@ def test_an_invalid_recipe_is_refused_when_it_is_read(phases: Any, problem: str)
             with_recipe({**HEAD, "backbone": "a"}, {**TAIL, "backbone": "b"}),
             "The phases of the recipe have different backbones: a, b",
         ),
+        (with_recipe({**HEAD, "hidden": 8}, {**TAIL, "hidden": 9}), "hidden layers of different widths: 8, 9"),
         (with_recipe(TAIL, backbone=["small_cnn"]), "Phase 1 of the recipe trains 2 stages of small_cnn"),
     ],
 )
