@@ -292,7 +292,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     if flat_new.get("validation") is None:  # the study's manifest holds its split; 0.1.0 recorded its default, 0.1
         flat_old["validation"] = None
     flat_old.setdefault("group_by", flat_new.get("group_by"))  # 0.1.0 had none
-    flat_old.setdefault("recipe", [])  # 0.1.0 had none
+    flat_old = {**_flat(definition(Settings())), **flat_old}  # settings that the study's version did not have
     for name in ("final", "trial_timeout"):  # may change: no trial's result depends on it
         flat_old[name] = flat_new.get(name)
     return [
