@@ -85,7 +85,7 @@ def write_pool(photos: Path, folder: Path) -> list[Visit]:
             files = tuple(folder / kind / f"{number:05d}-{view}.jpg" for kind in ("timed", "plain"))
             exif = Image.Exif()
             time = start + timedelta(days=number, minutes=view)
-            exif.get_ifd(EXIF)[TAKEN] = time.strftime("%Y:%m:%d %H:%M:%S")
+            exif[EXIF] = {TAKEN: time.strftime("%Y:%m:%d %H:%M:%S")}
             for file, data in zip(files, (exif, Image.Exif()), strict=True):
                 file.parent.mkdir(parents=True, exist_ok=True)
                 again.save(file, quality=90, exif=data)
