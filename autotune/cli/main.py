@@ -62,6 +62,9 @@ def _run() -> NoReturn:
         command = error.ctx.command_path if error.ctx else "autotune"
         _print_error(error.format_message(), f"For the options: {command} --help")
         sys.exit(error.exit_code)
+    except typer.Abort:  # Ctrl-C or the end of stdin, in answer to a question
+        print("Aborted.", file=sys.stderr)
+        sys.exit(1)
     except AutotuneError as error:
         _print_error(error.problem, error.fix)
         sys.exit(1)

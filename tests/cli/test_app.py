@@ -66,6 +66,15 @@ def test_wrong_usage_is_two_lines_and_exit_code_2(here: Path, words: tuple[str, 
     assert out.stderr.splitlines()[1:] == [f"For the options: {about} --help"]
 
 
+def test_ctrl_c_at_a_question_ends_the_command_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(standalone_mode: bool) -> None:
+        raise typer.Abort
+
+    monkeypatch.setattr("autotune.cli.main.app", interrupted)
+    out = run_command("studies", "rm", "s")
+    assert (out.returncode, out.stderr) == (1, "Aborted.\n")
+
+
 def test_without_a_command_the_help_is_printed() -> None:
     out = run_command()
     assert out.returncode == 0
