@@ -52,6 +52,19 @@ def test_without_time_to_train_the_linear_probe_is_the_model_and_the_next_run_go
     assert whole["test"]["evaluations"] == 2
 
 
+def test_without_time_to_train_the_recipe_waits_for_the_next_run(
+    here: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "SECONDS_TO_PLAN", 120.0)
+    flags = {**PRETRAINED, "recipe": [{"epochs": 1, "lr_low": 1e-3, "lr_high": 1e-2}], "final": "trial"}
+    first = search(photos, 3, timeout=0.1, flags=flags)
+    assert [row["name"] for row in first["leaderboard"]] == ["1"]
+    whole = search(photos, 3, flags=flags)
+    assert {row["name"] for row in whole["leaderboard"]} == {"recipe", "1", "2"}
+    recipe = next(row for row in whole["leaderboard"] if row["name"] == "recipe")
+    assert (recipe["epochs"], recipe["ended"]) == (1, "done")
+
+
 def test_the_time_limit_leaves_time_for_the_finals_and_the_test(here: Path, photos: Path) -> None:
     seen = Lines()
     start = time.monotonic()
