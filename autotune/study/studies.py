@@ -15,7 +15,7 @@ from autotune.study.storage.record import RECORD, open_record
 from autotune.study.storage.rows import COMPLETE
 from autotune.study.summary import STUDIES, find_study
 
-DEFINITION = "study.toml"  # belongs to the user and is kept in git
+USERS_OWN = (".toml", ".md", ".py")  # a study's definition and what explains it are the user's, and in git
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,16 @@ def study_row(name: str) -> StudyRow:
 
 
 def remove_study(name: str) -> StudyRow:
-    """Delete the files that autotune wrote for a study. Raises StudyError if it is in use."""
+    """Delete the files that autotune wrote for a study: all but .toml, .md and .py files. Raises StudyError if it is in
+    use.
+    """
     folder = find_study(name)
     with lock_study(folder):
         row = _row(folder)
         for path in folder.iterdir():
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
-            elif path.name not in (DEFINITION, LOCK):
+            elif path.suffix not in USERS_OWN and path.name != LOCK:
                 path.unlink()
     (folder / LOCK).unlink(missing_ok=True)
     if not any(folder.iterdir()):

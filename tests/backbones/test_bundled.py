@@ -250,3 +250,14 @@ def test_backbones_without_installed_weights_are_skipped(tmp_path: Path, monkeyp
     assert {"resnet50", "vgg16", "vit_b_16"} <= set(chosen.without_weights)
     assert set(chosen.without_weights) <= set(chosen.left_out)
     assert "efficientnet_lite0" not in chosen.without_weights
+
+
+def test_mobilenet_v1_has_the_parameters_of_its_paper_and_a_width() -> None:
+    counts = {
+        width: sum(p.numel() for p in build_stages(FOUND.find(f"mobilenet_v1:{width}"), pretrained=False).parameters())
+        for width in ("1.0", "0.5")
+    }
+    assert round((counts["1.0"] + 1024 * 1000 + 1000) / 1e6, 1) == 4.2  # Howard et al. 2017, table 4: with a classifier
+    assert round((counts["0.5"] + 512 * 1000 + 1000) / 1e6, 1) == 1.3
+    with pytest.raises(PluginError, match=r"'wide' is no width of mobilenet_v1"):
+        FOUND.find("mobilenet_v1:wide")

@@ -29,14 +29,15 @@ def test_a_damaged_study_does_not_hide_the_others(finished: Path) -> None:
     assert rows["s"].problem == ""
 
 
-def test_removing_asks_first_and_keeps_study_toml(finished: Path) -> None:
+def test_removing_asks_first_and_keeps_study_toml_and_notes(finished: Path) -> None:
     (finished / "study.toml").write_text("epochs = 3\n")
+    (finished / "README.md").write_text("Why 3?\n")
     asked = run_command("studies", "rm", "s")
     assert (asked.returncode, (finished / "record.db").exists()) == (1, True)
     assert "autotune studies rm s --yes" in asked.stderr
     done = run_command("studies", "rm", "s", "--yes")
     assert "Removed study s, 4 trials" in done.stdout
-    assert [path.name for path in finished.iterdir()] == ["study.toml"]
+    assert sorted(path.name for path in finished.iterdir()) == ["README.md", "study.toml"]
     assert run_command("studies", "rm", "s", "--yes").returncode == 1
 
 
