@@ -223,8 +223,9 @@ def _board(view: PanelState, width: int, room: int) -> list[Text]:
     metric = find_metric(view.outline.metric).label
     best = [(row, words) for row, words in view.ended if row.state == COMPLETE][: min(LEADERS, room - 1)]
     labels = {words.partition(", ")[0] for _, words in best}
+    longest = max((len(row.name) for row, _ in best), default=0)
     for place, (row, words) in enumerate(best):
-        line = Text(f"  {row.number:4d}  {percent(row.value):>7}  ", "" if place else "bold green")
+        line = Text(f"  {row.name:>{max(longest, 4)}}  {percent(row.value):>7}  ", "" if place else "bold green")
         if width >= ROOMY:
             line.append(f"{row.epochs:3d} epochs  {row.ended:8}  {row.seconds:6.1f} s  ")
         lines.append(

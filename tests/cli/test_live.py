@@ -28,7 +28,7 @@ from autotune.study.request import SearchRequest
 from autotune.study.run import run_study
 from autotune.study.storage.rows import BackboneFacts, TrialRow
 from autotune.training.outcome import Epoch
-from autotune.training.params import Params
+from autotune.training.params import Params, Phase
 
 NET = BackboneFacts("net", "EfficientNet-Lite0", 9, False, (224,), (0, 1, 2), "")
 PARAMS = Params("net", 2, 224, 1e-5, 3e-4, "one-cycle", 0.5, 0.0, "adamw", 32, 0.0, 0.0, 0.0)
@@ -118,6 +118,16 @@ def test_the_leaderboard_has_the_best_first_and_counts_pruned_and_failed_trials(
     assert [line.split()[0] for line in shown[at + 1 : at + 9]] == ["7", "6", "5", "4", "3", "2", "1", "0"]
     assert "97.0 %    9 epochs  done        12.3 s  last 2 of 9 stages" in shown[at + 1]
     assert shown[at + 9].startswith("Memory: ")
+
+
+def test_the_recipe_has_its_name_in_the_leaderboard() -> None:
+    screen = studying()
+    row = ended(10, 0.99)
+    phase = Phase(0, 5, 1, 1e-3, 1e-3, "triangular", 0.0, 0.0, "adamw", 32, 0.0, 0.0, 0.0)
+    screen.finished(replace(row, params=replace(PARAMS, phases=(phase,))), NET, is_best=True)
+    shown = lines(screen)
+    at = next(number for number, line in enumerate(shown) if line.startswith("11 finished"))
+    assert [line[:16] for line in shown[at + 1 : at + 3]] == ["  recipe   99.0 ", "       7   97.0 "]
 
 
 @pytest.mark.parametrize(
