@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from autotune.cli.console import PlainConsole
-    from autotune.study.storage.rows import Evaluation, Finalist, LaterRow, Running
+    from autotune.study.storage.evaluations import Evaluation, LaterRow
+    from autotune.study.storage.rows import Finalist, Running
     from autotune.study.summary import Summary
 
 N_LEADERS = 10

@@ -27,9 +27,9 @@ from autotune.export.verify import Reference, VerifiedFile, require_verified, ve
 from autotune.study.listener import StudyListener
 from autotune.study.reopen import FinishedTrial, reopen_trial
 from autotune.study.request import Resources
+from autotune.study.storage.evaluations import Evaluation
 from autotune.study.storage.lock import lock_study
 from autotune.study.storage.record import open_record
-from autotune.study.storage.rows import Evaluation
 from autotune.study.summary import find_study
 from autotune.text import plural
 from autotune.training.restore import TrainedNetwork

@@ -22,7 +22,8 @@ from autotune.export.verify import VERIFIED
 from autotune.study.checks import source_of
 from autotune.study.reopen import FinishedTrial
 from autotune.study.reproduce import reproduction
-from autotune.study.storage.rows import TRIAL, ClassScore, Evaluation
+from autotune.study.storage.evaluations import ClassScore, Evaluation
+from autotune.study.storage.rows import TRIAL
 from autotune.study.summary import describe_scope, was_measured_later
 from autotune.text import percent, plural, points_apart, visible
 from autotune.training.metrics import find_metric

@@ -12,7 +12,7 @@ from autotune.export.verify import Reference
 from autotune.study.evaluate import class_numbers, score_logits
 from autotune.study.listener import StudyListener
 from autotune.study.reopen import FinishedTrial
-from autotune.study.storage.rows import Evaluation
+from autotune.study.storage.evaluations import Evaluation
 from autotune.text import percent
 from autotune.training import calibration
 from autotune.training.metrics import find_metric

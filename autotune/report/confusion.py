@@ -12,7 +12,7 @@ import numpy as np
 from autotune.data.picture import Picture
 from autotune.data.split import PARTS, TRAIN
 from autotune.report.thumbnails import Thumbnail, thumbnail
-from autotune.study.storage.rows import ClassScore, Evaluation
+from autotune.study.storage.evaluations import ClassScore, Evaluation
 
 MOST_CLASSES = 25  # rows of the confusion matrix
 MOST_ON_PHONE = 7  # rows that fit the width of a phone

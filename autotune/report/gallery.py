@@ -10,7 +10,7 @@ from pathlib import Path
 
 from autotune.data.picture import Picture
 from autotune.report.thumbnails import Thumbnail, thumbnail
-from autotune.study.storage.rows import Evaluation
+from autotune.study.storage.evaluations import Evaluation
 
 MOST = 1000  # pictures of a gallery: about 4 MB of the page
 LONGEST = 96  # pixels of a thumbnail's longer side

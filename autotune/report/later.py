@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from autotune.report import confusion
 from autotune.report.confusion import Errors
-from autotune.study.storage.rows import ClassScore, Evaluation, LaterRow
+from autotune.study.storage.evaluations import ClassScore, Evaluation, LaterRow
 from autotune.training.metrics import wilson_interval
 
 

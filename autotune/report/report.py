@@ -30,8 +30,9 @@ from autotune.report.later import LaterSection, later_section, latest_scores
 from autotune.report.thumbnails import Thumbnail, first_shown, thumbnail
 from autotune.study.checks import source_of
 from autotune.study.reproduce import Reproduction, reproduction
+from autotune.study.storage.evaluations import Evaluation
 from autotune.study.storage.record import TRIALS, Record, open_record
-from autotune.study.storage.rows import COMPLETE, PRUNED, Evaluation, ExportRow, StudyFacts, TrialRow
+from autotune.study.storage.rows import COMPLETE, PRUNED, ExportRow, StudyFacts, TrialRow
 from autotune.study.summary import Summary, find_study, study_status
 from autotune.text import duration, percent, plural, points_apart
 from autotune.training.metrics import find_metric

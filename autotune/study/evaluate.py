@@ -14,9 +14,9 @@ from autotune.data.catalog import Progress
 from autotune.data.picture import Picture
 from autotune.data.split import TEST, VALIDATION, Split
 from autotune.data.visits import visits_of
+from autotune.study.storage.evaluations import CalibrationError, ClassScore, Evaluation, Mistake
 from autotune.study.storage.files import StudyFiles
 from autotune.study.storage.record import Record
-from autotune.study.storage.rows import CalibrationError, ClassScore, Evaluation, Mistake
 from autotune.training.calibration import expected_calibration_error, fit_temperature
 from autotune.training.context import LoadedBackbones
 from autotune.training.metrics import log_loss, predicted_classes, score, score_interval, visit_interval

@@ -21,9 +21,9 @@ from autotune.study.evaluate import class_numbers, score_logits
 from autotune.study.listener import StudyListener
 from autotune.study.reopen import FinishedTrial, reopen_trial
 from autotune.study.request import Resources
+from autotune.study.storage.evaluations import Answered, ClassScore, Drift, LaterRow, LaterScores
 from autotune.study.storage.lock import lock_study
 from autotune.study.storage.record import open_record
-from autotune.study.storage.rows import Answered, ClassScore, Drift, LaterRow, LaterScores
 from autotune.study.summary import find_study
 from autotune.training.batches import LabelledPictures
 from autotune.training.calibration import fit_temperature

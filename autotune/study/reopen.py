@@ -20,10 +20,11 @@ from autotune.study.evaluate import evaluate_winner
 from autotune.study.finals.held_out import HeldOut, held_out_of
 from autotune.study.listener import StudyListener
 from autotune.study.request import Resources
+from autotune.study.storage.evaluations import Evaluation
 from autotune.study.storage.files import StudyFiles
 from autotune.study.storage.lock import lock_study
 from autotune.study.storage.record import Record, open_record
-from autotune.study.storage.rows import COMPLETE, TRIAL, Evaluation, Final, TrialRow
+from autotune.study.storage.rows import COMPLETE, TRIAL, Final, TrialRow
 from autotune.study.summary import Summary, find_study, study_status
 from autotune.training.context import LoadedBackbones, TrialContext
 from autotune.training.restore import TrainedNetwork, network_from_checkpoint

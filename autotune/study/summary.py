@@ -10,19 +10,10 @@ from typing import Any
 
 from autotune.data.visits import Visits
 from autotune.errors import StudyError, did_you_mean
+from autotune.study.storage.evaluations import Evaluation, LaterRow
 from autotune.study.storage.lock import is_in_use
 from autotune.study.storage.record import RECORD, TRIALS, Record, missing_file, open_record
-from autotune.study.storage.rows import (
-    COMPLETE,
-    STATES,
-    BackboneFacts,
-    Evaluation,
-    Final,
-    LaterRow,
-    ProbeRow,
-    Running,
-    TrialRow,
-)
+from autotune.study.storage.rows import COMPLETE, STATES, BackboneFacts, Final, ProbeRow, Running, TrialRow
 from autotune.text import percent, plural
 
 STUDIES = Path("studies")

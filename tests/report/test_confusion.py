@@ -3,7 +3,7 @@ import pytest
 
 from autotune.data.picture import Picture
 from autotune.report import confusion
-from autotune.study.storage.rows import ClassScore
+from autotune.study.storage.evaluations import ClassScore
 
 
 def test_matrix_of_many_classes_shows_those_with_the_most_errors() -> None:

@@ -25,9 +25,10 @@ from autotune.report.curves import why_ended
 from autotune.report.report import TEMPLATE, write_report
 from autotune.search.settings import Settings, definition
 from autotune.study.request import Resources
+from autotune.study.storage.evaluations import Mistake
 from autotune.study.storage.lock import lock_study
 from autotune.study.storage.record import open_record
-from autotune.study.storage.rows import BackboneFacts, Mistake, TrialRow
+from autotune.study.storage.rows import BackboneFacts, TrialRow
 from autotune.training.outcome import Epoch
 from autotune.training.params import Params, Phase
 

@@ -2,7 +2,7 @@ import torch
 
 from autotune.data.picture import Picture
 from autotune.study.evaluate import score_logits
-from autotune.study.storage.rows import ClassScore
+from autotune.study.storage.evaluations import ClassScore
 
 CLASSES = ("a", "b", "c")
 

@@ -17,7 +17,7 @@ from autotune.report.report import write_report
 from autotune.study.later import evaluate_later
 from autotune.study.listener import StudyListener
 from autotune.study.request import Resources
-from autotune.study.storage.rows import LaterRow
+from autotune.study.storage.evaluations import LaterRow
 from autotune.study.summary import study_status
 
 

@@ -7,8 +7,9 @@ import pytest
 
 from autotune.data.folder import SkippedFile
 from autotune.errors import StudyError
+from autotune.study.storage.evaluations import CalibrationError, ClassScore, Evaluation, Mistake
 from autotune.study.storage.record import Record, check_database
-from autotune.study.storage.rows import BackboneFacts, CalibrationError, ClassScore, Evaluation, Mistake, StudyFacts
+from autotune.study.storage.rows import BackboneFacts, StudyFacts
 from autotune.training.outcome import Epoch, ProbeOutcome, TrialOutcome
 from autotune.training.params import Params
 

@@ -19,6 +19,7 @@ from sqlite_utils import Database
 from autotune.data.folder import SkippedFile
 from autotune.data.visits import Visits
 from autotune.errors import StudyError
+from autotune.study.storage.evaluations import Evaluation, EvaluationRow, LaterRow
 from autotune.study.storage.lock import IN_USE, WAIT
 from autotune.study.storage.migrations import migrations
 from autotune.study.storage.rows import (
@@ -26,12 +27,9 @@ from autotune.study.storage.rows import (
     FAILED,
     PRUNED,
     BackboneFacts,
-    Evaluation,
-    EvaluationRow,
     ExportRow,
     Final,
     FoldRow,
-    LaterRow,
     ProbeRow,
     Running,
     StudyFacts,
