@@ -60,6 +60,7 @@ from autotune.training.trial import initial_network
 SIZES = {"efficientnet_lite0": 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}
 BACKBONE = "efficientnet_lite0"
 DEEPEST = 4
+HEAD_RATE = 1e-2  # the best of a random head alone
 FOLDS = 5
 SOUPS = {"folds": (5, 0), "folds and one of all": (5, 1), "folds and five of all": (5, 5), "all": (0, 5)}
 BATCH = 128
@@ -82,6 +83,7 @@ class Lever:
     change: changes a network before it is trained. mirror: average the probabilities of a picture and its mirror image.
     from_probe: the head starts from the probe, which is otherwise so only if stages are unfrozen. views: augmented
     views per picture in the cache; 0: a new view of every picture in every epoch, which no cache can hold.
+    head_first: two phases: a random head is trained alone first, and the stages go on with that one.
     pixels: another size than the backbone's in SIZES. soup: average the weights of several networks:
     how many lack a fifth of the pictures each, as in the finals, and how many are trained on all of them.
     """
@@ -92,6 +94,7 @@ class Lever:
     change: Change = nothing
     mirror: bool = False
     from_probe: bool = False
+    head_first: bool = False
     views: int = features.N_VIEWS
     backbone: str = BACKBONE
     pixels: int = 0
@@ -192,6 +195,7 @@ LEVERS: dict[str, Lever] = {
     **{f"near the start {alpha:g}": Lever(change=near_the_start(alpha)) for alpha in (1e-2, 1e-1)},
     **{f"probe penalty / {factor:g}": Lever(penalty=factor) for factor in (0.1, 10)},
     "mirror": Lever(mirror=True),
+    "head first": Lever(head_first=True),
     **{f"augment {strength:g}": Lever({"augment": strength}) for strength in (0.0, 0.25, 1.0)},
     "label smoothing 0.1": Lever({"label_smoothing": 0.1}),
     "mixup 0.2": Lever({"mixup": 0.2}),
@@ -290,6 +294,11 @@ class Cell:
         assert penalty
         rows, labels = last_features(backbones, self.backbone, self.pixels, pictures)
         head = fit_probe(context.classes, rows, labels, penalty * lever.penalty).head()
+        if lever.head_first:
+            alone = replace(params, depth=0, lr_high=HEAD_RATE)
+            trained_head = self.trained(Lever(), alone, pictures, number).head[1]
+            assert isinstance(trained_head, nn.Linear)
+            head = trained_head
         epochs = max(round(context.epochs * lever.epochs), 1)
         seed = training_seed(self.seed, number)
         initial = initial_network(backbones, params, seed, head if params.depth or lever.from_probe else None)
