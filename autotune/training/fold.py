@@ -19,7 +19,7 @@ from autotune.training.context import LoadedBackbones, TrialSources, open_source
 from autotune.training.network import TrialNetwork, build_network
 from autotune.training.outcome import DIVERGED, DONE, TIMEOUT, FoldEpoch, FoldOutcome, FoldReporter, SoupOutcome
 from autotune.training.params import Params
-from autotune.training.phased import PhasedTraining, training_seed
+from autotune.training.phased import PhasedTraining, Recorder, training_seed
 from autotune.training.phases import planned_phases, total_epochs
 from autotune.training.probe import LinearProbe, choose_probe, fit_probe, last_features, probe_of
 from autotune.training.trainer import with_enough_memory
@@ -130,12 +130,11 @@ def _fold_probe(backbones: LoadedBackbones, params: Params, fold: int, files: Ma
     return fit_probe(context.classes, features, labels, penalty)
 
 
-class _FoldRecorder(lightning.Callback):
+class _FoldRecorder(Recorder):
     """Reports every epoch, and stops at the driver's request or if the loss is no longer a number."""
 
     def __init__(self, epochs: int, reporter: FoldReporter) -> None:
         self.number = 0
-        self.ended = DONE
         self._epochs = epochs
         self._reporter = reporter
         self._losses: list[Tensor] = []

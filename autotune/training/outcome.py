@@ -122,21 +122,22 @@ class Timer(Protocol):
         """Raise OutOfTimeError if the time limit has passed. Called after every batch."""
 
 
-class Reporter(Timer, Protocol):
+class CacheReporter(Timer, Protocol):
+    """Receiver of the progress of filling the feature cache."""
+
+    def cache_progress(self, done: int, total: int) -> None:
+        """Report the progress in pictures. Raises OutOfTimeError as `check_time`."""
+
+
+class Reporter(CacheReporter, Protocol):
     """Receiver of training progress."""
 
     def epoch(self, row: Epoch) -> str | None:
         """Report an epoch. Returns None to continue, or the reason to stop: PRUNED or TIMEOUT."""
 
-    def cache_progress(self, done: int, total: int) -> None:
-        """Report the progress of filling the feature cache, in pictures. Raises OutOfTimeError as `check_time`."""
 
-
-class FoldReporter(Timer, Protocol):
+class FoldReporter(CacheReporter, Protocol):
     """Receiver of training progress in the finals."""
 
     def epoch(self, row: FoldEpoch) -> str | None:
         """Report an epoch. Returns None to continue, or TIMEOUT to stop."""
-
-    def cache_progress(self, done: int, total: int) -> None:
-        """Report the progress of filling the feature cache, in pictures. Raises OutOfTimeError as `check_time`."""

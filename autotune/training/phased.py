@@ -7,29 +7,25 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
+import pytorch_lightning as lightning
 import torch
 
 from autotune.files import write_whole
 from autotune.training.batches import BatchSource, EvaluationBatches, FeatureSource, LabelledPictures, TrainBatches
 from autotune.training.context import LoadedBackbones, TrialSources, open_sources
 from autotune.training.network import TrialNetwork, build_entry
-from autotune.training.outcome import DONE
+from autotune.training.outcome import DONE, CacheReporter
 from autotune.training.phases import PlannedPhase
 from autotune.training.trainable import Schedule, TrainableNetwork, class_weights
 from autotune.training.trainer import build_trainer, delete_checkpoints, is_resumable, resume_checkpoint
 
 
-class Recorder(Protocol):
-    """A Lightning callback that follows all phases. ended: other than DONE if it has stopped the training."""
+class Recorder(lightning.Callback):
+    """Follows all phases of a training. ended: other than DONE if it has stopped the training."""
 
-    ended: str
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    ended = DONE
 
 
 class PhasedTraining:
@@ -52,7 +48,9 @@ class PhasedTraining:
         self._n_parts = n_parts
         self._unfinished = unfinished
 
-    def train(self, recorder: Any, reporter: Any, evaluates: bool) -> tuple[TrainableNetwork, TrialSources]:
+    def train(
+        self, recorder: Recorder, reporter: CacheReporter, evaluates: bool
+    ) -> tuple[TrainableNetwork, TrialSources]:
         """Train until the last phase is over or the recorder stops it; return the network as in its last phase.
 
         evaluates: whether every epoch is evaluated on the clean pictures.
@@ -74,7 +72,7 @@ class PhasedTraining:
         """Delete the checkpoints."""
         delete_checkpoints(self._unfinished)
 
-    def _train_phase(self, number: int, sources: TrialSources, recorder: Any, evaluates: bool) -> TrainableNetwork:
+    def _train_phase(self, number: int, sources: TrialSources, recorder: Recorder, evaluates: bool) -> TrainableNetwork:
         backbones, phase = self._backbones, self._phases[number]
         seed = training_seed(self._seed, number) if number else self._seed
         net, batches = prepare_phase(

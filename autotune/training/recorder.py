@@ -16,12 +16,13 @@ from autotune.training.metrics import WORST_LOG_LOSS, log_loss, predicted_classe
 from autotune.training.network import TrialNetwork
 from autotune.training.outcome import DIVERGED, DONE, GAP, Epoch, Reporter
 from autotune.training.params import Params
+from autotune.training.phased import Recorder
 from autotune.training.phases import phase_of, planned_phases, total_epochs
 
 VALIDATION, GAP_SAMPLE = 0, 1  # loader indices, in the order of `run_trial`
 
 
-class EpochRecorder(lightning.Callback):
+class EpochRecorder(Recorder):
     """Evaluates every epoch, keeps the best one's tensors, reports to the driver, stops at its request or by the gap,
     which stops no recipe.
 
@@ -32,7 +33,6 @@ class EpochRecorder(lightning.Callback):
         self.rows: list[Epoch] = []
         self.best = 0
         self.best_state: dict[str, Tensor] = {}
-        self.ended = DONE
         self._context = context
         self._is_recipe = params.is_recipe
         self._phases = planned_phases(params, context.epochs, context.cycle_epochs)
