@@ -1,3 +1,5 @@
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -59,15 +61,37 @@ def test_a_killed_trial_keeps_its_number_and_params(tmp_path: Path) -> None:
     assert again.params(left) == params
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@dataclass(frozen=True)
+class Begun:
+    """A search after some trials. file: a copy of its database. following: the params of the next trial."""
+
+    settings: Settings
+    file: Path
+    following: Params
+
+
+@pytest.fixture(scope="module", params=SAMPLERS)
+def begun(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Begun]:
+    """The search of each sampler after 0, 3 and 8 trials."""
+    folder = tmp_path_factory.mktemp(request.param)
+    settings = SETTINGS.model_copy(update={"sampler": request.param})
+    whole, found, done = folder / "whole.db", {}, 0
+    for n in (0, 3, 8):
+        run(whole, n - done, settings)
+        copy = Path(shutil.copy(whole, folder / f"{n}.db")) if n else folder / "none.db"
+        (following,) = run(whole, 1, settings)
+        found[n], done = Begun(settings, copy, following), n + 1
+    return found
+
+
 @pytest.mark.parametrize(("n_finished", "n_drawn"), [(0, 1), (3, 1), (8, 0), (8, 1), (8, 5)])
 def test_a_trial_killed_between_two_draws_gets_the_same_params(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampler: str, n_finished: int, n_drawn: int
+    begun: dict[int, Begun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_finished: int, n_drawn: int
 ) -> None:
-    settings = SETTINGS.model_copy(update={"sampler": sampler})
-    expected = run(tmp_path / "a.db", n_finished + 1, settings)[-1]
-    run(tmp_path / "b.db", n_finished, settings)
-    search, drawn = OptunaStudy(tmp_path / "b.db", settings, ARMS), list[str]()
+    one, file, drawn = begun[n_finished], tmp_path / "a.db", list[str]()
+    if n_finished:
+        shutil.copy(one.file, file)
+    search = OptunaStudy(file, one.settings, ARMS)
     real = space._suggest_value
 
     def killed(trial: Trial, name: str, domain: Domain) -> Value:
@@ -81,9 +105,9 @@ def test_a_trial_killed_between_two_draws_gets_the_same_params(
         patch.setattr(space, "_suggest_value", killed)
         with pytest.raises(KeyboardInterrupt):
             search.params(trial)
-    again = OptunaStudy(tmp_path / "b.db", settings, ARMS)
+    again = OptunaStudy(file, one.settings, ARMS)
     (left,) = again.unfinished()
-    assert again.params(left) == expected
+    assert again.params(left) == one.following
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
