@@ -32,7 +32,7 @@ from autotune.training.metrics import paired_interval, score, score_interval
 
 STUDIES = Path(__file__).parent.parent / "studies"
 N_PARTS, N_RARE, N_OTHERS = 3, 49, 2401  # of the pictures; hot dogs and other pictures in their study
-RARE, OTHER, THRESHOLD = "hotdog", "other", 0.9
+RARE, OTHER, THRESHOLD = "hot_dog", "other", 0.9
 SPLIT, SEARCH, MODELS = "split", "search", ("final", "recipe", "best other trial")
 DIFFERENCES = (("final", "recipe"), ("best other trial", "recipe"), ("final", "best other trial"))
 
