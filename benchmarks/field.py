@@ -38,7 +38,8 @@ CHOSEN = (
     "base", "depth 1", "depth 3", "head only, lr_high 0.01", "augment 0", "augment 1", "dropout 0.5", "mixup 0.2",
     "label smoothing 0.1", "near the start 0.1", "moving average 0.99", "probe penalty / 10", "epochs x 0.4",
     "lr_high 0.0003", "depth 4, lr_high 0.0003, new views", "depth 4, lr_high 0.0003", "mirror",
-    "base, soup of folds and one of all", "depth 1, soup of folds and one of all", "probe", "probe of four stages",
+    "base, soup of folds and one of all", "depth 1, soup of folds and one of all",
+    "near the start 0.1, soup of folds and one of all", "probe", "probe of four stages",
 )  # fmt: skip
 SCENE = 0.25  # mean cosine distance within a group of look-alikes
 NUMBERS = ("claimed", "stable", "by scene")

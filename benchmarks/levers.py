@@ -218,7 +218,7 @@ LEVERS: dict[str, Lever] = {
 }
 AVERAGED = (
     "base", "lr_high 0.0003", "lr_high 0.003", "depth 1", "depth 1, lr_high 0.0003", "depth 1, lr_high 0.003",
-    "efficientnet_lite2, lr_high 0.0003",
+    "efficientnet_lite2, lr_high 0.0003", "near the start 0.1",
 )  # fmt: skip
 LEVERS |= {
     f"{name}, soup of {which}": replace(LEVERS[name], soup=soup) for name in AVERAGED for which, soup in SOUPS.items()
