@@ -95,12 +95,9 @@ class LiveConsole(PlainConsole):
             self.state.ended = [(row, backbones[row.params.backbone].describe(row.params)) for row in trials]
         self._show()
 
-    def started(self, number: int, words: str, epochs: int) -> None:
+    def started(self, number: int, words: str, epochs: int, curve: Sequence[Epoch] = ()) -> None:
         with self._held:
-            before = self.state.runs.get(number)
-            self.state.runs[number] = RunningTrial(
-                number, words, epochs, time.monotonic(), before.rows if before else []
-            )
+            self.state.runs[number] = RunningTrial(number, words, epochs, time.monotonic(), list(curve))
         self._show()
 
     def epoch(self, number: int, row: Epoch) -> None:

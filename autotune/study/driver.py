@@ -30,6 +30,7 @@ from autotune.study.listener import TRIALS, StudyListener
 from autotune.study.storage.checkpoints import Checkpoints
 from autotune.study.storage.record import Record
 from autotune.study.storage.rows import COMPLETE, FAILED, PRUNED, BackboneFacts, TrialRow
+from autotune.study.timing.forecast import UnderWay
 from autotune.study.timing.limits import TOO_SHORT, TimeLimits
 from autotune.study.timing.time_keeper import TimeKeeper
 from autotune.training.outcome import TIMEOUT, Epoch, FoldEpoch, ProbeOutcome, TrialOutcome
@@ -60,6 +61,7 @@ class Driver:
         self._penalty = penalty
         self._interrupted = search.unfinished()  # restarted before new trials are started
         self._running: dict[int, tuple[Trial, Params]] = {}
+        self._epochs: dict[int, int] = {}  # finished ones of running trials
         self._n_starts: Counter[int] = Counter()
 
     def run(self, n_trials: int) -> None:
@@ -99,10 +101,13 @@ class Driver:
     def _start(self, place: Place, trial: Trial) -> None:
         params = self._search.params(trial)
         self._running[trial.number] = trial, params
+        curve = self._record.curve(trial.number)
+        self._epochs[trial.number] = len(curve)
         self._n_starts[trial.number] += 1
         epochs = self._search.epochs(params)
-        self._listener.started(trial.number, self._backbone(params).describe(params), epochs)
+        self._listener.started(trial.number, self._backbone(params).describe(params), epochs, curve)
         place.give(TrialTask(trial.number, params), self._checkpoints.needed_by(params), self._limits.left)
+        self._keeper.update(self._under_way)
 
     def _handle(self, place: Place, number: int, message: Message) -> None:
         if isinstance(message, Epoch):
@@ -123,6 +128,8 @@ class Driver:
         """Record an epoch and return the reason to stop its trial; None to continue."""
         self._record.keep_epoch(number, row)
         self._listener.epoch(number, row)
+        self._epochs[number] = row.number
+        self._keeper.follow(self._under_way)
         if self._limits.is_late:
             return TIMEOUT
         return PRUNED if self._search.should_prune(self._running[number][0], row) else None
@@ -172,12 +179,16 @@ class Driver:
         self._tell(trial, row)
         best = self._record.best()
         self._listener.finished(row, self._backbone(params), is_best=best is not None and best.number == number)
-        self._keeper.update()
+        self._keeper.update(self._under_way)
         if self._record.last_states(MOST_FAILURES) == [FAILED] * MOST_FAILURES:
             raise StudyError(
                 f"{MOST_FAILURES} trials in a row have failed, the last with {row.error}.",
                 f"Read {self._engine.log(f'trial-{number:04d}')}, then run the same command again to resume.",
             )
+
+    @property
+    def _under_way(self) -> list[UnderWay]:
+        return [UnderWay(params, self._epochs.get(number, 0)) for number, (_, params) in self._running.items()]
 
     def _backbone(self, params: Params) -> BackboneFacts:
         return self._record.facts().backbone(params.backbone)

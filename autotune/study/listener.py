@@ -58,8 +58,10 @@ class StudyListener:
     def earlier(self, trials: Sequence[TrialRow], backbones: Mapping[str, BackboneFacts]) -> None:
         """The trials finished before this run are available."""
 
-    def started(self, number: int, words: str, epochs: int) -> None:
-        """A trial has started or restarted. words: its hyperparameters. epochs: at most."""
+    def started(self, number: int, words: str, epochs: int, curve: Sequence[Epoch] = ()) -> None:
+        """A trial has started or restarted. words: its hyperparameters. epochs: at most. curve: its epochs before a
+        restart; some of the last ones may be repeated.
+        """
 
     def epoch(self, number: int, row: Epoch) -> None:
         """A running trial has finished an epoch, which is already recorded."""
@@ -110,9 +112,9 @@ class Listeners(StudyListener):
         for one in self._listeners:
             one.earlier(trials, backbones)
 
-    def started(self, number: int, words: str, epochs: int) -> None:
+    def started(self, number: int, words: str, epochs: int, curve: Sequence[Epoch] = ()) -> None:
         for one in self._listeners:
-            one.started(number, words, epochs)
+            one.started(number, words, epochs, curve)
 
     def epoch(self, number: int, row: Epoch) -> None:
         for one in self._listeners:

@@ -184,7 +184,8 @@ def test_a_task_has_the_time_left_at_its_pace() -> None:
 
 def test_a_restarted_trial_keeps_the_epochs_it_resumes_from() -> None:
     screen = studying()
-    screen.started(10, WORDS, EPOCHS)
+    screen.started(10, WORDS, EPOCHS, [epoch(1, 0.5), epoch(2, 0.8), epoch(3, 1.0)])
+    assert "Trial 10, epoch 4 of 9" in screen.drawn().plain
     screen.epoch(10, epoch(3, 0.6, 0.6))
     assert [row.train for row in screen.state.runs[10].rows] == [0.5, 0.8, 0.6]
     screen.epoch(10, epoch(1, 0.4, 0.4))

@@ -12,7 +12,7 @@ from autotune.search.speed import MachineSpeed
 from autotune.study.finals import race
 from autotune.study.finals.race import RacePlanner
 from autotune.study.storage.rows import COMPLETE, FoldRow, TrialRow
-from autotune.study.timing.forecast import Forecast
+from autotune.study.timing.forecast import Forecast, UnderWay
 from autotune.training.params import Params
 
 KEY = ("efficientnet_lite0", 64)
@@ -54,6 +54,24 @@ def test_the_trials_of_the_warm_start_are_not_typical_of_those_that_follow(digit
     unknown = forecast(digits).left(100, [*slow, *fast], [], {}).trials
     known = forecast(digits, warm_starts=(0, 1, 2)).left(100, [*slow, *fast], [], {}).trials
     assert known < 0.6 * unknown
+
+
+def test_a_running_trial_counts_with_its_own_hyperparameters_and_epochs(digits: Path) -> None:
+    ahead, done = forecast(digits), trials(8, 1.0)
+    head, tail = (ahead.left(9, done, [], {}, [UnderWay(replace(PARAMS, depth=depth), 0)]).trials for depth in (0, 1))
+    assert head < ahead.left(9, done, [], {}).trials < tail
+    rest = [ahead.left(9, done, [], {}, [UnderWay(PARAMS, epochs)]).trials for epochs in (0, 2, 4)]
+    assert rest == sorted(rest, reverse=True)
+    assert rest[-1] > 0
+
+
+def test_the_finals_count_the_reference_in_both_rounds_and_the_final_model(
+    digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(race, "FINALS_SHARE", 100.0)
+    done = [replace(row, params=replace(PARAMS, depth=int(row.number == 3))) for row in trials(4, 1.0)]
+    best, reference = (forecast(digits, warm_starts=warm).left(4, done, [], {}).networks for warm in ((), (3,)))
+    assert reference > 1.5 * best
 
 
 def test_missing_features_take_as_long_as_a_forward_pass(digits: Path) -> None:

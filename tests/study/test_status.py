@@ -1,6 +1,7 @@
 """What `status` says of a study while it runs and afterwards."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from autotune.cli.study_view import show_study
 from autotune.study.listener import StudyListener
 from autotune.study.storage.lock import lock_study
 from autotune.study.summary import Summary, study_status
+from autotune.training.outcome import Epoch
 
 
 class Watcher(StudyListener):
@@ -74,7 +76,7 @@ def test_the_next_command_asks_for_the_missing_trials_or_for_more(
 
 
 class Interrupted(StudyListener):
-    def started(self, number: int, words: str, epochs: int) -> None:
+    def started(self, number: int, words: str, epochs: int, curve: Sequence[Epoch] = ()) -> None:
         raise KeyboardInterrupt
 
 

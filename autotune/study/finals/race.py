@@ -42,17 +42,17 @@ class RacePlanner:
         self._backbones = [one.backbone.name for one in plan.selection.candidates]
 
     def race(self, complete: Sequence[TrialRow], finished: Iterable[TrialRow],
-             fits: Callable[[Race], bool] = lambda race: True) -> Race | None:  # fmt: skip
+             fits: Callable[[Race], bool] = lambda race: True, n_trials: int = 0) -> Race | None:  # fmt: skip
         """Return the race that the work of a study allows; None if it allows none.
 
         That is the work of its trials, or what as many trials would take that are spread evenly: a search that has
         spent its time on cheap trials may still compare the expensive ones of the warm start.
-        complete: the complete trials, best first; finished: all trials. fits: whether there is time for a race. The
-        reference is always a finalist, then come the best trials. A trial that is too expensive even alone is passed
-        over.
+        complete: the complete trials, best first; finished: all trials; n_trials: in the end, if more are to come.
+        fits: whether there is time for a race. The reference is always a finalist, then come the best trials. A trial
+        that is too expensive even alone is passed over.
         """
         done = list(finished)
-        work = max(sum(self._trial_work(row) for row in done), self._expected_work(len(done)))
+        work = max(sum(self._trial_work(row) for row in done), self._expected_work(max(len(done), n_trials)))
         most = FINALS_SHARE * (self._cache_work() + work)
         able = [row for row in complete if self._race_work([row], 1) <= most]
         reference = self._reference(able)

@@ -11,12 +11,12 @@ from autotune.data.split import TEST, TRAIN, VALIDATION
 from autotune.search.cost import EPOCHS_SHARE, FINALS_SHARE
 from autotune.search.plan import Plan
 from autotune.search.speed import MachineSpeed, Speeds
-from autotune.study.finals.race import RACES, Race, RacePlanner
+from autotune.study.finals.race import Race, RacePlanner
 from autotune.study.storage.rows import COMPLETE, SOUP, TRIAL, FoldRow, TrialRow
 from autotune.training.batches import views_up_to
 from autotune.training.context import TrialContext
 from autotune.training.params import Params
-from autotune.training.phases import planned_phases
+from autotune.training.phases import planned_phases, total_epochs
 
 TRIAL_SECONDS = 0.3  # of a trial or a network of the finals, without its epochs
 EPOCH_SECONDS = 0.03  # of an epoch, without its steps
@@ -50,6 +50,14 @@ class TimeLeft:
         return self.features + self.trials + self.networks + self.soup + self.test
 
 
+@dataclass(frozen=True)
+class UnderWay:
+    """A running trial. epochs: those that it has finished."""
+
+    params: Params
+    epochs: int
+
+
 class Forecast:
     """Estimates the time left of one study. For display and for time limits only: nothing else may depend on time.
 
@@ -67,18 +75,22 @@ class Forecast:
             len(plan.split.part(part)) for part in (TRAIN, VALIDATION, TEST)
         )
 
-    def left(self, n_trials: int, trials: Sequence[TrialRow], folds: Sequence[FoldRow], missing: Missing) -> TimeLeft:
+    def left(self, n_trials: int, trials: Sequence[TrialRow], folds: Sequence[FoldRow], missing: Missing,
+             running: Sequence[UnderWay] = ()) -> TimeLeft:  # fmt: skip
         """Return the time left.
 
         n_trials: in total. trials, folds: the finished trials and networks of the finals. missing: counted once per
-        view.
+        view. running: the trials whose hyperparameters are known, so that no mean stands for them.
         """
         n_left = max(n_trials - len(trials), 0)
         features = sum(self._speeds[key].forward * n for key, n in missing.items()) if n_left else 0.0
-        in_trials = n_left * self._trial_seconds(trials)
-        if n_left and self._plan.recipe and not any(row.params.is_recipe for row in trials):
-            in_trials += self._recipe_seconds(self._plan.recipe) * self._factor(trials) - in_trials / n_left
-        networks, soup = self._finals(trials, folds, features + in_trials)
+        known = [*running]
+        seen = [*(row.params for row in trials), *(one.params for one in known)]
+        if n_left > len(known) and self._plan.recipe and not any(params.is_recipe for params in seen):
+            known.append(UnderWay(self._plan.recipe, epochs=0))
+        in_trials = max(n_left - len(known), 0) * self._trial_seconds(trials)
+        in_trials += self._factor(trials) * sum(self._rest_seconds(one) for one in known)
+        networks, soup = self._finals(n_trials, trials, folds, features + in_trials)
         return TimeLeft(features, in_trials, networks, soup, self._test(has_folds=bool(folds)))
 
     def race_seconds(self, race: Race, trials: Sequence[TrialRow]) -> float:
@@ -90,11 +102,20 @@ class Forecast:
         return self._factor(trials) * self._network_seconds(row)
 
     def _networks(self, race: Race, trials: Sequence[TrialRow], folds: Sequence[FoldRow]) -> float:
-        """Return the seconds of the networks of a race and of its winner, without those in `folds`."""
-        n_networks = len(race.finalists) + race.n_second * (self._context.n_folds - 2) + 2
-        mean = fmean(self._network_seconds(row) for row in race.finalists)
+        """Return the seconds of the networks of a race and of its winner, without those in `folds`.
+
+        The reference is always in the second round if there are two places, and wins most races. Which other finalists
+        reach the second round is not known, so these count as their mean.
+        """
+        seconds = {row.number: self._network_seconds(row) for row in race.finalists}
+        first = race.finalists[0].number
+        others = [value for number, value in seconds.items() if number != first]
+        n_later = self._context.n_folds - 2
+        n_left = max(len(seconds) + race.n_second * n_later + 2 - len(folds), 0)
+        n_of_first = min(max(1 + n_later + 2 - sum(row.trial == first for row in folds), 0), n_left)
+        networks = n_of_first * seconds[first] + (n_left - n_of_first) * fmean(others or [0.0])
         views = 0.0 if folds else max(self._view_seconds(row) for row in race.finalists)
-        return views + self._factor(trials) * max(n_networks - len(folds), 0) * mean
+        return views + self._factor(trials) * networks
 
     def _soup(self, finalists: Sequence[TrialRow], trials: Sequence[TrialRow]) -> float:
         """Return the seconds of averaging networks: each predicts two views of the pool, and so does the average."""
@@ -109,23 +130,18 @@ class Forecast:
         n = self._n_test + (0 if has_folds else self._n_validation)
         return TEST_SECONDS + n * (max(speed.forward for speed in self._speeds.values()) + DECODE_SECONDS)
 
-    def _finals(self, trials: Sequence[TrialRow], folds: Sequence[FoldRow], before: float) -> tuple[float, float]:
+    def _finals(self, n_trials: int, trials: Sequence[TrialRow], folds: Sequence[FoldRow],
+                before: float) -> tuple[float, float]:  # fmt: skip
         """Return the seconds of the networks of the finals and of their average. before: those of the trials left."""
         if self._plan.settings.final == TRIAL:
             return 0.0, 0.0
         complete = [row for row in trials if row.state == COMPLETE]
-        if complete and not before:
-            race = self._planner.race(complete, trials)
-            if race is None:
-                return (0.0 if folds else self.refit_seconds(complete[0], trials)), 0.0
-            return self._networks(race, trials, folds), self._soup(race.finalists, trials)
-        spent = sum((row.seconds or 0.0) / self._n_workers for row in trials)
-        most = FINALS_SHARE * (before + spent)
         if not complete:
-            return most, 0.0
-        n_first, n_second = RACES[0]
-        largest = Race(tuple(complete[:n_first]), n_second, None)
-        return min(self._networks(largest, trials, ()), most), self._soup(largest.finalists, trials)
+            return FINALS_SHARE * before, 0.0
+        race = self._planner.race(complete, trials, n_trials=n_trials if before else 0)
+        if race is None:
+            return (0.0 if folds else self.refit_seconds(complete[0], trials)), 0.0
+        return self._networks(race, trials, folds), self._soup(race.finalists, trials)
 
     def _trial_seconds(self, trials: Sequence[TrialRow]) -> float:
         """Return the expected duration of a trial to come, without the feature cache.
@@ -137,8 +153,13 @@ class Forecast:
         expected = self._expected_seconds() * self._factor(trials)
         return _geometric_mean([*(self._actual(row) for row in chosen), *[expected] * PRIOR])
 
-    def _recipe_seconds(self, recipe: Params) -> float:
-        return self._counted(recipe, 0, self._n_train, 2 * self._n_validation) / self._n_workers
+    def _rest_seconds(self, trial: UnderWay) -> float:
+        """Return the counted seconds of the rest of a trial, which may be stopped before its last epoch."""
+        planned = planned_phases(trial.params, self._context.epochs, self._context.cycle_epochs)
+        most = total_epochs(planned)
+        expected = most if trial.params.is_recipe else max(most * EPOCHS_SHARE, 1)
+        whole = self._counted(trial.params, most, self._n_train, 2 * self._n_validation)
+        return whole * max(expected - trial.epochs, min(most - trial.epochs, 1)) / most
 
     def _expected_seconds(self) -> float:
         """Return the mean over backbones, sizes and depths."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
+
 from autotune.search.cost import FINALS_SHARE
 from autotune.search.plan import Plan
 from autotune.study.finals.race import Race
@@ -9,10 +12,11 @@ from autotune.study.listener import StudyListener
 from autotune.study.storage.record import Record
 from autotune.study.storage.rows import TrialRow
 from autotune.study.timing.feature_cost import feature_costs
-from autotune.study.timing.forecast import Forecast, Missing, TimeLeft
+from autotune.study.timing.forecast import Forecast, Missing, TimeLeft, UnderWay
 from autotune.study.timing.limits import TimeLimits
 from autotune.training.context import LoadedBackbones
 
+SOONEST = 1.0  # seconds between two estimates during trials
 NEWLY_FILLED = 0.5  # seconds of filling the feature cache after which its missing rows are counted again
 
 
@@ -37,17 +41,24 @@ class TimeKeeper:
         self._missing: Missing = {}
         self._counted_at: float | None = None  # seconds that the trials had filled the cache for
         self._share: float | None = None  # seconds, of the finals
+        self._updated_at = float("-inf")
 
     def end_trials(self) -> None:
         """From now on, no trial follows, even if fewer have run than were asked for."""
         self._n_trials = 0
 
-    def update(self) -> None:
-        """Estimate the time left again: after a trial or a network of the finals has finished."""
+    def follow(self, running: Sequence[UnderWay]) -> None:
+        """Estimate the time left again during trials, at most once a second: some epochs take milliseconds."""
+        if time.monotonic() - self._updated_at >= SOONEST:
+            self.update(running)
+
+    def update(self, running: Sequence[UnderWay] = ()) -> None:
+        """Estimate the time left again: after a trial or a network of the finals has started or finished."""
+        self._updated_at = time.monotonic()
         trials, folds = self._record.trials(), self._record.folds()
         if len(trials) < self._n_trials:
             self._count_missing(sum(row.cache_seconds or 0.0 for row in trials))
-        left = self._forecast.left(self._n_trials, trials, folds, self._missing)
+        left = self._forecast.left(self._n_trials, trials, folds, self._missing, running)
         at_most = self._trials.until_deadline
         if at_most is not None:
             self._keep_back(left, max(at_most, 0.0))
