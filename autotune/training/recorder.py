@@ -26,12 +26,14 @@ class EpochRecorder(Recorder):
     """Evaluates every epoch, keeps the best one's tensors, reports to the driver, stops at its request or by the gap,
     which stops no recipe.
 
-    rows: the epochs so far, of all phases. best: the index of the best one.
+    rows: the epochs so far, of all phases. best: the index of the best one. earlier_seconds: of the epochs before a
+    restart.
     """
 
     def __init__(self, context: TrialContext, params: Params, reporter: Reporter) -> None:
         self.rows: list[Epoch] = []
         self.best = 0
+        self.earlier_seconds = 0.0
         self.best_state: dict[str, Tensor] = {}
         self._context = context
         self._is_recipe = params.is_recipe
@@ -69,6 +71,7 @@ class EpochRecorder(Recorder):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.rows = [Epoch(**row) for row in state["rows"]]
         self.best, self.best_state = state["best"], state["best_state"]
+        self.earlier_seconds = sum(row.seconds for row in self.rows)
 
     def _reason_to_end(self, row: Epoch) -> str:
         context = self._context

@@ -90,7 +90,8 @@ def _run_in_parts(backbones: LoadedBackbones, number: int, params: Params, files
             raise
         recorder.ended = TIMEOUT
     training.forget()
-    return _outcome(net, recorder, time.monotonic() - start, training.cache_seconds, n_parts)
+    seconds = recorder.earlier_seconds + time.monotonic() - start
+    return _outcome(net, recorder, seconds, training.cache_seconds, n_parts)
 
 
 def take_probe(backbones: LoadedBackbones, number: int, params: Params, files: Mapping[str, bytes]) -> TrialOutcome:
