@@ -296,8 +296,8 @@ def predict(
     resources = Resources(device, weights, tuple(plugins or ()))
     files = find_pictures(read_names(pictures))
     refuse_missing(files)
-    one = load(model, resources)
     console = PlainConsole(program=True)
+    one = load(model, resources, console.say)
     # On a terminal the predictions show the progress, and a bar would overwrite them.
     out = program_out()
     progress = None if out.isatty() else console.progress("Predicting")

@@ -179,8 +179,8 @@ def _run(run: RunningTrial, outline: Outline, now: float, width: int, most_lines
         lines.append(line)
     if run.rows:
         gap = run.rows[-1].gap
-        lines[-1].append(f"  smoothed gap {100 * gap:+.1f}", gap_colour(gap, outline.gap))
-        lines[-1].append(f" of {100 * outline.gap:g} percentage points", MUTED)
+        lines[-1].append(f"  smoothed gap {100 * gap:+.1f} points", gap_colour(gap, outline.gap))
+        lines[-1].append(f" (limit {100 * outline.gap:g})", MUTED)
     return lines
 
 

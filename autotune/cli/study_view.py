@@ -105,6 +105,9 @@ def _final_model(summary: Summary) -> list[str]:
         return []
     finalists = ", ".join(f"trial {one.trial}: {percent(one.mean)} ({_folds(one)})" for one in final.finalists)
     lines = [f"Finals, on the folds other than the validation set: {finalists}"] if finalists else []
+    if summary.passed_over:
+        some = ", ".join(f"{row.title} ({percent(row.value)})" for row in summary.passed_over)
+        lines.append(f"Better on the validation set, but too expensive to train again in the finals: {some}.")
     if final.close:
         lines.append(f"Trial {final.trial} is the reference and wins: the lead over it is at most one standard error.")
     return [*lines, f"Final model: {final.reason}."]
@@ -179,7 +182,7 @@ def _later_scores(later: LaterRow, summary: Summary) -> list[str]:
         f"(95 % interval {percent(low)} to {percent(high)}, n = {found.n}{of_visits}){test}."
     ]
     if fell := [(name, fall) for name, fall in later.scores.fall.items() if fall > 0][:5]:
-        words = [f"{name} {found.per_class[name].right} of {found.per_class[name].n}" for name, _ in fell]
+        words = [f"{name} ({found.per_class[name].right} of {found.per_class[name].n} correct)" for name, _ in fell]
         lines.append(f"Fell most against the test set: {', '.join(words)}")
     if found.calibration:
         lines.append(f"Expected calibration error: {percent(found.calibration.error_after)}")

@@ -6,7 +6,7 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,10 +62,12 @@ class Prediction:
         return {"path": self.path, "label": self.label, "probability": self.probability, "top": top}
 
 
-def load(source: str | Path, resources: Resources | None = None) -> Classifier:
+def load(source: str | Path, resources: Resources | None = None,
+         say: Callable[[str], None] = lambda _: None) -> Classifier:  # fmt: skip
     """Load the model of a bundle (a folder, or one of its ONNX files) or of a study's winner.
 
-    Raises BundleError if the bundle is incomplete or has changed, StudyError if the source is neither.
+    say: is told if the study has no final model yet, so that its best trial answers. Raises BundleError if the bundle
+    is incomplete or has changed, StudyError if the source is neither.
     """
     path = Path(source)
     try:
@@ -84,11 +86,14 @@ def load(source: str | Path, resources: Resources | None = None) -> Classifier:
     except StudyError as error:
         if path.is_dir():
             problem = f"{source} is neither a bundle (it has no {bundle.INDEX}) nor a study."
-            raise BundleError(
-                problem, "Pass a bundle folder or a study. `autotune export STUDY` writes a bundle."
-            ) from error
-        raise
-    return _load_winner(folder, resources)
+        elif path.name != str(source) or path.suffix:
+            problem = f"{source} is no bundle." if path.exists() else f"{source} does not exist."
+        else:
+            raise
+        raise BundleError(
+            problem, "Pass a bundle folder or a study. `autotune export STUDY` writes a bundle."
+        ) from error
+    return _load_winner(folder, resources, say)
 
 
 def find_pictures(sources: str | Path | Iterable[str | Path]) -> list[Path]:
@@ -225,11 +230,11 @@ def refuse_unreadable(errors: Sequence[Prediction], n: int) -> None:
         some = "; ".join(f"{one.path}: {one.error}" for one in errors[:3])
         raise DataError(
             f"{len(errors)} of {plural(n, 'file')} could not be read ({some}{'; ...' if len(errors) > 3 else ''}).",
-            "Repair these files, or leave them out." + (" The others were classified." if n > len(errors) else ""),
+            "Check these files, or leave them out." + (" The others were classified." if n > len(errors) else ""),
         )
 
 
-def _load_winner(folder: Path, resources: Resources | None) -> Classifier:
+def _load_winner(folder: Path, resources: Resources | None, say: Callable[[str], None]) -> Classifier:
     """Load the winner of a study, which runs with torch."""
     from autotune.study.listener import StudyListener
     from autotune.study.reopen import reopen_trial
@@ -239,6 +244,8 @@ def _load_winner(folder: Path, resources: Resources | None) -> Classifier:
         one = reopen_trial(folder, record, resources or Resources(), StudyListener())
         trained = one.trained
         test = one.test
+    if one.final is None and test is None:
+        say(f"Study {folder.name} has no final model yet: trial {one.trial.number}, the best so far, predicts.")
     temperature = test.calibration.temperature if test and test.calibration else 1.0
 
     def run(squares: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -77,14 +77,20 @@ def calibrate(
     at = threshold or 0.0
     if precision is not None:
         at = calibration.find_threshold(confidence, correct, precision)
-    answered = {}
     fitted_on = "validation" if finished.held_out is None else "held-out"
-    if at:
-        answered[fitted_on] = calibration.count_answered(confidence, correct, at)
-        if finished.test and finished.test.confidence:
-            confidence, correct = np.array(finished.test.confidence), np.array(finished.test.right)
-            answered["test"] = calibration.count_answered(confidence, correct, at)
+    known = {fitted_on: scores, "test": finished.test, "later": _latest_later(finished)}
+    answered = {
+        part: calibration.count_answered(np.array(one.confidence), np.array(one.right), at)
+        for part, one in known.items()
+        if at and one and one.confidence
+    }
     return FittedCalibration(fitted_on, scores.calibration.temperature, at, answered)
+
+
+def _latest_later(finished: FinishedTrial) -> Evaluation | None:
+    """Return the latest evaluation of the final model on later pictures, if there is one."""
+    rows = [row for row in finished.record.later() if row.scores and row.trial == finished.trial.number]
+    return rows[-1].scores.evaluation if rows and rows[-1].scores and finished.final else None
 
 
 def build_reference(finished: FinishedTrial, logits: Tensor, temperature: float) -> Reference:

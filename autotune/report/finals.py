@@ -12,7 +12,7 @@ from autotune.report.confusion import Errors
 from autotune.study.checks import recorded_split
 from autotune.study.finals.held_out import held_out_of
 from autotune.study.storage.record import Record
-from autotune.study.storage.rows import Final, Finalist
+from autotune.study.storage.rows import Final, Finalist, TrialRow
 from autotune.study.summary import Summary
 
 
@@ -44,13 +44,14 @@ class FinalsSection:
     """The final model and how it was chosen. folds: pictures in each fold that ranked the finalists.
 
     finalists: the winner first, empty without finals. has_shorter: whether some were not trained on all these folds.
-    held_out: None without folds.
+    passed_over: too expensive for the finals. held_out: None without folds.
     """
 
     final: Final
     folds: Mapping[int, int]
     finalists: list[FinalistRow]
     has_shorter: bool
+    passed_over: tuple[TrialRow, ...]
     held_out: HeldOutSection | None
 
 
@@ -66,6 +67,7 @@ def finals_section(record: Record, folder: Path, summary: Summary, root: Path) -
         folds=dict(sorted(folds.items())),
         finalists=finalists,
         has_shorter=any(len(row.scores) < len(folds) for row in finalists),
+        passed_over=summary.passed_over,
         held_out=_held_out(record, folder, final, root) if final.folds else None,
     )
 

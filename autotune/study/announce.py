@@ -80,7 +80,7 @@ def look_alike_lines(look_alikes: Mapping[str, Sequence[str]], split: Split) -> 
     groups = {picture.digest: picture.group for picture in pool}
     return [
         f"{len(digests)} of {label}'s {n_pictures[label]} training and validation pictures look like one scene. If "
-        f"they are of one visit, the score of {label} says little about others."
+        f"they are of one visit, the score of {label} says little about other visits."
         for label, digests in look_alikes.items()
         if not split.visits.n or len({groups.get(digest) for digest in digests}) == 1
     ]

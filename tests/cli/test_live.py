@@ -96,7 +96,7 @@ def test_a_running_trial_shows_hyperparameters_epoch_and_both_curves_on_one_scal
     at = next(number for number, line in enumerate(shown) if line.startswith("Trial 10, epoch 4 of 9"))
     assert "EfficientNet-Lite0, last 2 of 9 stages" in shown[at]
     assert shown[at + 2] == "  training   ▁▅█······ 100.0 %"
-    assert shown[at + 3] == "  validation ▁▄▇······  90.0 %  smoothed gap +6.0 of 5 percentage points"
+    assert shown[at + 3] == "  validation ▁▄▇······  90.0 %  smoothed gap +6.0 points (limit 5)"
 
 
 @pytest.mark.parametrize(("gap", "colour"), [(-0.1, "green"), (0.024, "green"), (0.026, "yellow"), (0.051, "red")])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import run_command
 from conftest import write_digits
 from small_studies import search
 
@@ -109,6 +110,20 @@ def test_finals_show_every_finalists_folds_and_interval_and_the_winner(study: Pa
     assert f"<strong>Final model:</strong> {final.reason}." in found["finals"]
     assert f"Trial {winner.trial} won, because it has the best accuracy on the other folds" in found["finals"]
     assert "the finalists were selected on it, so it is not used to rank them." in found["finals"]
+
+
+@pytest.mark.slow
+def test_better_trials_that_were_too_expensive_for_the_finals_are_named(study: Path) -> None:
+    summary = study_status("s")
+    assert summary.passed_over == ()
+    final, better = final_of(study), summary.leaderboard[0]
+    assert len(final.finalists) > 2
+    with open_record(study) as record:
+        record.keep_final(replace(final, finalists=tuple(one for one in final.finalists if one.trial != better.number)))
+    assert [row.number for row in study_status("s").passed_over] == [better.number]
+    said = f"too expensive to train again in the finals: trial {better.number} ({percent(better.value or 0.0)})."
+    assert said in sections()["finals"].replace("\xa0", " ").replace("&nbsp;", " ")
+    assert said in run_command("status", "s", columns=200).stdout
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from small_studies import search
 
 import autotune
 from autotune.errors import DataError
+from autotune.export.export import ExportRequest, export_trial
 from autotune.report.report import write_report
 from autotune.study.later import evaluate_later
 from autotune.study.listener import StudyListener
@@ -153,6 +154,9 @@ def test_the_answers_at_the_threshold_of_the_bundle_are_counted(finished: Path, 
     assert found.scores.answered.right <= found.scores.answered.answered <= found.scores.answered.n == 54
     card = (finished / "bundle" / "card.md").read_text()
     assert "No visits are known" in card
+    request = ExportRequest(finished / "again", threshold=0.9)
+    again = export_trial("s", request, Resources("cpu"), StudyListener()).calibration.answered["later"]
+    assert (again.n, again.answered, again.right) == (54, found.scores.answered.answered, found.scores.answered.right)
 
 
 def test_a_folder_of_copies_only_and_an_empty_folder_are_refused(
