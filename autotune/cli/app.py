@@ -310,6 +310,9 @@ def predict(
 @app.command()
 def report(study: StudyName, as_json: Json = False) -> None:
     """Write report.html: one self-contained file with curves, hyperparameters and misclassified pictures."""
+    from autotune.study.summary import find_study
+
+    find_study(study)  # before torch is imported
     from autotune.report.report import write_report
 
     found = write_report(study)

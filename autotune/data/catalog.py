@@ -99,6 +99,15 @@ def read_catalog(source: Path, known: Mapping[str, Picture] | None = None, progr
     return _with_visits(replace(catalog, near=near), results, group_by)
 
 
+def refuse_few_classes(source: Path) -> None:
+    """Raise DataError if a folder has no pictures or one class only, before a picture is read or torch is imported."""
+    if source.is_dir() and sum(one.is_dir() for one in source.iterdir()) < 2:
+        _, files, skipped = _list_files(source)
+        if not files:
+            _check_not_empty(source, (), skipped)
+        _check_classes(source, sorted({file.label for file in files}))
+
+
 @dataclass(frozen=True)
 class LaterCatalog:
     """Pictures that came after a study's. copies: near-duplicates or duplicates of the study's pictures: the path of
@@ -241,7 +250,7 @@ def _check_not_empty(source: Path, pictures: Sequence[Picture], skipped: Sequenc
             f"first {first.path}: {first.reason}.",
             fix,
         )
-    raise DataError(f"{source} is empty.", fix)
+    raise DataError(f"Folder {source} is empty.", fix)
 
 
 def _check_classes(source: Path, classes: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from autotune.backbones.recommended import with_recommended
 from autotune.backbones.registry import Registry, discover
 from autotune.data import datasets
+from autotune.data.catalog import refuse_few_classes
 from autotune.errors import ConfigError, StudyError
 from autotune.search.ranges import values_of
 from autotune.search.settings import Settings, read_settings
@@ -36,6 +37,8 @@ def check_request(request: SearchRequest) -> CheckedRequest:
     registry = discover(request.plugins)
     for name in with_recommended(map(str, values_of(settings.space.backbone)), "cpu"):
         registry.find(name)
+    if request.data is not None:
+        refuse_few_classes(request.data)
     return CheckedRequest(folder, settings, registry)
 
 

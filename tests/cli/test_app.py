@@ -187,17 +187,21 @@ def test_json_is_one_object_and_nothing_else_on_stdout(here: Path, digits: Path)
         ("search", "photos", "--backbone", "resnet19"),
         ("search", "photos", "--epochs", "0"),
         ("search", "nowhere"),
+        ("search", "empty"),
+        ("search", "photos/a"),
         ("search", "photos", "--study", "running"),
         ("lr-find", "photos", "--backbone", "resnet19"),
         ("export", "running", "--format", "tflite"),
         ("export", "unknown"),
         ("evaluate", "unknown", "--on", "photos"),
+        ("report", "unknown"),
     ],
 )
 def test_a_bad_option_and_a_study_in_use_are_refused_before_torch_is_imported(
     here: Path, words: tuple[str, ...]
 ) -> None:
-    (here / "photos").mkdir()
+    for folder in ("photos/a", "photos/b", "empty"):
+        (here / folder).mkdir(parents=True)
     code = (
         "import sys; from autotune.cli.main import main; sys.argv[1:] = " + repr(list(words)) + "\n"
         "try: main()\n"
