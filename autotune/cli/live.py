@@ -41,19 +41,30 @@ def open_console(quiet: bool, program: bool, verbose: bool) -> PlainConsole:
 
 
 class _ResizableLive(Live):
-    """Also erases the lines that a terminal has wrapped because it became narrower: rich counts them as they were."""
+    """Also erases the lines that rich does not know of: those that a terminal has wrapped because it became narrower,
+    and those that left its upper edge because it became lower, and came back when it grew again.
+    """
 
     _drawn: Sequence[int] = ()  # cells of the lines of the terminal
+    _height = 0  # of the terminal, when they were drawn
+    _n_hidden = 0  # lines of earlier panels right above the upper edge
 
     def refresh(self) -> None:
-        width = self.console.width
-        n_wrapped = sum(max(math.ceil(n / width) - 1, 0) for n in self._drawn)
-        if n_wrapped:
-            self.console.control(Control(*((ControlType.ERASE_IN_LINE, 2), (ControlType.CURSOR_UP, 1)) * n_wrapped))
+        width, height = self.console.size
+        n_lines = sum(max(math.ceil(n / width), 1) for n in self._drawn)
+        n_back = min(max(height - self._height, 0), self._n_hidden)
+        self._n_hidden += max(n_lines - height, 0) - n_back
+        if n_above := n_lines - len(self._drawn) + n_back:
+            self.console.control(Control(*((ControlType.ERASE_IN_LINE, 2), (ControlType.CURSOR_UP, 1)) * n_above))
         super().refresh()
         shown = self.get_renderable()
         lines = shown.plain.split("\n") if isinstance(shown, Text) else ()
         self._drawn = [min(cell_len(line), width) for line in lines]  # rich has cropped longer ones
+        self._height = height
+
+    def forget_hidden(self) -> None:
+        """A printed line follows above the panel, so hidden ones are no longer right above the upper edge."""
+        self._n_hidden = 0
 
 
 class LiveConsole(PlainConsole):
@@ -63,8 +74,13 @@ class LiveConsole(PlainConsole):
         super().__init__(quiet, program, verbose)
         self.state = PanelState()
         self._held = threading.RLock()  # the panel is also drawn in rich's thread; never held while rich is called
-        self._live: Live | None = None
+        self._live: _ResizableLive | None = None
         self._drawn_at = self._measured_at = float("-inf")
+
+    def say(self, text: str = "") -> None:
+        super().say(text)
+        if self._live:
+            self._live.forget_hidden()
 
     def planned(self, outline: Outline) -> None:
         with self._held:

@@ -218,6 +218,30 @@ def test_lines_that_a_narrower_terminal_wraps_are_erased() -> None:
     screen.close()
 
 
+@pytest.mark.parametrize("printed", [False, True])
+def test_lines_that_a_lower_terminal_hides_are_erased_when_it_grows_again(printed: bool) -> None:
+    screen, erased = studying(), "\x1b[2K\x1b[1A"
+    live, out = screen._live, screen.rich.file
+    assert live
+    assert isinstance(out, io.StringIO)
+    live.refresh()
+    n_hidden = 3
+    screen.rich.height = len(screen.drawn().plain.splitlines()) - n_hidden
+    before = out.tell()
+    live.refresh()
+    assert not out.getvalue()[before:].startswith(erased)
+    if printed:
+        screen.say("A line between the hidden ones and the panel")
+    screen.rich.height = 40
+    before = out.tell()
+    live.refresh()
+    assert out.getvalue()[before:].startswith(erased * n_hidden) is not printed
+    before = out.tell()
+    live.refresh()
+    assert not out.getvalue()[before:].startswith(erased)
+    screen.close()
+
+
 def test_nothing_above_the_panel_is_erased_if_its_lines_are_longer_than_the_terminal() -> None:
     screen = studying(width=60)
     live, out = screen._live, screen.rich.file

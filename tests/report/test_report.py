@@ -29,6 +29,7 @@ from autotune.study.storage.evaluations import Mistake
 from autotune.study.storage.lock import lock_study
 from autotune.study.storage.record import open_record
 from autotune.study.storage.rows import BackboneFacts, TrialRow
+from autotune.study.summary import study_status
 from autotune.training.outcome import Epoch
 from autotune.training.params import Params, Phase
 
@@ -280,7 +281,11 @@ def test_a_running_study_is_reported_and_not_changed(made: Path) -> None:
 
     before = digest()
     with lock_study(made):
-        assert "Hyperparameter importance" in written()
+        page = written()
+        assert "Hyperparameter importance" in page
+        n, asked = study_status("s").n_trials["total"], study_status("s").asked
+        assert f"The search is running: {n} of {asked} trials done." in plain(page)
+    assert "The search is running" not in written()
     assert digest() == before
 
 
