@@ -9,9 +9,9 @@ FAST := -m "not slow and not network"
 demo: $(VENV)/installed
 	$(BIN)/autotune search --trials 50
 
-# One process per core, at most four, each with one thread: most tests wait for a process that they start.
+# Each process has one thread. How many there are: tests/conftest.py.
 test: $(VENV)/installed
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n auto --dist loadfile
 
 # Kill processes at a hundred random moments, and all other faults. SEED=1 draws other moments. About
 # 20 minutes on two cores.
@@ -37,7 +37,7 @@ docs: $(VENV)/installed
 	$(BIN)/python docs/generate.py
 
 coverage: $(VENV)/installed
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile $(FAST) --cov
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n auto --dist loadfile $(FAST) --cov
 
 # Known vulnerabilities of the installed packages, from the service of pypi.org.
 audit: $(VENV)/installed

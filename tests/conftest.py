@@ -25,6 +25,11 @@ ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking",
              "--disable-sync", "--no-first-run")  # fmt: skip
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Return the processes of `pytest -n auto`: one more than cores, as most tests wait for a process or for a disk."""
+    return min((os.cpu_count() or 1) + 1, 4)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A separate cache folder, shared by all tests."""
