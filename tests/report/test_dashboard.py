@@ -73,7 +73,7 @@ def started(here: Path) -> Path:
 
 @pytest.mark.slow
 def test_dashboard_shows_a_running_search_without_changing_its_result(browser: Any, here: Path, digits: Path) -> None:
-    words = ("search", str(digits), "--trials", "16", "--backbone", "quick_cnn", "--epochs", "3", "--device", "cpu")
+    words = ("search", str(digits), "--trials", "10", "--backbone", "quick_cnn", "--epochs", "3", "--device", "cpu")
     assert run_command(*words, "--study", "alone", "--quiet").returncode == 0
     watched = subprocess.Popen(command(*words, "--study", "watched", "--quiet"))
     page, seen = browser.new_page(viewport={"width": 1280, "height": 900}), set()
