@@ -123,12 +123,12 @@ class LiveConsole(PlainConsole):
         self._show()
 
     def finished(self, row: TrialRow, backbone: BackboneFacts, is_best: bool) -> None:
-        super().finished(row, backbone, is_best)
         with self._held:
             self.state.runs.pop(row.number, None)
             ended = (*self.state.ended, (row, backbone.describe(row.params)))
             self.state.ended = sorted(ended, key=lambda entry: entry[0].rank)
-        self._show()
+        super().finished(row, backbone, is_best)
+        self._show(at_once=True)  # the finals may be over before the next tick
 
     def close(self) -> None:
         if self._live:
@@ -137,7 +137,7 @@ class LiveConsole(PlainConsole):
         with self._held:
             self.state.bars, self.state.runs = {}, {}
 
-    def _show(self) -> None:
+    def _show(self, at_once: bool = False) -> None:
         now = time.monotonic()
         if self._live is None:
             self._live = _ResizableLive(
@@ -145,7 +145,7 @@ class LiveConsole(PlainConsole):
             )
             self._live.start()
             self.rich.show_cursor()  # rich hides it, and after kill -9 it would stay hidden
-        elif now - self._drawn_at < SOONEST:
+        elif not at_once and now - self._drawn_at < SOONEST:
             return  # the next tick draws it
         self._drawn_at = now
         self._live.refresh()
