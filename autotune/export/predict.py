@@ -86,7 +86,7 @@ def load(source: str | Path, resources: Resources | None = None,
     except StudyError as error:
         if path.is_dir():
             problem = f"{source} is neither a bundle (it has no {bundle.INDEX}) nor a study."
-        elif path.name != str(source) or path.suffix:
+        elif path.name != str(source) or path.suffix == ".onnx":  # the name of a study may contain dots
             problem = f"{source} is no bundle." if path.exists() else f"{source} does not exist."
         else:
             raise

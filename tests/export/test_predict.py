@@ -122,6 +122,8 @@ def test_a_source_that_is_neither_a_bundle_nor_a_study_raises_an_error(here: Pat
         load("photos")
     with pytest.raises(StudyError, match="No study named 'nope'"):
         load("nope")
+    with pytest.raises(StudyError, match=r"No study named 'photos-v1\.2'"):
+        load("photos-v1.2")
     with pytest.raises(BundleError, match=r"studies/nope/bundle does not exist"):
         load("studies/nope/bundle")
     with pytest.raises(BundleError, match=r"model\.int8\.onnx does not exist"):
