@@ -101,7 +101,8 @@ def read_catalog(source: Path, known: Mapping[str, Picture] | None = None, progr
 
 def refuse_few_classes(source: Path) -> None:
     """Raise DataError if a folder has no pictures or one class only, before a picture is read or torch is imported."""
-    if source.is_dir() and sum(one.is_dir() for one in source.iterdir()) < 2:
+    _, folders, _ = next(os.walk(source), ("", [], []))  # empty, too, if it may not be read
+    if source.is_dir() and len(folders) < 2:
         _, files, skipped = _list_files(source)
         if not files:
             _check_not_empty(source, (), skipped)

@@ -10,7 +10,7 @@ from PIL import Image
 from autotune.data import catalog as catalogs
 from autotune.data import datasets, groups
 from autotune.data import picture as pictures
-from autotune.data.catalog import Catalog, check_readable, read_catalog
+from autotune.data.catalog import Catalog, check_readable, read_catalog, refuse_few_classes
 from autotune.data.folder import LabelledFile
 from autotune.data.picture import Picture, UnreadableError, read_picture
 from autotune.errors import DataError
@@ -301,3 +301,14 @@ def test_an_error_in_a_sink_stops_reading(folder: Path) -> None:
     with pytest.raises(DataError, match="Full"):
         read_catalog(folder, sink=sink)
     assert not sink.is_closed
+
+
+def test_a_folder_that_may_not_be_read_is_refused_as_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "a").mkdir()
+    monkeypatch.setattr("os.scandir", refuse)
+    monkeypatch.setattr("os.listdir", refuse)
+    with pytest.raises(DataError, match="is empty"):
+        refuse_few_classes(tmp_path)
