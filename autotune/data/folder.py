@@ -80,7 +80,10 @@ def other_format(name: str) -> SkippedFile | None:
 
 def _parts(root: Path) -> dict[str, str]:
     """Return the folders that name parts: {"train": "train", "valid": "validation", ...}; empty without a `train`."""
-    folders = {path.name for path in root.iterdir() if path.is_dir()}
+    try:
+        folders = {path.name for path in root.iterdir() if path.is_dir()}
+    except OSError as error:
+        raise DataError(f"Folder {root} cannot be read: {error.strerror}.", "Change its permissions.") from error
     given = {name: PARTS[name] for name in folders if name in PARTS} if "train" in folders else {}
     if len(set(given.values())) < len(given):
         raise DataError(

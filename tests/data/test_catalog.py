@@ -303,12 +303,12 @@ def test_an_error_in_a_sink_stops_reading(folder: Path) -> None:
     assert not sink.is_closed
 
 
-def test_a_folder_that_may_not_be_read_is_refused_as_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_may_not_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     (tmp_path / "a").mkdir()
     monkeypatch.setattr("os.scandir", refuse)
     monkeypatch.setattr("os.listdir", refuse)
-    with pytest.raises(DataError, match="is empty"):
+    with pytest.raises(DataError, match="cannot be read: Permission denied"):
         refuse_few_classes(tmp_path)
