@@ -96,11 +96,9 @@ class Summary:
 
     @property
     def passed_over(self) -> tuple[TrialRow, ...]:
-        """Trials with better validation scores than a finalist, but too expensive to train again in the finals."""
-        finalists = {one.trial: one.is_reference for one in self.final.finalists} if self.final else {}
-        places = {row.number: place for place, row in enumerate(self.leaderboard)}
-        last = max((places[number] for number, is_reference in finalists.items() if not is_reference), default=0)
-        return tuple(row for row in self.leaderboard[:last] if row.number not in finalists)
+        """Trials that were better than a finalist on the validation set, but too expensive for the finals."""
+        numbers = self.final.passed_over if self.final else ()
+        return tuple(row for row in self.leaderboard if row.number in numbers)
 
     @property
     def n_trials(self) -> dict[str, int]:

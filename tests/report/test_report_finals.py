@@ -118,8 +118,10 @@ def test_better_trials_that_were_too_expensive_for_the_finals_are_named(study: P
     assert summary.passed_over == ()
     final, better = final_of(study), summary.leaderboard[0]
     assert len(final.finalists) > 2
+    others = tuple(one for one in final.finalists if one.trial != better.number)
+    passed_over = finals._passed_over(summary.leaderboard, others)
     with open_record(study) as record:
-        record.keep_final(replace(final, finalists=tuple(one for one in final.finalists if one.trial != better.number)))
+        record.keep_final(replace(final, finalists=others, passed_over=passed_over))
     assert [row.number for row in study_status("s").passed_over] == [better.number]
     said = f"too expensive to train again in the finals: trial {better.number} ({percent(better.value or 0.0)})."
     assert said in sections()["finals"].replace("\xa0", " ").replace("&nbsp;", " ")

@@ -55,7 +55,9 @@ class Finals:
         """Train what is missing, choose the winner and record the final model. Without a complete trial, do nothing."""
         trials = [row for row in self._record.trials() if row.state == COMPLETE]
         if trials:
-            final = replace(self._final(trials), is_complete=not self._is_cut_short)
+            final = self._final(trials)
+            passed_over = _passed_over(trials, final.finalists)
+            final = replace(final, is_complete=not self._is_cut_short, passed_over=passed_over)
             self._record.keep_final(final)
             self._listener.say(f"Final model: {final.reason}.")
 
@@ -220,6 +222,17 @@ class Finals:
 
     def _best_trial(self, trial: TrialRow, reason: str) -> Final:
         return Final(trial.number, self._setting, TRIAL, str(trial.checkpoint), reason=reason)
+
+
+def _passed_over(trials: Sequence[TrialRow], finalists: Sequence[Finalist]) -> tuple[int, ...]:
+    """Return the numbers of the trials that are better than a finalist, but too expensive to train again.
+
+    trials: complete ones, best first. Unless the reference, a finalist is the best of those that are not.
+    """
+    numbers = [row.number for row in trials]
+    last = max((numbers.index(one.trial) for one in finalists if not one.is_reference), default=0)
+    known = {one.trial for one in finalists}
+    return tuple(number for number in numbers[:last] if number not in known)
 
 
 def _named(fold: int) -> str:

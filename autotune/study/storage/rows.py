@@ -213,7 +213,8 @@ class Final:
     folds: of the soup's networks; has_whole: whether one of the whole pool is in it, too. checkpoint: a path in the
     study folder. n, value, log_loss: of the networks of the folds, on the pictures held out from them; temperature:
     fitted on the same; None without folds. divergence, changed: as in SoupOutcome. reason: why the model was made in
-    this way. is_complete: False if the time limit ended the finals.
+    this way. is_complete: False if the time limit ended the finals. passed_over: numbers of trials that were better
+    than a finalist on the validation set, but too expensive to train again.
     """
 
     trial: int
@@ -231,6 +232,7 @@ class Final:
     finalists: tuple[Finalist, ...] = ()
     reason: str = ""
     is_complete: bool = True
+    passed_over: tuple[int, ...] = ()
 
     @property
     def close(self) -> tuple[int, ...]:
@@ -249,7 +251,8 @@ class Final:
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Final:
         finalists = tuple(Finalist.from_json(one) for one in plain["finalists"])
-        return cls(**{**plain, "folds": tuple(plain["folds"]), "finalists": finalists})
+        return cls(**{**plain, "folds": tuple(plain["folds"]), "finalists": finalists,
+                      "passed_over": tuple(plain.get("passed_over", ()))})  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # lists for tuples
