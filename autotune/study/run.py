@@ -54,11 +54,6 @@ from autotune.training.context import LoadedBackbones, TrialContext
 from autotune.training.outcome import ProbeOutcome
 
 NO_TIME_FOR_PROBE = "the time limit left no time for its linear probe"
-# What a run does, as `status` shows it, and the kind of work that its time counts as.
-PLANNING, DECODING, PROBES, IN_TRIALS = "planning", "decoding pictures", "linear probes", "trials"
-IN_FINALS, TESTING = "finals", "test evaluation"
-KINDS_OF_WORK = {PLANNING: "read", DECODING: "read", PROBES: "trials", IN_TRIALS: "trials", IN_FINALS: "finals",
-                 TESTING: "test"}  # fmt: skip
 MOST_PRETRAINED = 4  # backbones that are searched: more would get few trials each
 
 
@@ -82,7 +77,7 @@ def _search(request: SearchRequest, listener: StudyListener) -> Summary:
     with lock_study(ready.folder), open_record(ready.folder) as record, _timed(record, start):
         refuse_another(record, ready.folder, ready.settings, ready.split)
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        record.keep_facts(run=Running(os.getpid(), socket.gethostname(), now, request.trials, PLANNING))
+        record.keep_facts(run=Running(os.getpid(), socket.gethostname(), now, request.trials, "planning"))
         record.keep_facts(root=str(ready.root), source=datasets.reference_of(request.data))  # the folder may have moved
         listener.opened(ready.folder, ready.settings.metric, record)
         if not _is_finished(record, request.trials, ready.settings.final):
@@ -129,14 +124,14 @@ def _run_trials(
             engine.configure(context)
             listener.planned(outline(folder.name, plan, request.trials, deadline))
             announce(listener, plan, request.trials, len(record.trials()))
-            record.keep_doing(DECODING)
+            record.keep_doing("decoding pictures", "read")
             decode_pictures(ready.split, ready.root, plan.selection, listener)
         engine.preload(_pixel_sets(plan.selection, context))
         _record_start(record, ready, plan)
         record.mark("read")
         checkpoints = Checkpoints(StudyFiles(folder, record), context)
         limits, final_limits = (TimeLimits(engine, deadline, plan.settings.trial_timeout) for _ in range(2))
-        record.keep_doing(PROBES)
+        record.keep_doing("linear probes", "trials")
         selection = _probe(engine, checkpoints, plan, record, listener, limits)
         plan = replace(plan, selection=selection, recipe=recipe_params(plan.settings, selection))
         for line in look_alike_lines(record.facts().look_alikes, plan.split):
@@ -150,11 +145,11 @@ def _run_trials(
             forecast = Forecast(plan, context, planner, speeds, request.workers)
             backbones = LoadedBackbones(context)
             keeper = TimeKeeper(forecast, plan, backbones, record, listener, limits, final_limits, request.trials)
-            record.keep_doing(IN_TRIALS)
+            record.keep_doing("trials", "trials")
             Driver(trials, engine, checkpoints, record, listener, limits, keeper, cost_penalty(plan)).run(
                 request.trials
             )
-        record.keep_doing(IN_FINALS)
+        record.keep_doing("finals", "finals")
         keeper.end_trials()
         Finals(engine, record, checkpoints, plan, context, listener, planner, final_limits, keeper).run()
     return context
@@ -283,7 +278,7 @@ def _test(context: TrialContext, record: Record, ready: Prepared, listener: Stud
     """Evaluate the final model on the test set, unless it already was."""
     if record.is_tested():
         return
-    record.keep_doing(TESTING)
+    record.keep_doing("test evaluation", "test")
     backbones = LoadedBackbones(context)
     evaluate_winner(backbones, record, ready.folder, ready.root, ready.split, listener.progress("Test"))
 
@@ -295,8 +290,7 @@ def _timed(record: Record, start: float) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        run = record.facts().run
-        record.mark(KINDS_OF_WORK.get(run.doing if run else "", "other"))
+        record.mark(record.kind)
         raise
     finally:
         record.mark("other")

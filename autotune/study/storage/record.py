@@ -52,6 +52,7 @@ class Record:
 
     def __init__(self, file: Path) -> None:
         self._marked: float | None = None
+        self.kind = "other"
         try:
             self._db = Database(file)
             if migrations.pending(self._db):
@@ -84,8 +85,9 @@ class Record:
         """Add the time from now on to the study's, whenever work is saved. start: on time.monotonic's clock."""
         self._marked = start
 
-    def keep_doing(self, doing: str) -> None:
-        """Save what the current run does, for `status`."""
+    def keep_doing(self, doing: str, kind: str) -> None:
+        """Save what the current run does, for `status`. kind: of work, that its time counts as if it is interrupted."""
+        self.kind = kind
         run = self.facts().run
         assert run
         self.keep_facts(run=replace(run, doing=doing))
