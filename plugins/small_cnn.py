@@ -1,4 +1,7 @@
-"""Small CNN: four convolutions and a dense layer, trained from scratch on small pictures (Keras's CIFAR-10 example)."""
+"""Small CNN: four convolutions and a dense layer, trained from scratch on small pictures (Keras's CIFAR-10 example).
+
+Each picture is standardised by its own mean and standard deviation, over all pixels and channels.
+"""
 
 from torch import nn
 
@@ -15,4 +18,5 @@ def small_cnn(pretrained: bool) -> nn.Sequential:
         )
 
     dense = nn.Sequential(nn.Flatten(1), nn.Linear(64 * 8 * 8, 512), nn.ReLU(inplace=True))
-    return nn.Sequential(block(3, 32), block(32, 64), dense)
+    standardise = nn.LayerNorm((3, 32, 32), elementwise_affine=False)
+    return nn.Sequential(nn.Sequential(standardise, block(3, 32)), block(32, 64), dense)

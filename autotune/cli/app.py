@@ -118,13 +118,14 @@ def search(
     if not dry_run:
         refuse_in_use(checked.folder)
         warm_up()
-    from autotune.cli.live import open_console  # imports torch, which takes seconds
+    from autotune.cli.live import open_console
 
-    console = open_console(quiet, program=as_json, verbose=verbose)
-    if dry_run:
-        _show_dry_run(request, console, as_json)
-    else:
-        _show_search(request, console, tensorboard, as_json)
+    with open_console(quiet, program=as_json, verbose=verbose) as console:
+        console.working("Starting")  # importing torch takes seconds
+        if dry_run:
+            _show_dry_run(request, console, as_json)
+        else:
+            _show_search(request, console, tensorboard, as_json)
 
 
 def _show_search(request: SearchRequest, console: PlainConsole, tensorboard: bool, as_json: bool) -> None:
@@ -134,8 +135,7 @@ def _show_search(request: SearchRequest, console: PlainConsole, tensorboard: boo
     from autotune.study.run import run_study
 
     listener = Listeners(console, TensorBoardListener()) if tensorboard else console
-    with console:
-        found = run_study(request, listener)
+    found = run_study(request, listener)
     show_study(found, console)
     if tensorboard:
         console.say(how_to_open(found.folder))
@@ -147,8 +147,7 @@ def _show_dry_run(request: SearchRequest, console: PlainConsole, as_json: bool) 
     from autotune.cli import views
     from autotune.study.dry_run import dry_run
 
-    with console:
-        found = dry_run(request, console)
+    found = dry_run(request, console)
     views.show_dry_run(found, console)
     if as_json:
         print_json(found.to_json())

@@ -82,9 +82,14 @@ class LiveConsole(PlainConsole):
         if self._live:
             self._live.forget_hidden()
 
+    def working(self, title: str) -> None:
+        with self._held:
+            self.state.working = (title, time.monotonic())
+        self._show(at_once=True)
+
     def planned(self, outline: Outline) -> None:
         with self._held:
-            self.state.outline = outline
+            self.state.outline, self.state.working = outline, None
         self._show()
 
     def estimated(self, seconds: float) -> None:
@@ -97,7 +102,7 @@ class LiveConsole(PlainConsole):
         def show(done: int, total: int) -> None:
             now = time.monotonic()
             with self._held:
-                bars = self.state.bars
+                bars, self.state.working = self.state.bars, None
                 bar = bars.setdefault(title, ProgressBar(title, done, total, now, now, done))
                 bar.done, bar.total, bar.updated = done, total, now
                 if done >= total:
@@ -135,7 +140,7 @@ class LiveConsole(PlainConsole):
             self._live.stop()
             self._live = None
         with self._held:
-            self.state.bars, self.state.runs = {}, {}
+            self.state.bars, self.state.runs, self.state.working = {}, {}, None
 
     def _show(self, at_once: bool = False) -> None:
         now = time.monotonic()

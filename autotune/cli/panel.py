@@ -65,11 +65,13 @@ class RunningTrial:
 class PanelState:
     """What the panel shows. ends: the estimated end of the study, on the panel's clock.
 
-    ended: finished trials, best first, each with its hyperparameters in words.
+    working: work of unknown length, and when it started. ended: finished trials, best first, each with its
+    hyperparameters in words.
     """
 
     outline: Outline | None = None
     ends: float | None = None
+    working: tuple[str, float] | None = None
     bars: dict[str, ProgressBar] = field(default_factory=dict)
     runs: dict[int, RunningTrial] = field(default_factory=dict)
     ended: list[tuple[TrialRow, str]] = field(default_factory=list)
@@ -153,7 +155,7 @@ def _bars(view: PanelState, now: float, width: int) -> list[Text]:
     """The tasks. Once the time left of the study is known, no task has one of its own, which would contradict it."""
     bars = list(view.bars.values())
     longest = max((len(bar.title) for bar in bars), default=0)
-    lines = []
+    lines = [Text(f"{view.working[0]}, {duration(now - view.working[1])}")] if view.working else []
     for bar in bars:
         left = bar.left(now) if view.ends is None else None
         count = f" {bar.done} of {bar.total}" + ("" if left is None else f", about {duration(left)} left")

@@ -104,6 +104,7 @@ def dry_run(request: SearchRequest, listener: StudyListener) -> DryRun:
     start = time.monotonic()
     ready = prepare(request, listener, store_pixels=False)
     reading = time.monotonic() - start  # as long as the search will take for it
+    listener.working("Planning")
     earlier = _earlier_run(ready)
     selection = select_backbones(
         ready.settings, ready.registry, request.weights, ready.device, ready.split.side, listener.say,
@@ -112,7 +113,9 @@ def dry_run(request: SearchRequest, listener: StudyListener) -> DryRun:
     _refuse_other_weights(ready.folder, selection)
     plan = make_plan(ready.settings, ready.split, selection, request.trials, earlier.chosen)
     announce(listener, plan, request.trials, earlier.n_finished)
-    return _count(request, ready.folder, plan, earlier, reading)
+    found = _count(request, ready.folder, plan, earlier, reading)
+    listener.close()
+    return found
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,9 @@ class StudyListener:
     def detail(self, text: str) -> None:
         """Show a line of verbose output."""
 
+    def working(self, title: str) -> None:
+        """Work of unknown length has begun; the next call of another method, except of `say`, ends it."""
+
     def progress(self, title: str) -> Progress:
         """Return a function to call with (done, total) as one piece of work proceeds."""
         return lambda done, total: None
@@ -86,6 +89,10 @@ class Listeners(StudyListener):
     def detail(self, text: str) -> None:
         for one in self._listeners:
             one.detail(text)
+
+    def working(self, title: str) -> None:
+        for one in self._listeners:
+            one.working(title)
 
     def progress(self, title: str) -> Progress:
         functions = [one.progress(title) for one in self._listeners]

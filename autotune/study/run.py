@@ -117,6 +117,7 @@ def _run_trials(
     deadline: of this run, on time.monotonic's clock.
     """
     folder = ready.folder
+    listener.working("Planning")  # and starting the workers
     with LocalEngine(request.workers, folder) as engine:
         with alarm(deadline):
             plan = _plan(request, ready, record, listener)

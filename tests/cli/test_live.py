@@ -174,6 +174,18 @@ def test_the_time_limit_counts_down() -> None:
     assert "about 0 s left; time limit in 90 s" in panel.draw_panel(state, 1210.0, 110, 30).plain
 
 
+def test_work_of_unknown_length_shows_its_seconds_until_the_next_work() -> None:
+    screen = opened()
+    screen.working("Starting")
+    assert screen.state.working is not None
+    assert panel.draw_panel(screen.state, screen.state.working[1] + 3, 110, 30).plain == "Starting, 3 s"
+    screen.progress("Reading")(1, 2)
+    assert lines(screen) == ["Reading ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━ 1 of 2"]
+    screen.working("Planning")
+    screen.planned(OUTLINE)
+    assert not any("Planning" in line for line in lines(screen))
+
+
 def test_a_task_has_the_time_left_at_its_pace() -> None:
     bar = panel.ProgressBar("Trials", done=4, total=20, started=100, updated=100, first=4)
     assert bar.left(now=110) is None
