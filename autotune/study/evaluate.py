@@ -42,10 +42,7 @@ def evaluate_winner(backbones: LoadedBackbones, record: Record, folder: Path, ro
 
     temperature = final.temperature if final else None
     if temperature is None:
-        own = restored(str(trial.checkpoint))
-        validation = parts.part(VALIDATION)
-        logits = picture_logits(own, root, validation, progress)
-        temperature = fit_temperature(logits, class_numbers(validation, parts.classes))
+        temperature = validation_temperature(restored(str(trial.checkpoint)), root, parts, progress)
     net = restored(final.checkpoint if final else str(trial.checkpoint))
     test = parts.part(TEST)
     scores = score_logits(
@@ -53,6 +50,13 @@ def evaluate_winner(backbones: LoadedBackbones, record: Record, folder: Path, ro
         by_visit=parts.visits.n > 0,
     )  # fmt: skip
     record.keep_evaluation(trial.number, time.monotonic() - start, scores)
+
+
+def validation_temperature(network: TrainedNetwork, root: Path, parts: Split, progress: Progress) -> float:
+    """Return the temperature of a network as trained in the search. root: of the pictures."""
+    validation = parts.part(VALIDATION)
+    logits = picture_logits(network, root, validation, progress)
+    return fit_temperature(logits, class_numbers(validation, parts.classes))
 
 
 def class_numbers(pictures: Sequence[Picture], classes: Sequence[str]) -> Tensor:

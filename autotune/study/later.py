@@ -17,7 +17,7 @@ from autotune.data.folder import UNLABELLED
 from autotune.data.picture import Picture
 from autotune.data.split import TRAIN, VALIDATION
 from autotune.errors import DataError
-from autotune.study.evaluate import class_numbers, score_logits
+from autotune.study.evaluate import score_logits, validation_temperature
 from autotune.study.listener import StudyListener
 from autotune.study.reopen import FinishedTrial, reopen_trial
 from autotune.study.request import Resources
@@ -26,7 +26,6 @@ from autotune.study.storage.lock import lock_study
 from autotune.study.storage.record import open_record
 from autotune.study.summary import find_study
 from autotune.training.batches import LabelledPictures
-from autotune.training.calibration import fit_temperature
 from autotune.training.probe import last_features
 from autotune.training.restore import picture_logits
 
@@ -87,7 +86,9 @@ def _scores(
     one: FinishedTrial, read: LaterCatalog, pictures: Sequence[Picture], listener: StudyListener
 ) -> LaterScores:
     logits = picture_logits(one.trained, read.catalog.root, pictures, listener.progress("Predicting"))
-    temperature = _temperature(one)
+    temperature = one.final.temperature if one.final else None
+    if temperature is None:
+        temperature = validation_temperature(one.own, one.root, one.parts, listener.progress("Calibrating"))
     found = score_logits(
         one.context.metric, logits, pictures, one.parts.classes, temperature, by_visit=read.catalog.visits.n > 0
     )
@@ -100,14 +101,6 @@ def _scores(
         reached = confidence >= threshold
         answered = Answered(threshold, len(right), int(reached.sum()), int(right[reached].sum()))
     return LaterScores(found, fell, answered)
-
-
-def _temperature(one: FinishedTrial) -> float:
-    if one.final and one.final.temperature is not None:
-        return one.final.temperature
-    validation = one.parts.part(VALIDATION)
-    logits = picture_logits(one.own, one.root, validation, lambda done, total: None)
-    return fit_temperature(logits, class_numbers(validation, one.parts.classes))
 
 
 def _fall(later: Mapping[str, ClassScore], test: Mapping[str, ClassScore]) -> dict[str, float]:
