@@ -36,7 +36,7 @@ from autotune.search.settings import SearchSpace, Settings
 from autotune.search.space import suggest
 from autotune.training import trial as training
 from autotune.training.context import LoadedBackbones, TrialContext
-from autotune.training.gap import is_better, stops_on_gap
+from autotune.training.gap import best_index, is_better, stops_on_gap
 from autotune.training.malloc import keep_freed_memory
 from autotune.training.metrics import predicted_classes
 from autotune.training.outcome import Epoch
@@ -59,41 +59,22 @@ def stalled(patience: int) -> Rule:
     return lambda rows, cycle: stops_on_gap(rows, patience, cycle, -2.0)  # every gap is larger
 
 
-def variant(best_by_loss: bool, growth: float) -> Rule:
-    """Return the rule of a gap of 0.05 and a patience of 5 with another idea of what improves and what grows.
-
-    best_by_loss: at an equal metric, a lower cross-entropy is an improvement. growth: of the gap, at least.
-    """
-
-    def stops(rows: Sequence[Epoch], cycle: int) -> bool:
-        window = max(5, cycle)
-        if len(rows) <= window:
-            return False
-        if best_by_loss:
-            is_stalled = best(rows) < len(rows) - window
-        else:
-            is_stalled = max(row.validation for row in rows[-window:]) <= max(row.validation for row in rows[:-window])
-        grown = rows[-1].gap - max(rows[-1 - window].gap, 0.0)
-        return is_stalled and (rows[-1].gap > 0.05 or grown > growth)
-
-    return stops
+def by_the_metric(rows: Sequence[Epoch], cycle: int) -> bool:
+    """The rule before: at an equal metric, a lower cross-entropy did not improve, and any growth of the gap counted."""
+    window = max(5, cycle)
+    if len(rows) <= window:
+        return False
+    is_stalled = max(row.validation for row in rows[-window:]) <= max(row.validation for row in rows[:-window])
+    return is_stalled and (rows[-1].gap > 0.05 or rows[-1].gap > max(rows[-1 - window].gap, 0.0))
 
 
 RULES: dict[str, Rule] = {
     "none": lambda rows, cycle: False,
-    "patience 5": stalled(5),
-    "gap 0.05, patience 5": gap(0.05, 5),
-    "gap 0.1, patience 5": gap(0.1, 5),
-    "patience 3": stalled(3),
-    "gap 0.05, patience 3": gap(0.05, 3),
-    "gap 0.1, patience 3": gap(0.1, 3),
-    "patience 8": stalled(8),
-    "gap 0.05, patience 8": gap(0.05, 8),
-    **{
-        f"by {'loss' if by_loss else 'metric'}, growth {growth:g}": variant(by_loss, growth)
-        for by_loss in (False, True)
-        for growth in (0.0, 0.01, 0.02)
-    },
+    "patience 4": stalled(4),
+    "gap 0.05, patience 4": gap(0.05, 4),
+    "gap 0.1, patience 4": gap(0.1, 4),
+    **{f"gap 0.05, patience {patience}": gap(0.05, patience) for patience in (3, 5, 6, 8)},
+    "as before, patience 5": by_the_metric,
 }
 MAIN = tuple(RULES)[:3]
 
@@ -200,14 +181,6 @@ def cut(rows: Sequence[Epoch], rule: Rule, cycle: int) -> int:
     return next((n for n in range(1, len(rows)) if rule(rows[:n], cycle)), len(rows))
 
 
-def best(rows: Sequence[Epoch]) -> int:
-    found = 0
-    for i, row in enumerate(rows):
-        if is_better(row, rows[found]):
-            found = i
-    return found
-
-
 class Curves:
     """The curves of one draw's trials. Under a rule, a trial is (number of epochs, best epoch, test accuracy there)."""
 
@@ -218,7 +191,7 @@ class Curves:
         found = []
         for rows, tests, cycle in self.trials:
             epochs = cut(rows, rule, cycle)
-            at = best(rows[:epochs])
+            at = best_index(rows[:epochs])
             found.append((epochs, rows[at], tests[at]))
         return found
 

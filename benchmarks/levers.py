@@ -258,7 +258,7 @@ class Cell:
     def probe(self) -> LinearProbe:
         """A head whose penalty was chosen on a fifth of the user's pictures, fitted on all of them."""
         context = self.backbones.context
-        self.backbones.feature_cache(self.backbone, self.pixels).fill(context.pool.digests, [0], lambda *_: None)
+        self.backbones.feature_cache(self.backbone, self.pixels).fill({0: context.pool.digests}, lambda *_: None)
         return self.fitted(*last_features(self.backbones, self.backbone, self.pixels, context.train))
 
     def fitted(self, rows: NDArray[np.float32], labels: NDArray[np.int64]) -> LinearProbe:

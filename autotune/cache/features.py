@@ -6,6 +6,7 @@ import copy
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -60,6 +61,16 @@ class FrozenPrefix(nn.Module):
         return out
 
 
+@dataclass(frozen=True)
+class _Pass:
+    """The work of one view. todo: pictures that lack a row. stores, missing: by cut."""
+
+    view: int
+    todo: list[str]
+    stores: Mapping[int, RowStore]
+    missing: Mapping[int, set[str]]
+
+
 class FeatureCache:
     """The outputs of a backbone's first stages at several cuts, per picture and view.
 
@@ -92,11 +103,21 @@ class FeatureCache:
         """Return the store of the first `cut` stages' outputs for one view: half precision, keyed by picture digest."""
         return RowStore(self.folder / f"cut{cut}-view{view}-{self._key(cut, view)}", self.shapes[cut], np.float16)
 
-    def fill(self, digests: Sequence[str], views: Sequence[int], progress: Progress) -> None:
-        """Compute the missing rows of all cuts in one pass. Safe with concurrent workers and after kill -9."""
+    def fill(self, wanted: Mapping[int, Sequence[str]], progress: Progress) -> None:
+        """Compute the missing rows of all cuts in one pass per view. Safe with concurrent workers and after kill -9.
+
+        wanted: digests by view. progress: of the pictures, each counted once per view.
+        """
         with FileLock(make_folder(self.folder) / "lock"):
-            for view in views:
-                self._fill_view(digests, view, progress)
+            passes = [self._planned(digests, view) for view, digests in wanted.items()]
+            done, total = 0, sum(len(one.todo) for one in passes)
+            for one in passes:
+                for start, keys in self._starts(one).items():
+                    for first in range(0, len(keys), CHUNK):
+                        chunk = keys[first : first + CHUNK]
+                        self._extend(one, chunk, start)
+                        done += len(chunk)
+                        progress(done, total)
 
     def _key(self, cut: int, view: int) -> str:
         """Return a hash of everything except the picture that a row depends on: weights, input, view, code versions.
@@ -111,44 +132,38 @@ class FeatureCache:
             parts += [view / N_VIEWS, self.invariances, self.seed, augmentation_key()]
         return hashlib.blake2b(repr(parts).encode(), digest_size=10).hexdigest()
 
-    def _fill_view(self, digests: Sequence[str], view: int, progress: Progress) -> None:
+    def _planned(self, digests: Sequence[str], view: int) -> _Pass:
         stores = {cut: self.rows(cut, view) for cut in self.cuts}
         missing = {cut: set(rows.missing(digests)) for cut, rows in stores.items()}
         todo = [key for key in dict.fromkeys(digests) if any(key in keys for keys in missing.values())]
-        done = 0
-        for start, keys in self._starts(todo, missing, view).items():
-            for first in range(0, len(keys), CHUNK):
-                chunk = keys[first : first + CHUNK]
-                self._extend(chunk, view, start, stores, missing)
-                done += len(chunk)
-                progress(done, len(todo))
+        return _Pass(view, todo, stores, missing)
 
-    def _starts(self, todo: Sequence[str], missing: Mapping[int, set[str]], view: int) -> dict[int, list[str]]:
+    def _starts(self, one: _Pass) -> dict[int, list[str]]:
         """Group pictures by the start of their computation: the deepest usable joint on disk, or 0 for pixels."""
-        left, found = list(todo), {}
+        left, found = list(one.todo), {}
         for cut in reversed(self._joints):
-            above = [key for key in left if min(c for c in self.cuts if key in missing[c]) > cut]
-            if above and any(self.folder.glob(f"cut{cut}-view{view}-*")):
-                absent = set(self.rows(cut, view).missing(above))
+            above = [key for key in left if min(c for c in self.cuts if key in one.missing[c]) > cut]
+            if above and any(self.folder.glob(f"cut{cut}-view{one.view}-*")):
+                absent = set(self.rows(cut, one.view).missing(above))
                 found[cut] = [key for key in above if key not in absent]
                 left = [key for key in left if key not in set(found[cut])]
         return {**{cut: keys for cut, keys in found.items() if keys}, **({0: left} if left else {})}
 
-    def _extend(self, keys: list[str], view: int, start: int, stores: Mapping[int, RowStore],
-                missing: Mapping[int, set[str]]) -> None:  # fmt: skip
+    def _extend(self, one: _Pass, keys: list[str], start: int) -> None:
         """Compute a chunk's missing rows from the outputs of the first `start` stages, and append them."""
         found: dict[int, list[Halves]] = defaultdict(list)
         inputs = prefetch(
-            lambda n: (self._inputs(keys[n : n + BATCH], view, start),), range(0, len(keys), BATCH), self._prefetch
+            lambda n: (self._inputs(keys[n : n + BATCH], one.view, start),), range(0, len(keys), BATCH), self._prefetch
         )
         for (x,) in inputs:
             for cut, out in self._outputs(x, start):
-                if cut in stores:
+                if cut in one.stores:
                     found[cut].append(out.cpu().contiguous().numpy())
         for cut, batches in found.items():
-            wanted = [i for i, key in enumerate(keys) if key in missing[cut]]
+            wanted = [i for i, key in enumerate(keys) if key in one.missing[cut]]
             if wanted:
-                stores[cut].append([keys[i] for i in wanted], np.concatenate(batches)[wanted])  # without the padding
+                rows = np.concatenate(batches)[wanted]  # without the padding
+                one.stores[cut].append([keys[i] for i in wanted], rows)
 
     def _inputs(self, keys: list[str], view: int, start: int) -> Tensor:
         """Return a padded batch of inputs: normalised pixels (32, 3, P, P) of this view, or rows of cut `start`."""

@@ -52,6 +52,8 @@ def show_study(summary: Summary, console: PlainConsole) -> None:
     )
     console.say(f"Folder: {short_path(summary.folder)}")
     console.rich.print(_next_commands(summary))
+    if not summary.running:
+        console.say(_continue(summary))
 
 
 def _running(one: Running, n_done: int) -> str:
@@ -63,9 +65,7 @@ def _running(one: Running, n_done: int) -> str:
 
 
 def _next_commands(summary: Summary) -> Table:
-    study, done, asked = summary.study, summary.n_trials["total"], summary.asked
-
-    table = new_table()
+    study, table = summary.study, new_table()
     table.show_header = False
     table.add_column(no_wrap=True)
     table.add_column()
@@ -73,12 +73,19 @@ def _next_commands(summary: Summary) -> Table:
         (f"autotune report {study}", "curves, hyperparameters and misclassified pictures in one HTML file"),
         (f"autotune predict {study} PICTURE...", "labels for new pictures"),
         (f"autotune export {study}", "a standalone model"),
-        (f"autotune search ... --trials {asked}", f"the {asked - done} missing trials")
-        if done < asked
-        else (f"autotune search ... --trials {max(FEW_TRIALS, 2 * done)}", "more trials"),
     ):
         table.add_row(cell_name(command), result)
     return table
+
+
+def _continue(summary: Summary) -> str:
+    """Say how the search goes on."""
+    done, asked = summary.n_trials["total"], summary.asked
+    if done < asked:
+        return f"The {plural(asked - done, 'missing trial')}: {summary.command}"
+    if not summary.is_decided:
+        return f"The finals and the test: {summary.command}"
+    return f"More trials: {summary.command.replace(f'--trials {asked}', f'--trials {max(FEW_TRIALS, 2 * done)}')}"
 
 
 def _leaderboard(summary: Summary) -> Table:
@@ -107,7 +114,10 @@ def _final_model(summary: Summary) -> list[str]:
     lines = [f"Finals, on the folds other than the validation set: {finalists}"] if finalists else []
     if summary.passed_over:
         some = ", ".join(f"{row.title} ({percent(row.value)})" for row in summary.passed_over)
-        lines.append(f"Better on the validation set, but too expensive to train again in the finals: {some}.")
+        lines.append(
+            f"Better on the validation set, or as good with a lower cross-entropy, but too expensive to train again in "
+            f"the finals: {some}."
+        )
     if final.close:
         lines.append(f"Trial {final.trial} is the reference and wins: the lead over it is at most one standard error.")
     return [*lines, f"Final model: {final.reason}."]
@@ -125,11 +135,15 @@ def _scores(summary: Summary) -> list[str]:
     unseen, value = "validation", summary.winner.value
     if summary.final and summary.final.folds:
         unseen, value = "cross-validation", summary.final.value
+    n_times = "once" if summary.n_evaluations == 1 else f"{summary.n_evaluations} times"
     if test is None:
-        return [f"{name}: {unseen} {percent(value)}. Not evaluated on the test set yet."]
+        others = f" Earlier models were, {n_times}." if summary.n_evaluations else ""
+        return [
+            f"{name}: {unseen} {percent(value)}. Not evaluated on the test set yet.{others}",
+            *(_later_line(row) for row in summary.later if row.scores),
+        ]
     low, high = test.value_interval
     visits = f" in {plural(test.n_visits, summary.visits.noun)}" if test.n_visits else ""
-    n_times = "once" if summary.n_evaluations == 1 else f"{summary.n_evaluations} times"
     lines = [
         f"{name}: test {percent(test.value)} (95 % interval {percent(low)} to {percent(high)}, n = {test.n}{visits}), "
         f"{unseen} {percent(value)}{_optimism(value, test)}. Evaluated {n_times} on the test set."
@@ -172,20 +186,25 @@ def _later_scores(later: LaterRow, summary: Summary) -> list[str]:
     from autotune.training.metrics import find_metric
 
     if later.scores is None:
-        return ["No picture has a label of the study, so nothing else was measured."]
+        return [
+            "No picture has a label of the study, so nothing else was measured. Labels are names of sub-folders: pass "
+            "the folder that contains one folder per class, or a table."
+        ]
     found, label = later.scores.evaluation, find_metric(summary.metric).label
     low, high = found.value_interval
     of_visits = f" in {plural(found.n_visits, 'visit')}" if found.n_visits else ""
-    test = f"; test {percent(summary.test.value)}" if summary.test else ""
     lines = [
         f"{label[0].upper()}{label[1:]}: later {percent(found.value)} "
-        f"(95 % interval {percent(low)} to {percent(high)}, n = {found.n}{of_visits}){test}."
+        f"(95 % interval {percent(low)} to {percent(high)}, n = {found.n}{of_visits})."
     ]
+    if summary.test:
+        lines[0] += _beside_the_test(summary.test, found)
     if fell := [(name, fall) for name, fall in later.scores.fall.items() if fall > 0][:5]:
         words = [f"{name} ({found.per_class[name].right} of {found.per_class[name].n} correct)" for name, _ in fell]
         lines.append(f"Fell most against the test set: {', '.join(words)}")
     if found.calibration:
-        lines.append(f"Expected calibration error: {percent(found.calibration.error_after)}")
+        error = percent(found.calibration.error_after)
+        lines.append(f"Expected calibration error: {error} between confidence and accuracy, on average")
     if one := later.scores.answered:
         share = one.right / one.answered if one.answered else None
         lines.append(
@@ -196,13 +215,22 @@ def _later_scores(later: LaterRow, summary: Summary) -> list[str]:
     return lines
 
 
+def _beside_the_test(test: Evaluation, later: Evaluation) -> str:
+    """The test score; if classes have no later pictures, that of the others, as the number of correct predictions."""
+    whole = f" On the test set: {percent(test.value)}"
+    same = test.of_classes(name for name, one in later.per_class.items() if one.n)
+    if same.n == test.n:
+        return f"{whole}."
+    return f"{whole}; of its pictures of the same classes, {same.right} of {same.n} are classified correctly."
+
+
 def _later_line(row: LaterRow) -> str:
     assert row.scores
     found = row.scores.evaluation
     low, high = found.value_interval
     return (
-        f"Later pictures ({row.finished[:10]}, {row.source}): {percent(found.value)} (95 % interval {percent(low)} to "
-        f"{percent(high)}, n = {found.n})"
+        f"Later pictures ({row.finished[:16].replace('T', ' ')} UTC, {row.source}): {percent(found.value)} "
+        f"(95 % interval {percent(low)} to {percent(high)}, n = {found.n})"
     )
 
 

@@ -113,7 +113,10 @@ def show_dry_run(found: DryRun, console: PlainConsole) -> None:
         console.say("The study is complete: the same command prints its result again.")
         return
     console.say(f"Time: about {duration(found.seconds)}.")
-    console.say("Dry run: nothing was trained or saved. Run the same command without --dry-run to start.")
+    start = "continue" if found.has_started else "start"
+    if found.is_running:
+        start = "continue once the running search has ended"
+    console.say(f"Dry run: nothing was trained or saved. Run the same command without --dry-run to {start}.")
 
 
 def show_range_test(

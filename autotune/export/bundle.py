@@ -90,6 +90,17 @@ def is_bundle(path: Path) -> bool:
     return (_folder(path) / INDEX).is_file()
 
 
+def is_unchanged(folder: Path, study: str) -> bool:
+    """Return whether a folder is a bundle of a study, and contains nothing else."""
+    try:
+        found = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        hashes = _read_hashes(folder)
+        _refuse_changed(folder, hashes)
+    except (OSError, ValueError, BundleError):
+        return False
+    return found.get("study") == study and {file.name for file in folder.iterdir()} == {INDEX, *hashes}
+
+
 def open_bundle(path: Path) -> Bundle:
     """Open a bundle by its folder or by one of its ONNX files, and check every file against its hash.
 

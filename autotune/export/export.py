@@ -63,7 +63,7 @@ def export_trial(name: str, request: ExportRequest, resources: Resources, listen
         # On the CPU, like the exported models: a GPU's convolutions round more coarsely than the tolerance allows.
         finished = reopen_trial(folder, record, replace(resources, device="cpu"), listener, request.trial)
         _refuse_class_names(finished.parts.classes, request)
-        with staged_folder(request.out or folder / "bundle") as (staging, out):
+        with staged_folder(request.out or folder / "bundle", folder.name) as (staging, out):
             network = finished.trained
             scores = unseen_scores(finished, listener)
             calibration = calibrate(finished, scores, request.threshold, request.precision)
@@ -75,7 +75,7 @@ def export_trial(name: str, request: ExportRequest, resources: Resources, listen
                 folder.name, finished.trial.number, finished.how, out, reference.correct, calibration, files
             )
             _write_documents(finished, scores, result, staging)
-        record.keep_export(result.trial, str(out), result.to_json())
+        record.keep_export(result.trial, str(out), result.to_json(), is_final=finished.final is not None)
     listener.close()
     return result
 

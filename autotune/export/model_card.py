@@ -19,7 +19,6 @@ from autotune.data.split import PARTS
 from autotune.export.formats import optional_formats
 from autotune.export.result import ExportResult
 from autotune.export.verify import VERIFIED
-from autotune.study.checks import source_of
 from autotune.study.reopen import FinishedTrial
 from autotune.study.reproduce import reproduction
 from autotune.study.storage.evaluations import ClassScore, Evaluation
@@ -56,7 +55,7 @@ def _values(finished: FinishedTrial, validation: Evaluation, result: ExportResul
     backbone = known.backbone(trial.params.backbone)
     per_class = (test or validation).per_class
     # Only the name: the card is published, and a local path is private.
-    source = Path(source_of(record)).name
+    source = Path(known.data).name
     again = reproduction(known.settings, source, finished.folder.name, len(record.trials()))
     return {
         **result.to_json(),
@@ -76,9 +75,9 @@ def _values(finished: FinishedTrial, validation: Evaluation, result: ExportResul
         "test": test,
         "scope": _scope(finished, test),
         "noun": known.visits.noun,
-        "later": [(Path(row.source).name, row) for row in record.later() if row.scores],
+        "later": [(Path(row.source).name, row) for row in finished.later if row.scores],
         "validation": validation,
-        "optimism": _optimism(validation.value, test.value) if test else None,
+        "optimism": _optimism(validation.value, test) if test else None,
         "n_evaluations": len(record.evaluations()),
         "verified": VERIFIED,
         "machine": f"{plural(os.cpu_count() or 1, 'processor')} ({platform.machine()}, {platform.system()})",
@@ -97,7 +96,7 @@ def _scope(finished: FinishedTrial, test: Evaluation | None) -> str | None:
         return None
     record, backbone = finished.record, finished.trial.params.backbone
     return describe_scope(
-        finished.folder.name, record.facts().visits, test, record.probes(), backbone, was_measured_later(record.later())
+        finished.folder.name, record.facts().visits, test, record.probes(), backbone, was_measured_later(finished.later)
     )
 
 
@@ -109,19 +108,22 @@ def _classes(finished: FinishedTrial, per_class: Mapping[str, ClassScore]) -> li
     ]
 
 
-def _optimism(validation: float, test: float) -> str:
-    points = points_apart(validation, test)
+def _optimism(validation: float, test: Evaluation) -> str:
+    """Compare the two scores: a difference within the interval of the test score may be chance."""
+    points, (low, high) = points_apart(validation, test.value), test.value_interval
     if not points:
-        return "as high as the test score"
-    return f"{abs(points):.1f} percentage points {'optimistic' if points > 0 else 'pessimistic'}"
+        return "it is as high as the test score"
+    side = f"it is {abs(points):.1f} percentage points {'above' if points > 0 else 'below'} the test score"
+    return f"{side}, {'within' if low <= validation <= high else 'outside'} the interval of the latter"
 
 
 def _options(result: ExportResult) -> str:
     """Return the options of `autotune export` that write these files again."""
     trial = f" --trial {result.trial}" if result.how == TRIAL else ""
-    formats = "".join(f" --format {one.format}" for one in result.files if one.format in optional_formats())
+    written = [one.format for one in result.files if one.is_verified and one.format in optional_formats()]
+    formats = "".join(f" --format {format}" for format in written)
     threshold = result.calibration.threshold
-    return trial + formats + (f" --threshold {threshold!r}" if threshold else "")
+    return trial + formats + (f" --threshold {threshold:.6g}" if threshold else "")
 
 
 def _licence(finished: FinishedTrial) -> str:
@@ -132,7 +134,7 @@ def _licence(finished: FinishedTrial) -> str:
 
 
 def _origin(finished: FinishedTrial) -> str:
-    source = source_of(finished.record)
+    source = finished.record.facts().data
     if not source:
         return "autotune's built-in sample, scikit-learn's handwritten digits"
     if source in datasets.DATASETS:
@@ -144,12 +146,13 @@ def _metadata(finished: FinishedTrial, test: Evaluation | None, validation: Eval
     """Return the YAML block for the Hugging Face Hub."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    metric = finished.record.facts().settings["metric"]
+    facts = finished.record.facts()
+    metric = facts.settings["metric"]
     part, scores = ("test", test) if test else ("validation", validation)
     result = EvalResult(
         task_type="image-classification",
         dataset_type="imagefolder",
-        dataset_name=datasets.default_study_name(Path(source) if (source := source_of(finished.record)) else None),
+        dataset_name=datasets.default_study_name(Path(facts.data) if facts.data else None),
         dataset_split=part,
         metric_type=find_metric(metric).hub_name,
         metric_value=round(scores.value, 4),

@@ -57,6 +57,5 @@ class ExportResult:
             return None
         return BundleError(
             f"{'; '.join(rejected)}.",
-            f"The other files are in {self.folder}. For this format, export another trial: --trial N; "
-            "autotune status lists them.",
+            f"The other files are in {self.folder} and predict as the network does. Export without this format.",
         )

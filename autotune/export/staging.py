@@ -1,23 +1,27 @@
-"""Staging: a folder that gets its name only when all its files are written."""
+"""Staging: a folder that gets its name only when all its files are written. It may replace a bundle."""
 
 from __future__ import annotations
 
 import errno
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from autotune.errors import BundleError
+from autotune.export import bundle
 from autotune.files import unfinished_folder
 
 
 @contextmanager
-def staged_folder(out: Path) -> Iterator[tuple[Path, Path]]:
+def staged_folder(out: Path, study: str) -> Iterator[tuple[Path, Path]]:
     """Yield an empty folder to write to, and the absolute path of `out`, to which it is renamed on exit.
 
-    It is removed if the block raises. Raises BundleError if `out` is in use, cannot be written or the disk is full.
+    It is removed if the block raises. An unchanged bundle of the study at `out` is then replaced. Raises BundleError if
+    `out` contains anything else, cannot be written or the disk is full.
     """
-    out = _prepared(out)
+    out = _prepared(out, study)
     try:
         with unfinished_folder(out) as staging:
             yield staging, out
@@ -30,12 +34,16 @@ def staged_folder(out: Path) -> Iterator[tuple[Path, Path]]:
         ) from error
 
 
-def _prepared(out: Path) -> Path:
-    """Return the absolute path of a folder that can be created: its parent exists. Raises BundleError."""
+def _prepared(out: Path, study: str) -> Path:
+    """Return the absolute path of a folder that can be created or replaced: its parent exists. Raises BundleError."""
     try:
         out = out.resolve()
-        if out.exists() and (not out.is_dir() or any(out.iterdir()) or out.is_mount()):
-            raise BundleError(f"{out} exists and is not an empty folder.", "Choose another folder, or one inside it.")
+        is_free = not out.exists() or (out.is_dir() and not out.is_mount() and not any(out.iterdir()))
+        if not is_free and not bundle.is_unchanged(out, study):
+            raise BundleError(
+                f"{out} exists, and is neither an empty folder nor an unchanged bundle of study {study}.",
+                "Choose another folder.",
+            )
         out.parent.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
         reason = getattr(error, "strerror", None) or error
@@ -47,6 +55,12 @@ def _publish(staging: Path, out: Path) -> None:
     staging.chmod(0o755)  # mkdtemp and safetensors give permissions only to the owner
     for file in staging.iterdir():
         file.chmod(0o644)
+    if out.exists() and any(out.iterdir()):
+        old = out.with_name(f".{out.name}.replaced-{os.getpid()}")
+        out.rename(old)
+        staging.rename(out)
+        shutil.rmtree(old)
+        return
     if out.exists():
         out.rmdir()
     staging.rename(out)

@@ -12,7 +12,7 @@ from autotune.export.verify import Reference
 from autotune.study.evaluate import class_numbers, score_logits
 from autotune.study.listener import StudyListener
 from autotune.study.reopen import FinishedTrial
-from autotune.study.storage.evaluations import Evaluation
+from autotune.study.storage.evaluations import Evaluation, latest_scores
 from autotune.text import percent
 from autotune.training import calibration
 from autotune.training.metrics import find_metric
@@ -78,19 +78,13 @@ def calibrate(
     if precision is not None:
         at = calibration.find_threshold(confidence, correct, precision)
     fitted_on = "validation" if finished.held_out is None else "held-out"
-    known = {fitted_on: scores, "test": finished.test, "later": _latest_later(finished)}
+    known = {fitted_on: scores, "test": finished.test, "later": latest_scores(finished.later)}
     answered = {
         part: calibration.count_answered(np.array(one.confidence), np.array(one.right), at)
         for part, one in known.items()
         if at and one and one.confidence
     }
     return FittedCalibration(fitted_on, scores.calibration.temperature, at, answered)
-
-
-def _latest_later(finished: FinishedTrial) -> Evaluation | None:
-    """Return the latest evaluation of the final model on later pictures, if there is one."""
-    rows = [row for row in finished.record.later() if row.scores and row.trial == finished.trial.number]
-    return rows[-1].scores.evaluation if rows and rows[-1].scores and finished.final else None
 
 
 def build_reference(finished: FinishedTrial, logits: Tensor, temperature: float) -> Reference:

@@ -13,7 +13,7 @@ from autotune.study.storage.record import Record
 from autotune.study.storage.rows import COMPLETE, TrialRow
 from autotune.study.summary import Summary
 from autotune.text import percent, plural
-from autotune.training.gap import first_stop
+from autotune.training.gap import best_index, first_stop
 from autotune.training.outcome import GAP, Epoch
 from autotune.training.params import Params
 
@@ -73,12 +73,11 @@ def why_ended(row: TrialRow, epochs: Sequence[Epoch], settings: Mapping[str, Any
     if row.ended != GAP:
         return ENDS.get(row.ended, row.ended) + _gap_stops(row.params, epochs, settings)
     limit = settings["gap"]
-    gap, values = epochs[-1].gap, [epoch.validation for epoch in epochs]
-    n_since = len(values) - 1 - values.index(max(values))  # a later best epoch has an equal score
+    gap, n_since = epochs[-1].gap, len(epochs) - 1 - best_index(epochs)
     size = f"{100 * gap:.1f} percentage points, " + ("over the limit of" if gap > limit else "growing, the limit is")
     return (
         f"stopped by the gap between training and validation ({size} {100 * limit:g}), after "
-        f"{plural(n_since, 'epoch')} without a higher validation score"
+        f"{plural(n_since, 'epoch')} without a better one"
     )
 
 

@@ -70,7 +70,8 @@ def compute_importances(file: Path, rows: Sequence[TrialRow], labels: Mapping[st
     try:
         if len(values) < FEWEST:
             raise _NotComputedError(
-                f"Too few complete trials to compare hyperparameters: {len(values)} of at least {FEWEST}."
+                f"Too few complete trials to compare hyperparameters: {len(values)} of at least {FEWEST}. "
+                "The command at the end of this page continues the search, with more --trials."
             )
         if len(set(values)) == 1:
             raise _NotComputedError(

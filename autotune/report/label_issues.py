@@ -111,7 +111,7 @@ def _features(selection: Selection, split: Split, root: Path, pictures: Sequence
     plan = make_plan(Settings(), split, selection, chosen=Chosen(epochs=1, cuts={(name, size): (one.n_stages,)}))
     cache = LoadedBackbones(build_context(plan, 1)).feature_cache(name, size)
     digests = [picture.digest for picture in pictures]
-    cache.fill(digests, [0], listener.progress(f"Feature cache of {name}"))
+    cache.fill({0: digests}, listener.progress(f"Feature cache of {name}"))
     rows = cache.rows(one.n_stages, 0)
     return rows.take(rows.places(digests)).astype(np.float32)
 

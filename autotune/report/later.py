@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +9,8 @@ from markupsafe import Markup
 
 from autotune.report import confusion
 from autotune.report.confusion import Errors
-from autotune.study.storage.evaluations import ClassScore, Evaluation, LaterRow
+from autotune.study.storage.evaluations import Answered, ClassScore, Counted, Evaluation, LaterRow
+from autotune.study.summary import Summary
 from autotune.training.metrics import wilson_interval
 
 
@@ -25,16 +25,9 @@ class LaterClass:
 
 
 @dataclass(frozen=True)
-class Counted:
-    """Correct predictions among n pictures."""
-
-    right: int
-    n: int
-
-
-@dataclass(frozen=True)
 class LaterSection:
-    """The latest evaluation on later pictures that has scores, and all evaluations. classes: the largest fall first.
+    """The latest evaluation on later pictures that has scores. classes: the largest fall first. rows: all evaluations,
+    also of earlier models. answered: at the threshold of the bundle.
 
     right: correct predictions. same: counts of the test pictures of the classes that have later pictures; None if all
     classes have some.
@@ -48,38 +41,30 @@ class LaterSection:
     same: Counted | None
     errors: Errors | None
     reliability: Markup | None
+    answered: Answered | None
 
 
-def later_section(
-    rows: Sequence[LaterRow], classes: Sequence[str], test: Evaluation | None, reliability: Markup | None
-) -> LaterSection | None:
-    """Return the section, None if there was no evaluation. reliability: the chart of `latest_scores`."""
+def later_section(summary: Summary, reliability: Markup | None, threshold: float) -> LaterSection | None:
+    """Return the section, None if the model was not evaluated. reliability: the chart of `latest_scores`. threshold: of
+    the bundle; 0 for none.
+    """
+    rows, classes, test = summary.later, summary.classes, summary.test
     if not rows:
         return None
     row = next((one for one in reversed(rows) if one.scores), rows[-1])
     scores = row.scores.evaluation if row.scores else None
+    found = _classes(row)
     return LaterSection(
         row=row,
-        rows=tuple(rows),
+        rows=tuple(sorted((*rows, *summary.later_before), key=lambda one: one.id)),
         scores=scores,
-        classes=_classes(row),
+        classes=found,
         right=sum(one.right for one in scores.per_class.values()) if scores else 0,
-        same=_same_classes(test, scores) if test and scores and row.missing else None,
+        same=test.of_classes(one.name for one in found) if test and scores and row.missing else None,
         errors=confusion.errors(scores, classes, Path(row.root)) if scores else None,
         reliability=reliability,
+        answered=scores.answered(threshold) if scores and scores.confidence and threshold else None,
     )
-
-
-def latest_scores(rows: Sequence[LaterRow]) -> Evaluation | None:
-    """Return the scores of the latest evaluation on later pictures that has some."""
-    return next((one.scores.evaluation for one in reversed(rows) if one.scores), None)
-
-
-def _same_classes(test: Evaluation, later: Evaluation) -> Counted | None:
-    """Count the test pictures of the classes that have later pictures."""
-    own = [test.per_class[name] for name, one in later.per_class.items() if one.n]
-    n = sum(one.n for one in own)
-    return Counted(sum(one.right for one in own), n) if n else None
 
 
 def _classes(row: LaterRow) -> list[LaterClass]:

@@ -26,11 +26,10 @@ from autotune.report.curves import ENDS, TrialCurve, trial_curves
 from autotune.report.finals import FinalsSection, finals_section
 from autotune.report.gallery import ClassGallery, class_galleries
 from autotune.report.importance import HyperparameterImportance, Importances
-from autotune.report.later import LaterSection, later_section, latest_scores
+from autotune.report.later import LaterSection, later_section
 from autotune.report.thumbnails import Thumbnail, first_shown, thumbnail
-from autotune.study.checks import source_of
 from autotune.study.reproduce import Reproduction, reproduction
-from autotune.study.storage.evaluations import Evaluation
+from autotune.study.storage.evaluations import Evaluation, latest_scores
 from autotune.study.storage.record import TRIALS, Record, open_record
 from autotune.study.storage.rows import COMPLETE, PRUNED, ExportRow, StudyFacts, TrialRow
 from autotune.study.summary import Summary, find_study, study_status
@@ -226,10 +225,10 @@ def _page(record: Record, folder: Path, summary: Summary, winner: TrialRow) -> R
         n_evaluations=summary.n_evaluations,
         finals=finals_section(record, folder, summary, root),
         tested=_tested(summary, root, pictures),
-        later=_later(summary),
+        later=_later(summary, record.bundle()),
         data=_data(facts, pictures, root),
         export=exports[-1] if exports else None,
-        recipe=reproduction(facts.settings, source_of(record), folder.name, len(rows)),
+        recipe=reproduction(facts.settings, facts.data, folder.name, len(rows)),
         device=facts.device,
     )
 
@@ -304,9 +303,10 @@ def _tested(summary: Summary, root: Path, pictures: Sequence[Picture]) -> TestSe
     )
 
 
-def _later(summary: Summary) -> LaterSection | None:
+def _later(summary: Summary, bundle: ExportRow | None) -> LaterSection | None:
     scores = latest_scores(summary.later)
-    return later_section(summary.later, summary.classes, summary.test, _reliability(scores) if scores else None)
+    threshold = float(bundle.facts.get("threshold") or 0.0) if bundle else 0.0
+    return later_section(summary, _reliability(scores) if scores else None, threshold)
 
 
 def _reliability(scores: Evaluation) -> Markup | None:

@@ -68,12 +68,6 @@ def has_started(folder: Path) -> bool:
         return record.facts().has_started
 
 
-def source_of(record: Record) -> str:
-    """Return the DATA argument of the search, ready to be used again; "" for the built-in sample."""
-    facts = record.facts()
-    return facts.root if facts.source is None else facts.source  # records of earlier versions have only the root
-
-
 def recorded_backbones(record: Record) -> dict[str, BackboneOptions] | None:
     """Return a study's backbones with their sizes and depths; None before the study has started."""
     known = record.facts().backbones

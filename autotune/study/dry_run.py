@@ -29,6 +29,7 @@ from autotune.study.finals.race import RacePlanner
 from autotune.study.listener import StudyListener
 from autotune.study.prepare import Prepared, prepare
 from autotune.study.request import SearchRequest
+from autotune.study.storage.lock import is_in_use
 from autotune.study.storage.record import open_record
 from autotune.study.storage.rows import FoldRow, TrialRow
 from autotune.study.timing.feature_cost import FeatureCost, feature_costs
@@ -40,13 +41,15 @@ from autotune.training.context import LoadedBackbones, TrialContext
 class DryRun:
     """The plan of a search and its estimated cost.
 
-    has_started, tested: whether the study has started, and whether its winner has been evaluated on the test set.
+    has_started, is_running, tested: whether the study has started, whether a search is running, and whether its winner
+    has been evaluated on the test set.
     trial_operations: of all remaining trials. pixel_bytes: of decoded pixels that are not cached yet. seconds: the
     estimated total.
     """
 
     study: str
     has_started: bool
+    is_running: bool
     tested: bool
     split: Split
     settings: Settings
@@ -77,6 +80,7 @@ class DryRun:
         return {
             "study": self.study,
             "started": self.has_started,
+            "running": self.is_running,
             "tested": self.tested,
             "classes": list(self.split.classes),
             "pictures": self.split.counts,
@@ -163,6 +167,7 @@ def _count(request: SearchRequest, folder: Path, plan: Plan, earlier: _EarlierRu
     return DryRun(
         study=folder.name,
         has_started=earlier.backbones is not None,
+        is_running=is_in_use(folder),
         tested=earlier.is_tested,
         split=plan.split,
         settings=plan.settings,

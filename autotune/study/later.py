@@ -21,7 +21,7 @@ from autotune.study.evaluate import score_logits, validation_temperature
 from autotune.study.listener import StudyListener
 from autotune.study.reopen import FinishedTrial, reopen_trial
 from autotune.study.request import Resources
-from autotune.study.storage.evaluations import Answered, ClassScore, Drift, LaterRow, LaterScores
+from autotune.study.storage.evaluations import ClassScore, Drift, LaterRow, LaterScores
 from autotune.study.storage.lock import lock_study
 from autotune.study.storage.record import open_record
 from autotune.study.summary import find_study
@@ -93,14 +93,9 @@ def _scores(
         one.context.metric, logits, pictures, one.parts.classes, temperature, by_visit=read.catalog.visits.n > 0
     )
     fell = _fall(found.per_class, one.test.per_class) if one.test else {}
-    confidence, right = np.array(found.confidence), np.array(found.right)
-    exports = [row for row in one.record.exports() if row.facts.get("threshold")]
-    answered = None
-    if exports:
-        threshold = float(exports[-1].facts["threshold"])
-        reached = confidence >= threshold
-        answered = Answered(threshold, len(right), int(reached.sum()), int(right[reached].sum()))
-    return LaterScores(found, fell, answered)
+    bundle = one.record.bundle()
+    threshold = float(bundle.facts.get("threshold") or 0.0) if bundle else 0.0
+    return LaterScores(found, fell, found.answered(threshold) if threshold else None)
 
 
 def _fall(later: Mapping[str, ClassScore], test: Mapping[str, ClassScore]) -> dict[str, float]:
@@ -137,7 +132,7 @@ def _features(one: FinishedTrial, pictures: Sequence[Picture], listener: StudyLi
     params = one.trial.params
     some = LabelledPictures(tuple(picture.digest for picture in pictures), (0,) * len(pictures))
     cache = one.backbones.feature_cache(params.backbone, params.pixels)
-    cache.fill(some.digests, [0], listener.progress("Feature cache"))
+    cache.fill({0: some.digests}, listener.progress("Feature cache"))
     found, _ = last_features(one.backbones, params.backbone, params.pixels, some)
     lengths = np.linalg.norm(found, axis=1, keepdims=True)
     return np.asarray(found / np.maximum(lengths, 1e-6), dtype=np.float32)

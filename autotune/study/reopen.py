@@ -20,12 +20,13 @@ from autotune.study.evaluate import evaluate_winner
 from autotune.study.finals.held_out import HeldOut, held_out_of
 from autotune.study.listener import StudyListener
 from autotune.study.request import Resources
-from autotune.study.storage.evaluations import Evaluation
+from autotune.study.storage.evaluations import Evaluation, LaterRow
 from autotune.study.storage.files import StudyFiles
 from autotune.study.storage.lock import lock_study
 from autotune.study.storage.record import Record, open_record
 from autotune.study.storage.rows import COMPLETE, TRIAL, Final, TrialRow
 from autotune.study.summary import Summary, find_study, study_status
+from autotune.text import plural
 from autotune.training.context import LoadedBackbones, TrialContext
 from autotune.training.restore import TrainedNetwork, network_from_checkpoint
 
@@ -69,6 +70,11 @@ class FinishedTrial:
         """The latest evaluation of this network on the test set, or None."""
         return self.record.evaluation() if self.final else self.record.trial_evaluation(self.trial.number)
 
+    @property
+    def later(self) -> list[LaterRow]:
+        """The evaluations of this network on later pictures."""
+        return self.record.own_later() if self.final else self.record.trial_later(self.trial.number)
+
     @cached_property
     def held_out(self) -> HeldOut | None:
         """The predictions of the networks of the folds on the pictures held out from them; None without folds."""
@@ -108,10 +114,22 @@ def evaluate_again(name: str, resources: Resources, listener: StudyListener) -> 
     """Evaluate the final model on the test set again. The record counts every evaluation."""
     folder = find_study(name)
     with lock_study(folder), open_record(folder) as record:
+        _refuse_unfinished(record, folder.name)
         one = reopen_trial(folder, record, resources, listener)
         evaluate_winner(one.backbones, record, folder, one.root, one.parts, listener.progress("Test"))
     listener.close()
     return study_status(str(folder))
+
+
+def _refuse_unfinished(record: Record, study: str) -> None:
+    """Raise StudyError if the study has no model yet that the test set is for."""
+    run = record.facts().run
+    if record.final() is None and record.evaluation() is None and run:
+        raise StudyError(
+            f"Study {study} is not finished ({record.n_trials()} of {plural(run.asked, 'trial')}), and the test set is "
+            "for its final model.",
+            f"Run the search again to finish it, or use later pictures: autotune evaluate {study} --on LATER",
+        )
 
 
 def _complete(folder: Path, record: Record, number: int | None) -> TrialRow:

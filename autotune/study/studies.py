@@ -78,7 +78,7 @@ def _row(folder: Path) -> StudyRow:
     size, used = sum(file.st_size for file in files), max(file.st_mtime for file in files)
     try:
         with open_record(folder) as record:
-            best, definition = record.best(), record.facts().definition
+            best, definition = record.winner(), record.facts().definition
             test = record.evaluation()
             n_complete = sum(row.state == COMPLETE for row in record.trials())
     except StudyError as error:

@@ -10,10 +10,11 @@ from typing import Any
 
 from autotune.data.visits import Visits
 from autotune.errors import StudyError, did_you_mean
+from autotune.study.reproduce import reproduction
 from autotune.study.storage.evaluations import Evaluation, LaterRow
 from autotune.study.storage.lock import is_in_use
 from autotune.study.storage.record import RECORD, TRIALS, Record, missing_file, open_record
-from autotune.study.storage.rows import COMPLETE, STATES, BackboneFacts, Final, ProbeRow, Running, TrialRow
+from autotune.study.storage.rows import COMPLETE, STATES, BackboneFacts, Final, ProbeRow, Running, StudyFacts, TrialRow
 from autotune.text import percent, plural
 
 STUDIES = Path("studies")
@@ -51,9 +52,10 @@ class Summary:
     """The current results of a study. pictures: counts by part. leaderboard: finished trials, the winner first.
 
     final: the final model; None in a study of an earlier version, or until the finals are over. test: the latest
-    evaluation of the final model, or else of the best trial; n_evaluations: the number of all. later: evaluations on
-    later pictures, in order. visits: how the pictures are grouped. asked: the trials that the latest run was to reach.
-    running: that run, if it has not ended.
+    evaluation of the final model, or else of the best trial; n_evaluations: the number of all, also of earlier models.
+    later: evaluations of the same model on later pictures, in order; later_before: of earlier models. visits: how the
+    pictures are grouped. asked: the trials that the latest run was to reach. running: that run, if it has not ended.
+    command: that continues the search.
     """
 
     study: str
@@ -69,10 +71,12 @@ class Summary:
     test: Evaluation | None
     n_evaluations: int
     later: tuple[LaterRow, ...]
+    later_before: tuple[LaterRow, ...]
     visits: Visits
     asked: int
     running: Running | None
     seconds: StudySeconds
+    command: str
 
     @property
     def best(self) -> TrialRow | None:
@@ -131,9 +135,11 @@ class Summary:
             "finals": self.final.to_json()["finalists"] if self.final else [],
             "final": self.final and self._final_json(self.final),
             "test": self.test and self._test_json(self.test),
+            "test_evaluations": self.n_evaluations,
             "scope": self.scope,
             "visits": self.visits.to_json(),
             "later": [row.to_json() for row in self.later],
+            "later_before": [row.to_json() for row in self.later_before],
             "running": self.running and asdict(self.running),
             "seconds": {**asdict(self.seconds), "total": self.seconds.total},
         }
@@ -203,7 +209,8 @@ def study_status(name: str) -> Summary:
     folder = find_study(name)
     with open_record(folder) as record:
         if record.facts().definition is None:
-            raise StudyError(f"Study {name} has not started.", "Wait a moment, or start it with `autotune search`.")
+            doing = "is starting: it reads its pictures" if is_in_use(folder) else "has not started"
+            raise StudyError(f"Study {name} {doing}.", "Wait a moment, or start it with `autotune search`.")
         return _summary(record, folder)
 
 
@@ -215,11 +222,13 @@ def find_study(name: str) -> Path:
         if (folder / TRIALS).is_file():
             raise missing_file(folder, RECORD)
     known = [file.parent.name for file in STUDIES.glob(f"*/{RECORD}")]
-    raise StudyError(f"No study named {name!r} in {STUDIES.resolve()}.", did_you_mean(name, known))
+    fix = did_you_mean(name, known) if known else "Start one: autotune search PHOTOS"
+    raise StudyError(f"No study named {name!r} in {STUDIES.resolve()}.", fix)
 
 
 def _summary(record: Record, folder: Path) -> Summary:
     facts, rows, probes = record.facts(), record.trials(), record.probes()
+    later, asked = record.own_later(), facts.run.asked if facts.run else len(rows)
     cache = sum(row.cache_seconds or 0.0 for row in rows) + sum(row.cache_seconds for row in probes)
     cache += sum(row.cache_seconds or 0.0 for row in record.folds())
     return Summary(
@@ -235,9 +244,18 @@ def _summary(record: Record, folder: Path) -> Summary:
         final=record.final(),
         test=record.evaluation(),
         n_evaluations=len(record.evaluations()),
-        later=tuple(record.later()),
+        later=tuple(later),
+        later_before=tuple(row for row in record.later() if row not in later),
         visits=facts.visits,
-        asked=facts.run.asked if facts.run else len(rows),
+        asked=asked,
         running=facts.run if is_in_use(folder) else None,
         seconds=StudySeconds(cache=cache, **{name: facts.seconds.get(name, 0.0) for name in KINDS}),
+        command=_command(facts, folder, max(asked, len(rows))),
     )
+
+
+def _command(facts: StudyFacts, folder: Path, n_trials: int) -> str:
+    """Return the command that continues the search. A study.toml in the study's folder is read without being named."""
+    whole = reproduction(facts.settings, facts.data, folder.name, n_trials).command
+    own = " --config study.toml"
+    return whole.replace(own, "" if (folder / "study.toml").is_file() else " --config FILE")

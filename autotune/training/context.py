@@ -159,8 +159,8 @@ def _feature_sources(backbones: LoadedBackbones, params: Params, cut: int, train
     context, resident = backbones.context, backbones.resident
     cache = backbones.feature_cache(params.backbone, params.pixels)
     views = list(views_up_to(params.augment))
-    cache.fill(tuple(dict.fromkeys(digest for one in (train, *clean) for digest in one.digests)), [0], progress)
-    cache.fill(train.digests, views[1:], progress)
+    every = tuple(dict.fromkeys(digest for one in (train, *clean) for digest in one.digests))
+    cache.fill({0: every, **dict.fromkeys(views[1:], train.digests)}, progress)
     held = [resident.held(cache.rows(cut, view), train.digests) for view in views]
     return TrialSources(
         FeatureSource(held, context.invariances.flips),

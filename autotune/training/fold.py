@@ -120,7 +120,7 @@ def _fold_probe(backbones: LoadedBackbones, params: Params, fold: int, files: Ma
                 reporter: FoldReporter) -> LinearProbe:  # fmt: skip
     """Fit a probe on the pictures that the fold's network is trained on, with the penalty that the search chose."""
     context, key = backbones.context, (params.backbone, params.pixels)
-    backbones.feature_cache(*key).fill(context.pool.digests, [0], reporter.cache_progress)
+    backbones.feature_cache(*key).fill({0: context.pool.digests}, reporter.cache_progress)
     penalty = probe_of(params, files).inverse_penalty
     if penalty is None:  # a study of an earlier version
         train, validation = (last_features(backbones, *key, one) for one in (context.train, context.validation))

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from autotune.training.metrics import smooth
 from autotune.training.outcome import Epoch
 
+LEAST_GROWTH = 0.01  # of the gap, to call it growing
+
 
 def is_better(row: Epoch, other: Epoch) -> bool:
     """Compare by the metric, then by a lower cross-entropy."""
@@ -19,16 +21,24 @@ def smoothed_gap(pairs: Sequence[tuple[float, float]]) -> list[float]:
     return [a - b for a, b in zip(train, validation, strict=True)]
 
 
+def best_index(rows: Sequence[Epoch]) -> int:
+    """Return the index of the best epoch."""
+    found = 0
+    for index, row in enumerate(rows):
+        if is_better(row, rows[found]):
+            found = index
+    return found
+
+
 def stops_on_gap(rows: Sequence[Epoch], patience: int, cycle_epochs: int, most: float) -> bool:
-    """Return whether a trial overfits: validation has not improved for `patience` epochs (at least one cycle), and the
-    smoothed gap exceeds `most` or has grown over these epochs.
+    """Return whether a trial overfits: no epoch was better for `patience` epochs (at least one cycle), and the smoothed
+    gap exceeds `most` or has grown over these epochs.
     """
     window = max(patience, cycle_epochs)
-    if len(rows) <= window:
+    if best_index(rows) >= len(rows) - window:
         return False
-    best_before = max(row.validation for row in rows[:-window])
-    is_stalled = max(row.validation for row in rows[-window:]) <= best_before
-    return is_stalled and (rows[-1].gap > most or rows[-1].gap > max(rows[-1 - window].gap, 0.0))
+    grown = rows[-1].gap - max(rows[-1 - window].gap, 0.0)
+    return rows[-1].gap > most or grown >= LEAST_GROWTH
 
 
 def first_stop(rows: Sequence[Epoch], patience: int, cycle_epochs: int, most: float) -> int | None:

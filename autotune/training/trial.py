@@ -36,7 +36,7 @@ def run_probe(backbones: LoadedBackbones, name: str, pixels: int, reporter: Repo
     """Fill the feature cache with the clean view and fit a linear head on its last cut."""
     context = backbones.context
     start = time.monotonic()
-    backbones.feature_cache(name, pixels).fill(context.pool.digests, [0], reporter.cache_progress)
+    backbones.feature_cache(name, pixels).fill({0: context.pool.digests}, reporter.cache_progress)
     cached = time.monotonic()
     features, labels = last_features(backbones, name, pixels, context.pool)
     folds = np.array(context.folds)

@@ -62,7 +62,7 @@ def filled(
 ) -> tuple[FeatureCache, list[tuple[int, int]]]:
     seen: list[tuple[int, int]] = []
     found = opened(chain)
-    found.fill(digests, views, lambda done, total: seen.append((done, total)))
+    found.fill(dict.fromkeys(views, digests), lambda done, total: seen.append((done, total)))
     return found, seen
 
 
@@ -85,7 +85,7 @@ def test_cached_rows_equal_the_outputs_of_the_frozen_stages(
 
 def test_a_row_does_not_depend_on_its_batch(chain: nn.Sequential, digests: tuple[str, ...], fresh_cache: Path) -> None:
     found, _ = filled(chain, digests[:1], [0, 1])
-    found.fill(digests, [0, 1], lambda *_: None)
+    found.fill({0: digests, 1: digests}, lambda *_: None)
     one = [found.rows(cut, view).take(np.array([0])) for cut in CUTS for view in (0, 1)]
     for place in found.folder.glob("cut*"):
         for file in place.iterdir():
@@ -122,7 +122,7 @@ def test_a_deeper_cut_is_computed_from_a_cached_shallower_one(
         shutil.rmtree(folder)
     again = opened(chain, (8, 9))
     monkeypatch.setattr(FrozenPrefix, "forward", lambda *_: pytest.fail("computed from pixels"))
-    again.fill(digests, [0, 3], lambda *_: None)
+    again.fill({0: digests, 3: digests}, lambda *_: None)
     computed = [again.rows(9, view).take(again.rows(9, view).places(digests)) for view in (0, 3)]
     assert all(np.array_equal(a, b) for a, b in zip(expected, computed, strict=True))
 

@@ -101,7 +101,8 @@ def test_the_card_is_a_hugging_face_card_with_the_scores(finished: Path) -> None
         "autotune search",
     ):
         assert expected in text
-    assert re.search(r"it was (\d+\.\d percentage points (optimistic|pessimistic)|as high as the test score)\.", text)
+    beside = r"\d+\.\d percentage points (above|below) the test score, (within|outside) the interval of the latter"
+    assert re.search(rf"it is ({beside}|as high as the test score)\.", text)
     assert "{{" not in text
     assert str(finished.parent) not in text
 
@@ -200,6 +201,20 @@ def test_a_network_with_another_score_than_its_trial_is_not_exported(finished: P
         exported()
 
 
+def test_an_export_replaces_an_unchanged_bundle_of_the_study_and_nothing_else(finished: Path) -> None:
+    def export(threshold: float) -> Path:
+        return export_trial("s", ExportRequest(threshold=threshold), Resources("cpu"), PlainConsole(quiet=True)).folder
+
+    folder = export(0.2)
+    assert export(0.3) == folder
+    assert json.loads((folder / "preprocessing.json").read_text())["threshold"] == 0.3
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(BundleError, match="nor an unchanged bundle of study s"):
+        export(0.4)
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert not list(folder.parent.glob(".bundle*"))
+
+
 def test_any_complete_trial_can_be_exported(finished: Path) -> None:
     record = Record(finished / "record.db")
     complete = [row.number for row in record.trials() if row.state == "complete"]
@@ -237,7 +252,7 @@ def test_predictions_below_the_threshold_are_unknown(finished: Path, tmp_path: P
         ({"formats": ("onxx",)}, ConfigError, "No format named 'onxx'"),
         ({"threshold": 1.5}, ConfigError, "threshold cannot be 1.5"),
         ({"threshold": 0.5, "precision": 0.9}, ConfigError, "both set the threshold"),
-        ({"out": Path("studies")}, BundleError, "not an empty folder"),
+        ({"out": Path("studies")}, BundleError, "neither an empty folder"),
         ({"out": Path("studies/s/record.db/x")}, BundleError, "cannot be created"),
     ],
 )

@@ -180,9 +180,9 @@ def test_near_duplicates_are_shown_apart_each_with_its_picture(made: Path) -> No
     ("validation", "gaps", "words"),
     [
         ([0.7, 0.8, 0.8, 0.79], [0.0, 0.01, 0.05, 0.061],
-         "(6.1 percentage points, over the limit of 5), after 2 epochs without a higher validation score"),
+         "(6.1 percentage points, over the limit of 5), after 2 epochs without a better one"),
         ([0.8, 0.7, 0.7, 0.79], [0.0, 0.01, 0.02, 0.031],
-         "(3.1 percentage points, growing, the limit is 5), after 3 epochs without a higher validation score"),
+         "(3.1 percentage points, growing, the limit is 5), after 3 epochs without a better one"),
     ],
 )  # fmt: skip
 def test_a_stop_by_the_gap_is_explained_by_its_numbers(validation: list[float], gaps: list[float], words: str) -> None:

@@ -69,6 +69,32 @@ def test_one_visit_of_each_class_widens_the_interval(finished: Path, later: Path
     assert one.value_interval[1] - one.value_interval[0] > other.value_interval[1] - other.value_interval[0]
 
 
+def test_scores_of_an_earlier_model_are_not_those_of_the_final_model(here: Path, tmp_path: Path, later: Path) -> None:
+    data = write_digits(tmp_path / "digits", classes=3, each=50)
+    flags = {"epochs": 3, "final": "trial"}
+    search(data, 1, flags=flags)
+    old = evaluate(later)
+    search(data, 1, flags={**flags, "final": "refit"})
+    refitted = study_status("s")
+    assert refitted.final is not None
+    assert (refitted.winner.number, refitted.later, len(refitted.later_before)) == (old.trial, (), 1)
+    assert "Measure it on later pictures" in refitted.scope
+    assert "later pictures, later" not in card(None)
+    new = evaluate(later)
+    assert new.model != old.model
+    assert [row.id for row in study_status("s").later] == [new.id]
+    assert card(None).count("| later pictures, later |") == 1
+    assert "later pictures, later" not in card(new.trial)
+    report = Path(write_report("s")["file"]).read_text(encoding="utf-8")
+    assert report.count("not the current model") == 1
+    assert report.count(old.model) == 1
+
+
+def card(trial: int | None) -> str:
+    folder = export_trial("s", ExportRequest(trial=trial), Resources("cpu"), StudyListener()).folder
+    return (folder / "card.md").read_text(encoding="utf-8")
+
+
 def test_python_returns_what_the_record_holds(finished: Path, later: Path) -> None:
     found = autotune.Study("s", device="cpu").evaluate(later)
     assert found == json.loads(json.dumps(study_status("s").to_json()["later"][0]))

@@ -11,8 +11,12 @@ from small_studies import search
 
 from autotune.cli.console import PlainConsole
 from autotune.cli.study_view import show_study
+from autotune.errors import StudyError
 from autotune.study.listener import StudyListener
+from autotune.study.reopen import evaluate_again
+from autotune.study.request import Resources
 from autotune.study.storage.lock import lock_study
+from autotune.study.storage.rows import Running
 from autotune.study.summary import Summary, study_status
 from autotune.training.outcome import Epoch
 
@@ -69,15 +73,41 @@ def test_the_next_command_asks_for_the_missing_trials_or_for_more(
     here: Path, digits: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     search(digits, 2)
-    assert "--trials 50 more trials" in shown(capsys, study_status("s"))
+    rest = "--study s --seed 0 --epochs 3 --backbone quick_cnn"
+    assert f"More trials: autotune search {digits} --trials 50 {rest}" in shown(capsys, study_status("s"))
     with pytest.raises(KeyboardInterrupt):
         search(digits, 5, listener=Interrupted())
-    assert "--trials 5 the 3 missing trials" in shown(capsys, study_status("s"))
+    assert f"The 3 missing trials: autotune search {digits} --trials 5 {rest}" in shown(capsys, study_status("s"))
+    running = replace(study_status("s"), running=Running(1, "host", "2026-01-01T00:00", 5, "trials"))
+    assert "autotune search" not in shown(capsys, running)
+
+
+def test_a_status_without_a_test_of_the_current_model_counts_the_earlier_tests(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = shown(capsys, replace(study_status("s"), test=None))
+    assert "Not evaluated on the test set yet. Earlier models were, once." in text
 
 
 class Interrupted(StudyListener):
+    """Presses Ctrl-C when a trial starts."""
+
+    def __init__(self, first: int = 0) -> None:
+        self._first = first
+
     def started(self, number: int, words: str, epochs: int, curve: Sequence[Epoch] = ()) -> None:
-        raise KeyboardInterrupt
+        if number >= self._first:
+            raise KeyboardInterrupt
+
+
+def test_the_test_set_is_kept_for_the_final_model(here: Path, digits: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        search(digits, 3, listener=Interrupted(first=1))
+    with pytest.raises(StudyError, match=r"not finished \(1 of 3 trials\)"):
+        evaluate_again("s", Resources("cpu"), StudyListener())
+    assert study_status("s").n_evaluations == 0
+    search(digits, 3)
+    assert evaluate_again("s", Resources("cpu"), StudyListener()).n_evaluations == 2
 
 
 def test_the_parts_of_the_time_add_up_to_the_total(here: Path, digits: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from autotune.data.folder import SkippedFile
+
+EFFECTS = (("very small", 0.2), ("small", 0.5), ("medium", 0.8))  # of Cohen's d (Cohen 1988)
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,24 @@ class CalibrationError:
     temperature: float
     error_before: float
     error_after: float
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Correct predictions among n pictures."""
+
+    right: int
+    n: int
+
+
+@dataclass(frozen=True)
+class Answered:
+    """How many of n predictions reach a threshold, and how many of these are right."""
+
+    threshold: float
+    n: int
+    answered: int
+    right: int
 
 
 @dataclass(frozen=True)
@@ -81,6 +101,16 @@ class Evaluation:
             n_visits=plain.get("n_visits", 0),
         )
 
+    def of_classes(self, names: Iterable[str]) -> Counted:
+        """Count the pictures of some classes."""
+        rows = [self.per_class[name] for name in names if name in self.per_class]
+        return Counted(sum(row.right for row in rows), sum(row.n for row in rows))
+
+    def answered(self, threshold: float) -> Answered:
+        """Count the predictions that reach a threshold."""
+        reached = [right for right, one in zip(self.right, self.confidence, strict=True) if one >= threshold]
+        return Answered(threshold, len(self.right), len(reached), sum(reached))
+
     def to_json(self) -> dict[str, Any]:
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # lists for tuples
         return plain
@@ -100,20 +130,11 @@ class Drift:
     @property
     def words(self) -> str:
         low, high = self.interval
+        size = next((name for name, most in EFFECTS if abs(self.effect) < most), "large")
         return (
             f"Drift: later pictures are {self.effect:.2f} standard deviations (95 % interval {low:.2f} to {high:.2f}, "
-            f"n = {self.n}) farther from the training pictures than the validation pictures are."
+            f"n = {self.n}) farther from the training pictures than the validation pictures are, a {size} difference."
         )
-
-
-@dataclass(frozen=True)
-class Answered:
-    """How many of n predictions reach a threshold, and how many of these are right."""
-
-    threshold: float
-    n: int
-    answered: int
-    right: int
 
 
 @dataclass(frozen=True)
@@ -130,10 +151,11 @@ class LaterScores:
 
 @dataclass(frozen=True)
 class LaterRow:
-    """One evaluation on later pictures. source: their folder or table; root: of their paths. n_read: readable pictures
-    in it. copies: of the study's pictures, which are left out: path and the path of the study's. unknown: pictures by
-    label, of labels that the study does not know. missing: classes of the study without later pictures. scores: None
-    without known labels.
+    """One evaluation on later pictures. final: the number of the final model; None: the trial's own network.
+
+    source: their folder or table; root: of their paths. n_read: readable pictures in it. copies: of the study's
+    pictures, which are left out: path and the path of the study's. unknown: pictures by label, of labels that the study
+    does not know. missing: classes of the study without later pictures. scores: None without known labels.
     """
 
     trial: int
@@ -147,8 +169,14 @@ class LaterRow:
     skipped: tuple[SkippedFile, ...]
     drift: Drift | None
     scores: LaterScores | None
+    final: int | None = None
     finished: str = ""
     id: int = 0
+
+    @property
+    def model(self) -> str:
+        """The network that was evaluated."""
+        return f"trial {self.trial}, as trained" if self.final is None else f"final model, of trial {self.trial}"
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> LaterRow:
@@ -167,6 +195,11 @@ class LaterRow:
     def to_json(self) -> dict[str, Any]:
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # lists for tuples
         return plain
+
+
+def latest_scores(rows: Sequence[LaterRow]) -> Evaluation | None:
+    """Return the scores of the latest evaluation on later pictures that has some."""
+    return next((one.scores.evaluation for one in reversed(rows) if one.scores), None)
 
 
 @dataclass(frozen=True)

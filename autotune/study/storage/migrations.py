@@ -121,3 +121,20 @@ def m011_seconds(db: Database) -> None:
     other = max(total - read - trials - finals - test, 0.0)
     kinds = {"read": read, "trials": trials, "finals": finals, "test": test, "other": other}
     db.table("study").upsert({"key": "seconds", "value": json.dumps(kinds)}, pk="key")
+
+
+@migrations()
+def m012_models(db: Database) -> None:
+    """Which final model was exported, or evaluated on later pictures: None for a trial's own network."""
+    db.table("exports").add_column("final", int)
+    finals = list(db.query("select id, finished from finals order by id"))
+
+    def at(finished: str) -> int | None:
+        return next((row["id"] for row in reversed(finals) if row["finished"] <= finished), None)
+
+    for row in list(db.table("exports").rows):
+        if json.loads(row["facts"]).get("how", "trial") != "trial":
+            db.table("exports").update(row["id"], {"final": at(row["finished"])})
+    for row in list(db.table("later").rows):
+        facts = {**json.loads(row["facts"]), "final": at(row["finished"])}
+        db.table("later").update(row["id"], {"facts": json.dumps(facts)})

@@ -227,6 +227,7 @@ class Record:
     def keep_later(self, row: LaterRow, seconds: float) -> LaterRow:
         """Save one evaluation on later pictures, and return it as it is recorded."""
         facts = {name: value for name, value in row.to_json().items() if name not in ("id", "finished")}
+        facts["final"] = self._final_id()
         kept = {"facts": json.dumps(facts), "finished": _now(), "seconds": seconds}
         self._db.table("later").insert(kept, pk="id")
         return self.later()[-1]
@@ -236,10 +237,27 @@ class Record:
         rows = self._db.query("select id, facts, finished from later order by id")
         return [LaterRow.from_json({**json.loads(row.pop("facts")), **row}) for row in rows]
 
-    def keep_export(self, trial: int, folder: str, facts: Mapping[str, Any]) -> None:
-        """Save one exported bundle. facts: the JSON object that the export printed."""
+    def own_later(self) -> list[LaterRow]:
+        """Return the evaluations of the final model, or else of the best trial, on later pictures."""
+        best, final = self.best(), self._final_id()
+        if final is None:
+            return self.trial_later(best.number) if best else []
+        return [row for row in self.later() if row.final == final]
+
+    def trial_later(self, number: int) -> list[LaterRow]:
+        """Return the evaluations of a trial's own network on later pictures."""
+        return [row for row in self.later() if row.final is None and row.trial == number]
+
+    def keep_export(self, trial: int, folder: str, facts: Mapping[str, Any], is_final: bool) -> None:
+        """Save one exported bundle. facts: the JSON object that the export printed. is_final: of the final model."""
         row = {"trial": trial, "folder": folder, "finished": _now(), "facts": json.dumps(facts)}
-        self._db.table("exports").insert(row, pk="id")
+        self._db.table("exports").insert({**row, "final": self._final_id() if is_final else None}, pk="id")
+
+    def bundle(self) -> ExportRow | None:
+        """Return the latest bundle of the final model, or else of the best trial; None if it was not exported."""
+        winner, final = self.winner(), self._final_id()
+        rows = reversed(self.exports())
+        return next((row for row in rows if winner and (row.trial, row.final) == (winner.number, final)), None)
 
     def exports(self) -> list[ExportRow]:
         """Return all exported bundles, in order."""

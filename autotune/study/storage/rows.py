@@ -86,6 +86,11 @@ class StudyFacts:
         return self.backbones is not None
 
     @property
+    def data(self) -> str:
+        """The DATA argument of the search, ready to be used again; "" for the built-in sample."""
+        return self.root if self.source is None else self.source  # records of earlier versions have only the root
+
+    @property
     def settings(self) -> Mapping[str, Any]:
         """The definition of a study that has started."""
         assert self.definition is not None
@@ -279,10 +284,13 @@ class ProbeRow:
 
 @dataclass(frozen=True)
 class ExportRow:
-    """One exported bundle. facts: the JSON object that the export printed."""
+    """One exported bundle. facts: the JSON object that the export printed. final: the number of the final model; None:
+    the trial's own network.
+    """
 
     id: int
     trial: int
     folder: str
     finished: str
     facts: Mapping[str, Any]
+    final: int | None = None
