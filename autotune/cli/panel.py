@@ -170,8 +170,10 @@ def _run(run: RunningTrial, outline: Outline, now: float, width: int, most_lines
     """A running trial: its hyperparameters in at most `most_lines` lines, then its two curves."""
     epoch = min(_reached(run) + 1, run.epochs)
     title = f"Trial {run.number}, epoch {epoch} of {run.epochs}, {duration(now - run.started)}: "
-    wrapped = textwrap.wrap(title + run.words, width, subsequent_indent="  ") if most_lines > 1 else [title + run.words]
-    lines = [Text(line) for line in wrapped[:most_lines]]
+    wrapped = [title + run.words]
+    if most_lines > 1:
+        wrapped = textwrap.wrap(wrapped[0], width, subsequent_indent="  ", max_lines=most_lines, placeholder=" ...")
+    lines = [Text(line) for line in wrapped]
     lines[0].stylize("bold", 0, len(title))
     for name, colour in (("train", TRAIN), ("validation", VALIDATION)):
         line = Text(f"  {'training' if name == 'train' else name:11}")

@@ -112,6 +112,13 @@ def test_the_gap_is_green_then_yellow_then_red(gap: float, colour: str) -> None:
     assert colour in {span.style for span in drawn.spans if span.start <= place < span.end}
 
 
+def test_hyperparameters_that_do_not_fit_end_with_an_ellipsis() -> None:
+    shown = lines(studying(width=40))
+    at = next(number for number, line in enumerate(shown) if line.startswith("Trial 10, epoch 4 of 9"))
+    assert shown[at + 2].endswith(" ...")
+    assert shown[at + 3].startswith("  training ")
+
+
 def test_the_leaderboard_has_the_best_first_and_counts_pruned_and_failed_trials() -> None:
     shown = lines(studying())
     at = next(number for number, line in enumerate(shown) if line.startswith("10 finished"))
