@@ -70,10 +70,10 @@ def by_the_metric(rows: Sequence[Epoch], cycle: int) -> bool:
 
 RULES: dict[str, Rule] = {
     "none": lambda rows, cycle: False,
-    "patience 4": stalled(4),
-    "gap 0.05, patience 4": gap(0.05, 4),
-    "gap 0.1, patience 4": gap(0.1, 4),
-    **{f"gap 0.05, patience {patience}": gap(0.05, patience) for patience in (3, 5, 6, 8)},
+    "patience 5": stalled(5),
+    "gap 0.05, patience 5": gap(0.05, 5),
+    "gap 0.1, patience 5": gap(0.1, 5),
+    **{f"gap 0.05, patience {patience}": gap(0.05, patience) for patience in (3, 4, 6, 8)},
     "as before, patience 5": by_the_metric,
 }
 MAIN = tuple(RULES)[:3]

@@ -82,10 +82,10 @@ def _continue(summary: Summary) -> str:
     """Say how the search goes on."""
     done, asked = summary.n_trials["total"], summary.asked
     if done < asked:
-        return f"The {plural(asked - done, 'missing trial')}: {summary.command}"
+        return f"The {plural(asked - done, 'missing trial')}: {summary.command(asked)}"
     if not summary.is_decided:
-        return f"The finals and the test: {summary.command}"
-    return f"More trials: {summary.command.replace(f'--trials {asked}', f'--trials {max(FEW_TRIALS, 2 * done)}')}"
+        return f"The finals and the test: {summary.command(done)}"
+    return f"More trials: {summary.command(max(FEW_TRIALS, 2 * done))}"
 
 
 def _leaderboard(summary: Summary) -> Table:

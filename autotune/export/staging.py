@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,12 +53,7 @@ def _publish(staging: Path, out: Path) -> None:
     staging.chmod(0o755)  # mkdtemp and safetensors give permissions only to the owner
     for file in staging.iterdir():
         file.chmod(0o644)
-    if out.exists() and any(out.iterdir()):
-        old = out.with_name(f".{out.name}.replaced-{os.getpid()}")
-        out.rename(old)
+    with unfinished_folder(out) as rubbish:  # deleted, also after kill -9, by the next export
+        if out.exists():
+            out.rename(rubbish / out.name)
         staging.rename(out)
-        shutil.rmtree(old)
-        return
-    if out.exists():
-        out.rmdir()
-    staging.rename(out)

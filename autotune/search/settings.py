@@ -173,7 +173,7 @@ class Settings(BaseModel, frozen=True):
     cycle_epochs: Annotated[int | None, Field(ge=1)] = None
     """Epochs per learning rate cycle; trials are pruned only at its end. Requires `epochs`, and divides it."""
 
-    patience: Annotated[int, Field(ge=1)] = 4  # benchmarks/gap.py
+    patience: Annotated[int, Field(ge=1)] = 5  # benchmarks/gap.py
     """Epochs (at least one cycle) without a better one before the gap can stop a trial."""
 
     gap: Annotated[float, Field(ge=0, le=1)] = 0.05

@@ -14,7 +14,7 @@ from autotune.study.reproduce import reproduction
 from autotune.study.storage.evaluations import Evaluation, LaterRow
 from autotune.study.storage.lock import is_in_use
 from autotune.study.storage.record import RECORD, TRIALS, Record, missing_file, open_record
-from autotune.study.storage.rows import COMPLETE, STATES, BackboneFacts, Final, ProbeRow, Running, StudyFacts, TrialRow
+from autotune.study.storage.rows import COMPLETE, STATES, BackboneFacts, Final, ProbeRow, Running, TrialRow
 from autotune.text import percent, plural
 
 STUDIES = Path("studies")
@@ -55,7 +55,7 @@ class Summary:
     evaluation of the final model, or else of the best trial; n_evaluations: the number of all, also of earlier models.
     later: evaluations of the same model on later pictures, in order; later_before: of earlier models. visits: how the
     pictures are grouped. asked: the trials that the latest run was to reach. running: that run, if it has not ended.
-    command: that continues the search.
+    settings: the definition of the study. data: the DATA argument of the search.
     """
 
     study: str
@@ -76,7 +76,8 @@ class Summary:
     asked: int
     running: Running | None
     seconds: StudySeconds
-    command: str
+    settings: Mapping[str, Any]
+    data: str
 
     @property
     def best(self) -> TrialRow | None:
@@ -114,6 +115,11 @@ class Summary:
     def scope(self) -> str:
         backbone = self.winner.params.backbone if self.best else None
         return describe_scope(self.study, self.visits, self.test, self.probes, backbone, was_measured_later(self.later))
+
+    def command(self, n_trials: int) -> str:
+        """Return the command that continues the search. The study.toml in the study's folder is read anyway."""
+        whole = reproduction(self.settings, self.data, self.study, n_trials).command
+        return whole.replace(" --config study.toml", "" if (self.folder / "study.toml").is_file() else " --config FILE")
 
     def describe(self, row: TrialRow) -> str:
         """Describe a trial's hyperparameters in one line."""
@@ -228,7 +234,7 @@ def find_study(name: str) -> Path:
 
 def _summary(record: Record, folder: Path) -> Summary:
     facts, rows, probes = record.facts(), record.trials(), record.probes()
-    later, asked = record.own_later(), facts.run.asked if facts.run else len(rows)
+    later = record.own_later()
     cache = sum(row.cache_seconds or 0.0 for row in rows) + sum(row.cache_seconds for row in probes)
     cache += sum(row.cache_seconds or 0.0 for row in record.folds())
     return Summary(
@@ -247,15 +253,9 @@ def _summary(record: Record, folder: Path) -> Summary:
         later=tuple(later),
         later_before=tuple(row for row in record.later() if row not in later),
         visits=facts.visits,
-        asked=asked,
+        asked=facts.run.asked if facts.run else len(rows),
         running=facts.run if is_in_use(folder) else None,
         seconds=StudySeconds(cache=cache, **{name: facts.seconds.get(name, 0.0) for name in KINDS}),
-        command=_command(facts, folder, max(asked, len(rows))),
+        settings=facts.settings,
+        data=facts.data,
     )
-
-
-def _command(facts: StudyFacts, folder: Path, n_trials: int) -> str:
-    """Return the command that continues the search. A study.toml in the study's folder is read without being named."""
-    whole = reproduction(facts.settings, facts.data, folder.name, n_trials).command
-    own = " --config study.toml"
-    return whole.replace(own, "" if (folder / "study.toml").is_file() else " --config FILE")
