@@ -90,7 +90,7 @@ Plugins = Annotated[list[Path] | None, typer.Option("--plugins", help="Folder wi
 WeightsDir = Annotated[
     Path | None, typer.Option("--weights", help="Folder with weights: BACKBONE.safetensors or BACKBONE.pth.")
 ]
-Device = Annotated[str, typer.Option(help="Device to train on: auto, cpu, cuda or mps.")]
+Device = Annotated[str, typer.Option(help="Device to compute on: auto, cpu, cuda or mps.")]
 NewStudyName = Annotated[str | None, typer.Option(help="Name of the study; default: the name of the data folder.")]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="Configuration file; default: studies/NAME/study.toml, if it exists.")
@@ -109,8 +109,8 @@ GroupBy = Annotated[
     str | None,
     typer.Option(
         "--group-by",
-        help="Keep the pictures of one visit in one set, by auto, none, time (EXIF), name (of the file), folder (below "
-        "the class) or a regular expression for paths; default: auto.",
+        help="Recognise the pictures of one visit, which are kept together, by auto, none, time (EXIF), name (of the "
+        "file), folder (below the class) or a regular expression for paths; default: auto.",
     ),
 ]
 SkipUnreadable = Annotated[

@@ -228,8 +228,9 @@ def _later_line(row: LaterRow) -> str:
     assert row.scores
     found = row.scores.evaluation
     low, high = found.value_interval
+    when = row.finished[:16].replace("T", " ")
     return (
-        f"Later pictures ({row.finished[:16].replace('T', ' ')} UTC, {row.source}): {percent(found.value)} "
+        f"Later pictures ({when} UTC, {row.source}; {row.model}): {percent(found.value)} "
         f"(95 % interval {percent(low)} to {percent(high)}, n = {found.n})"
     )
 

@@ -242,10 +242,9 @@ def _load_winner(folder: Path, resources: Resources | None, say: Callable[[str],
 
     with open_record(folder) as record:
         one = reopen_trial(folder, record, resources or Resources(), StudyListener())
-        trained = one.trained
-        test = one.test
-    if one.final is None and test is None:
-        say(f"Study {folder.name} has no final model yet: trial {one.trial.number}, the best so far, predicts.")
+        trained, test = one.trained, one.test
+        if not one.is_decided:
+            say(f"Study {folder.name} has no final model yet: trial {one.trial.number}, the best so far, predicts.")
     temperature = test.calibration.temperature if test and test.calibration else 1.0
 
     def run(squares: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -41,17 +41,17 @@ class TrialCurve:
     plot: Markup
 
 
-def trial_curves(record: Record, summary: Summary, metric: str) -> tuple[list[TrialCurve], int]:
-    """Return the curves of the winner and of the best other trials, and the number of values below their axis."""
+def trial_curves(record: Record, summary: Summary, metric: str) -> list[TrialCurve]:
+    """Return the curves of the winner and of the best other trials, all on one scale that contains every value."""
     complete = [row for row in summary.leaderboard if row.state == COMPLETE]
     order = sorted(complete, key=lambda row: (row.number != summary.winner.number, not row.params.is_recipe))
     best = order[:N_CURVES]  # the others keep their order
     found = [(row, record.curve(row.number)) for row in best]
     found = [(row, epochs) for row, epochs in found if epochs]
     if not found:
-        return [], 0
+        return []
     room = charts.axis_range(
-        [value for _, epochs in found for epoch in epochs for value in (epoch.train, epoch.validation)]
+        [value for _, epochs in found for epoch in epochs for value in (epoch.train, epoch.validation)], whole=True
     )
     longest = max(len(epochs) for _, epochs in found)
     curves = []
@@ -65,7 +65,7 @@ def trial_curves(record: Record, summary: Summary, metric: str) -> tuple[list[Tr
         plot = charts.curve(f"curve-{row.number}", train, validation, best_epoch, longest, room, label)
         words, ended = summary.describe(row), why_ended(row, epochs, record.facts().settings)
         curves.append(TrialCurve(row.number, row.title, value, words, ended, best_epoch, row.epochs or 0, plot))
-    return curves, room.n_below
+    return curves
 
 
 def why_ended(row: TrialRow, epochs: Sequence[Epoch], settings: Mapping[str, Any]) -> str:

@@ -44,7 +44,8 @@ class FinalsSection:
     """The final model and how it was chosen. folds: pictures in each fold that ranked the finalists.
 
     finalists: the winner first, empty without finals. has_shorter: whether some were not trained on all these folds.
-    passed_over: too expensive for the finals. held_out: None without folds.
+    passed_over: too expensive for the finals. is_tie: another finalist has the winner's score. held_out: None without
+    folds.
     """
 
     final: Final
@@ -52,6 +53,7 @@ class FinalsSection:
     finalists: list[FinalistRow]
     has_shorter: bool
     passed_over: tuple[TrialRow, ...]
+    is_tie: bool
     held_out: HeldOutSection | None
 
 
@@ -68,6 +70,7 @@ def finals_section(record: Record, folder: Path, summary: Summary, root: Path) -
         finalists=finalists,
         has_shorter=any(len(row.scores) < len(folds) for row in finalists),
         passed_over=summary.passed_over,
+        is_tie=sum(one.mean == final.finalists[0].mean for one in final.finalists) > 1,
         held_out=_held_out(record, folder, final, root) if final.folds else None,
     )
 

@@ -144,7 +144,6 @@ class ReportPage:
     scores_chart: Markup
     head_of: str
     curves: list[TrialCurve]
-    n_curves_below: int
     history_wide: Markup
     history_narrow: Markup
     room: AxisRange
@@ -203,7 +202,7 @@ def _page(record: Record, folder: Path, summary: Summary, winner: TrialRow) -> R
     label = f"{metric} of {plural(len(rows), 'trial')} by trial number; the best reached {percent(rows[0].value)}"
     order = [(row.number, row.state, row.value) for row in rows]
     exports = record.exports()
-    curves, n_below = trial_curves(record, summary, metric)
+    curves = trial_curves(record, summary, metric)
     return ReportPage(
         summary=summary,
         winner=winner,
@@ -214,7 +213,6 @@ def _page(record: Record, folder: Path, summary: Summary, winner: TrialRow) -> R
         scores_chart=_scores_chart(summary, winner, metric),
         head_of=labels.get(summary.probes[0].backbone, "") if summary.probes else "",
         curves=curves,
-        n_curves_below=n_below,
         history_wide=charts.history(order, room, charts.WIDE, label),
         history_narrow=charts.history(order, room, charts.NARROW, label),
         room=room,
@@ -228,7 +226,7 @@ def _page(record: Record, folder: Path, summary: Summary, winner: TrialRow) -> R
         later=_later(summary, record.bundle()),
         data=_data(facts, pictures, root),
         export=exports[-1] if exports else None,
-        recipe=reproduction(facts.settings, facts.data, folder.name, len(rows)),
+        recipe=reproduction(facts.settings, facts.data, folder.name, max(summary.asked, len(rows))),
         device=facts.device,
     )
 

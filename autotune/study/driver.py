@@ -62,6 +62,7 @@ class Driver:
         self._interrupted = search.unfinished()  # restarted before new trials are started
         self._running: dict[int, tuple[Trial, Params]] = {}
         self._epochs: dict[int, int] = {}  # finished ones of running trials
+        self._progress: Callable[[int], None] = lambda n_finished: None
         self._n_starts: Counter[int] = Counter()
 
     def run(self, n_trials: int) -> None:
@@ -72,8 +73,9 @@ class Driver:
         """
         self._tell_finished()
         self._listener.earlier(self._record.trials(), self._record.facts().backbones or {})
-        progress = self._listener.progress(TRIALS)
-        progress(self._search.n_finished(), n_trials)
+        show = self._listener.progress(TRIALS)
+        self._progress = lambda n_finished: show(n_finished, n_trials)
+        self._progress(self._search.n_finished())
         self._keeper.update()
         while True:
             self._give_trials(n_trials)
@@ -83,8 +85,6 @@ class Driver:
             for place, task, message in self._engine.events(self._limits.seconds):
                 assert isinstance(task, TrialTask)
                 self._handle(place, task.number, message)
-                if task.number not in self._running:
-                    progress(self._search.n_finished(), n_trials)
         if self._limits.is_late and self._record.best() is None and self._search.n_finished() < n_trials:
             self._take_probe()
 
@@ -177,6 +177,7 @@ class Driver:
         row = self._record.trial(number)
         assert row
         self._tell(trial, row)
+        self._progress(self._search.n_finished())
         best = self._record.best()
         self._listener.finished(row, self._backbone(params), is_best=best is not None and best.number == number)
         self._keeper.update(self._under_way)

@@ -66,6 +66,11 @@ class FinishedTrial:
         return self._restored(self.final.checkpoint if self.final else str(self.trial.checkpoint))
 
     @property
+    def is_decided(self) -> bool:
+        """Whether this is the final model or, in a study of an earlier version, a trial that was evaluated."""
+        return self.final is not None or self.test is not None
+
+    @property
     def test(self) -> Evaluation | None:
         """The latest evaluation of this network on the test set, or None."""
         return self.record.evaluation() if self.final else self.record.trial_evaluation(self.trial.number)
@@ -107,7 +112,12 @@ def reopen_trial(
     refuse_other_weights(record, chosen)
     plan = make_plan(settings, parts, chosen, chosen=recorded_choices(record))
     context = build_context(plan, 1)
-    return FinishedTrial(folder, record, trial, final, _root(record), parts, plan.settings, context)
+    one = FinishedTrial(folder, record, trial, final, _root(record), parts, plan.settings, context)
+    if number is None and not one.is_decided:
+        listener.say(
+            f"Study {folder.name} has no final model yet: trial {trial.number}, the best so far, takes its place."
+        )
+    return one
 
 
 def evaluate_again(name: str, resources: Resources, listener: StudyListener) -> Summary:

@@ -12,6 +12,7 @@ from small_studies import search
 from autotune.cli.console import PlainConsole
 from autotune.cli.study_view import show_study
 from autotune.errors import StudyError
+from autotune.export.predict import load
 from autotune.study.listener import StudyListener
 from autotune.study.reopen import evaluate_again
 from autotune.study.request import Resources
@@ -106,6 +107,9 @@ def test_the_test_set_is_kept_for_the_final_model(here: Path, digits: Path) -> N
     with pytest.raises(StudyError, match=r"not finished \(1 of 3 trials\)"):
         evaluate_again("s", Resources("cpu"), StudyListener())
     assert study_status("s").n_evaluations == 0
+    said: list[str] = []
+    load("s", Resources("cpu"), said.append)
+    assert said == ["Study s has no final model yet: trial 0, the best so far, predicts."]
     search(digits, 3)
     assert evaluate_again("s", Resources("cpu"), StudyListener()).n_evaluations == 2
 
