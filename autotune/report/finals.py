@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,9 +70,14 @@ def finals_section(record: Record, folder: Path, summary: Summary, root: Path) -
         finalists=finalists,
         has_shorter=any(len(row.scores) < len(folds) for row in finalists),
         passed_over=summary.passed_over,
-        is_tie=sum(one.mean == final.finalists[0].mean for one in final.finalists) > 1,
+        is_tie=is_tie(final.finalists),
         held_out=_held_out(record, folder, final, root) if final.folds else None,
     )
+
+
+def is_tie(finalists: Sequence[Finalist]) -> bool:
+    """Return whether a finalist with as many folds has the winner's score. finalists: the winner first."""
+    return any(one.mean == finalists[0].mean and len(one.folds) == len(finalists[0].folds) for one in finalists[1:])
 
 
 def _finalists(final: Final, summary: Summary) -> list[FinalistRow]:

@@ -202,6 +202,7 @@ def _page(record: Record, folder: Path, summary: Summary, winner: TrialRow) -> R
     label = f"{metric} of {plural(len(rows), 'trial')} by trial number; the best reached {percent(rows[0].value)}"
     order = [(row.number, row.state, row.value) for row in rows]
     exports = record.exports()
+    n_trials = len(rows) if summary.is_decided else max(summary.asked, len(rows))
     curves = trial_curves(record, summary, metric)
     return ReportPage(
         summary=summary,
@@ -226,7 +227,7 @@ def _page(record: Record, folder: Path, summary: Summary, winner: TrialRow) -> R
         later=_later(summary, record.bundle()),
         data=_data(facts, pictures, root),
         export=exports[-1] if exports else None,
-        recipe=reproduction(facts.settings, facts.data, folder.name, max(summary.asked, len(rows))),
+        recipe=reproduction(facts.settings, facts.data, folder.name, n_trials),
         device=facts.device,
     )
 

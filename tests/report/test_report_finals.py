@@ -19,12 +19,13 @@ from autotune.data.split import MANIFEST, TEST, VALIDATION, read_manifest
 from autotune.errors import StudyError
 from autotune.export.bundle import CARD
 from autotune.export.export import ExportRequest, export_trial
+from autotune.report.finals import is_tie
 from autotune.report.label_issues import find_label_issues_in_finals
 from autotune.report.report import write_report
 from autotune.study.finals import finals, race
 from autotune.study.request import Resources
 from autotune.study.storage.record import open_record
-from autotune.study.storage.rows import REFIT, Final
+from autotune.study.storage.rows import REFIT, Final, Finalist, FoldScore
 from autotune.study.summary import study_status
 
 OLD = Path(__file__).parents[1] / "study" / "made_by_0.1.0"
@@ -241,3 +242,13 @@ def test_a_study_without_finals_finds_no_label_errors(here: Path) -> None:
     shutil.copytree(OLD, here / "studies" / "old")
     with pytest.raises(StudyError, match=r"Study old has no finals\.\nOmit --study"):
         find_label_issues_in_finals("old", (), 8)
+
+
+def test_a_tie_is_between_finalists_on_the_same_number_of_folds() -> None:
+    two, one = (tuple(FoldScore(fold, 10, 0.9) for fold in range(n)) for n in (2, 1))
+    first = Finalist(1, two, 0.9, (0.8, 1.0), None, won=True, is_reference=True)
+    other = replace(first, trial=2, won=False)
+    assert is_tie((first, other))
+    assert not is_tie((first, replace(other, mean=0.8)))
+    assert not is_tie((first, replace(other, folds=one)))
+    assert not is_tie(())

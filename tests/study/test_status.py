@@ -13,6 +13,7 @@ from autotune.cli.console import PlainConsole
 from autotune.cli.study_view import show_study
 from autotune.errors import StudyError
 from autotune.export.predict import load
+from autotune.report.report import write_report
 from autotune.study.listener import StudyListener
 from autotune.study.reopen import evaluate_again
 from autotune.study.request import Resources
@@ -107,6 +108,8 @@ def test_the_test_set_is_kept_for_the_final_model(here: Path, digits: Path) -> N
     with pytest.raises(StudyError, match=r"not finished \(1 of 3 trials\)"):
         evaluate_again("s", Resources("cpu"), StudyListener())
     assert study_status("s").n_evaluations == 0
+    page = Path(write_report("s")["file"]).read_text(encoding="utf-8")
+    assert "<span>--trials</span> <span>3</span>" in page  # the command continues the search
     said: list[str] = []
     load("s", Resources("cpu"), said.append)
     assert said == ["Study s has no final model yet: trial 0, the best so far, predicts."]
