@@ -66,15 +66,18 @@ def test_without_time_to_train_the_recipe_waits_for_the_next_run(
 
 
 def test_the_time_limit_leaves_time_for_the_finals_and_the_test(here: Path, photos: Path) -> None:
+    start = time.monotonic()
+    search(photos, 1, "first", flags={"epochs": 2})
+    limit = 15 + 2 * (time.monotonic() - start)  # seconds; most of a short search is the start of its worker
     seen = Lines()
     start = time.monotonic()
-    found = search(photos, 500, timeout=40.0, flags={"epochs": 2}, listener=seen)
+    found = search(photos, 500, timeout=limit, flags={"epochs": 2}, listener=seen)
     took = time.monotonic() - start
     assert 1 < found["trials"]["total"] < 500
     assert found["final"]["how"] == "refit"
     assert found["test"]["evaluations"] == 1
-    assert took < 55
-    assert max(seen.left) <= 40
+    assert took < limit + 15
+    assert max(seen.left) <= limit
     assert seen.left[-1] < seen.left[0]
 
 
