@@ -217,7 +217,7 @@ def run_probes(
     progress = listener.progress("Linear probes")
     if todo:
         progress(0, len(todo))
-    outcomes = run_tasks(engine, todo, lambda _: {}, listener, limits.for_probes())
+    outcomes = run_tasks(engine, todo, lambda _: {}, listener, limits.with_grace())
     for done, (task, outcome) in enumerate(outcomes, start=1):
         assert isinstance(task, ProbeTask)
         progress(done, len(todo))

@@ -83,7 +83,7 @@ def test_a_trial_that_never_returns_is_stopped_after_the_time_limit_and_is_not_l
 def test_a_plugin_that_never_returns_from_its_build_is_named_at_the_time_limit(
     here: Path, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "SECONDS_TO_PLAN", 1.0)
+    monkeypatch.setattr(limits, "SECONDS_OVER", 1.0)
     start = time.monotonic()
     with pytest.raises(PluginError, match=r"stuck.*time limit"):
         search(

@@ -37,7 +37,7 @@ class Lines(StudyListener):
 def test_without_time_to_train_the_linear_probe_is_the_model_and_the_next_run_goes_on(
     here: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "SECONDS_TO_PLAN", 120.0)
+    monkeypatch.setattr(limits, "SECONDS_OVER", 120.0)
     seen = Lines()
     found = search(photos, 3, timeout=0.1, flags=PRETRAINED, listener=seen)
     assert "The time limit left no time to train a network: the linear probe is taken as it is." in seen.lines
@@ -55,7 +55,7 @@ def test_without_time_to_train_the_linear_probe_is_the_model_and_the_next_run_go
 def test_without_time_to_train_the_recipe_waits_for_the_next_run(
     here: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "SECONDS_TO_PLAN", 120.0)
+    monkeypatch.setattr(limits, "SECONDS_OVER", 120.0)
     flags = {**PRETRAINED, "recipe": [{"epochs": 1, "lr_low": 1e-3, "lr_high": 1e-2}], "final": "trial"}
     first = search(photos, 3, timeout=0.1, flags=flags)
     assert [row["name"] for row in first["leaderboard"]] == ["1"]
@@ -87,7 +87,7 @@ def test_a_time_limit_that_passes_while_pictures_are_read_is_an_error(
     from autotune.errors import StudyError
     from autotune.study import prepare
 
-    monkeypatch.setattr(limits, "SECONDS_TO_PLAN", 0.2)
+    monkeypatch.setattr(limits, "SECONDS_OVER", 0.2)
     monkeypatch.setattr(prepare, "pick_device", lambda _: time.sleep(60))
     with pytest.raises(StudyError, match="left no time for a trial"):
         search(photos, 3, timeout=0.1, flags=PRETRAINED)

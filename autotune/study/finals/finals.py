@@ -108,8 +108,13 @@ class Finals:
         numbers = [row.number for row in race.finalists]
         return self._ranking.finalists(self._record.folds(), numbers, folds, race.reference)
 
-    def _train(self, trials: Iterable[TrialRow], folds: Iterable[int], part: str) -> None:
-        """Train the missing networks of some trials on some folds, and record them. part: of the finals, in words."""
+    def _train(
+        self, trials: Iterable[TrialRow], folds: Iterable[int], part: str, limits: TimeLimits | None = None
+    ) -> None:
+        """Train the missing networks of some trials on some folds, and record them.
+
+        part: of the finals, in words. limits: by default those of the finals.
+        """
         known = {(row.trial, row.fold) for row in self._record.folds()}
         folds = list(folds)
         todo = [
@@ -121,7 +126,7 @@ class Finals:
         progress = self._listener.progress(f"Finals, {part}")
         progress(0, len(todo))
         done = 0
-        for task, outcome in run_tasks(self._engine, todo, self._files, self._listener, self._limits):
+        for task, outcome in run_tasks(self._engine, todo, self._files, self._listener, limits or self._limits):
             assert isinstance(task, FoldTask)
             if isinstance(outcome, Unfinished) or (isinstance(outcome, FoldOutcome) and outcome.ended == TIMEOUT):
                 continue
@@ -195,8 +200,8 @@ class Finals:
         )
 
     def _refit(self, winner: TrialRow, finalists: tuple[Finalist, ...], reason: str) -> Final:
-        """Train one network on the whole pool."""
-        self._train([winner], [WHOLE_POOL], FINAL_MODEL)
+        """Train one network on the whole pool. A search that ends late may take a little longer for it."""
+        self._train([winner], [WHOLE_POOL], FINAL_MODEL, self._limits.with_grace())
         found = [row for row in self._record.folds() if (row.trial, row.fold) == (winner.number, WHOLE_POOL)]
         if not found or found[0].state == FAILED:
             why = "the refit failed" if found else NO_TIME_FOR_REFIT

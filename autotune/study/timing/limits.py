@@ -13,7 +13,7 @@ from autotune.engines.base import Engine
 from autotune.errors import StudyError
 
 GRACE = 10.0  # seconds after its limit within which a task has to stop by itself
-SECONDS_TO_PLAN = 8.0  # that reading, planning and the probes may take after the deadline
+SECONDS_OVER = 8.0  # that reading, planning, the probes and the refit may take after the deadline
 CHECKED_EVERY = 1.0  # seconds
 TOO_SHORT = "The time limit left no time for a trial.", "Allow more time with --timeout; finished work is not repeated."
 
@@ -31,9 +31,9 @@ class TimeLimits:
         self._deadline = deadline
         self._most = most
 
-    def for_probes(self) -> TimeLimits:
-        """Return the limits of probes, which may run a little longer: without them, there is no model."""
-        deadline = None if self._deadline is None else max(self._deadline, time.monotonic()) + SECONDS_TO_PLAN
+    def with_grace(self) -> TimeLimits:
+        """Return limits that are a little longer: without its probes or the refit, a search has no model to show."""
+        deadline = None if self._deadline is None else max(self._deadline, time.monotonic()) + SECONDS_OVER
         return TimeLimits(self._engine, deadline, self._most)
 
     def without_deadline(self) -> TimeLimits:
@@ -90,7 +90,7 @@ def alarm(deadline: float | None) -> Iterator[None]:
         raise TimeIsUpError("the time limit of the study was reached")
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, max(deadline - time.monotonic(), 0) + SECONDS_TO_PLAN)
+    signal.setitimer(signal.ITIMER_REAL, max(deadline - time.monotonic(), 0) + SECONDS_OVER)
     try:
         yield
     except TimeIsUpError as error:

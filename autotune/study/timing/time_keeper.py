@@ -78,7 +78,7 @@ class TimeKeeper:
         return left is None or self._forecast.race_seconds(race, self._record.trials()) + self._test <= left
 
     def has_time_for_refit(self, row: TrialRow) -> bool:
-        left = self._finals.until_deadline
+        left = self._finals.with_grace().until_deadline
         return left is None or self._forecast.refit_seconds(row, self._record.trials()) + self._test <= left
 
     def _keep_back(self, left: TimeLeft, at_most: float) -> None:
