@@ -50,13 +50,15 @@ class BestTrial:
 
 
 def search(data: str | Path | None = None, trials: int = 50, *, study: str | None = None, timeout: float | None = None,
-           workers: int = 1, device: str = "auto", config: str | Path | None = None,
+           workers: int | None = None, device: str = "auto", config: str | Path | None = None,
            weights: str | Path | None = None, plugins: Sequence[str | Path] = (), manifest: str | Path | None = None,
-           skip_unreadable: bool = False, quiet: bool = False, **settings: Any) -> Study:  # fmt: skip
+           skip_unreadable: bool = False, engine: str = "local", address: str | None = None,
+           gpus_per_trial: float | None = None, quiet: bool = False, **settings: Any) -> Study:  # fmt: skip
     """Run or resume a study in ./studies, as `autotune search` does. A finished study is only opened.
 
     data: a folder, a CSV or TSV file, the name of a torchvision dataset, or None for the built-in digits. trials:
-    total number of finished trials. timeout: seconds. settings: keys of study.toml, including those in [space]:
+    total number of finished trials. timeout: seconds. engine, address, gpus_per_trial: as the options of the command,
+    for a Ray cluster. settings: keys of study.toml, including those in [space]:
     metric="macro_f1", epochs=12, seed=1, backbone=["resnet18"], depth=[0, 1], augment={"low": 0, "high": 1}.
     Raises AutotuneError for errors that the user can fix.
     """
@@ -68,7 +70,8 @@ def search(data: str | Path | None = None, trials: int = 50, *, study: str | Non
     request = SearchRequest(
         data=_path(data), name=study, trials=trials, timeout=timeout, workers=workers, device=device,
         config=_path(config), weights=_path(weights), plugins=tuple(Path(place) for place in plugins),
-        manifest=_path(manifest), skip_unreadable=skip_unreadable, flags=settings,
+        manifest=_path(manifest), skip_unreadable=skip_unreadable, engine=engine, address=address,
+        gpus_per_trial=gpus_per_trial, flags=settings,
     )  # fmt: skip
     console = open_console(quiet, program=False, verbose=False)
     with console:

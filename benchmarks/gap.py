@@ -124,7 +124,7 @@ class Draw:
     def context(self, patience: int, parts: Split) -> TrialContext:
         settings = self.settings.model_copy(update={"patience": patience})
         cuts = {(one.backbone.name, one.profiles[0].pixels): one.cuts for one in self.chosen.candidates}
-        return build_context(Plan(parts, settings, self.chosen, cuts), 1)
+        return build_context(Plan(parts, settings, self.chosen, cuts))
 
     def params(self) -> list[Params]:
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=self.settings.seed))

@@ -1,6 +1,7 @@
 """Measure the time per picture and the memory of a study, from 1,000 to 100,000 pictures at 224 pixels.
 
     python benchmarks/growth.py [--pictures 1000,10000,100000]
+    python benchmarks/growth.py --driver 1000000
 
 The pictures are generated: real keys, and blank rows in sparse files (15 GB of pixels by file size). Each size runs in
 a separate process: splitting the pictures, opening the pixel cache, one real trial of a head on cached features, and
@@ -8,6 +9,9 @@ one epoch of shuffled and freshly augmented batches from the pixel cache. Reside
 files, which the system can reclaim; private memory is shown separately. The speed of the first pass depends on how fast
 the machine fills its file cache, so only later passes have a target. The other costs per epoch have one too; the few
 microseconds of the split, which occur once per study, do not.
+
+`--driver` measures only what the driver does with the list of pictures: the split, writing and reading the manifest,
+and making and packing the context that each worker receives. Reading the pictures themselves is not included.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import pickle
 import resource
 import subprocess
 import sys
@@ -22,6 +27,8 @@ import tempfile
 import threading
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +37,7 @@ import made_up
 import torch
 
 from autotune.cache.pixels import pixel_rows
-from autotune.data.split import split_catalog
+from autotune.data.split import read_manifest, split_catalog, write_manifest
 from autotune.training.batches import PixelSource, TrainBatches
 from autotune.training.context import LoadedBackbones
 from autotune.training.params import Params
@@ -107,6 +114,34 @@ def measured(n: int, folder: Path) -> dict[str, float]:
     }
 
 
+def driver_cost(n: int, folder: Path) -> None:
+    """Print seconds of each step of the driver, sizes and the peak of the private memory."""
+    catalog = made_up.catalog(n, folder)
+    watch = Watch()
+    watch.start()
+    with timed("split"):
+        parts = split_catalog(catalog, seed=0)
+    with timed("manifest written"):
+        write_manifest(parts, folder / "manifest.csv")
+    with timed("manifest read"):
+        read_manifest(folder / "manifest.csv")
+    with timed("plan and context"):
+        context = made_up.context(parts, "cpu", {"backbone": BACKBONE, "pixels": PIXELS, "depth": 0, "epochs": EPOCHS})
+    with timed("context packed"):
+        packed = pickle.dumps(context)
+    time.sleep(0.2)  # until the memory is sampled again
+    print(f"{'manifest':18} {(folder / 'manifest.csv').stat().st_size / 1e6:8.1f} MB")
+    print(f"{'context':18} {len(packed) / 1e6:8.1f} MB")
+    print(f"{'own memory':18} {watch.most / 1e9:8.2f} GB")
+
+
+@contextmanager
+def timed(title: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    print(f"{title:18} {time.perf_counter() - start:8.1f} s")
+
+
 def trial_seconds(backbones: LoadedBackbones, scratch: Path) -> float:
     """Run one real trial of a head, the first one in this process."""
     params = Params(
@@ -145,11 +180,17 @@ def show(rows: dict[int, dict[str, float]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--pictures", type=machine.numbers, default=(1_000, 10_000, 100_000))
+    parser.add_argument("--driver", type=int, metavar="N", help="measure only the driver's own work")
     parser.add_argument("--one", nargs=2, metavar=("N", "FOLDER"), help="measure one size, in this process")
     options: Any = parser.parse_args()
     if options.one:
         warnings.filterwarnings("ignore")
         print(json.dumps(measured(int(options.one[0]), Path(options.one[1]))))
+        return
+    if options.driver:
+        print(machine.line(f"1, {options.driver:,} pictures"))
+        with tempfile.TemporaryDirectory() as folder:
+            driver_cost(options.driver, Path(folder))
         return
     rows = {n: in_a_process(n) for n in options.pictures}
     print(machine.line("1 per size"))

@@ -252,7 +252,7 @@ class Cell:
         )
         selection = select_backbones(settings, discover(), None, "cpu", self.split.side, print)
         decode_pictures(self.split, self.root, selection, StudyListener())
-        return LoadedBackbones(build_context(make_plan(settings, self.split, selection), 1))
+        return LoadedBackbones(build_context(make_plan(settings, self.split, selection)))
 
     @cached_property
     def probe(self) -> LinearProbe:

@@ -89,7 +89,7 @@ def context(parts: Split, device: str, flags: dict[str, Any], weights: Path | No
     settings = read_settings(None, flags)
     say: Callable[[str], None] = lambda _: None  # noqa: E731
     chosen = select_backbones(settings, discover(), weights, device, parts.side, say)
-    return build_context(make_plan(settings, parts, chosen), 1)
+    return build_context(make_plan(settings, parts, chosen))
 
 
 def _digest(number: int) -> str:

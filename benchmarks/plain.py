@@ -262,7 +262,7 @@ def compare(folder: Path, photos: Path, depth: int, options: argparse.Namespace,
     chain = load_stages(*context.backbones[BACKBONE]).eval()
     folders = links(one, folder / "links" / place.name)
     plain, own, half = [], [], False
-    with LocalEngine(1, again) as engine:
+    with LocalEngine(["cpu"], again) as engine:
         engine.configure(context)
         probe = outcome(engine, ProbeTask(BACKBONE, options.pixels), {})
         files = {probe_file_name(BACKBONE, options.pixels): probe.head}

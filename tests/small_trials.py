@@ -40,7 +40,7 @@ class KeptEpochs:
 
 def trial_context(root: Path, plugins: tuple[Path, ...] = (), **flags: object) -> TrialContext:
     """Return the context of a study of these pictures, and cache their pixels. flags: its settings."""
-    return build_context(trial_plan(root, plugins, **flags), 1)
+    return build_context(trial_plan(root, plugins, **flags))
 
 
 def trial_plan(root: Path, plugins: tuple[Path, ...] = (), **flags: object) -> Plan:

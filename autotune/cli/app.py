@@ -12,9 +12,12 @@ from autotune.cli.cache import cache_app
 from autotune.cli.options import (
     BackboneName,
     BackboneNames,
+    ClusterAddress,
     ConfigFile,
     Data,
     Device,
+    EngineName,
+    GpusPerTrial,
     GroupBy,
     Json,
     MetricName,
@@ -25,6 +28,7 @@ from autotune.cli.options import (
     StudyName,
     TimeLimit,
     WeightsDir,
+    Workers,
     print_json,
     program_out,
     reserve_stdout,
@@ -82,7 +86,10 @@ def search(
     timeout: TimeLimit = None,
     seed: Annotated[int | None, typer.Option(help="Random seed of the split and the trials.")] = None,
     device: Device = "auto",
-    workers: Annotated[int, typer.Option(min=1, help="Trials to run in parallel, one process each.")] = 1,
+    workers: Workers = None,
+    engine: EngineName = "local",
+    address: ClusterAddress = None,
+    gpus_per_trial: GpusPerTrial = None,
     weights: WeightsDir = None,
     plugins: Plugins = None,
     manifest: Annotated[Path | None, typer.Option(help="manifest.csv of an earlier study, to keep its split.")] = None,
@@ -104,7 +111,7 @@ def search(
     """
     from autotune.engines.local import warm_up
     from autotune.study.check_request import check_request
-    from autotune.study.request import SearchRequest
+    from autotune.study.request import LOCAL, SearchRequest
     from autotune.study.storage.lock import refuse_in_use
 
     flags = {"epochs": epochs, "metric": _underscored(metric), "seed": seed, "group_by": group_by}
@@ -112,12 +119,13 @@ def search(
     request = SearchRequest(
         data=data, name=study, trials=trials, timeout=timeout, workers=workers, device=device, config=config,
         weights=weights, plugins=tuple(plugins or ()), manifest=manifest, skip_unreadable=skip_unreadable,
-        flags={**flags, **ranges},
+        engine=engine, address=address, gpus_per_trial=gpus_per_trial, flags={**flags, **ranges},
     )  # fmt: skip
     checked = check_request(request)
     if not dry_run:
         refuse_in_use(checked.folder)
-        warm_up()
+        if engine == LOCAL:
+            warm_up()
     from autotune.cli.live import open_console
 
     with open_console(quiet, program=as_json, verbose=verbose) as console:

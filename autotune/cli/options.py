@@ -91,6 +91,20 @@ WeightsDir = Annotated[
     Path | None, typer.Option("--weights", help="Folder with weights: BACKBONE.safetensors or BACKBONE.pth.")
 ]
 Device = Annotated[str, typer.Option(help="Device to compute on: auto, cpu, cuda or mps.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Trials at once, one process each: on each GPU, or on the CPU (default: 1); with --engine ray in total "
+        "(default: one on each GPU, or else on each machine).",
+    ),
+]
+EngineName = Annotated[str, typer.Option(help="Where trials run: local, on this machine, or ray, on a Ray cluster.")]
+ClusterAddress = Annotated[
+    str | None,
+    typer.Option("--address", help="HOST:PORT of a Ray cluster, or auto. Default: RAY_ADDRESS, or this machine alone."),
+]
+GpusPerTrial = Annotated[float | None, typer.Option(help="With --engine ray: GPUs of a trial, e.g. 0.5. Default: 1.")]
 NewStudyName = Annotated[str | None, typer.Option(help="Name of the study; default: the name of the data folder.")]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="Configuration file; default: studies/NAME/study.toml, if it exists.")

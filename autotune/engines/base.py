@@ -2,8 +2,8 @@
 
 The driver gives tasks to places and reads events. An engine transports both and replaces dead workers. It does not
 access the study's databases, and the protocol does not assume that driver and workers share a folder. A new engine
-implements `Engine` and `Place`, calls `serve` in its workers, and is added to study/run.py and to the contract test,
-tests/engines/test_contract.py.
+implements `Engine` and `Place`, calls `serve` in its workers, and is added to study/engines.py and to the contract
+test, tests/engines/test_contract.py.
 """
 
 from __future__ import annotations
@@ -215,7 +215,16 @@ class Place(ABC):
 
 
 class Engine(ABC):
-    """A number of places. Leaving the `with` block ends all workers; after an exception, immediately."""
+    """A number of places. Leaving the `with` block ends all workers immediately."""
+
+    @property
+    @abstractmethod
+    def device(self) -> str:
+        """Type of the places' devices: cpu, cuda or mps. It decides what is worth searching."""
+
+    @property
+    @abstractmethod
+    def n_places(self) -> int: ...
 
     @abstractmethod
     def __enter__(self) -> Self:
@@ -225,8 +234,12 @@ class Engine(ABC):
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None: ...
 
     @abstractmethod
+    def close(self) -> None:
+        """Release what the engine holds, like a connection. Leaving the `with` block does so, too."""
+
+    @abstractmethod
     def configure(self, context: TrialContext) -> None:
-        """Send the context to all workers. No place is idle before this call."""
+        """Send the context to all workers, with the device, threads and memory of each. No place is idle before."""
 
     @abstractmethod
     def preload(self, pixels: Sequence[PixelSet]) -> None:
@@ -263,6 +276,31 @@ class Engine(ABC):
     @abstractmethod
     def log(self, name: str) -> Path:
         """Return the file with the output of the task with this name."""
+
+
+MOST_FAILED_STARTS = 3  # in a row
+START_LOG = "worker"  # name of the log of a worker that fails before its first task
+
+
+class FailedStarts:
+    """Counts the workers that die during their start, in a row. log: of their output, if there is any."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        self._n = 0
+
+    def reset(self) -> None:
+        """A worker has started."""
+        self._n = 0
+
+    def add(self, death: Died) -> None:
+        """Raise StudyError if this was the last attempt."""
+        self._n += 1
+        if self._n == MOST_FAILED_STARTS:
+            raise StudyError(
+                f"{MOST_FAILED_STARTS} workers in a row died during their start. The last one: {death.reason}.",
+                f"Run the same command again. If it fails again, see {self._log}, if it exists.",
+            )
 
 
 # Main loop of a worker.

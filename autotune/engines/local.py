@@ -1,4 +1,4 @@
-"""Local engine: places are child processes on this machine."""
+"""Local engine: places are child processes on this machine, each on one of its devices."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from autotune.engines.base import (
+    START_LOG,
     Answer,
     Assignment,
     ChannelClosedError,
     Died,
     Engine,
     Failed,
+    FailedStarts,
     Message,
     Outcome,
     PixelSet,
@@ -36,7 +38,7 @@ from autotune.engines.base import (
     Unfinished,
     serve,
 )
-from autotune.errors import StudyError
+from autotune.engines.output import leave, log_file, redirect_output
 from autotune.garbage import collected_less_often
 
 if TYPE_CHECKING:
@@ -44,28 +46,34 @@ if TYPE_CHECKING:
 
     from autotune.training.context import TrialContext
 
-SECONDS_TO_EXIT = 5.0
-MOST_FAILED_STARTS = 3  # in a row
+SECONDS_TO_EXIT = 2.0
 LONGEST_SOCKET = 107  # bytes of a path, on Linux
-
-_START_LOG = "worker"  # written only if a worker fails before its first task
 
 
 class LocalEngine(Engine):
     """Child processes of the driver, each with at most one task.
 
-    folder: the study folder. `checkpoints/` contains checkpoints of unfinished trials, `logs/` the output of tasks.
+    devices: one for each place, as of `local_devices`. folder: the study folder. `checkpoints/` contains checkpoints of
+    unfinished trials, `logs/` the output of tasks.
     """
 
-    def __init__(self, n_places: int, folder: Path) -> None:
-        self._n_places = n_places
+    def __init__(self, devices: Sequence[str], folder: Path) -> None:
+        self._devices = devices
         self._folder = folder.resolve()
         self._places: list[LocalPlace] = []
         self._context: TrialContext | None = None
-        self._failed_starts = 0
+        self._starts = FailedStarts(self.log(START_LOG))
+
+    @property
+    def device(self) -> str:
+        return self._devices[0].partition(":")[0]
+
+    @property
+    def n_places(self) -> int:
+        return len(self._devices)
 
     def __enter__(self) -> Self:
-        self._places = [LocalPlace(self._folder) for _ in range(self._n_places)]
+        self._places = [LocalPlace(self._folder, device) for device in self._devices]
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -74,10 +82,18 @@ class LocalEngine(Engine):
         for place in self._places:
             place.wait_or_kill(0.0 if kind else SECONDS_TO_EXIT)
 
+    def close(self) -> None:
+        """Do nothing: only the workers hold anything."""
+
     def configure(self, context: TrialContext) -> None:
         self._context = context
         for place in self._places:
-            place.configure(context)
+            self._configure(place, context)
+
+    def _configure(self, place: LocalPlace, context: TrialContext) -> None:
+        """Divide the CPU among all places, and a device's memory among the places on it."""
+        threads = max(1, context.threads // self.n_places)
+        place.configure(context.on(place.device, threads, 1 / self._devices.count(place.device)))
 
     def preload(self, pixels: Sequence[PixelSet]) -> None:
         """Do nothing: the workers read the driver's cache folder."""
@@ -103,32 +119,28 @@ class LocalEngine(Engine):
             if isinstance(message, Died):
                 self._replace(place, message)
             elif isinstance(message, Ready):
-                self._failed_starts = 0
+                self._starts.reset()
                 continue
             if task:
                 yield place, task, message
 
     def log(self, name: str) -> Path:
-        return _log_file(self._folder, name)
+        return log_file(self._folder, name)
 
     def _replace(self, place: LocalPlace, death: Died) -> None:
         if not place.is_ready:
-            self._failed_starts += 1
-        if self._failed_starts == MOST_FAILED_STARTS:
-            raise StudyError(
-                f"{MOST_FAILED_STARTS} workers in a row died during their start. The last one: {death.reason}.",
-                f"Run the same command again. If it fails again, see {self.log(_START_LOG)}, if it exists.",
-            )
-        new = LocalPlace(self._folder)
+            self._starts.add(death)
+        new = LocalPlace(self._folder, place.device)
         self._places[self._places.index(place)] = new
         assert self._context
-        new.configure(self._context)
+        self._configure(new, self._context)
 
 
 class LocalPlace(Place):
     """One child process."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, device: str) -> None:
+        self.device = device
         context = _process_context()
         self.pipe, theirs = context.Pipe()
         self.task: Task | None = None
@@ -192,6 +204,20 @@ class LocalPlace(Place):
             self.pipe.send(message)
 
 
+def local_devices(device: str, workers: int | None = None) -> tuple[str, ...]:
+    """Return the device of each place: this many places, by default one, on each GPU, or else on the only device.
+
+    device: as of `pick_device`. `cuda` means all GPUs, `cuda:1` the second one.
+    """
+    import torch
+
+    workers = workers or 1
+    n_gpus = torch.cuda.device_count() if device == "cuda" else 0
+    if n_gpus:
+        return tuple(f"cuda:{number % n_gpus}" for number in range(n_gpus * workers))
+    return (device,) * workers
+
+
 def warm_up() -> None:
     """Start the process that workers are forked from, so that it imports torch while this one does.
 
@@ -233,10 +259,6 @@ def _reason(exit_code: int | None) -> str:
     return f"its process exited with code {exit_code}{killed}"
 
 
-def _log_file(folder: Path, name: str) -> Path:
-    return folder / "logs" / f"{name}.log"
-
-
 @contextlib.contextmanager
 def _ignored_ctrl_c() -> Iterator[None]:
     """Let children started in this context ignore Ctrl-C. A terminal sends it to them too; the driver handles it."""
@@ -273,7 +295,7 @@ def _work(pipe: Connection[Any, Any], folder: Path, environment: Mapping[str, st
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # in case it is not inherited
     threading.Thread(target=_exit_with_the_driver, daemon=True).start()
-    _redirect_output(Path(os.devnull))  # until there is a task
+    redirect_output(Path(os.devnull))  # until there is a task
     channel, scratch = _Channel(pipe, folder), folder / "checkpoints"
     try:
         from autotune.training.trial import run_trial  # noqa: F401  # takes seconds, while the driver makes the plan
@@ -283,10 +305,11 @@ def _work(pipe: Connection[Any, Any], folder: Path, environment: Mapping[str, st
     except ChannelClosedError:
         return
     except Exception:  # an import or a context can fail in any way; the traceback belongs in the log
-        _redirect_output(_log_file(folder, _START_LOG))
+        redirect_output(log_file(folder, START_LOG))
         traceback.print_exc()
         raise SystemExit(1) from None
     serve(context, channel.receive, channel.send, scratch)
+    leave(0)
 
 
 class _Channel:
@@ -303,7 +326,7 @@ class _Channel:
     def receive(self) -> Assignment | Answer:
         message: Assignment | Answer = self._receive()
         if isinstance(message, Assignment):
-            _redirect_output(_log_file(self._folder, message.task.name))
+            redirect_output(log_file(self._folder, message.task.name))
         return message
 
     def send(self, message: Ready | Report) -> None:
@@ -325,18 +348,3 @@ def _exit_with_the_driver() -> None:
     assert parent
     connection.wait([parent.sentinel])
     os._exit(1)
-
-
-def _redirect_output(file: Path) -> None:
-    """Append all output of this process, from Python and from native libraries, to a file. On a full disk: to none."""
-    with contextlib.suppress(OSError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        out = file.open("ab")
-    except OSError:
-        out = open(os.devnull, "ab")  # noqa: SIM115
-    with out:
-        os.dup2(out.fileno(), 1)
-        os.dup2(out.fileno(), 2)

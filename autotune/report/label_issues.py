@@ -109,7 +109,7 @@ def _features(selection: Selection, split: Split, root: Path, pictures: Sequence
     decode_pictures(split, root, selection, listener)
     name, size = one.backbone.name, one.profiles[0].pixels
     plan = make_plan(Settings(), split, selection, chosen=Chosen(epochs=1, cuts={(name, size): (one.n_stages,)}))
-    cache = LoadedBackbones(build_context(plan, 1)).feature_cache(name, size)
+    cache = LoadedBackbones(build_context(plan)).feature_cache(name, size)
     digests = [picture.digest for picture in pictures]
     cache.fill({0: digests}, listener.progress(f"Feature cache of {name}"))
     rows = cache.rows(one.n_stages, 0)

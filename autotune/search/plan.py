@@ -20,10 +20,9 @@ from autotune.search.ranges import Domain, Fixed, Range
 from autotune.search.recipe import recipe_params
 from autotune.search.settings import Settings, narrow
 from autotune.training.batches import LabelledPictures
-from autotune.training.context import TrialContext
+from autotune.training.context import TrialContext, resident_bytes
 from autotune.training.params import Params
 
-RESIDENT_SHARE = 0.4  # of a GPU's memory, for rows; the rest is for training
 UNEVEN = 1.5  # ratio of the largest to the smallest class above which class weights are searched
 DEFAULT_TRIALS = 50
 
@@ -83,9 +82,12 @@ def resolve_settings(settings: Settings, split: Split, selection: Selection) -> 
     return narrow(settings.model_copy(update={"epochs": epochs}), class_weight=ranged)
 
 
-def build_context(plan: Plan, n_workers: int) -> TrialContext:
-    """Build the context sent to workers: no picture paths, nothing of the test set."""
-    split, settings, device = plan.split, plan.settings, plan.selection.device
+def build_context(plan: Plan, device: str | None = None) -> TrialContext:
+    """Build the context of trials: no picture paths, nothing of the test set.
+
+    device: of this process, by default the plan's. An engine sends each worker its own device, threads and memory.
+    """
+    split, settings, device = plan.split, plan.settings, device or plan.selection.device
     return TrialContext(
         classes=len(split.classes),
         train=_labelled(split.part(TRAIN), split.classes),
@@ -95,7 +97,7 @@ def build_context(plan: Plan, n_workers: int) -> TrialContext:
         folds_by_picture=assign_folds_by_picture(split) if split.visits.n else (),
         backbones={one.backbone.name: (one.backbone, one.weights) for one in plan.selection.candidates},
         cuts=dict(plan.cuts),
-        resident_bytes=_resident_bytes(device) // n_workers,
+        resident_bytes=resident_bytes(device),
         invariances=Invariances(settings.flips, settings.angle),
         metric=settings.metric,
         epochs=settings.n_epochs,
@@ -104,15 +106,8 @@ def build_context(plan: Plan, n_workers: int) -> TrialContext:
         gap=settings.gap,
         seed=settings.seed,
         device=device,
-        threads=max(1, (os.cpu_count() or 1) // n_workers),
+        threads=os.cpu_count() or 1,
     )
-
-
-def _resident_bytes(device: str) -> int:
-    """Return the bytes of a GPU's memory for rows: a share of the total, because free memory varies from run to run."""
-    if not device.startswith("cuda"):
-        return 0  # on a CPU, the memory map is as fast
-    return int(RESIDENT_SHARE * torch.cuda.get_device_properties(torch.device(device)).total_memory)
 
 
 def _labelled(pictures: Sequence[Picture], classes: Sequence[str]) -> LabelledPictures:

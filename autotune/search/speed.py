@@ -36,10 +36,10 @@ class MachineSpeed:
 Speeds = Mapping[tuple[str, int], MachineSpeed]  # by backbone and size
 
 
-def measure_speeds(plan: Plan) -> Speeds:
-    """Measure every backbone of a plan at every size. Nothing else should run meanwhile."""
+def measure_speeds(plan: Plan, name: str) -> Speeds:
+    """Measure every backbone of a plan at every size. Nothing else should run meanwhile. name: of the device."""
     keep_freed_memory()
-    device = torch.device(plan.selection.device)
+    device = torch.device(name)
     speeds = {}
     for one in plan.selection.candidates:
         chain = load_stages(one.backbone, one.weights, pretrained=False)

@@ -13,6 +13,7 @@ from autotune.data.catalog import refuse_few_classes
 from autotune.errors import ConfigError, StudyError
 from autotune.search.ranges import values_of
 from autotune.search.settings import Settings, read_settings
+from autotune.study.engines import check_engine
 from autotune.study.request import SearchRequest
 from autotune.study.summary import STUDIES
 
@@ -34,6 +35,7 @@ def check_request(request: SearchRequest) -> CheckedRequest:
     datasets.check_exists(request.data)
     settings = read_settings(_config(request, folder), request.flags or {}, datasets.is_writing(request.data))
     check_device_name(request.device)
+    check_engine(request)
     registry = discover(request.plugins)
     for name in with_recommended(map(str, values_of(settings.space.backbone)), "cpu"):
         registry.find(name)

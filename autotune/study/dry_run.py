@@ -18,6 +18,7 @@ from autotune.search.settings import Settings
 from autotune.search.space import BackboneOptions
 from autotune.search.speed import measure_speeds
 from autotune.study.announce import announce
+from autotune.study.check_request import study_folder
 from autotune.study.checks import (
     has_started,
     recorded_backbones,
@@ -25,6 +26,7 @@ from autotune.study.checks import (
     refuse_another,
     refuse_other_weights,
 )
+from autotune.study.engines import driver_device, open_engine
 from autotune.study.finals.race import RacePlanner
 from autotune.study.listener import StudyListener
 from autotune.study.prepare import Prepared, prepare
@@ -105,8 +107,10 @@ def dry_run(request: SearchRequest, listener: StudyListener) -> DryRun:
     Writes nothing to the study folder and only the built-in sample to the cache; starts no worker, downloads nothing.
     Raises AutotuneError if the search could not start.
     """
+    engine = open_engine(request, study_folder(request))
+    engine.close()
     start = time.monotonic()
-    ready = prepare(request, listener, store_pixels=False)
+    ready = prepare(request, listener, engine.device, store_pixels=False)
     reading = time.monotonic() - start  # as long as the search will take for it
     listener.working("Planning")
     earlier = _earlier_run(ready)
@@ -117,7 +121,7 @@ def dry_run(request: SearchRequest, listener: StudyListener) -> DryRun:
     _refuse_other_weights(ready.folder, selection)
     plan = make_plan(ready.settings, ready.split, selection, request.trials, earlier.chosen)
     announce(listener, plan, request.trials, earlier.n_finished)
-    found = _count(request, ready.folder, plan, earlier, reading)
+    found = _count(request, ready.folder, plan, earlier, reading, engine.n_places)
     listener.close()
     return found
 
@@ -158,12 +162,14 @@ def _refuse_other_weights(folder: Path, selection: Selection) -> None:
             refuse_other_weights(record, replace(selection, candidates=installed))
 
 
-def _count(request: SearchRequest, folder: Path, plan: Plan, earlier: _EarlierRun, reading: float) -> DryRun:
+def _count(
+    request: SearchRequest, folder: Path, plan: Plan, earlier: _EarlierRun, reading: float, n_places: int
+) -> DryRun:
     n_left = max(request.trials - earlier.n_finished, 0)
-    context = build_context(plan, request.workers)
+    context = build_context(plan, driver_device(request))
     shares = expected_shares(plan.selection, plan.settings, plan.split, n_left)
     features = feature_costs(plan, LoadedBackbones(context)) if n_left else ()
-    seconds = _seconds(request, plan, context, earlier, features, reading)
+    seconds = _seconds(request, plan, context, earlier, features, reading, n_places)
     return DryRun(
         study=folder.name,
         has_started=earlier.backbones is not None,
@@ -183,12 +189,12 @@ def _count(request: SearchRequest, folder: Path, plan: Plan, earlier: _EarlierRu
 
 
 def _seconds(request: SearchRequest, plan: Plan, context: TrialContext, earlier: _EarlierRun,
-             features: Iterable[FeatureCost], reading: float) -> float:  # fmt: skip
+             features: Iterable[FeatureCost], reading: float, n_places: int) -> float:  # fmt: skip
     """Return the estimated duration of what is left of a study: 0 if it is finished. reading: seconds to read again."""
     if earlier.is_finished(request.trials):
         return 0.0
     planner = RacePlanner(plan, context, ())
-    forecast = Forecast(plan, context, planner, measure_speeds(plan), request.workers)
+    forecast = Forecast(plan, context, planner, measure_speeds(plan, context.device), n_places)
     missing = {(row.backbone, row.pixels): row.pictures_missing for row in features}
     return reading + forecast.left(request.trials, earlier.trials, earlier.folds, missing).total
 

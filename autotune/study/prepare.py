@@ -13,7 +13,6 @@ from autotune.data.picture import Picture
 from autotune.data.split import MANIFEST, TRAIN, VALIDATION, Split, read_manifest, split_catalog
 from autotune.files import cache_folder
 from autotune.search.candidates import Selection, expand_recommended
-from autotune.search.plan import pick_device
 from autotune.search.read_ahead import ReadAhead
 from autotune.search.settings import Settings
 from autotune.study.check_request import check_request
@@ -34,16 +33,15 @@ class Prepared:
     root: Path
 
 
-def prepare(request: SearchRequest, listener: StudyListener, store_pixels: bool = True) -> Prepared:
+def prepare(request: SearchRequest, listener: StudyListener, device: str, store_pixels: bool = True) -> Prepared:
     """Check a request, then read and split its pictures. Nothing is written to the study's folder.
 
-    store_pixels: also resize decoded pictures and store them, which saves a search from decoding them again. Raises
-    AutotuneError for problems that the user can fix.
+    device: on which trials run. store_pixels: also resize decoded pictures and store them, which saves a search from
+    decoding them again. Raises AutotuneError for problems that the user can fix.
     """
     checked = check_request(request)
     folder, registry = checked.folder, checked.registry
     refuse_incomplete(folder)
-    device = pick_device(request.device)
     settings = expand_recommended(checked.settings, device)
     old = read_manifest(request.manifest) if request.manifest else ()
     ahead = ReadAhead(settings, registry, request.weights, old) if store_pixels else None

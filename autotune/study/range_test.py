@@ -22,7 +22,7 @@ from autotune.cache import eviction
 from autotune.errors import ConfigError, StudyError
 from autotune.files import write_whole
 from autotune.search.candidates import Selection, select_backbones
-from autotune.search.plan import build_context, make_plan
+from autotune.search.plan import build_context, make_plan, pick_device
 from autotune.search.ranges import Choice, Domain, Fixed
 from autotune.search.settings import SearchSpace, Settings
 from autotune.search.space import BackboneOptions, suggest
@@ -153,7 +153,7 @@ def run_range_test(request: SearchRequest, listener: StudyListener) -> RangeTest
 
 def prepare_range_test(request: SearchRequest, listener: StudyListener) -> tuple[LoadedBackbones, TestedTrial]:
     """Return what the trials of the study would train on, and the trial to test."""
-    ready = prepare(request, listener)
+    ready = prepare(request, listener, pick_device(request.device))
     selection = select_backbones(
         ready.settings, ready.registry, request.weights, ready.device, ready.split.side, listener.say
     )
@@ -169,7 +169,7 @@ def prepare_range_test(request: SearchRequest, listener: StudyListener) -> tuple
     params = _params(plan.settings, one.options)
     words = describe(params, one.backbone.label, one.n_stages, scratch)
     words = f"{words.partition(f', {params.optimizer} ')[0]}, {params.optimizer}, batch {params.batch_size}"
-    return LoadedBackbones(build_context(plan, 1)), TestedTrial(params, scratch, words)
+    return LoadedBackbones(build_context(plan)), TestedTrial(params, scratch, words)
 
 
 def refuse_to_write(request: SearchRequest) -> None:

@@ -111,7 +111,7 @@ def reopen_trial(
     chosen = select_backbones(settings, registry, resources.weights, device, parts.side, listener.say, only)
     refuse_other_weights(record, chosen)
     plan = make_plan(settings, parts, chosen, chosen=recorded_choices(record))
-    context = build_context(plan, 1)
+    context = build_context(plan)
     one = FinishedTrial(folder, record, trial, final, _root(record), parts, plan.settings, context)
     if number is None and not one.is_decided:
         listener.say(

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+LOCAL = "local"  # the engine on this machine
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -23,15 +25,19 @@ class Resources:
 class SearchRequest:
     """A search to start or resume. data: None for the built-in digits. trials: in total, including earlier ones.
 
-    timeout: in seconds. flags: settings and ranges by name; they override those of config.
+    timeout: in seconds. engine: where trials run. workers: trials at once on each GPU, or on the CPU; on a cluster, in
+    total. address: of the cluster. flags: settings and ranges by name; they override those of config.
     """
 
     data: Path | None = None
     name: str | None = None
     trials: int = 50
     timeout: float | None = None
-    workers: int = 1
+    workers: int | None = None
     device: str = "auto"
+    engine: str = LOCAL
+    address: str | None = None
+    gpus_per_trial: float | None = None
     config: Path | None = None
     weights: Path | None = None
     plugins: tuple[Path, ...] = ()

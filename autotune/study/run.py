@@ -14,7 +14,7 @@ from autotune.cache import eviction
 from autotune.data import datasets
 from autotune.data.split import MANIFEST, write_manifest
 from autotune.engines.base import Engine, PixelSet, ProbeTask, Unfinished
-from autotune.engines.local import LocalEngine, warm_up
+from autotune.engines.local import warm_up
 from autotune.errors import StudyError
 from autotune.search.candidates import Candidate, Selection, select_backbones
 from autotune.search.cost_penalty import cost_penalty
@@ -34,12 +34,13 @@ from autotune.study.checks import (
     refuse_other_weights,
 )
 from autotune.study.driver import Driver, run_probes
+from autotune.study.engines import driver_device, open_engine
 from autotune.study.evaluate import evaluate_winner
 from autotune.study.finals.finals import Finals
 from autotune.study.finals.race import RacePlanner
 from autotune.study.listener import StudyListener
 from autotune.study.prepare import Prepared, decode_pictures, prepare
-from autotune.study.request import SearchRequest
+from autotune.study.request import LOCAL, SearchRequest
 from autotune.study.storage.checkpoints import Checkpoints
 from autotune.study.storage.files import StudyFiles
 from autotune.study.storage.lock import lock_study, refuse_in_use
@@ -71,9 +72,11 @@ def _search(request: SearchRequest, listener: StudyListener) -> Summary:
     start = time.monotonic()
     deadline = start + request.timeout if request.timeout is not None else None
     refuse_in_use(study_folder(request))  # before the pictures are read
-    warm_up()
+    if request.engine == LOCAL:
+        warm_up()
     with alarm(deadline):
-        ready = prepare(request, listener)
+        engine = open_engine(request, study_folder(request))
+        ready = prepare(request, listener, engine.device)
     with lock_study(ready.folder), open_record(ready.folder) as record, _timed(record, start):
         refuse_another(record, ready.folder, ready.settings, ready.split)
         now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -82,7 +85,7 @@ def _search(request: SearchRequest, listener: StudyListener) -> Summary:
         listener.opened(ready.folder, ready.settings.metric, record)
         if not _is_finished(record, request.trials, ready.settings.final):
             try:
-                context = _run_trials(request, ready, record, listener, deadline)
+                context = _run_trials(request, ready, engine, record, listener, deadline)
                 _test(context, record, ready, listener)
             except KeyboardInterrupt:
                 listener.close()
@@ -110,18 +113,19 @@ def _is_finished(record: Record, n_trials: int, setting: str) -> bool:
 
 
 def _run_trials(
-    request: SearchRequest, ready: Prepared, record: Record, listener: StudyListener, deadline: float | None
-) -> TrialContext:
+    request: SearchRequest, ready: Prepared, engine: Engine, record: Record, listener: StudyListener,
+    deadline: float | None,
+) -> TrialContext:  # fmt: skip
     """Plan, probe, search and run the finals; return the context of the trials.
 
     deadline: of this run, on time.monotonic's clock.
     """
     folder = ready.folder
     listener.working("Planning")  # and starting the workers
-    with LocalEngine(request.workers, folder) as engine:
+    with engine:
         with alarm(deadline):
             plan = _plan(request, ready, record, listener)
-            context = build_context(plan, request.workers)
+            context = build_context(plan, driver_device(request))
             engine.configure(context)
             listener.planned(outline(folder.name, plan, request.trials, deadline))
             announce(listener, plan, request.trials, len(record.trials()))
@@ -137,13 +141,13 @@ def _run_trials(
         plan = replace(plan, selection=selection, recipe=recipe_params(plan.settings, selection))
         for line in look_alike_lines(record.facts().look_alikes, plan.split):
             listener.say(line)
-        speeds = measure_speeds(plan)  # measured here, while the workers are idle
+        speeds = measure_speeds(plan, context.device)  # measured here, while the workers are idle
         with storage_errors(folder / TRIALS):
             trials = OptunaStudy(folder / TRIALS, plan.settings, plan.selection.options, plan.recipe)
             refuse_other_trials(folder, record, trials)
             _enqueue_first_trials(trials, plan.selection.options, record)
             planner = RacePlanner(plan, context, trials.warm_starts())
-            forecast = Forecast(plan, context, planner, speeds, request.workers)
+            forecast = Forecast(plan, context, planner, speeds, engine.n_places)
             backbones = LoadedBackbones(context)
             keeper = TimeKeeper(forecast, plan, backbones, record, listener, limits, final_limits, request.trials)
             record.keep_doing("trials", "trials")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -21,6 +21,7 @@ from autotune.training.batches import BatchSource, FeatureSource, LabelledPictur
 from autotune.training.malloc import keep_freed_memory
 from autotune.training.params import Params
 
+RESIDENT_SHARE = 0.4  # of a GPU's memory, for rows; the rest is for training
 SEARCHED = 0  # the fold that the trials are evaluated on: the validation set
 WHOLE_POOL = -1  # in place of the number of a fold: no picture is held out
 
@@ -75,9 +76,20 @@ class TrialContext:
         """Return whether all stages of a backbone are trained from random weights."""
         return self.backbones[backbone][0].traits.from_scratch
 
+    def on(self, device: str, threads: int, share: float) -> TrialContext:
+        """Return the context of a worker that has some CPU threads, and a share of a device to itself."""
+        return replace(self, device=device, threads=threads, resident_bytes=int(share * resident_bytes(device)))
+
     def starts_from_probe(self, params: Params) -> bool:
         """Return whether a trial's head is initialised from the linear probe of its backbone and size."""
         return params.depth > 0 and not (params.is_recipe or params.hidden or self.is_from_scratch(params.backbone))
+
+
+def resident_bytes(device: str) -> int:
+    """Return the bytes of a GPU's memory for rows: a share of the total, because free memory varies from run to run."""
+    if not device.startswith("cuda"):
+        return 0  # on a CPU, the memory map is as fast
+    return int(RESIDENT_SHARE * torch.cuda.get_device_properties(torch.device(device)).total_memory)
 
 
 @dataclass

@@ -4,8 +4,9 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ import pytest
 import torch
 from commands import workers_of
 from conftest import write_digits
+from ray_cluster import ray_workers, two_nodes
 from small_trials import KeptEpochs, trial_context
 
 from autotune.engines import local
-from autotune.engines.base import Died, Engine, Failed, Message, Place, ProbeTask, Task, TrialTask
-from autotune.engines.local import LocalEngine
+from autotune.engines.base import Died, Engine, Failed, Message, PixelSet, Place, ProbeTask, Task, TrialTask
+from autotune.engines.local import LocalEngine, local_devices
 from autotune.errors import StudyError
 from autotune.training.context import LoadedBackbones, TrialContext
 from autotune.training.outcome import Epoch, ProbeOutcome, TrialOutcome
@@ -27,7 +29,18 @@ from autotune.training.trial import run_probe, run_trial
 
 pytestmark = pytest.mark.slow
 
-ENGINES: list[Callable[[int, Path], Engine]] = [LocalEngine]
+ENGINES = ("local", "ray")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of engine. open: an engine with so many places and a study folder. how: a killed worker is described."""
+
+    open: Callable[[int, Path], Engine]
+    workers: Callable[[], set[int]]
+    how: str
+    exited: str
+
 
 # A network that prints when it is built, and raises or dies in training at certain batch sizes.
 TROUBLED = '''"""Troubled: a net for tests."""
@@ -40,7 +53,7 @@ from torch import nn
 
 from autotune import backbone
 
-DIED_ONCE = Path(__file__).with_name("died_once")
+DIED_ONCE = Path("PLACE", "died_once")
 
 
 class Layer(nn.Linear):
@@ -66,25 +79,44 @@ PLAIN, RAISES, DIES_ONCE = 40, 17, 19  # batch sizes; none equals the last batch
 def context(tmp_path_factory: pytest.TempPathFactory) -> TrialContext:
     folder = tmp_path_factory.mktemp("contract")
     (folder / "plugins").mkdir()
-    (folder / "plugins" / "troubled.py").write_text(TROUBLED)
+    (folder / "plugins" / "troubled.py").write_text(TROUBLED.replace("PLACE", str(folder)))
     data = write_digits(folder / "digits", classes=3, each=20)
     return trial_context(data, (folder / "plugins",), backbone=["efficientnet_lite0", "troubled"], epochs=3)
 
 
-@pytest.fixture(params=ENGINES, ids=lambda kind: kind.__name__)
-def new_engine(request: pytest.FixtureRequest, tmp_path: Path, here: Path) -> Callable[[int], Engine]:
+@pytest.fixture(scope="module", params=ENGINES)
+def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kind]:
+    if request.param == "local":
+        yield Kind(
+            lambda n, folder: LocalEngine(local_devices("cpu", n), folder),
+            lambda: {one.pid for one in workers_of(os.getpid())}, how="-9", exited="code 3",
+        )  # fmt: skip
+        return
+    with two_nodes(tmp_path_factory.mktemp("nodes")) as cluster:
+        yield Kind(cluster.engine, lambda: {one.pid for one in ray_workers()}, how="its process", exited="its process")
+
+
+@pytest.fixture
+def new_engine(kind: Kind, tmp_path: Path, here: Path) -> Callable[[int], Engine]:
     """Return a factory of engines with the folder `study`, in an empty working directory."""
     (tmp_path / "study").mkdir()
-    kind: Callable[[int, Path], Engine] = request.param
-    return lambda n_places: kind(n_places, tmp_path / "study")
+    return lambda n_places: kind.open(n_places, tmp_path / "study")
 
 
 @pytest.fixture
 def engine(new_engine: Callable[[int], Engine], context: TrialContext) -> Iterator[Engine]:
     with new_engine(1) as entered:
         entered.configure(context)
-        entered.preload([])
+        entered.preload(pixel_sets(context))
         yield entered
+
+
+def pixel_sets(context: TrialContext) -> list[PixelSet]:
+    """Return the pictures of all tasks of a context."""
+    return [
+        PixelSet(pixels, context.backbones[name][0].traits.interpolation, context.pool.digests)
+        for name, pixels in {*context.cuts, ("troubled", 8)}
+    ]
 
 
 def pretrained(context: TrialContext) -> tuple[str, int]:
@@ -121,10 +153,6 @@ def ran(engine: Engine, task: Task, files: Mapping[str, bytes] | None = None, st
     return found
 
 
-def children() -> set[int]:
-    return {one.pid for one in workers_of(os.getpid())}
-
-
 def files_in(folder: Path) -> list[str]:
     return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
 
@@ -146,6 +174,7 @@ def test_a_place_starts_becomes_idle_runs_a_task_and_is_idle_again(
     with new_engine(2) as engine:
         assert (len(engine.starting), len(engine.idle), engine.busy) == (2, 0, False)
         engine.configure(context)
+        engine.preload(pixel_sets(context))
         wait_for(engine, n_idle=2)
         assert (len(engine.starting), engine.busy) == (0, False)
         engine.idle[0].give(trial(0), {})
@@ -205,12 +234,23 @@ def test_a_task_that_raises_fails_and_its_place_takes_the_next(engine: Engine) -
     assert "test error" not in engine.log(trial(1).name).read_text()
 
 
-def test_a_dead_worker_is_reported_and_a_new_one_takes_its_task(engine: Engine) -> None:
+def test_a_dead_worker_is_reported_and_a_new_one_takes_its_task(
+    engine: Engine, kind: Kind, context: TrialContext
+) -> None:
+    Path(context.backbones["troubled"][0].file).parents[1].joinpath("died_once").unlink(missing_ok=True)
     *_, died = ran(engine, trial(0, DIES_ONCE))
     assert isinstance(died, Died)
-    assert "-9" in died.reason
+    assert kind.how in died.reason
     assert (len(engine.starting), len(engine.idle), engine.busy) == (1, 0, False)
     assert isinstance(ran(engine, trial(0, DIES_ONCE))[-1], TrialOutcome)
+
+
+def assert_only(kind: Kind, before: set[int]) -> None:
+    """Check that no worker is left. A cluster ends its processes in the background."""
+    end = time.monotonic() + 10
+    while kind.workers() != before and time.monotonic() < end:
+        time.sleep(0.1)
+    assert kind.workers() == before
 
 
 class Poison:
@@ -221,18 +261,18 @@ class Poison:
 
 
 def test_workers_that_die_repeatedly_during_their_start_raise(
-    new_engine: Callable[[int], Engine], context: TrialContext
+    new_engine: Callable[[int], Engine], kind: Kind, context: TrialContext
 ) -> None:
-    before = children()
+    before = kind.workers()
 
     def start() -> None:
         with new_engine(1) as engine:
             engine.configure(replace(context, metric=Poison()))  # type: ignore[arg-type]
             wait_for(engine)
 
-    with pytest.raises(StudyError, match=r"died during their start.*code 3"):
+    with pytest.raises(StudyError, match=f"died during their start.*{kind.exited}"):
         start()
-    assert children() == before
+    assert_only(kind, before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, workers are always new processes")
@@ -264,27 +304,28 @@ def test_only_workers_import_lightning() -> None:
     assert done.stdout.strip() == "True set()"
 
 
-def test_exit_leaves_no_process(new_engine: Callable[[int], Engine], context: TrialContext) -> None:
-    before = children()
+def test_exit_leaves_no_process(new_engine: Callable[[int], Engine], kind: Kind, context: TrialContext) -> None:
+    before = kind.workers()
     with new_engine(2) as engine:
         engine.configure(context)
         wait_for(engine)
-        assert children() > before
-    assert children() == before
+        assert kind.workers() > before
+    assert_only(kind, before)
 
 
 def test_exit_by_an_exception_ends_a_running_task_immediately(
-    new_engine: Callable[[int], Engine], context: TrialContext
+    new_engine: Callable[[int], Engine], kind: Kind, context: TrialContext
 ) -> None:
-    before = children()
+    before = kind.workers()
 
     def interrupt() -> None:
         with new_engine(1) as engine:
             engine.configure(context)
+            engine.preload(pixel_sets(context))
             wait_for(engine).give(trial(0), {})
             assert [type(message) for _, _, message in engine.events()] == [Epoch]
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         interrupt()
-    assert children() == before
+    assert_only(kind, before)

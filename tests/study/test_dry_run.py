@@ -11,10 +11,10 @@ from conftest import write_digits
 
 from autotune.cli.console import PlainConsole
 from autotune.data.split import read_manifest
+from autotune.engines import local
 from autotune.errors import StudyError
 from autotune.search.candidates import select_backbones
 from autotune.search.plan import build_context, make_plan
-from autotune.study import run
 from autotune.study.dry_run import DryRun, dry_run
 from autotune.study.prepare import decode_pictures, prepare
 from autotune.study.request import SearchRequest
@@ -32,7 +32,7 @@ def cold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a dry run must not start a worker or download")
 
-    monkeypatch.setattr(run, "LocalEngine", refuse)
+    monkeypatch.setattr(local, "LocalPlace", refuse)
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
     monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
     return tmp_path / "cache"
@@ -63,9 +63,9 @@ def test_the_estimated_bytes_are_the_bytes_that_a_search_caches(here: Path, tmp_
     digits = write_digits(tmp_path / "few", classes=2, each=15)
     request = asked(digits, flags=CACHED)
     first = planned(request)
-    ready = prepare(request, PlainConsole(quiet=True))
+    ready = prepare(request, PlainConsole(quiet=True), "cpu")
     selection = select_backbones(ready.settings, ready.registry, None, "cpu", ready.split.side, print)
-    context = build_context(make_plan(ready.settings, ready.split, selection, 10), 1)
+    context = build_context(make_plan(ready.settings, ready.split, selection, 10))
     decode_pictures(ready.split, ready.root, selection, PlainConsole(quiet=True))
     cache = LoadedBackbones(context).feature_cache("efficientnet_lite0", 64)
     every = (*context.train.digests, *context.validation.digests)

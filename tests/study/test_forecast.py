@@ -27,7 +27,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def forecast(digits: Path, n_workers: int = 1, warm_starts: tuple[int, ...] = ()) -> Forecast:
     """Return a forecast at a made-up speed: 10 ms per stage and picture."""
     plan = trial_plan(digits, backbone=[KEY[0]], pixels=[64], depth=[0, 1], epochs=5)
-    context = build_context(plan, n_workers)
+    context = build_context(plan)
     return Forecast(plan, context, RacePlanner(plan, context, warm_starts), {KEY: MachineSpeed((0.01,) * 9)}, n_workers)
 
 

@@ -27,7 +27,7 @@ def test_the_reference_is_a_warm_start_of_the_best_backbone(tmp_path: Path) -> N
     first = replace(second, backbone=replace(second.backbone, name="better"))
     plan = replace(plan, selection=replace(plan.selection, candidates=(first, second)))
     best, other = first.backbone.name, second.backbone.name
-    planner = RacePlanner(plan, build_context(plan, 1), warm_starts={1, 2, 3})
+    planner = RacePlanner(plan, build_context(plan), warm_starts={1, 2, 3})
     known = [row(1, 1, 0.9, other), row(2, 0, 0.8, best), row(3, 1, 0.7, best), row(4, 2, 0.6, best)]
     race = planner.race(known, [*known, *(row(number, 0, 0.5, best) for number in range(5, 51))])
     assert race
@@ -36,7 +36,7 @@ def test_the_reference_is_a_warm_start_of_the_best_backbone(tmp_path: Path) -> N
 
 def test_an_expensive_reference_must_be_better_by_several_pictures(tmp_path: Path) -> None:
     plan = trial_plan(write_digits(tmp_path / "digits"), backbone=["efficientnet_lite0"], pixels=[32], depth=[0, 1, 3])
-    planner = RacePlanner(plan, build_context(plan, 1), warm_starts={1, 3})
+    planner = RacePlanner(plan, build_context(plan), warm_starts={1, 3})
     picture = 1 / len(plan.split.part(VALIDATION))
 
     def reference(lead: float) -> int | None:
@@ -51,7 +51,7 @@ def test_an_expensive_reference_must_be_better_by_several_pictures(tmp_path: Pat
 def test_after_cheap_trials_the_expensive_warm_start_is_still_a_finalist(tmp_path: Path) -> None:
     plan = trial_plan(write_digits(tmp_path / "digits"), backbone=["efficientnet_lite0"], pixels=[32])
     deepest = max(plan.selection.candidates[0].depths)
-    planner = RacePlanner(plan, build_context(plan, 1), warm_starts={1})
+    planner = RacePlanner(plan, build_context(plan), warm_starts={1})
     trials = [row(1, deepest, 0.9), *(row(number, 0, 0.8) for number in range(2, 51))]
     race = planner.race(trials, trials)
     assert race

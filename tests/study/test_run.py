@@ -128,7 +128,7 @@ def test_workers_do_not_receive_or_cache_test_pictures(
     settings = read_settings(None, QUICK)
     parts = Split(("0", "1", "2"), pictures, (), {})
     chosen = select_backbones(settings, discover(), None, "cpu", 8, print)
-    sent = pickle.dumps(build_context(make_plan(settings, parts, chosen), 1))
+    sent = pickle.dumps(build_context(make_plan(settings, parts, chosen)))
     test = parts.part("test")
     assert len(test) >= 5
     assert all(p.digest.encode() in sent for p in parts.part("train"))

@@ -85,10 +85,10 @@ def test_a_time_limit_that_passes_while_pictures_are_read_is_an_error(
     here: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from autotune.errors import StudyError
-    from autotune.study import prepare
+    from autotune.search import plan
 
     monkeypatch.setattr(limits, "SECONDS_OVER", 0.2)
-    monkeypatch.setattr(prepare, "pick_device", lambda _: time.sleep(60))
+    monkeypatch.setattr(plan, "pick_device", lambda _: time.sleep(60))
     with pytest.raises(StudyError, match="left no time for a trial"):
         search(photos, 3, timeout=0.1, flags=PRETRAINED)
 

@@ -1,0 +1,45 @@
+"""The devices of the local engine's places, and what each place gets of them."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import write_digits
+from small_trials import trial_context
+
+from autotune.engines.local import LocalEngine, local_devices
+from autotune.training import context as contexts
+from autotune.training.context import TrialContext
+
+
+def test_each_gpu_gets_as_many_places_as_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert local_devices("cuda") == ("cuda:0", "cuda:1")
+    assert local_devices("cuda", 3) == ("cuda:0", "cuda:1") * 3
+    assert local_devices("cuda:1", 2) == ("cuda:1", "cuda:1")
+    assert local_devices("cpu") == ("cpu",)
+    assert local_devices("mps", 2) == ("mps", "mps")
+
+
+def test_places_divide_the_threads_and_those_of_a_gpu_its_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Place:
+        device = "cuda:0"
+        context: TrialContext | None = None
+
+        def configure(self, context: TrialContext) -> None:
+            self.context = context
+
+    monkeypatch.setattr(contexts, "resident_bytes", lambda device: {"cuda:0": 3000, "cuda:1": 5000}[device])
+    context = trial_context(write_digits(tmp_path / "digits", classes=2, each=10), backbone=["quick_cnn"], epochs=1)
+    place: Any = Place()
+    engine = LocalEngine(("cuda:0", "cuda:1", "cuda:0"), tmp_path)
+    engine._configure(place, replace(context, threads=12))
+    assert (place.context.device, place.context.threads, place.context.resident_bytes) == ("cuda:0", 4, 1500)
+    place.device = "cuda:1"
+    engine._configure(place, replace(context, threads=2))
+    assert (place.context.device, place.context.threads, place.context.resident_bytes) == ("cuda:1", 1, 5000)
+    assert (engine.device, engine.n_places) == ("cuda", 3)
