@@ -226,6 +226,11 @@ class Engine(ABC):
     @abstractmethod
     def n_places(self) -> int: ...
 
+    @property
+    @abstractmethod
+    def words(self) -> str:
+        """Where trials run, in words; empty if it is one worker on this machine."""
+
     @abstractmethod
     def __enter__(self) -> Self:
         """Start the workers, in parallel with the work of the driver until `configure`."""

@@ -72,6 +72,11 @@ class LocalEngine(Engine):
     def n_places(self) -> int:
         return len(self._devices)
 
+    @property
+    def words(self) -> str:
+        n, n_devices = self.n_places, len(set(self._devices))
+        return "" if n == 1 else f"{n} workers" + (f" on {n_devices} GPUs" if n_devices > 1 else "")
+
     def __enter__(self) -> Self:
         self._places = [LocalPlace(self._folder, device) for device in self._devices]
         return self

@@ -53,12 +53,13 @@ from autotune.engines.ray_node import (
     versions,
 )
 from autotune.errors import StudyError
-from autotune.text import first_line
+from autotune.text import first_line, plural
 
 if TYPE_CHECKING:
     from autotune.training.context import TrialContext
 
 SECONDS_TO_PLACE = 30.0  # within which Ray has to find a machine for the first worker
+SECONDS_FOR_OTHERS = 5.0  # and for the other workers, before it sends the pictures to all of them at once
 SECONDS_BETWEEN_CHECKS = 1.0  # while none has one
 SECONDS_TO_FORGET = 2.0
 CHUNK = 32 * 2**20  # bytes of pictures that travel at a time, of which two are in the object store
@@ -87,6 +88,13 @@ class RayEngine(Engine):
     def n_places(self) -> int:
         return self._cluster.n_places
 
+    @property
+    def words(self) -> str:
+        gpu = f" and {self._cluster.gpus:g} GPU" if self._cluster.gpus else ""
+        each = f"{plural(self._cluster.cpus, 'CPU')}{gpu}" + (" each" if self.n_places > 1 else "")
+        machines = plural(len(self._cluster.machines()), "machine")
+        return f"{plural(self.n_places, 'worker')} with {each}, on a Ray cluster of {machines}"
+
     def __enter__(self) -> Self:
         self._places = [self._new_place() for _ in range(self.n_places)]
         self._give_up_at = time.monotonic() + SECONDS_TO_PLACE
@@ -114,7 +122,8 @@ class RayEngine(Engine):
         """Copy the pictures to all machines that Ray has found for workers by now; to others when they have one."""
         self._pixels = pixels
         waiting = {place.expected: place for place in self._places}
-        done, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=SECONDS_TO_PLACE)
+        ray.wait(list(waiting), num_returns=1, timeout=SECONDS_TO_PLACE)
+        done, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=SECONDS_FOR_OTHERS)
         found = [message for ref in done for message in waiting[ref].peek() if isinstance(message, Placed)]
         self._supply([one.node for one in found])
 

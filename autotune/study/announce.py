@@ -17,8 +17,11 @@ from autotune.training.params import Params, describe
 SEPARATORS = ("|", ";")  # between labels of one picture, in tables
 
 
-def announce(listener: StudyListener, plan: Plan, n_trials: int, n_done: int) -> None:
-    """Print the number of pictures, the backbones and the plan. n_trials: in total; n_done: already finished."""
+def announce(listener: StudyListener, plan: Plan, n_trials: int, n_done: int, workers: str = "") -> None:
+    """Print the number of pictures, the backbones and the plan.
+
+    n_trials: in total; n_done: already finished. workers: in words, if there are several.
+    """
     counts, settings, selection = plan.split.counts, plan.settings, plan.selection
     listener.say(
         f"{counts[TRAIN]} training, {counts[VALIDATION]} validation and {counts[TEST]} test pictures in "
@@ -42,7 +45,8 @@ def announce(listener: StudyListener, plan: Plan, n_trials: int, n_done: int) ->
             listener.detail(describe_cut(name, size, cut, n_stages=cuts[-1].number))
     listener.say(
         f"Plan: {_left(n_trials, n_done)} of up to {plural(settings.n_epochs, 'epoch')}, "
-        f"sampler {settings.sampler}, pruner {settings.pruner}, on {selection.device}."
+        f"sampler {settings.sampler}, pruner {settings.pruner}, on {selection.device}"
+        + (f"; {workers}." if workers else ".")
     )
 
 

@@ -108,6 +108,7 @@ def dry_run(request: SearchRequest, listener: StudyListener) -> DryRun:
     Raises AutotuneError if the search could not start.
     """
     engine = open_engine(request, study_folder(request))
+    words = engine.words
     engine.close()
     start = time.monotonic()
     ready = prepare(request, listener, engine.device, store_pixels=False)
@@ -120,7 +121,7 @@ def dry_run(request: SearchRequest, listener: StudyListener) -> DryRun:
     )  # fmt: skip
     _refuse_other_weights(ready.folder, selection)
     plan = make_plan(ready.settings, ready.split, selection, request.trials, earlier.chosen)
-    announce(listener, plan, request.trials, earlier.n_finished)
+    announce(listener, plan, request.trials, earlier.n_finished, words)
     found = _count(request, ready.folder, plan, earlier, reading, engine.n_places)
     listener.close()
     return found

@@ -128,7 +128,7 @@ def _run_trials(
             context = build_context(plan, driver_device(request))
             engine.configure(context)
             listener.planned(outline(folder.name, plan, request.trials, deadline))
-            announce(listener, plan, request.trials, len(record.trials()))
+            announce(listener, plan, request.trials, len(record.trials()), engine.words)
             record.keep_doing("decoding pictures", "read")
             decode_pictures(ready.split, ready.root, plan.selection, listener)
         engine.preload(_pixel_sets(plan.selection, context))

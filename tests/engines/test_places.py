@@ -42,4 +42,4 @@ def test_places_divide_the_threads_and_those_of_a_gpu_its_memory(
     place.device = "cuda:1"
     engine._configure(place, replace(context, threads=2))
     assert (place.context.device, place.context.threads, place.context.resident_bytes) == ("cuda:1", 1, 5000)
-    assert (engine.device, engine.n_places) == ("cuda", 3)
+    assert (engine.device, engine.n_places, engine.words) == ("cuda", 3, "3 workers on 2 GPUs")

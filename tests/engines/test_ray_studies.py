@@ -80,12 +80,13 @@ def test_both_engines_find_the_same_and_go_on_where_the_other_has_ended(
 def test_a_killed_driver_takes_its_workers_along_and_the_same_study_goes_on_elsewhere(
     here: Path, photos: Path, cluster: TwoNodes
 ) -> None:
-    flags = {**FLAGS, "epochs": 200, "patience": 200, "gap": 1.0, "depth": [1], "pruner": "none", "final": "trial"}
-    (here / "study.toml").write_text(
-        'pruner = "none"\nfinal = "trial"\npatience = 200\ngap = 1.0\n[space]\ndepth = 1\n', encoding="utf-8"
+    toml = here / "study.toml"
+    toml.write_text(
+        'epochs = 60\npatience = 60\ngap = 1.0\npruner = "none"\nfinal = "trial"\n'
+        '[space]\nbackbone = "efficientnet_lite0"\npixels = 64\ndepth = 1\n',
+        encoding="utf-8",
     )
-    words = ["search", str(photos), "--study", "s", "--trials", "2", "--epochs", "200", "--backbone",
-             "efficientnet_lite0", "--pixels", "64", "--config", "study.toml"]  # fmt: skip
+    words = ["search", str(photos), "--study", "s", "--trials", "2", "--config", str(toml)]
     driver = subprocess.Popen(
         [sys.executable, "-m", "autotune", *words, "--engine", "ray", "--address", cluster.address, "--workers", "1"],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -101,8 +102,8 @@ def test_a_killed_driver_takes_its_workers_along_and_the_same_study_goes_on_else
     while ray_workers() and time.monotonic() < end:
         time.sleep(0.2)
     assert not ray_workers()
-    del flags["pruner"]
-    assert search(photos, 1, "s", flags={**flags, "pruner": "none"}, timeout=60.0)["trials"]["total"] == 1
+    found = search(photos, 2, "s", config=toml, flags={"epochs": None, "backbone": None})
+    assert found["trials"]["complete"] == 2
 
 
 def test_an_engine_that_cannot_run_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -182,10 +183,14 @@ class Lost(StudyListener):
     """Kills the second node in the middle of the first trial that runs there."""
 
     def __init__(self, cluster: TwoNodes) -> None:
+        self.lines: list[str] = []
         self._cluster = cluster
         self._numbers: set[int] = set()
         self.seconds: list[float] = []
         self._killed_at: float | None = None
+
+    def say(self, text: str = "") -> None:
+        self.lines.append(text)
 
     def epoch(self, number: int, row: Epoch) -> None:
         self._numbers.add(number)
@@ -202,4 +207,5 @@ def test_a_dead_node_costs_no_trial(here: Path, photos: Path, cluster: TwoNodes)
     found = search(photos, 4, "s", lost, flags=flags, engine="ray", address=cluster.address, workers=2)
     assert found["trials"] == {"complete": 4, "pruned": 0, "failed": 0, "total": 4}
     assert lost.seconds
+    assert any("2 workers with" in line and "on a Ray cluster of 2 machines" in line for line in lost.lines)
     assert found["test"]["evaluations"] == 1
