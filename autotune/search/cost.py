@@ -129,7 +129,7 @@ def expected_operations(selection: Selection, cuts: Cuts, shares: Mapping[tuple[
 def picture_operations(selection: Selection, cuts: Cuts, recipe: Params | None) -> dict[tuple[str, int, int], float]:
     """Count the operations of training on a picture once, by backbone, size and number of unfrozen stages.
 
-    recipe: its depths are counted, too.
+    The head alone is counted, too, because it may be trained first, and so are the depths of the recipe.
     """
     added = {one.depth for one in recipe.phases} if recipe else set()
     return {
@@ -138,7 +138,11 @@ def picture_operations(selection: Selection, cuts: Cuts, recipe: Params | None) 
         )
         for one in selection.candidates
         for profile in one.profiles
-        for depth in {*one.depths, *(added if recipe and one.backbone.name == recipe.backbone else ())}
+        for depth in {
+            *one.depths,
+            *(() if one.backbone.traits.from_scratch else (0,)),
+            *(added if recipe and one.backbone.name == recipe.backbone else ()),
+        }
     }
 
 

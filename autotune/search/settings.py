@@ -89,6 +89,9 @@ class SearchSpace(BaseModel, frozen=True):
     hidden: Annotated[Domain, Values(int, ge=0, le=8192)] = Fixed(0)
     """Width of a hidden layer of the head, with ReLU; 0: a linear head."""
 
+    phases: Annotated[Domain, Values(int, ge=1, le=2)] = Fixed(1)
+    """2: the head is trained alone first, in a third of the epochs, then with the unfrozen stages. 1: together."""
+
 
 class RecipePhase(BaseModel, frozen=True):
     """A phase of the recipe, which is the first trial of a study. The phases are trained one after another."""

@@ -68,6 +68,7 @@ def suggest(
         label_smoothing=float(draw("label_smoothing", space.label_smoothing)),
         mixup=float(draw("mixup", space.mixup)),
         hidden=int(draw("hidden", space.hidden)),
+        n_phases=1 if arm.from_scratch else int(draw("phases", space.phases)),
     )
 
 

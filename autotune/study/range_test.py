@@ -237,7 +237,7 @@ def _params(settings: Settings, backbone: BackboneOptions) -> Params:
     optimizer = ranges["optimizer"]
     assert isinstance(optimizer, Fixed)
     factor = find_optimizer(str(optimizer.value)).learning_rate_factor
-    ranges |= {"lr_low": Fixed(LEAST * factor), "lr_high": Fixed(MOST * factor)}
+    ranges |= {"lr_low": Fixed(LEAST * factor), "lr_high": Fixed(MOST * factor), "phases": Fixed(1)}
     # All ranges are fixed, so Optuna's trial has nothing to suggest.
     return suggest(FixedTrial({}), SearchSpace(**ranges), (backbone,))  # type: ignore[arg-type]
 

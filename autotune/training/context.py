@@ -82,7 +82,8 @@ class TrialContext:
 
     def starts_from_probe(self, params: Params) -> bool:
         """Return whether a trial's head is initialised from the linear probe of its backbone and size."""
-        return params.depth > 0 and not (params.is_recipe or params.hidden or self.is_from_scratch(params.backbone))
+        is_new = params.is_recipe or params.hidden or params.trains_head_first
+        return params.depth > 0 and not (is_new or self.is_from_scratch(params.backbone))
 
 
 def resident_bytes(device: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 Value = float | int | str
@@ -34,8 +34,9 @@ class Params:
 
     class_weight: c of w = (1 / frequency)^c. batch_size: pictures per step. mixup: alpha of the Beta distribution for
     mixing two pictures of a batch at the input of the unfrozen stages; 0: no mixup. hidden: width of a hidden layer of
-    the head; 0: none. phases: of a recipe, trained one after another on one network; then depth is the largest of them,
-    and the others are those of the last phase.
+    the head; 0: none. n_phases: 2 if the head is trained alone before the unfrozen stages are. phases: of a recipe,
+    trained one after another on one network; then depth is the largest of them, and the others are those of the last
+    phase.
     """
 
     backbone: str
@@ -53,17 +54,22 @@ class Params:
     label_smoothing: float
     mixup: float = 0.0
     hidden: int = 0
+    n_phases: int = 1
     phases: tuple[Phase, ...] = ()
 
     @property
     def is_recipe(self) -> bool:
         return bool(self.phases)
 
+    @property
+    def trains_head_first(self) -> bool:
+        """Whether the head is trained alone before the unfrozen stages; not if none is."""
+        return self.n_phases > 1 and self.depth > 0
+
     def recorded(self) -> dict[str, Any]:
         """Return the hyperparameters as stored in the record: those with a default here only if they have another."""
-        return {
-            name: value for name, value in asdict(self).items() if name not in ("mixup", "hidden", "phases") or value
-        }
+        defaults = {one.name: one.default for one in fields(self) if one.default is not MISSING}
+        return {name: value for name, value in asdict(self).items() if name not in defaults or value != defaults[name]}
 
     def flat(self) -> dict[str, Value]:
         """Return the hyperparameters as numbers and words: of a recipe, one line for each phase."""
@@ -86,6 +92,7 @@ def describe(params: Params, label: str, stages: int, from_scratch: bool) -> str
         phases = "; then ".join(described)
         return f"{label}, {params.pixels} pixels{_hidden(params)}: {phases}"
     trained, rest = _trained(params, stages, from_scratch), _rest(params)
+    trained = f"head first, then {trained}" if params.trains_head_first and not from_scratch else trained
     return f"{label}, {trained}, {params.pixels} pixels{_hidden(params)}, {rest}"
 
 

@@ -7,10 +7,13 @@ from dataclasses import asdict, dataclass, replace
 
 from autotune.training.params import Params
 
+HEAD_SHARE = 1 / 3  # of the epochs, if the head is trained first
+HEAD_FACTOR = 27.0  # of the highest learning rate: a head alone needs higher ones than pretrained stages
+
 
 @dataclass(frozen=True)
 class PlannedPhase:
-    """A phase of a trial. A trial that is no recipe has one.
+    """A phase of a trial. A trial that is no recipe has one, or two with n_phases = 2.
 
     params: of this phase. Its depth is the number of last stages that this phase or an earlier one trains: the stages
     before them compute what the feature cache holds. n_trained: the last stages that this phase trains.
@@ -28,6 +31,8 @@ class PlannedPhase:
 
 def planned_phases(params: Params, epochs: int, cycle_epochs: int) -> tuple[PlannedPhase, ...]:
     """Return the phases of a trial. epochs, cycle_epochs: of a trial that is no recipe."""
+    if not params.is_recipe and params.trains_head_first and epochs > 1:
+        return _head_first(params, epochs, cycle_epochs)
     if not params.is_recipe:
         return (PlannedPhase(params, params.depth, epochs, cycle_epochs),)
     found, deepest = [], 0
@@ -37,6 +42,12 @@ def planned_phases(params: Params, epochs: int, cycle_epochs: int) -> tuple[Plan
         its_params = replace(params, **{**own, "depth": deepest, "phases": ()})
         found.append(PlannedPhase(its_params, one.depth, one.epochs, one.cycle_epochs))
     return tuple(found)
+
+
+def _head_first(params: Params, epochs: int, cycle_epochs: int) -> tuple[PlannedPhase, PlannedPhase]:
+    n = max(1, round(HEAD_SHARE * epochs))
+    head = replace(params, depth=0, lr_high=HEAD_FACTOR * params.lr_high)
+    return PlannedPhase(head, 0, n, cycle_epochs), PlannedPhase(params, params.depth, epochs - n, cycle_epochs)
 
 
 def total_epochs(phases: Sequence[PlannedPhase]) -> int:

@@ -79,7 +79,8 @@ class EpochRecorder(Recorder):
             return DIVERGED
         if self._is_recipe or row.number == total_epochs(self._phases):
             return DONE
-        return GAP if stops_on_gap(self.rows, context.patience, context.cycle_epochs, context.gap) else DONE
+        rows = self.rows[total_epochs(self._phases[:-1]) :]  # the last phase starts anew
+        return GAP if rows and stops_on_gap(rows, context.patience, context.cycle_epochs, context.gap) else DONE
 
     def _measure(self, trainer: lightning.Trainer) -> Epoch:
         number = len(self.rows) + 1

@@ -10,11 +10,11 @@ from conftest import write_digits
 from small_trials import KeptEpochs, trial_context
 from torch import Tensor
 
-from autotune.training import trainer
+from autotune.training import recorder, trainer
 from autotune.training.context import LoadedBackbones, TrialContext
 from autotune.training.fold import run_fold
 from autotune.training.network import build_network
-from autotune.training.outcome import DONE, TIMEOUT, FoldEpoch, OutOfTimeError, TrialOutcome
+from autotune.training.outcome import DONE, GAP, TIMEOUT, Epoch, FoldEpoch, OutOfTimeError, TrialOutcome
 from autotune.training.params import Params, Phase
 from autotune.training.phases import phase_of, planned_phases
 from autotune.training.trainable import TrainableNetwork
@@ -51,6 +51,35 @@ def test_a_phase_takes_what_the_cache_holds_of_stages_that_none_has_trained() ->
     assert [phase_of(phases, epoch) for epoch in (1, 2, 3, 5)] == [(0, 1), (0, 2), (1, 1), (2, 1)]
     (only,) = planned_phases(replace(recipe(LAST_TWO), phases=()), epochs=9, cycle_epochs=3)
     assert (only.n_trained, only.epochs, only.cycle_epochs) == (2, 9, 3)
+
+
+def test_a_head_that_is_trained_first_takes_a_third_of_the_epochs_at_a_higher_rate() -> None:
+    params = replace(recipe(LAST_TWO), phases=(), n_phases=2)
+    head, rest = planned_phases(params, epochs=9, cycle_epochs=3)
+    assert (head.epochs, head.n_trained, head.params.depth) == (3, 0, 0)
+    assert head.params.lr_high == pytest.approx(27 * params.lr_high)
+    assert (rest.epochs, rest.n_trained, rest.params) == (6, 2, params)
+    for alone in (replace(params, depth=0), replace(params, n_phases=1)):
+        (only,) = planned_phases(alone, epochs=9, cycle_epochs=3)
+        assert (only.n_trained, only.epochs) == (alone.depth, 9)
+    assert len(planned_phases(params, epochs=1, cycle_epochs=1)) == 1
+    assert Params.from_record(params.recorded()) == params
+    assert "n_phases" not in replace(params, n_phases=1).recorded()
+
+
+def test_the_gap_stops_a_trial_only_in_its_last_phase(
+    context: TrialContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def stop(rows: list[Epoch], *_: object) -> bool:
+        seen.append(len(rows))
+        return True
+
+    monkeypatch.setattr(recorder, "stops_on_gap", stop)
+    params = replace(recipe(LAST_TWO), phases=(), n_phases=2)
+    ended = train(replace(context, epochs=6), params, tmp_path, KeptEpochs())
+    assert (ended.ended, ended.epochs, seen) == (GAP, 3, [1])
 
 
 def test_a_recipe_is_recorded_and_read_again() -> None:
