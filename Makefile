@@ -18,7 +18,8 @@ test: $(VENV)/installed
 SEED ?= 0
 faults: $(VENV)/installed
 	AUTOTUNE_FAULT_TIMES=34 AUTOTUNE_FUZZ_FILES=10000 AUTOTUNE_FAULT_SEED=$(SEED) OMP_NUM_THREADS=1 \
-		OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest tests/faults tests/fuzz -n auto --dist worksteal
+		OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest tests/faults tests/fuzz tests/engines/test_ray_studies.py -n auto \
+		--dist worksteal
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -49,8 +49,9 @@ def two_nodes(folder: Path, n_cpus: int = os.cpu_count() or 1) -> Iterator[TwoNo
 
 
 def ray_workers() -> list[psutil.Process]:
-    """Return the processes of all workers on this machine."""
-    return [one for one in psutil.process_iter() if _title(one).startswith(WORKER)]
+    """Return the workers of the clusters that this process has started."""
+    below = psutil.Process().children(recursive=True)
+    return [one for one in below if _title(one).startswith(WORKER)]
 
 
 def _title(process: psutil.Process) -> str:

@@ -58,7 +58,7 @@ from autotune.text import first_line, plural
 if TYPE_CHECKING:
     from autotune.training.context import TrialContext
 
-SECONDS_TO_PLACE = 30.0  # within which Ray has to find a machine for the first worker
+SECONDS_TO_PLACE = 30.0  # within which Ray has to find a machine for a worker, if none has one
 SECONDS_FOR_OTHERS = 5.0  # and for the other workers, before it sends the pictures to all of them at once
 SECONDS_BETWEEN_CHECKS = 1.0  # while none has one
 SECONDS_TO_FORGET = 2.0
@@ -178,6 +178,8 @@ class RayEngine(Engine):
         if not place.is_ready:
             self._starts.add(death)
         self._places[self._places.index(place)] = self._new_place()
+        if not any(one.host for one in self._places):  # the last machine has died
+            self._give_up_at = time.monotonic() + SECONDS_TO_PLACE
 
     def _start(self, place: RayPlace, placed: Placed) -> None:
         """Let a worker that Ray has found a machine for serve tasks."""
@@ -188,7 +190,7 @@ class RayEngine(Engine):
         place.start(self._setup)
 
     def _refuse_to_wait(self) -> None:
-        """Raise StudyError if Ray has found no machine for any worker so far."""
+        """Raise StudyError if Ray finds no machine for any worker."""
         if self._give_up_at is None or time.monotonic() < self._give_up_at:
             return
         needed = resources_of({"CPU": self._cluster.cpus, "GPU": self._cluster.gpus})
@@ -233,14 +235,14 @@ class RayEngine(Engine):
 
 
 class RayPlace(Place):
-    """One actor. expected: Ray's reference to its next message."""
+    """One actor. expected: Ray's reference to its next message. host: its machine, once it has one."""
 
     def __init__(self, worker: Any) -> None:
         self.task: Task | None = None
         self.is_ready = False
         self.expected = worker.placed.remote()
         self._worker = worker
-        self._host = ""
+        self.host = ""
         self._killed = ""
         self._given = 0.0  # on time.monotonic's clock
 
@@ -289,7 +291,7 @@ class RayPlace(Place):
             self.task = None
             return [self._death(error)], b""
         if isinstance(found, Placed):
-            self._host = found.host
+            self.host = found.host
             return [found], b""
         messages, output = found
         last = messages[-1]
@@ -301,7 +303,7 @@ class RayPlace(Place):
         return messages, output
 
     def _death(self, error: RayError) -> Died:
-        return Died(self._killed or _reason(error, self._host), was_killed=bool(self._killed))
+        return Died(self._killed or _reason(error, self.host), was_killed=bool(self._killed))
 
 
 def _on(node: str, function: Any) -> Any:

@@ -72,11 +72,9 @@ class Setup:
 
 
 def versions() -> Versions:
-    """Return the versions of this process."""
-    import torch
-
-    installed = metadata.version("autotune-vision")
-    return Versions(platform.python_version(), torch.__version__.partition("+")[0], ray.__version__, installed)
+    """Return the versions of this environment, without importing torch, which takes seconds."""
+    torch, own = (metadata.version(name) for name in ("torch", "autotune-vision"))
+    return Versions(platform.python_version(), torch.partition("+")[0], ray.__version__, own)
 
 
 class RayWorker:

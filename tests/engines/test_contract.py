@@ -103,9 +103,16 @@ def new_engine(kind: Kind, tmp_path: Path, here: Path) -> Callable[[int], Engine
     return lambda n_places: kind.open(n_places, tmp_path / "study")
 
 
-@pytest.fixture
-def engine(new_engine: Callable[[int], Engine], context: TrialContext) -> Iterator[Engine]:
-    with new_engine(1) as entered:
+@pytest.fixture(scope="module")
+def study(kind: Kind, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The study folder of `engine`."""
+    return tmp_path_factory.mktemp("study")
+
+
+@pytest.fixture(scope="module")
+def engine(kind: Kind, study: Path, context: TrialContext) -> Iterator[Engine]:
+    """An engine with one place for several tests, because a worker of Ray takes seconds to start."""
+    with kind.open(1, study) as entered:
         entered.configure(context)
         entered.preload(pixel_sets(context))
         yield entered
@@ -193,7 +200,7 @@ def test_a_place_starts_becomes_idle_runs_a_task_and_is_idle_again(
 
 @pytest.mark.usefixtures("same_threads")
 def test_probes_and_trials_return_their_weights_and_write_only_logs(
-    engine: Engine, context: TrialContext, tmp_path: Path, here: Path
+    engine: Engine, context: TrialContext, study: Path, tmp_path: Path, here: Path
 ) -> None:
     name, pixels = pretrained(context)
     *_, probe = ran(engine, ProbeTask(name, pixels))
@@ -204,7 +211,7 @@ def test_probes_and_trials_return_their_weights_and_write_only_logs(
     ended = reported[-1]
     assert isinstance(ended, TrialOutcome)
     assert [row.number for row in reported if isinstance(row, Epoch)] == list(range(1, ended.epochs + 1))
-    assert files_in(tmp_path / "study") == [f"logs/probe-{name}-{pixels}.log", "logs/trial-0001.log"]
+    assert files_in(study) == [f"logs/probe-{name}-{pixels}.log", "logs/trial-0001.log"]
     assert not list(here.iterdir())
 
     backbones = LoadedBackbones(context)

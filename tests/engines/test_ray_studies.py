@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import ray
-from conftest import write_digits
+from conftest import in_make_faults, write_digits
 from ray_cluster import TwoNodes, ray_workers, two_nodes
 from small_studies import search, without_time
 from small_trials import trial_context
@@ -32,7 +32,7 @@ from autotune.training.context import TrialContext
 from autotune.training.outcome import Epoch
 
 pytestmark = pytest.mark.slow
-FLAGS: dict[str, Any] = {"backbone": ["efficientnet_lite0"], "pixels": [64], "depth": [0, 1], "epochs": 3}
+FLAGS: dict[str, Any] = {"backbone": ["efficientnet_lite0"], "pixels": [64], "depth": [0, 1], "epochs": 2}
 
 
 @pytest.fixture(scope="module")
@@ -51,21 +51,18 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoNodes]:
         yield nodes
 
 
-def test_both_engines_find_the_same_and_go_on_where_the_other_has_ended(
+def test_both_engines_find_the_same_and_no_test_picture_leaves_the_driver(
     here: Path, photos: Path, cluster: TwoNodes
 ) -> None:
     on_ray: dict[str, Any] = {"engine": "ray", "address": cluster.address, "workers": 1}
-    first = search(photos, 3, "ray", flags=FLAGS, **on_ray)
-    other = search(photos, 3, "local", flags=FLAGS)
+    first = search(photos, 2, "ray", flags=FLAGS, **on_ray)
+    other = search(photos, 2, "local", flags=FLAGS)
     assert without_time(first) == without_time(other)
     assert first["final"]["how"] == "soup"
     models = [Path(one["final"].pop("checkpoint")).read_bytes() for one in (first, other)]
     assert models[0] == models[1]
     assert first["final"] == other["final"]
     assert first["test"]["value"] == other["test"]["value"]
-    more = search(photos, 4, "ray", flags=FLAGS)
-    assert without_time(more) == without_time(search(photos, 4, "local", flags=FLAGS, **on_ray))
-    assert more["trials"]["complete"] + more["trials"]["pruned"] == 4
 
     with (here / "studies" / "ray" / "manifest.csv").open(newline="", encoding="utf-8") as table:
         hidden = [row["digest"] for row in csv.DictReader(table) if row["part"] == "test"]
@@ -77,12 +74,13 @@ def test_both_engines_find_the_same_and_go_on_where_the_other_has_ended(
     assert not [file for cache in cluster.caches for file in cache.rglob("unfinished/*")]
 
 
+@in_make_faults
 def test_a_killed_driver_takes_its_workers_along_and_the_same_study_goes_on_elsewhere(
     here: Path, photos: Path, cluster: TwoNodes
 ) -> None:
     toml = here / "study.toml"
     toml.write_text(
-        'epochs = 60\npatience = 60\ngap = 1.0\npruner = "none"\nfinal = "trial"\n'
+        'epochs = 30\npatience = 30\ngap = 1.0\npruner = "none"\nfinal = "trial"\n'
         '[space]\nbackbone = "efficientnet_lite0"\npixels = 64\ndepth = 1\n',
         encoding="utf-8",
     )
@@ -201,6 +199,7 @@ class Lost(StudyListener):
             self._killed_at = time.monotonic()
 
 
+@in_make_faults
 def test_a_dead_node_costs_no_trial(here: Path, photos: Path, cluster: TwoNodes) -> None:
     lost = Lost(cluster)
     flags = {**FLAGS, "depth": [1], "epochs": 8, "patience": 8, "gap": 1.0, "pruner": "none", "final": "trial"}
