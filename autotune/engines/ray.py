@@ -58,7 +58,7 @@ from autotune.text import first_line, plural
 if TYPE_CHECKING:
     from autotune.training.context import TrialContext
 
-SECONDS_TO_PLACE = 30.0  # within which Ray has to find a machine for a worker, if none has one
+SECONDS_TO_PLACE = 60.0  # within which Ray has to find a machine for a worker, if none has one
 SECONDS_FOR_OTHERS = 5.0  # and for the other workers, before it sends the pictures to all of them at once
 SECONDS_BETWEEN_CHECKS = 1.0  # while none has one
 SECONDS_TO_FORGET = 2.0
