@@ -127,6 +127,9 @@ class RayWorker:
                 serve(context, self._receive, self._outbox.put, self._scratch)
         except SystemExit as stopped:  # it would end this thread only
             leave(stopped.code if isinstance(stopped.code, int) else 1)
+        except BaseException:  # a bug: without this thread, the driver would wait forever
+            traceback.print_exc()
+            leave(1)
 
     def _receive(self) -> Assignment | Answer:
         message = self._inbox.get()

@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -63,12 +63,12 @@ def run_study(request: SearchRequest, listener: StudyListener) -> Summary:
 
     Raises AutotuneError for problems that the user can fix. Ctrl-C loses nothing: the same call resumes the study.
     """
-    with eviction.in_use():
+    with eviction.in_use(), ExitStack() as leaving:
         eviction.trim(eviction.limit())
-        return _search(request, listener)
+        return _search(request, listener, leaving)
 
 
-def _search(request: SearchRequest, listener: StudyListener) -> Summary:
+def _search(request: SearchRequest, listener: StudyListener, leaving: ExitStack) -> Summary:
     start = time.monotonic()
     deadline = start + request.timeout if request.timeout is not None else None
     refuse_in_use(study_folder(request))  # before the pictures are read
@@ -76,6 +76,7 @@ def _search(request: SearchRequest, listener: StudyListener) -> Summary:
         warm_up()
     with alarm(deadline):
         engine = open_engine(request, study_folder(request))
+        leaving.callback(engine.close)  # also if no worker is started
         ready = prepare(request, listener, engine.device)
     with lock_study(ready.folder), open_record(ready.folder) as record, _timed(record, start):
         refuse_another(record, ready.folder, ready.settings, ready.split)
