@@ -194,7 +194,10 @@ class ChannelClosedError(Exception):
 
 
 class Place(ABC):
-    """One slot on one device, with at most one task at a time."""
+    """One slot on one device, with at most one task at a time. is_ready: its worker has started."""
+
+    task: Task | None
+    is_ready: bool
 
     @abstractmethod
     def give(self, task: Task, files: Mapping[str, bytes], seconds: float | None = None) -> None:
@@ -252,18 +255,22 @@ class Engine(ABC):
 
     @property
     @abstractmethod
+    def places(self) -> Sequence[Place]: ...
+
+    @property
     def idle(self) -> Sequence[Place]:
         """Places that can take a task."""
+        return [place for place in self.places if place.is_ready and not place.task]
 
     @property
-    @abstractmethod
     def starting(self) -> Sequence[Place]:
         """Places with a worker that is not ready yet: at the start, and after the replacement of a dead one."""
+        return [place for place in self.places if not place.is_ready]
 
     @property
-    @abstractmethod
     def working(self) -> Sequence[Place]:
         """Places with a task."""
+        return [place for place in self.places if place.task]
 
     @property
     def busy(self) -> bool:

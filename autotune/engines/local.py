@@ -104,16 +104,8 @@ class LocalEngine(Engine):
         """Do nothing: the workers read the driver's cache folder."""
 
     @property
-    def idle(self) -> Sequence[LocalPlace]:
-        return [place for place in self._places if place.is_ready and not place.task]
-
-    @property
-    def starting(self) -> Sequence[LocalPlace]:
-        return [place for place in self._places if not place.is_ready]
-
-    @property
-    def working(self) -> Sequence[LocalPlace]:
-        return [place for place in self._places if place.task]
+    def places(self) -> Sequence[LocalPlace]:
+        return self._places
 
     def events(self, seconds: float | None = None) -> Iterator[tuple[Place, Task, Message]]:
         waiting = {place.pipe: place for place in self._places if place.task or not place.is_ready}

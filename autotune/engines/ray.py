@@ -128,16 +128,8 @@ class RayEngine(Engine):
         self._supply([one.node for one in found])
 
     @property
-    def idle(self) -> Sequence[RayPlace]:
-        return [place for place in self._places if place.is_ready and not place.task]
-
-    @property
-    def starting(self) -> Sequence[RayPlace]:
-        return [place for place in self._places if not place.is_ready]
-
-    @property
-    def working(self) -> Sequence[RayPlace]:
-        return [place for place in self._places if place.task]
+    def places(self) -> Sequence[RayPlace]:
+        return self._places
 
     def events(self, seconds: float | None = None) -> Iterator[tuple[Place, Task, Message]]:
         if self._give_up_at is not None:
