@@ -1,122 +1,73 @@
-"""Measure fine-tuning throughput on a GPU, and the time of a study of the size of CIFAR-10.
+"""Measure what autotune makes of a GPU, compared with bare loops and with the targets, in under six minutes.
 
-    python benchmarks/gpu.py [--pictures 4096] [--cifar 50000] [--trials 10]
+    python benchmarks/gpu.py [--tiny] [--only agree,fill,...] [--trials 12] [--seconds 330]
 
-Compares the pictures per second of autotune's training (Lightning; from the feature cache, or from pixels if all stages
-are unfrozen), without the first epoch, with those of a bare training loop of the same network on random data in GPU
-memory. Networks have random weights. Then measures the wall time of a whole `autotune search` on generated pictures of
-32 pixels, one colour per class, with an empty cache. Without a GPU the same code runs once with tiny sizes, and the
-printed numbers are not measurements.
+agree     feature cache, trained weights and answers: GPU against CPU, and the same trial twice, bit for bit
+fill      filling the feature cache, against a bare forward pass in the same precision; target 0.8
+train     training, epochs with their evaluation, against a bare loop of steps; targets 0.95, and 0.7 for the head alone
+study     a whole search; target: GPU busy 0.7 of the time
+workers   searches of small trials, trials per second of 3 workers against 1; target 1.5 times
+ceiling   bare forward passes by batch size and precision
+launches  calls to CUDA per step, and lines that wait for the GPU
+memory    what trials leave allocated, and their seconds beside the epochs
+decode    pictures per second from file to square, by number of threads
+
+Networks have random weights, and pictures are made up. This process is set up by the main loop of a worker. Parts run
+in this order, each in spite of a failure of another; none begins after --seconds. Rows are also written to
+$OUT/gpu.jsonl if OUT is set. Without a GPU the same code runs with tiny sizes, and nothing is measured.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
+import json
 import os
+import subprocess
+import sys
 import tempfile
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import bare
 import machine
-import made_up
 import numpy as np
 import torch
+from gpu_bench import CUDA, DEVICE, NOT_MEASURED, Bench, Busy, Table, become_worker, settings
+from gpu_parts import agree, ceiling, fill, launches, memory, train
 from PIL import Image
 
-from autotune.cache.pixels import pixel_rows
+from autotune.data.catalog import read_catalog
+from autotune.data.decode import crop_square
+from autotune.data.near_duplicates import thumbnail
+from autotune.data.picture import pixel_digest, read_picture
+from autotune.garbage import collected_less_often
 from autotune.study.storage.record import open_record
-from autotune.training.context import LoadedBackbones
-from autotune.training.params import Params
-from autotune.training.probe import probe_file_name
-from autotune.training.trainer import quiet_lightning
-from autotune.training.trial import run_probe, run_trial
+from autotune.study.storage.rows import FAILED, TrialRow
 
-BACKBONES = ("efficientnet_lite0", "resnet18")
-BATCH_SIZE = 64
+BUSY, WORKERS = 0.7, 1.5  # targets
+STUDY_SECONDS, SMALL_SECONDS = 80, 45  # after which a study is killed
+SMALL_TRIALS = 24
+WORKER_BACKBONE = "resnet18"  # of the task that sets up this process
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """Sizes of the measurements. trials, cifar: of the whole study."""
-
-    pictures: int
-    rest: int
-    pixels: int
-    epochs: int
-    steps: int
-    cifar: int
-    trials: int
-
-
-@dataclass(frozen=True)
-class Row:
-    """Pictures per second, in autotune and in the bare loop. source: of the training data, "cache" or "pixels"."""
-
-    backbone: str
-    depth: int
-    source: str
-    own: float
-    bare: float
-
-
-def rates(sizes: Sizes, folder: Path, device: torch.device) -> Iterator[Row]:
-    """Measure each backbone at depths 0, 2 and all."""
-    weights = made_up.random_weights(BACKBONES, folder / "weights")
-    parts = made_up.split(sizes.pictures, sizes.rest, folder)
-    for name in BACKBONES:
-        for depth in (0, 2, None):
-            flags = {"backbone": name, "pixels": sizes.pixels, "epochs": sizes.epochs, "patience": sizes.epochs}
-            if depth is not None:
-                flags["depth"] = depth
-            context = made_up.context(parts, device.type, flags, weights)
-            traits = context.backbones[name][0].traits
-            store = pixel_rows(sizes.pixels, traits.interpolation)
-            if store.missing(context.train.digests):
-                made_up.write_random(store, [picture.digest for picture in parts.pictures])
-            yield rate(LoadedBackbones(context), name, depth, sizes, folder)
-
-
-def rate(backbones: LoadedBackbones, name: str, asked: int | None, sizes: Sizes, scratch: Path) -> Row:
-    chain = backbones.chain(name)
-    depth = len(chain) if asked is None else asked
-    bare_loop = bare_rate(backbones, name, depth, sizes)  # first, because Lightning selects deterministic kernels
-    params = Params(
-        backbone=name, depth=depth, pixels=sizes.pixels, lr_low=1e-6, lr_high=1e-5, cycle="triangular", augment=0.5,
-        class_weight=0.0, optimizer="adamw", batch_size=BATCH_SIZE, weight_decay=0.01, dropout=0.0, label_smoothing=0.0,
-    )  # fmt: skip
-    reporter = made_up.Reporter()
-    with quiet_lightning():
-        probe = run_probe(backbones, name, sizes.pixels, reporter)
-        files = {probe_file_name(name, sizes.pixels): probe.head}
-        run_trial(backbones, 0, params, files, scratch, reporter)
-    later = [row.seconds for row in reporter.rows[1:]]
-    cut = len(chain) - depth
-    is_cached = cut > 0 and cut in backbones.context.cuts[name, sizes.pixels]
-    return Row(name, depth, "cache" if is_cached else "pixels", sizes.pictures * len(later) / sum(later), bare_loop)
-
-
-def bare_rate(backbones: LoadedBackbones, name: str, depth: int, sizes: Sizes) -> float:
-    torch.use_deterministic_algorithms(False)
-    device, context, chain = backbones.device, backbones.context, backbones.chain(name)
-    traits = context.backbones[name][0].traits
-    features = bare.below(chain, len(chain), 1, sizes.pixels, torch.device("cpu")).shape[1]
-    tail = bare.Tail(chain, depth, features, context.classes, "adamw", traits, device)
-    x = bare.below(chain, len(chain) - depth, BATCH_SIZE, sizes.pixels, device)
-    return BATCH_SIZE / tail.step_seconds(x, sizes.steps)
-
-
-def cifar(n: int, folder: Path) -> Path:
-    """Write n noisy pictures of 32 pixels in ten classes, one colour per class."""
-    colours = np.random.default_rng(0).integers(40, 216, (10, 3))
+def photos(n: int, width: int, folder: Path) -> Path:
+    """Write n JPEGs in ten classes: random colours, smooth, with a little noise, and a tint for each class."""
+    tints = np.random.default_rng(0).integers(0, 256, (10, 1, 1, 3))
 
     def write(number: int) -> None:
-        noise = np.random.default_rng(number).normal(0, 40, (32, 32, 3))
-        picture = (colours[number % 10] + noise).clip(0, 255).astype(np.uint8)
-        Image.fromarray(picture).save(folder / str(number % 10) / f"{number}.png", compress_level=1)
+        rng = np.random.default_rng(number)
+        coarse = (0.7 * rng.integers(0, 256, (9, 12, 3)) + 0.3 * tints[number % 10]).astype(np.uint8)
+        smooth = Image.fromarray(coarse).resize((width, width * 3 // 4), Image.Resampling.BICUBIC)
+        noisy = np.asarray(smooth, np.int16) + rng.integers(-8, 9, (1, width, 3), np.int16)
+        image = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+        image.save(folder / str(number % 10) / f"{number}.jpg", quality=88)
 
     for label in range(10):
         (folder / str(label)).mkdir(parents=True)
@@ -126,53 +77,184 @@ def cifar(n: int, folder: Path) -> Path:
     return folder
 
 
-def whole_study(sizes: Sizes, folder: Path, device: torch.device) -> str:
-    photos = cifar(sizes.cifar, folder / "pictures")
-    tiny = () if device.type == "cuda" else ("--epochs", "1")
-    seconds = machine.search(
-        folder, folder / "cifar-cache", photos, "--study", "cifar", "--trials", str(sizes.trials), "--device",
-        device.type, *tiny,
+# Whole studies
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search on made-up photos. options: of the command line. seconds: after which it is killed."""
+
+    bench: Bench
+    folder: Path
+    name: str
+    workers: int
+    seconds: float
+
+    def run(self, trials: int, config: Mapping[str, Any]) -> tuple[float, str, Busy]:
+        """Run it; return its seconds, how it ended, and how busy the GPU was."""
+        file = self.bench.root / f"{self.name}.toml"
+        space = {"backbone": self.bench.names[0], **config.get("space", {})}
+        tables = {key: value for key, value in config.items() if key != "space"}, space
+        lines = ["\n".join(f"{key} = {json.dumps(value)}" for key, value in table.items()) for table in tables]
+        file.write_text(f"{lines[0]}\n[space]\n{lines[1]}\n")
+        command = [
+            sys.executable, "-m", "autotune", "search", str(self.folder), "--study", self.name, "--config", str(file),
+            "--trials", str(trials), "--workers", str(self.workers), "--device", DEVICE.type,
+            "--weights", str(self.bench.weights),
+        ]  # fmt: skip
+        log = self.bench.root / f"{self.name}.log"
+        around = {**os.environ, "AUTOTUNE_CACHE": str(self.bench.root / "study-cache")}
+        ended = "finished"
+        with log.open("w") as out, Busy() as busy:
+            start = time.perf_counter()
+            try:
+                code = subprocess.run(
+                    command, cwd=self.bench.root, env=around, stdout=out, stderr=subprocess.STDOUT,
+                    timeout=self.seconds, check=False,
+                ).returncode  # fmt: skip
+            except subprocess.TimeoutExpired:
+                code, ended = 0, "killed by its time limit"
+            seconds = time.perf_counter() - start
+        if code:
+            raise RuntimeError(f"autotune search failed:\n{log.read_text()[-3000:]}")
+        return seconds, ended, busy
+
+    def rows(self) -> tuple[list[TrialRow], dict[str, Any]]:
+        """Return its trials, and the seconds of its parts."""
+        with open_record(self.bench.root / "studies" / self.name) as record:
+            trials, probes, folds = record.trials(), record.probes(), record.folds()
+            parts: dict[str, Any] = {key: record.facts().seconds.get(key, 0.0) for key in ("read", "test")}
+        parts["cache"] = sum(row.cache_seconds for row in probes)
+        parts["cache"] += sum(row.cache_seconds or 0.0 for row in trials) + sum(
+            row.cache_seconds or 0.0 for row in folds
+        )
+        parts["probe"] = sum(row.seconds for row in probes)
+        parts["trials"] = sum((row.seconds or 0.0) - (row.cache_seconds or 0.0) for row in trials)
+        parts["finals"] = sum((row.seconds or 0.0) - (row.cache_seconds or 0.0) for row in folds)
+        return trials, parts
+
+    def trials_per_second(self) -> float:
+        """Return the rate from the end of the first trial, one on each worker: until then, workers start."""
+        ends = sorted(datetime.fromisoformat(row.finished).timestamp() for row in self.rows()[0] if row.state != FAILED)
+        ends = ends[self.workers - 1 :]
+        return (len(ends) - 1) / (ends[-1] - ends[0]) if len(ends) > 1 else float("nan")
+
+
+def study_photos(bench: Bench) -> Path:
+    folder = bench.root / "photos"
+    return folder if folder.exists() else photos(*((120, 160) if bench.tiny else (2000, 500)), folder)
+
+
+def study(bench: Bench, n_trials: int) -> None:
+    """Run a whole search with an empty cache and the default ranges."""
+    tiny = {"epochs": 1, "space": {"pixels": bench.pixels}} if bench.tiny else {}
+    search = Search(bench, study_photos(bench), "whole", 1, 600 if bench.tiny else STUDY_SECONDS)
+    seconds, ended, busy = search.run(n_trials, tiny)
+    trials, parts = search.rows()
+    bench.table.row(
+        "study", f"{len(trials)} of {n_trials} trials, {ended}", busy.share, BUSY, seconds=seconds, of_which=parts,
+        epochs=sum(row.epochs or 0 for row in trials), depths=" ".join(str(row.params.depth) for row in trials),
+        failed=sum(row.state == FAILED for row in trials), **busy.facts,
     )  # fmt: skip
-    with open_record(folder / "studies" / "cifar") as record:
-        parts = record.facts().seconds
-        caching = sum(row.cache_seconds for row in record.probes())
-        caching += sum(row.cache_seconds or 0.0 for row in record.trials())
-        trials = sum((row.seconds or 0.0) - (row.cache_seconds or 0.0) for row in record.trials())
-        finals = sum(row.seconds or 0.0 for row in record.folds())
-        epochs = sum(row.epochs or 0 for row in record.trials())
-    return (
-        f"whole study, {sizes.cifar:,} pictures of 32 pixels, {sizes.trials} trials, {epochs} epochs: {seconds:.0f} s "
-        f"(reading and decoding {parts['read']:.0f}, feature cache {caching:.0f}, trials {trials:.0f}, "
-        f"finals {finals:.0f}, test {parts['test']:.0f})"
-    )
+
+
+def workers(bench: Bench) -> None:
+    """Run searches of small trials, which train the head on the clean view and are not pruned."""
+    rates = {}
+    epochs, n_trials, limit = (1, 5, 600) if bench.tiny else (10, SMALL_TRIALS, SMALL_SECONDS)
+    space = {"depth": 0, "augment": 0.0, "pixels": bench.pixels, "batch_size": 32}
+    config = {"pruner": "none", "final": "trial", "epochs": epochs, "patience": epochs, "space": space}
+    for n_workers in (1, 3):
+        search = Search(bench, study_photos(bench), f"small-{n_workers}", n_workers, limit)
+        seconds, ended, busy = search.run(n_trials, config)
+        trials, parts = search.rows()
+        rates[n_workers] = search.trials_per_second()
+        bench.table.row(
+            "workers", f"{n_workers}: {len(trials)} of {n_trials} trials, {ended}", seconds=seconds, of_which=parts,
+            trials_per_s=rates[n_workers], failed=sum(row.state == FAILED for row in trials), **busy.facts,
+        )  # fmt: skip
+    times = rates[3] / rates[1]
+    bench.table.row("workers", "trials per second, 3 workers over 1", times, WORKERS, times=times)
+
+
+# Decoding
+
+
+def square_of(file: Path) -> np.ndarray:
+    """Read a picture as a search does."""
+    image = read_picture(file)
+    pixel_digest(image)
+    thumbnail(image)
+    return crop_square(image, 224, "bilinear")
+
+
+def decode(bench: Bench) -> None:
+    """Time reading, hashing and resizing small and large photos, and reading a whole folder as a search does."""
+    cores = os.cpu_count() or 1
+    for n, width in ((20, 160), (10, 320)) if bench.tiny else ((1600, 500), (64, 4000)):
+        folder = photos(n, width, bench.root / f"photos-{width}")
+        files, found = sorted(folder.rglob("*.jpg")), {}
+        for threads in sorted({1, min(4, cores), cores}):
+            some = files[: max(n * threads // cores, 8)]
+            with ThreadPoolExecutor(threads) as pool:
+                start = time.perf_counter()
+                for _ in pool.map(square_of, some):
+                    pass
+                found[f"{threads} threads"] = len(some) / (time.perf_counter() - start)
+        start = time.perf_counter()
+        read_catalog(folder)
+        found["catalog"] = n / (time.perf_counter() - start)
+        bench.table.row("decode", f"{n} JPEGs, {width} pixels wide", pictures_per_s=found)
+
+
+def measure(table: Table, root: Path, options: argparse.Namespace) -> None:
+    """Run the parts."""
+    tiny = options.tiny or not CUDA
+    names = (WORKER_BACKBONE,) if tiny else ("resnet50", "vit_b_16")
+    with table.guarded("worker", "setting up"):  # if it fails, torch's own settings are measured
+        setup = Bench(table, root / "setup", (WORKER_BACKBONE,), 24, 32, tiny=True)
+        become_worker(setup.context(WORKER_BACKBONE), WORKER_BACKBONE, 32, root)
+    table.row("worker", "settings of the process", **settings())
+    sizes = (64, 32, True, 16) if tiny else (options.pictures, 224, False)
+    bench = Bench(table, root / "parts", names, *sizes)
+    n_trials = 2 if tiny else options.trials
+    parts: dict[str, Callable[[Bench], None]] = {
+        "agree": agree, "fill": fill, "train": train, "study": partial(study, n_trials=n_trials), "workers": workers,
+        "ceiling": ceiling, "launches": launches, "memory": memory, "decode": decode,
+    }  # fmt: skip
+    for name in options.only.split(",") if options.only else parts:
+        if table.seconds > options.seconds:
+            table.row(name, f"left out: {options.seconds:.0f} s have passed")
+            continue
+        before = table.seconds
+        gc.collect()  # what earlier parts hold on the GPU
+        with table.guarded(name, "part"):
+            parts[name](bench)
+        print(f"{name:9} took {table.seconds - before:.0f} s", flush=True)
+        if CUDA:
+            torch.cuda.empty_cache()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--pictures", type=int, default=4096)
-    parser.add_argument("--cifar", type=int, default=50_000)
-    parser.add_argument("--trials", type=int, default=10)
+    parser.add_argument("--tiny", action="store_true", help="tiny sizes, to test the code")
+    parser.add_argument("--only", help="parts, separated by commas; default: all")
+    parser.add_argument("--pictures", type=int, default=2048)
+    parser.add_argument("--trials", type=int, default=12, help="of the whole study")
+    parser.add_argument("--seconds", type=float, default=330, help="after which no further part begins")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
-    torch.set_flush_denormal(True)  # as workers do
-    if torch.cuda.is_available():
-        device = torch.device("cuda")
-        sizes = Sizes(options.pictures, 64, 224, 4, 100, options.cifar, options.trials)
-    else:
-        device = torch.device("cpu")
-        sizes = Sizes(64, 10, 32, 2, 1, 100, 1)
+    out = os.environ.get("OUT")
+    table = Table(Path(out) / "gpu.jsonl" if out else None)
+    print(machine.line("see each row"))
+    if not CUDA:
+        print(f"{NOT_MEASURED} (the code runs once with tiny sizes on the CPU)")
     with tempfile.TemporaryDirectory() as made:
         os.environ["AUTOTUNE_CACHE"] = str(Path(made) / "cache")
-        print(machine.line(f"{sizes.pictures} pictures, {sizes.epochs - 1} epochs"))
-        if device.type != "cuda":
-            print("not measured: no GPU (the code was run once with tiny sizes on the CPU)")
-        print(f"{sizes.pixels} pixels, batches of {BATCH_SIZE}; pictures per second")
-        print(f"{'backbone':20} {'depth':>5} {'source':>8} {'autotune':>9} {'bare':>9} {'share':>6}")
-        for row in rates(sizes, Path(made), device):
-            share = f"{row.own / row.bare:6.2f}" if device.type == "cuda" else "     -"
-            print(f"{row.backbone:20} {row.depth:5} {row.source:>8} {row.own:9.0f} {row.bare:9.0f} {share}", flush=True)
-        print(whole_study(sizes, Path(made), device))
+        measure(table, Path(made), options)
+    print(f"\n{table.seconds:.0f} s; against the targets:", *(table.targets or ["no row with a target"]), sep="\n")
 
 
 if __name__ == "__main__":
-    main()
+    with collected_less_often():
+        main()

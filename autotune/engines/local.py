@@ -12,11 +12,12 @@ import threading
 import time
 import traceback
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from autotune.engines.base import (
     START_LOG,
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext, SpawnContext
 
     from autotune.training.context import TrialContext
+
+Result = TypeVar("Result")
 
 SECONDS_TO_EXIT = 2.0
 LONGEST_SOCKET = 107  # bytes of a path, on Linux
@@ -225,6 +228,12 @@ def warm_up() -> None:
 
         with _ignored_ctrl_c():
             ensure_running()
+
+
+def call_in_process(function: Callable[..., Result], *arguments: object) -> Result:
+    """Return what a function returns in a process that exits afterwards."""
+    with _ignored_ctrl_c(), _hidden_main(), ProcessPoolExecutor(1, _process_context()) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def _process_context() -> SpawnContext | ForkServerContext:

@@ -23,7 +23,6 @@ from autotune.search.plan import Plan, build_context, make_plan
 from autotune.search.recipe import recipe_params
 from autotune.search.settings import definition
 from autotune.search.space import BackboneOptions
-from autotune.search.speed import measure_speeds
 from autotune.study.announce import announce, look_alike_lines, outline
 from autotune.study.check_request import study_folder
 from autotune.study.checks import (
@@ -34,7 +33,7 @@ from autotune.study.checks import (
     refuse_other_weights,
 )
 from autotune.study.driver import Driver, run_probes
-from autotune.study.engines import driver_device, open_engine
+from autotune.study.engines import driver_device, measured_speeds, open_engine
 from autotune.study.evaluate import evaluate_winner
 from autotune.study.finals.finals import Finals
 from autotune.study.finals.race import RacePlanner
@@ -142,7 +141,7 @@ def _run_trials(
         plan = replace(plan, selection=selection, recipe=recipe_params(plan.settings, selection))
         for line in look_alike_lines(record.facts().look_alikes, plan.split):
             listener.say(line)
-        speeds = measure_speeds(plan, context.device)  # measured here, while the workers are idle
+        speeds = measured_speeds(plan, context.device)  # measured here, while the workers are idle
         with storage_errors(folder / TRIALS):
             trials = OptunaStudy(folder / TRIALS, plan.settings, plan.selection.options, plan.recipe)
             refuse_other_trials(folder, record, trials)
