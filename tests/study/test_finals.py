@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from conftest import write_digits
+from conftest import in_make_faults, write_digits
 from small_studies import search
 
 from autotune.study import run
@@ -175,6 +175,7 @@ def test_the_final_model_is_the_one_that_is_restored(here: Path, photos: Path) -
     record.close()
 
 
+@in_make_faults
 def test_finals_killed_in_the_middle_end_as_without_the_interruption(here: Path, photos: Path) -> None:
     whole = search(photos, 2, "whole", flags=PRETRAINED)
     script = here / "killed.py"
