@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 SECONDS_TO_EXIT = 2.0
+# Imported once for all workers, while the driver reads the pictures: what every probe imports, too.
+PRELOADED = ["autotune.training.trial", "sklearn.linear_model", "scipy.cluster.hierarchy", "timm"]
 LONGEST_SOCKET = 107  # bytes of a path, on Linux
 
 
@@ -244,7 +246,7 @@ def _process_context() -> SpawnContext | ForkServerContext:
     if sys.platform != "linux" or not _can_listen():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["autotune.training.trial"])
+    context.set_forkserver_preload(PRELOADED)
     return context
 
 

@@ -85,8 +85,8 @@ def _search(request: SearchRequest, listener: StudyListener, leaving: ExitStack)
         listener.opened(ready.folder, ready.settings.metric, record)
         if not _is_finished(record, request.trials, ready.settings.final):
             try:
-                context = _run_trials(request, ready, engine, record, listener, deadline)
-                _test(context, record, ready, listener)
+                backbones = _run_trials(request, ready, engine, record, listener, deadline)
+                _test(backbones, record, ready, listener)
             except KeyboardInterrupt:
                 listener.close()
                 listener.say(_kept(record))
@@ -115,8 +115,8 @@ def _is_finished(record: Record, n_trials: int, setting: str) -> bool:
 def _run_trials(
     request: SearchRequest, ready: Prepared, engine: Engine, record: Record, listener: StudyListener,
     deadline: float | None,
-) -> TrialContext:  # fmt: skip
-    """Plan, probe, search and run the finals; return the context of the trials.
+) -> LoadedBackbones:  # fmt: skip
+    """Plan, probe, search and run the finals; return what the driver has loaded for it.
 
     deadline: of this run, on time.monotonic's clock.
     """
@@ -157,7 +157,7 @@ def _run_trials(
         record.keep_doing("finals", "finals")
         keeper.end_trials()
         Finals(engine, record, checkpoints, plan, context, listener, planner, final_limits, keeper).run()
-    return context
+    return backbones
 
 
 def _plan(request: SearchRequest, ready: Prepared, record: Record, listener: StudyListener) -> Plan:
@@ -279,12 +279,11 @@ def _enqueue_first_trials(search: OptunaStudy, backbones: tuple[BackboneOptions,
         record.keep_facts(first_trials_queued=True)
 
 
-def _test(context: TrialContext, record: Record, ready: Prepared, listener: StudyListener) -> None:
+def _test(backbones: LoadedBackbones, record: Record, ready: Prepared, listener: StudyListener) -> None:
     """Evaluate the final model on the test set, unless it already was."""
     if record.is_tested():
         return
     record.keep_doing("test evaluation", "test")
-    backbones = LoadedBackbones(context)
     evaluate_winner(backbones, record, ready.folder, ready.root, ready.split, listener.progress("Test"))
 
 

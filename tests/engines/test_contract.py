@@ -211,8 +211,9 @@ def test_a_place_starts_becomes_idle_runs_a_task_and_is_idle_again(
 
 @pytest.mark.usefixtures("same_threads")
 def test_probes_and_trials_return_their_weights_and_write_only_logs(
-    engine: Engine, context: TrialContext, study: Path, tmp_path: Path, here: Path
+    engine: Engine, kind: Kind, context: TrialContext, study: Path, tmp_path: Path, here: Path
 ) -> None:
+    skip_on_ray(kind)
     name, pixels = pretrained(context)
     *_, probe = ran(engine, ProbeTask(name, pixels))
     assert isinstance(probe, ProbeOutcome)

@@ -25,8 +25,7 @@ from autotune.export.export import ExportRequest, export_trial
 from autotune.export.formats import FORMATS
 from autotune.export.predict import find_pictures, load
 from autotune.export.result import ExportResult
-from autotune.study.request import Resources, SearchRequest
-from autotune.study.run import run_study
+from autotune.study.request import Resources
 from autotune.study.storage.record import Record
 from autotune.study.storage.rows import ExportRow
 
@@ -292,15 +291,3 @@ def test_a_missing_validation_picture_stops_the_export(finished: Path, searched:
     with pytest.raises(AutotuneError, match=r"Validation picture .* cannot be read"):
         exported()
     assert not (finished / "bundle").exists()
-
-
-def test_a_pretrained_backbone_is_verified_in_float32_and_verified_or_rejected_in_int8(
-    here: Path, tmp_path: Path
-) -> None:
-    data = write_digits(tmp_path / "digits3", each=30)
-    flags = {"epochs": 2, "backbone": ["efficientnet_lite0"], "pixels": [32], "final": "trial"}
-    run_study(SearchRequest(data=data, name="b", trials=1, flags=flags, device="cpu"), PlainConsole(quiet=True))
-    verdicts = {row.format: row.verdict for row in exported("b", formats=("int8",)).files}
-    assert verdicts["onnx"] == "verified"
-    assert (here / "studies/b/bundle/model.int8.onnx").exists() == (verdicts["int8"] == "verified")
-    assert json.loads((here / "studies/b/bundle/bundle.json").read_text())["study"] == "b"

@@ -25,13 +25,13 @@ from autotune.study.timing.limits import TimeLimits
 from autotune.training.context import WHOLE_POOL
 
 pytestmark = pytest.mark.slow
-PRETRAINED: dict[str, Any] = {"backbone": ["efficientnet_lite0"], "pixels": [32], "depth": [0, 1], "epochs": 3,
+PRETRAINED: dict[str, Any] = {"backbone": ["efficientnet_lite0"], "pixels": [32], "depth": [0, 1], "epochs": 2,
                               "optimizer": ["adamw"], "lr_high": [1e-3]}  # fmt: skip
 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    return write_digits(tmp_path / "digits", classes=3, each=40)
+    return write_digits(tmp_path / "digits", classes=3, each=30)
 
 
 @pytest.fixture(autouse=True)

@@ -156,6 +156,7 @@ def test_a_killed_recipe_resumes_to_the_same_result(
         return fit(self)
 
     monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(trainer, "CHECKPOINT_RATIO", 0)
     monkeypatch.setattr(phased, "HEAD_STEPS", 1)  # otherwise an epoch of a head is one batch of Lightning's
     with monkeypatch.context() as patch:
         patch.setattr(TrainableNetwork, "training_step", killed_in_training)

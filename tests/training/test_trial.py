@@ -186,6 +186,7 @@ def test_a_killed_trial_resumes_from_its_checkpoint_to_the_same_result(
         return validation(self, *args, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(trainer, "CHECKPOINT_RATIO", 0)
     with monkeypatch.context() as patch:
         patch.setattr(TrainableNetwork, "training_step", killed_in_training)
         patch.setattr(TrainableNetwork, "validation_step", killed_in_validation)
