@@ -11,14 +11,14 @@ demo: $(VENV)/installed
 
 # Each process has one thread. How many there are: tests/conftest.py.
 test: $(VENV)/installed
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 
 # Kill processes at a hundred random moments, and all other faults. SEED=1 draws other moments. About
 # 20 minutes on two cores.
 SEED ?= 0
 faults: $(VENV)/installed
 	AUTOTUNE_FAULT_TIMES=34 AUTOTUNE_FUZZ_FILES=10000 AUTOTUNE_FAULT_SEED=$(SEED) OMP_NUM_THREADS=1 \
-		OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest tests/faults tests/fuzz tests/engines/test_ray_studies.py -n auto \
+		OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest tests/faults tests/fuzz tests/engines tests/study/test_finals.py -n auto \
 		--dist worksteal
 
 lint: $(VENV)/installed
@@ -38,7 +38,7 @@ docs: $(VENV)/installed
 	$(BIN)/python docs/generate.py
 
 coverage: $(VENV)/installed
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n auto --dist loadfile $(FAST) --cov
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder $(FAST) --cov
 
 # Known vulnerabilities of the installed packages, from the service of pypi.org.
 audit: $(VENV)/installed

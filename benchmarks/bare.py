@@ -11,9 +11,10 @@ from torch.nn import functional
 
 from autotune.backbones.spec import Traits
 from autotune.training.optimizers import build_optimizer
-from autotune.training.trainer import bfloat16_pays
+from autotune.training.trainer import training_precision
 
 WARM = 3
+PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 def synchronise(device: torch.device) -> None:
@@ -35,7 +36,7 @@ class Tail:
     def __init__(self, chain: nn.Sequential, depth: int, features: int, classes: int, optimizer: str, traits: Traits,
                  device: torch.device) -> None:  # fmt: skip
         tail = copy.deepcopy(chain[len(chain) - depth :]).requires_grad_(True)
-        self.half = bfloat16_pays(tail, device)
+        self._precision = PRECISIONS[training_precision(tail, device)]
         tail.train(traits.from_scratch)  # otherwise BatchNorm statistics stay frozen
         self._net = nn.Sequential(tail, nn.Linear(features, classes)).to(device).to(memory_format=torch.channels_last)
         self._optimizer = build_optimizer(optimizer, self._net.parameters(), learning_rate=1e-5, weight_decay=1e-2)
@@ -49,7 +50,7 @@ class Tail:
             if run == WARM:
                 synchronise(self._device)
                 start = time.perf_counter()
-            with torch.autocast(self._device.type, torch.bfloat16, enabled=self.half):
+            with torch.autocast(self._device.type, self._precision, enabled=self._precision is not None):
                 loss = functional.cross_entropy(self._net(x), labels)
             self._optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]

@@ -88,7 +88,7 @@ def measured(n: int, folder: Path) -> dict[str, float]:
     opened = time.perf_counter() - start
     trained = trial_seconds(backbones, folder)
     batches = TrainBatches(
-        PixelSource(backbones.resident.held(store, context.train.digests), context.train.digests, context.seed),
+        PixelSource(backbones.resident.held([(store, context.train.digests)])[0], context.train.digests, context.seed),
         context.train.labels,
         64,
         0.5,

@@ -307,9 +307,7 @@ class Cell:
         net, training = prepare_phase(backbones, initial, phase, source, pictures.labels, seed, n_parts=1)
         callbacks = list(lever.change(net))
         with quiet_lightning():
-            trainer = build_trainer(
-                backbones.device, net, max_epochs=epochs, callbacks=callbacks, enable_checkpointing=False
-            )
+            trainer = build_trainer(backbones.device, net, max_epochs=epochs, callbacks=callbacks)
             trainer.fit(net, training)
         return net
 

@@ -30,6 +30,16 @@ def pytest_xdist_auto_num_workers() -> int:
     return min((os.cpu_count() or 1) + 1, 4)
 
 
+# The files that take longest. They begin first: at the end, the other processes would wait for them.
+LONGEST = ("test_contract.py", "test_ray_studies.py", "test_run.py", "test_finals.py", "test_dashboard.py",
+           "test_time_limit.py", "test_export.py", "test_examples.py", "test_report_finals.py")  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A separate cache folder, shared by all tests."""
@@ -60,7 +70,8 @@ def write_digits(folder: Path, classes: int = 3, each: int = 50, first: int = 0)
 
 
 # For faults that take a minute each.
-in_make_faults = pytest.mark.skipif("AUTOTUNE_FAULT_TIMES" not in os.environ, reason="runs in `make faults`")
+IN_MAKE_FAULTS = "AUTOTUNE_FAULT_TIMES" in os.environ
+in_make_faults = pytest.mark.skipif(not IN_MAKE_FAULTS, reason="runs in `make faults`")
 
 
 @pytest.fixture

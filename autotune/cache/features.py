@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +16,8 @@ from autotune.backbones.spec import Traits
 from autotune.backbones.weights import stages_digest
 from autotune.cache import pixels as pixel_cache
 from autotune.cache.pixels import pixel_rows
-from autotune.cache.rows import RowStore
+from autotune.cache.resident import on_device
+from autotune.cache.rows import RowStore, Writer
 from autotune.data.augment import Invariances, augment, augmentation_key, random_draws
 from autotune.data.catalog import Progress
 from autotune.data.prefetch import prefetch, prefetch_count
@@ -25,34 +25,29 @@ from autotune.files import cache_folder, make_folder
 
 VERSION = 1  # of augmenting, normalising and running the stages; incremented when the resulting rows change
 N_VIEWS = 4  # augmented views per picture, of magnitude 1/4 to 1; view 0 is the picture itself
-CHUNK = 256  # pictures between two writes; kill -9 loses at most these
-BATCH = 32  # all batches are padded to this size: a row must not depend on the other pictures in its batch
+# All batches are padded to one size: a row must not depend on the other pictures in its batch.
+BATCH, GPU_BATCH = 32, 256
+CHUNK, GPU_CHUNK = 256, 512  # pictures between two writes; kill -9 loses at most twice these
 
-Halves = np.ndarray[tuple[int, ...], np.dtype[np.float16]]
 
-
-class FrozenPrefix(nn.Module):
+class FrozenPrefix:
     """The frozen part of a trial's network: from a batch to the input of the unfrozen stages, without gradients.
 
     A batch is one of: pixels (N, 3, P, P) uint8; pixels with magnitude (N,) and draws (N, 16), to augment; cached
     features (N, ...), half precision; cached features with (N, 2) bool: flip horizontally, flip vertically.
+
+    prefix: on the device. All trials share it, so it is no module: it is not moved, trained or saved with a network.
     """
 
-    def __init__(self, prefix: nn.Sequential, traits: Traits, invariances: Invariances) -> None:
-        super().__init__()
-        self.prefix = copy.deepcopy(prefix).eval().requires_grad_(False)  # a copy: all trials share the chain
+    def __init__(
+        self, prefix: nn.Sequential, traits: Traits, invariances: Invariances, device: torch.device | str = "cpu"
+    ) -> None:
+        self.prefix = prefix.eval().requires_grad_(False)
         self.invariances = invariances
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.tensor(traits.mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(traits.std).view(1, 3, 1, 1), persistent=False)
-
-    def train(self, mode: bool = True) -> FrozenPrefix:
-        """Stay in evaluation mode, to compute the same outputs in every trial."""
-        return super().train(False)
+        self.mean, self.std = (torch.tensor(one, device=device).view(1, 3, 1, 1) for one in (traits.mean, traits.std))
 
     @torch.no_grad()
-    def forward(self, batch: Sequence[Tensor]) -> Tensor:
+    def __call__(self, batch: Sequence[Tensor]) -> Tensor:
         if batch[0].dtype != torch.uint8:
             rows = batch[0].float()
             return channels_last(flip_maps(rows, batch[1]) if len(batch) > 1 else rows)
@@ -91,13 +86,15 @@ class FeatureCache:
         self._chain = chain
         self._joints = sorted(joints)
         self._prefetch = prefetch_count(device)
-        self._input = FrozenPrefix(nn.Sequential(), traits, invariances).to(device)
-        self._stages = copy.deepcopy(chain[: self.cuts[-1]])
-        self._stages.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
-        self._input_key = f"{pixels} {traits.interpolation} {traits.mean} {traits.std} {device.type}"
+        self._batch, self._chunk = (GPU_BATCH, GPU_CHUNK) if device.type == "cuda" else (BATCH, CHUNK)
+        self._input = FrozenPrefix(nn.Sequential(), traits, invariances, device)
+        self._stages = chain[: self.cuts[-1]].to(memory_format=torch.channels_last).eval()
+        self._input_key = f"{pixels} {traits.interpolation} {traits.mean} {traits.std} {_processor(device)}"
         self._digests: dict[int, str] = {}
         blank = torch.zeros(1, 3, pixels, pixels, dtype=torch.uint8, device=device)
-        self.shapes = {number: tuple(out.shape[1:]) for number, out in self._outputs(self._input([blank]), 0)}
+        outputs = list(self._outputs(self._input([blank]), 0))
+        _refuse_infinite([(number, out) for number, out in outputs if self._is_half(number)])
+        self.shapes = {number: tuple(out.shape[1:]) for number, out in outputs}
 
     def rows(self, cut: int, view: int) -> RowStore:
         """Return the store of the first `cut` stages' outputs for one view: half precision, keyed by picture digest."""
@@ -111,13 +108,15 @@ class FeatureCache:
         with FileLock(make_folder(self.folder) / "lock"):
             passes = [self._planned(digests, view) for view, digests in wanted.items()]
             done, total = 0, sum(len(one.todo) for one in passes)
-            for one in passes:
-                for start, keys in self._starts(one).items():
-                    for first in range(0, len(keys), CHUNK):
-                        chunk = keys[first : first + CHUNK]
-                        self._extend(one, chunk, start)
-                        done += len(chunk)
-                        progress(done, total)
+            with Writer() as writer:
+                for one in passes:
+                    for start, keys in self._starts(one).items():
+                        for first in range(0, len(keys), self._chunk):
+                            chunk = keys[first : first + self._chunk]
+                            self._extend(one, chunk, start, writer)
+                            done += len(chunk)
+                            progress(done, total)
+                        writer.finish()  # the next pass may read the rows
 
     def _key(self, cut: int, view: int) -> str:
         """Return a hash of everything except the picture that a row depends on: weights, input, view, code versions.
@@ -127,10 +126,14 @@ class FeatureCache:
         if cut not in self._digests:
             self._digests[cut] = stages_digest(self._chain[:cut])
         joints = [joint for joint in self._joints if joint < cut]
-        parts = [VERSION, pixel_cache.VERSION, BATCH, self._digests[cut], joints, self._input_key, view]
+        parts = [VERSION, pixel_cache.VERSION, self._batch, self._digests[cut], joints, self._input_key, view]
         if view:
             parts += [view / N_VIEWS, self.invariances, self.seed, augmentation_key()]
         return hashlib.blake2b(repr(parts).encode(), digest_size=10).hexdigest()
+
+    def _is_half(self, number: int) -> bool:
+        """Return whether the output of a stage is rounded to half precision."""
+        return number in self._joints or number in self.cuts
 
     def _planned(self, digests: Sequence[str], view: int) -> _Pass:
         stores = {cut: self.rows(cut, view) for cut in self.cuts}
@@ -149,49 +152,74 @@ class FeatureCache:
                 left = [key for key in left if key not in set(found[cut])]
         return {**{cut: keys for cut, keys in found.items() if keys}, **({0: left} if left else {})}
 
-    def _extend(self, one: _Pass, keys: list[str], start: int) -> None:
+    def _extend(self, one: _Pass, keys: list[str], start: int, writer: Writer) -> None:
         """Compute a chunk's missing rows from the outputs of the first `start` stages, and append them."""
-        found: dict[int, list[Halves]] = defaultdict(list)
+        found: dict[int, list[Tensor]] = defaultdict(list)
+        sums: list[tuple[int, Tensor]] = []
         inputs = prefetch(
-            lambda n: (self._inputs(keys[n : n + BATCH], one.view, start),), range(0, len(keys), BATCH), self._prefetch
+            lambda n: (self._inputs(keys[n : n + self._batch], one.view, start),),
+            range(0, len(keys), self._batch),
+            self._prefetch,
         )
         for (x,) in inputs:
-            for cut, out in self._outputs(x, start):
-                if cut in one.stores:
-                    found[cut].append(out.cpu().contiguous().numpy())
+            for number, out in self._outputs(x, start):
+                if self._is_half(number):
+                    sums.append((number, out.sum(dtype=torch.float32)))
+                if number in one.stores:
+                    found[number].append(_copied_to_host(out))
+        _refuse_infinite(sums)  # waits for the GPU, once per chunk
         for cut, batches in found.items():
             wanted = [i for i, key in enumerate(keys) if key in one.missing[cut]]
             if wanted:
-                rows = np.concatenate(batches)[wanted]  # without the padding
-                one.stores[cut].append([keys[i] for i in wanted], rows)
+                rows = torch.cat(batches).numpy()[wanted]  # without the padding
+                writer.append(one.stores[cut], [keys[i] for i in wanted], rows)
 
     def _inputs(self, keys: list[str], view: int, start: int) -> Tensor:
-        """Return a padded batch of inputs: normalised pixels (32, 3, P, P) of this view, or rows of cut `start`."""
-        padded = keys + keys[:1] * (BATCH - len(keys))
+        """Return a padded batch of inputs: normalised pixels (N, 3, P, P) of this view, or rows of cut `start`."""
+        padded = keys + keys[:1] * (self._batch - len(keys))
         if start:
             rows = self.rows(start, view)
-            return channels_last(torch.from_numpy(rows.take(rows.places(padded))).to(self.device).float())
-        squares = torch.from_numpy(self.pixels.take(self.pixels.places(padded))).to(self.device)
+            return channels_last(on_device(rows.take(rows.places(padded)), self.device).float())
+        squares = on_device(self.pixels.take(self.pixels.places(padded)), self.device)
         if view == 0:
-            return torch.as_tensor(self._input([squares]))
-        magnitude = torch.full((BATCH,), view / N_VIEWS, device=self.device)
-        drawn = random_draws(padded, [view] * BATCH, self.seed).to(self.device)
-        return torch.as_tensor(self._input([squares, magnitude, drawn]))
+            return self._input([squares])
+        magnitude = torch.full((self._batch,), view / N_VIEWS, device=self.device)
+        drawn = random_draws(padded, [view] * self._batch, self.seed).to(self.device)
+        return self._input([squares, magnitude, drawn])
 
     @torch.no_grad()
     def _outputs(self, x: Tensor, start: int) -> Iterator[tuple[int, Tensor]]:
         """Yield the number and outputs of each stage after `start`; those of cuts and joints are in half precision."""
         for number, stage in enumerate(self._stages[start:], start + 1):
             x = channels_last(stage(x))
-            if number not in self._joints and number not in self.cuts:
+            if not self._is_half(number):
                 yield number, x
                 continue
             half = x.half()
-            if not torch.isfinite(half.sum(dtype=torch.float32)):
-                raise OverflowError(f"Stage {number} returns values that are NaN or exceed half precision (65,504).")
             yield number, half
             if number in self._joints:
                 x = channels_last(half.float())
+
+
+def _copied_to_host(out: Tensor) -> Tensor:
+    """Return a copy in the memory of the CPU, which is complete once the GPU has been waited for."""
+    if out.device.type != "cuda":
+        return out.cpu().contiguous()
+    host = torch.empty(out.shape, dtype=out.dtype, pin_memory=True)
+    return host.copy_(out.contiguous(), non_blocking=True)
+
+
+def _refuse_infinite(sums: Sequence[tuple[int, Tensor]]) -> None:
+    """Raise OverflowError if the output of a stage is not finite. sums: of the outputs, with the stages' numbers."""
+    finite = torch.stack([each.sum(dtype=torch.float32) for _, each in sums]).isfinite().tolist()
+    for (number, _), is_finite in zip(sums, finite, strict=True):
+        if not is_finite:
+            raise OverflowError(f"Stage {number} returns values that are NaN or exceed half precision (65,504).")
+
+
+def _processor(device: torch.device) -> str:
+    """Return the kind of device, and the name of a GPU: its rows are not those of another."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def flip_maps(maps: Tensor, which: Tensor) -> Tensor:

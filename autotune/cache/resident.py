@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,14 +35,20 @@ class ResidentRows:
         """Return rows (N, ...) on `device`, in the store's dtype."""
         if self._resident is None:
             return torch.from_numpy(self._rows.take(self._places[positions]))
-        return self._resident[torch.from_numpy(positions).to(self.device)]
+        return self._resident.index_select(0, on_device(positions, self.device))
 
     def _copied(self) -> Tensor:
         kind = torch.from_numpy(np.empty(0, self._rows.dtype)).dtype
         copy = torch.empty((len(self._places), *self.shape), dtype=kind, device=self.device)
         for first in range(0, len(self._places), CHUNK):
-            copy[first : first + CHUNK] = torch.from_numpy(self._rows.take(self._places[first : first + CHUNK]))
+            copy[first : first + CHUNK] = on_device(self._rows.take(self._places[first : first + CHUNK]), self.device)
         return copy
+
+
+def on_device(array: NDArray[Any], device: torch.device) -> Tensor:
+    """Return an array on a device. From memory that is not pinned, the copy would wait for all work of a GPU."""
+    here = torch.from_numpy(array)
+    return here if device.type == "cpu" else here.pin_memory().to(device, non_blocking=True)
 
 
 class ResidentPool:
@@ -51,15 +59,23 @@ class ResidentPool:
         self._n_bytes = n_bytes
         self._kept: OrderedDict[tuple[object, ...], tuple[ResidentRows, int]] = OrderedDict()
 
-    def held(self, rows: RowStore, digests: tuple[str, ...]) -> ResidentRows:
-        """Return the rows of these pictures, resident if all of them fit."""
+    def held(self, wanted: Sequence[tuple[RowStore, tuple[str, ...]]]) -> list[ResidentRows]:
+        """Return the rows of some pictures for each store, all that a trial reads: resident if they fit together.
+
+        If they took turns in the memory, each epoch would copy all of them.
+        """
+        needed = {(rows.folder, digests): rows.row_bytes * len(digests) for rows, digests in wanted}
+        if sum(needed.values()) > self._n_bytes:
+            return [ResidentRows(rows, digests, self._device, resident=False) for rows, digests in wanted]
+        others = [key for key in self._kept if key not in needed]
+        while others and sum(needed.values()) + sum(self._kept[key][1] for key in others) > self._n_bytes:
+            del self._kept[others.pop(0)]
+        return [self._copied(rows, digests) for rows, digests in wanted]
+
+    def _copied(self, rows: RowStore, digests: tuple[str, ...]) -> ResidentRows:
         key = (rows.folder, digests)
         if key not in self._kept:
-            needed = rows.row_bytes * len(digests)
-            if needed > self._n_bytes:
-                return ResidentRows(rows, digests, self._device, resident=False)
-            while self._kept and needed + sum(taken for _, taken in self._kept.values()) > self._n_bytes:
-                self._kept.popitem(last=False)
-            self._kept[key] = ResidentRows(rows, digests, self._device, resident=True), needed
+            resident = ResidentRows(rows, digests, self._device, resident=True)
+            self._kept[key] = resident, rows.row_bytes * len(digests)
         self._kept.move_to_end(key)
         return self._kept[key][0]

@@ -6,8 +6,9 @@ import logging
 import os
 import zlib
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, Self, cast
 
 import numpy as np
 from filelock import FileLock
@@ -69,7 +70,7 @@ class RowStore:
         sums = np.array([zlib.crc32(row) for row in rows], np.uint32)
         try:
             make_folder(self.folder)
-            self._write(self._rows, self.row_bytes, rows.tobytes(), durable=True)
+            self._write(self._rows, self.row_bytes, rows.data, durable=True)
             self._write(self._sums, SUM_BYTES, sums.tobytes(), durable=True)
             self._write(self._keys, KEY_BYTES, bytes.fromhex("".join(keys)))
         except OSError as error:
@@ -130,7 +131,7 @@ class RowStore:
             some = ", ".join(damaged[:3]) + (", ..." if len(damaged) > 3 else "")
             logger.warning("%s in %s computed again: %s", plural(len(damaged), "damaged row"), self.folder, some)
 
-    def _write(self, file: Path, each: int, content: bytes, durable: bool = False) -> None:
+    def _write(self, file: Path, each: int, content: bytes | memoryview, durable: bool = False) -> None:
         """Write entries of `each` bytes after those of the rows that exist. durable: they are then on disk."""
         with cast(BinaryIO, file.open("r+b" if file.exists() else "w+b")) as out:
             out.truncate(self._n * each)
@@ -144,6 +145,31 @@ class RowStore:
         with self._keys.open("rb") as keys:
             keys.seek(place * KEY_BYTES)
             return keys.read(KEY_BYTES).hex()
+
+
+class Writer:
+    """Appends rows in a thread while the next ones are computed, one block at a time. Use it as a context manager."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1)
+        self._last: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()  # after the last block
+
+    def append(self, rows: RowStore, keys: Sequence[str], values: NDArray[np.generic]) -> None:
+        """Append rows as `RowStore.append` does, once the block before is on disk; raise what that block raised."""
+        self.finish()
+        self._last = self._pool.submit(rows.append, keys, values)
+
+    def finish(self) -> None:
+        """Wait until all rows are on disk, and raise what the last block raised."""
+        if self._last:
+            self._last.result()
+            self._last = None
 
 
 def _size(file: Path) -> int:

@@ -12,11 +12,12 @@ import threading
 import time
 import traceback
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from autotune.engines.base import (
     START_LOG,
@@ -46,7 +47,11 @@ if TYPE_CHECKING:
 
     from autotune.training.context import TrialContext
 
+Result = TypeVar("Result")
+
 SECONDS_TO_EXIT = 2.0
+# Imported once for all workers, while the driver reads the pictures: what every probe imports, too.
+PRELOADED = ["autotune.training.trial", "sklearn.linear_model", "scipy.cluster.hierarchy", "timm"]
 LONGEST_SOCKET = 107  # bytes of a path, on Linux
 
 
@@ -227,6 +232,12 @@ def warm_up() -> None:
             ensure_running()
 
 
+def call_in_process(function: Callable[..., Result], *arguments: object) -> Result:
+    """Return what a function returns in a process that exits afterwards."""
+    with _ignored_ctrl_c(), _hidden_main(), ProcessPoolExecutor(1, _process_context()) as pool:
+        return pool.submit(function, *arguments).result()
+
+
 def _process_context() -> SpawnContext | ForkServerContext:
     """Return how to start a worker: by a process that has imported torch, once for all workers, or as a new one.
 
@@ -235,7 +246,7 @@ def _process_context() -> SpawnContext | ForkServerContext:
     if sys.platform != "linux" or not _can_listen():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["autotune.training.trial"])
+    context.set_forkserver_preload(PRELOADED)
     return context
 
 

@@ -71,12 +71,13 @@ class TracedModel:
 
 def assemble_graph(trained: TrainedNetwork, temperature: float) -> InferenceGraph:
     """Return the graph of a trained network: a copy of its frozen stages, its unfrozen stages and its head."""
-    net = copy.deepcopy(trained.net).cpu()
+    entry = trained.net.entry
+    stages = (copy.deepcopy(one).cpu() for one in (*entry.prefix, *trained.net.tail))
     return InferenceGraph(
-        nn.Sequential(*net.entry.prefix, *net.tail),
-        net.head[1],
-        net.entry.mean,
-        net.entry.std,
+        nn.Sequential(*stages),
+        copy.deepcopy(trained.net.head[1]).cpu(),
+        entry.mean.cpu(),
+        entry.std.cpu(),
         torch.tensor(temperature),
     )
 

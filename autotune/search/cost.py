@@ -7,16 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from autotune.backbones.profile import StageProfile
+from autotune.cache import eviction
 from autotune.cache.features import N_VIEWS
 from autotune.data.split import TRAIN, VALIDATION, Split
 from autotune.search.candidates import Selection
 from autotune.search.ranges import Fixed
 from autotune.search.settings import Settings
+from autotune.training.context import resident_bytes
 from autotune.training.params import Params
 
 FINALS_SHARE = 1 / 2  # of the work of the feature cache and the trials
 EPOCHS_SHARE = 0.6  # of the maximum number of epochs: the average per trial
-MOST_BYTES = 8 * 2**30  # of one cut's features; larger cuts are not cached
+MOST_BYTES = 8 * 2**30  # of one cut's features, if a GPU's memory holds no more; larger cuts are not cached
 # Cost of a byte written or read, in operations: the ratio of common rates. Not measured, because the decision must be
 # reproducible.
 OPERATIONS_A_BYTE = {"cpu": 200, "mps": 1000, "cuda": 5000}
@@ -60,16 +62,20 @@ class ExpectedShare:
 
 @dataclass(frozen=True)
 class CutCost:
-    """Operations with and without caching the output of the first `number` stages. n_bytes: on disk, half precision."""
+    """Operations with and without caching the output of the first `number` stages.
+
+    n_bytes, most_bytes: on disk, in half precision, and how many there may be.
+    """
 
     number: int
     cached: float
     uncached: float
     n_bytes: int
+    most_bytes: int
 
     @property
     def pays(self) -> bool:
-        return self.n_bytes <= MOST_BYTES and self.cached < self.uncached
+        return self.n_bytes <= self.most_bytes and self.cached < self.uncached
 
 
 def cut_cost(profile: StageProfile, number: int, share: ExpectedShare, device: str) -> CutCost:
@@ -79,7 +85,12 @@ def cut_cost(profile: StageProfile, number: int, share: ExpectedShare, device: s
     n_rows = share.n_rows
     per_byte = OPERATIONS_A_BYTE[device.partition(":")[0]]
     cached = forward * n_rows + per_byte * row_bytes * (n_rows + share.pictures)
-    return CutCost(number, cached, forward * share.pictures, row_bytes * n_rows)
+    return CutCost(number, cached, forward * share.pictures, row_bytes * n_rows, most_bytes(device))
+
+
+def most_bytes(device: str) -> int:
+    """Return the largest size of a cut that is cached: what stays in a GPU's memory, if the cache may be that large."""
+    return max(MOST_BYTES, min(resident_bytes(device), eviction.limit()))
 
 
 def bytes_per_row(profile: StageProfile, number: int) -> int:

@@ -12,7 +12,7 @@ from torch import nn
 from autotune.backbones.weights import load_stages
 from autotune.cache.features import BATCH, channels_last
 from autotune.search.plan import Plan
-from autotune.training.malloc import keep_freed_memory
+from autotune.training.process import prepare_process
 
 TIMED = 2  # runs
 CPU_BATCH = 8  # pictures: enough to measure a CPU; a GPU needs a whole batch
@@ -38,8 +38,8 @@ Speeds = Mapping[tuple[str, int], MachineSpeed]  # by backbone and size
 
 def measure_speeds(plan: Plan, name: str) -> Speeds:
     """Measure every backbone of a plan at every size. Nothing else should run meanwhile. name: of the device."""
-    keep_freed_memory()
     device = torch.device(name)
+    prepare_process(device)
     speeds = {}
     for one in plan.selection.candidates:
         chain = load_stages(one.backbone, one.weights, pretrained=False)

@@ -16,7 +16,6 @@ from autotune.search.cost import expected_operations, expected_shares
 from autotune.search.plan import Chosen, Plan, build_context, make_plan
 from autotune.search.settings import Settings
 from autotune.search.space import BackboneOptions
-from autotune.search.speed import measure_speeds
 from autotune.study.announce import announce
 from autotune.study.check_request import study_folder
 from autotune.study.checks import (
@@ -26,7 +25,7 @@ from autotune.study.checks import (
     refuse_another,
     refuse_other_weights,
 )
-from autotune.study.engines import driver_device, open_engine
+from autotune.study.engines import driver_device, measured_speeds, open_engine
 from autotune.study.finals.race import RacePlanner
 from autotune.study.listener import StudyListener
 from autotune.study.prepare import Prepared, prepare
@@ -195,7 +194,7 @@ def _seconds(request: SearchRequest, plan: Plan, context: TrialContext, earlier:
     if earlier.is_finished(request.trials):
         return 0.0
     planner = RacePlanner(plan, context, ())
-    forecast = Forecast(plan, context, planner, measure_speeds(plan, context.device), n_places)
+    forecast = Forecast(plan, context, planner, measured_speeds(plan, context.device), n_places)
     missing = {(row.backbone, row.pixels): row.pictures_missing for row in features}
     return reading + forecast.left(request.trials, earlier.trials, earlier.folds, missing).total
 

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from autotune.engines.base import Engine
+from autotune.engines.local import call_in_process
 from autotune.errors import ConfigError, did_you_mean
 from autotune.study.request import LOCAL, SearchRequest
+
+if TYPE_CHECKING:
+    from autotune.search.plan import Plan
+    from autotune.search.speed import Speeds
 
 RAY = "ray"
 ENGINES = (LOCAL, RAY)
@@ -36,6 +42,16 @@ def open_engine(request: SearchRequest, folder: Path) -> Engine:
     from autotune.search.plan import pick_device
 
     return LocalEngine(local_devices(pick_device(request.device), request.workers), folder)
+
+
+def measured_speeds(plan: Plan, device: str) -> Speeds:
+    """Measure the speed of every backbone of a plan on the driver's device.
+
+    On a GPU in a process of its own, whose memory of the GPU is then free: the driver itself does not use it yet.
+    """
+    from autotune.search.speed import measure_speeds
+
+    return measure_speeds(plan, device) if device == "cpu" else call_in_process(measure_speeds, plan, device)
 
 
 def driver_device(request: SearchRequest) -> str:

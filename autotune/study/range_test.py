@@ -280,9 +280,7 @@ def _measure(backbones: LoadedBackbones, params: Params, place: Path, listener: 
 
     net.training_step = recorded_step  # type: ignore[assignment, method-assign]
     with quiet_lightning(), contextlib.redirect_stderr(io.StringIO()):  # hides Lightning's progress bar
-        trainer = build_trainer(
-            backbones.device, net, max_epochs=STEPS, enable_checkpointing=False, default_root_dir=place
-        )
+        trainer = build_trainer(backbones.device, net, max_epochs=STEPS, default_root_dir=place)
         # No early stopping by Lightning: the loss of a head that fits from the start varies fourfold between batches.
         try:
             finder = Tuner(trainer).lr_find(

@@ -23,7 +23,6 @@ from autotune.search.plan import Plan, build_context, make_plan
 from autotune.search.recipe import recipe_params
 from autotune.search.settings import definition
 from autotune.search.space import BackboneOptions
-from autotune.search.speed import measure_speeds
 from autotune.study.announce import announce, look_alike_lines, outline
 from autotune.study.check_request import study_folder
 from autotune.study.checks import (
@@ -34,7 +33,7 @@ from autotune.study.checks import (
     refuse_other_weights,
 )
 from autotune.study.driver import Driver, run_probes
-from autotune.study.engines import driver_device, open_engine
+from autotune.study.engines import driver_device, measured_speeds, open_engine
 from autotune.study.evaluate import evaluate_winner
 from autotune.study.finals.finals import Finals
 from autotune.study.finals.race import RacePlanner
@@ -86,8 +85,8 @@ def _search(request: SearchRequest, listener: StudyListener, leaving: ExitStack)
         listener.opened(ready.folder, ready.settings.metric, record)
         if not _is_finished(record, request.trials, ready.settings.final):
             try:
-                context = _run_trials(request, ready, engine, record, listener, deadline)
-                _test(context, record, ready, listener)
+                backbones = _run_trials(request, ready, engine, record, listener, deadline)
+                _test(backbones, record, ready, listener)
             except KeyboardInterrupt:
                 listener.close()
                 listener.say(_kept(record))
@@ -116,8 +115,8 @@ def _is_finished(record: Record, n_trials: int, setting: str) -> bool:
 def _run_trials(
     request: SearchRequest, ready: Prepared, engine: Engine, record: Record, listener: StudyListener,
     deadline: float | None,
-) -> TrialContext:  # fmt: skip
-    """Plan, probe, search and run the finals; return the context of the trials.
+) -> LoadedBackbones:  # fmt: skip
+    """Plan, probe, search and run the finals; return what the driver has loaded for it.
 
     deadline: of this run, on time.monotonic's clock.
     """
@@ -142,7 +141,7 @@ def _run_trials(
         plan = replace(plan, selection=selection, recipe=recipe_params(plan.settings, selection))
         for line in look_alike_lines(record.facts().look_alikes, plan.split):
             listener.say(line)
-        speeds = measure_speeds(plan, context.device)  # measured here, while the workers are idle
+        speeds = measured_speeds(plan, context.device)  # measured here, while the workers are idle
         with storage_errors(folder / TRIALS):
             trials = OptunaStudy(folder / TRIALS, plan.settings, plan.selection.options, plan.recipe)
             refuse_other_trials(folder, record, trials)
@@ -158,7 +157,7 @@ def _run_trials(
         record.keep_doing("finals", "finals")
         keeper.end_trials()
         Finals(engine, record, checkpoints, plan, context, listener, planner, final_limits, keeper).run()
-    return context
+    return backbones
 
 
 def _plan(request: SearchRequest, ready: Prepared, record: Record, listener: StudyListener) -> Plan:
@@ -280,12 +279,11 @@ def _enqueue_first_trials(search: OptunaStudy, backbones: tuple[BackboneOptions,
         record.keep_facts(first_trials_queued=True)
 
 
-def _test(context: TrialContext, record: Record, ready: Prepared, listener: StudyListener) -> None:
+def _test(backbones: LoadedBackbones, record: Record, ready: Prepared, listener: StudyListener) -> None:
     """Evaluate the final model on the test set, unless it already was."""
     if record.is_tested():
         return
     record.keep_doing("test evaluation", "test")
-    backbones = LoadedBackbones(context)
     evaluate_winner(backbones, record, ready.folder, ready.root, ready.split, listener.progress("Test"))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import compress
+from itertools import compress, islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autotune.cache.features import N_VIEWS
-from autotune.cache.resident import ResidentRows
+from autotune.cache.resident import ResidentRows, on_device
 from autotune.data.augment import random_draws
 from autotune.data.prefetch import prefetch
 
@@ -41,7 +41,13 @@ class LabelledPictures:
 
 
 class BatchSource(Protocol):
-    """Inputs of a batch, in the form `FrozenPrefix` takes, for positions (N,) in a fixed list of pictures."""
+    """Inputs of a batch, in the form `FrozenPrefix` takes, for positions (N,) in a fixed list of pictures.
+
+    device: of the rows. n_prefetch: batches to prepare in advance, in a thread.
+    """
+
+    device: torch.device
+    n_prefetch: int
 
     def clean(self, positions: Positions) -> tuple[Tensor, ...]: ...
 
@@ -55,8 +61,10 @@ class FeatureSource:
     flipped at random, which costs nothing and is nearly what the frozen stages compute for a flipped picture.
     """
 
-    def __init__(self, views: Sequence[ResidentRows], flips: str = "none") -> None:
+    def __init__(self, views: Sequence[ResidentRows], flips: str = "none", n_prefetch: int = 0) -> None:
         self._views = views
+        self.device = views[0].device
+        self.n_prefetch = 0 if views[0].is_resident else n_prefetch
         shape = views[0].shape
         is_map = len(shape) == 3 and shape[1] == shape[2]  # otherwise tokens, vectors or channels last
         self._is_flipped = [is_map and flips in options for options in (("horizontal", "both"), ("vertical", "both"))]
@@ -66,11 +74,10 @@ class FeatureSource:
 
     def augmented(self, positions: Positions, strength: float, rng: np.random.Generator) -> tuple[Tensor, ...]:
         drawn = rng.integers(0, len(views_up_to(strength)), len(positions))
-        device = self._views[0].device
-        out = torch.empty((len(positions), *self._views[0].shape), dtype=torch.float16, device=device)
-        for view in np.unique(drawn):
-            places = np.flatnonzero(drawn == view)
-            out[torch.from_numpy(places).to(device)] = self._views[view].take(positions[places]).to(device)
+        by_view = np.argsort(drawn, kind="stable")
+        parts = [self._views[view].take(positions[by_view[drawn[by_view] == view]]) for view in np.unique(drawn)]
+        # Read in order of the views, and then in the order of the batch: on a GPU, writing to positions is slower.
+        out = torch.cat(parts).index_select(0, on_device(np.argsort(by_view), self.device))
         if not strength or not any(self._is_flipped):
             return (out,)
         return out, torch.from_numpy((rng.random((len(positions), 2)) < 0.5) & self._is_flipped)
@@ -79,8 +86,10 @@ class FeatureSource:
 class PixelSource:
     """Decoded pixels, augmented on each pass: for networks from scratch, or if caching features does not pay off."""
 
-    def __init__(self, pixels: ResidentRows, digests: tuple[str, ...], seed: int) -> None:
+    def __init__(self, pixels: ResidentRows, digests: tuple[str, ...], seed: int, n_prefetch: int = 0) -> None:
         self._pixels = pixels
+        self.device = pixels.device
+        self.n_prefetch = n_prefetch
         self._digests = digests
         self._seed = seed
 
@@ -102,38 +111,45 @@ def views_up_to(strength: float) -> range:
 class TrainBatches:
     """One epoch of shuffled, augmented batches per iteration. Order and views depend only on (seed, epoch).
 
-    Lightning saves its state: a checkpoint taken within an epoch resumes at the next batch. ahead: the number of
-    batches to prepare in a background thread, in pinned memory.
+    Lightning saves its state: a checkpoint taken within an epoch resumes at the next batch. together: batches that
+    are yielded at a time, as a list; 1: alone.
     """
 
     def __init__(self, source: BatchSource, labels: tuple[int, ...], batch_size: int, strength: float, seed: int,
-                 ahead: int = 0) -> None:  # fmt: skip
+                 together: int = 1) -> None:  # fmt: skip
         self._source = source
-        self._labels = torch.tensor(labels)
+        self._labels = np.array(labels, np.int64)
         self._batch_size = batch_size
         self._strength = strength
         self._seed = seed
-        self._ahead = ahead
+        self.together = together
         self._epoch = 0
         self._next = 0
 
-    def __len__(self) -> int:
+    @property
+    def n_steps(self) -> int:
+        """The number of batches of an epoch."""
         full, rest = divmod(len(self._labels), self._batch_size)
         return max(full + (rest > 1), 1)  # BatchNorm cannot train on one picture: skip it this epoch
 
-    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        if self._next >= len(self):
+    def __len__(self) -> int:
+        return -(-self.n_steps // self.together)
+
+    def __iter__(self) -> Iterator[Any]:
+        if self._next >= self.n_steps:
             self._epoch, self._next = self._epoch + 1, 0
         order = np.random.default_rng((self._seed, self._epoch)).permutation(len(self._labels))
 
         def batch(number: int) -> tuple[Tensor, ...]:
             positions = order[number * self._batch_size : (number + 1) * self._batch_size]
             rng = np.random.default_rng((self._seed, self._epoch, number + 1))
-            return (*self._source.augmented(positions, self._strength, rng), self._labels[positions])
+            inputs = self._source.augmented(positions, self._strength, rng)
+            return (*inputs, on_device(self._labels[positions], self._source.device))
 
-        for ready in prefetch(batch, range(self._next, len(self)), self._ahead):
-            self._next += 1
-            yield ready
+        batches = prefetch(batch, range(self._next, self.n_steps), self._source.n_prefetch)
+        while some := list(islice(batches, self.together)):
+            self._next += len(some)
+            yield some if self.together > 1 else some[0]
 
     def state_dict(self) -> dict[str, Any]:
         return {"epoch": self._epoch, "next": self._next}
@@ -145,18 +161,18 @@ class TrainBatches:
 class EvaluationBatches:
     """Every picture once, in order, without augmentation."""
 
-    def __init__(self, source: BatchSource, labels: tuple[int, ...], ahead: int = 0) -> None:
+    def __init__(self, source: BatchSource, labels: tuple[int, ...], batch_size: int = CLEAN_BATCH) -> None:
         self._source = source
-        self._labels = torch.tensor(labels)
-        self._ahead = ahead
+        self._labels = np.array(labels, np.int64)
+        self._batch_size = batch_size
 
     def __len__(self) -> int:
-        return -(-len(self._labels) // CLEAN_BATCH)
+        return -(-len(self._labels) // self._batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         def batch(number: int) -> tuple[Tensor, ...]:
-            start = number * CLEAN_BATCH
-            positions = np.arange(start, min(start + CLEAN_BATCH, len(self._labels)))
-            return (*self._source.clean(positions), self._labels[positions])
+            start = number * self._batch_size
+            positions = np.arange(start, min(start + self._batch_size, len(self._labels)))
+            return (*self._source.clean(positions), on_device(self._labels[positions], self._source.device))
 
-        return prefetch(batch, range(len(self)), self._ahead)
+        return prefetch(batch, range(len(self)), self._source.n_prefetch)

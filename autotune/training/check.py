@@ -128,7 +128,7 @@ def _check_depths(entry: Backbone, chain: nn.Sequential) -> str | None:
     features = _n_features(entry, chain)
     for depth in range(len(chain) + 1):
         net = _network(entry, bare, depth, features)
-        trainable = sum(p.requires_grad for p in net.entry.parameters())
+        trainable = sum(p.requires_grad for p in net.entry.prefix.parameters())
         frozen = sum(not p.requires_grad for p in net.trained())
         if trainable or frozen:
             return f"At depth {depth}, {trainable} frozen parameters are trainable and {frozen} unfrozen ones are not."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -18,8 +19,8 @@ from autotune.data.augment import Invariances
 from autotune.data.catalog import Progress
 from autotune.data.prefetch import prefetch_count
 from autotune.training.batches import BatchSource, FeatureSource, LabelledPictures, PixelSource, views_up_to
-from autotune.training.malloc import keep_freed_memory
 from autotune.training.params import Params
+from autotune.training.process import prepare_process
 
 RESIDENT_SHARE = 0.4  # of a GPU's memory, for rows; the rest is for training
 SEARCHED = 0  # the fold that the trials are evaluated on: the validation set
@@ -88,7 +89,7 @@ class TrialContext:
 
 def resident_bytes(device: str) -> int:
     """Return the bytes of a GPU's memory for rows: a share of the total, because free memory varies from run to run."""
-    if not device.startswith("cuda"):
+    if not device.startswith("cuda") or not torch.cuda.is_available():  # the driver of a cluster may have no GPU
         return 0  # on a CPU, the memory map is as fast
     return int(RESIDENT_SHARE * torch.cuda.get_device_properties(torch.device(device)).total_memory)
 
@@ -101,11 +102,12 @@ class LoadedBackbones:
     resident: ResidentPool = field(init=False)
     _profiles: dict[tuple[str, int], StageProfile] = field(default_factory=dict, init=False)
     _chains: dict[str, nn.Sequential] = field(default_factory=dict, init=False)
+    _frozen: dict[str, nn.Sequential] = field(default_factory=dict, init=False)
     _feature_caches: dict[tuple[str, int], FeatureCache] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
+        prepare_process(self.device)  # here, because all code that runs a backbone loads it through this class
         self.resident = ResidentPool(self.device, self.context.resident_bytes)
-        keep_freed_memory()  # here, because all code that runs a backbone loads it through this class
 
     @property
     def device(self) -> torch.device:
@@ -117,9 +119,18 @@ class LoadedBackbones:
         return prefetch_count(self.device)
 
     def chain(self, name: str) -> nn.Sequential:
+        """Return the stages of a backbone on the CPU. Trials copy those that they train."""
         if name not in self._chains:
-            self._chains[name] = load_stages(*self.context.backbones[name]).eval()
+            chain = load_stages(*self.context.backbones[name]).eval().requires_grad_(False)
+            self._chains[name] = chain.to(memory_format=torch.channels_last)
         return self._chains[name]
+
+    def frozen(self, name: str) -> nn.Sequential:
+        """Return the stages of a backbone on the device, which all trials share."""
+        if name not in self._frozen:
+            chain = self.chain(name)
+            self._frozen[name] = chain if self.device.type == "cpu" else copy.deepcopy(chain).to(self.device)
+        return self._frozen[name]
 
     def profile(self, name: str, pixels: int) -> StageProfile:
         if (name, pixels) not in self._profiles:
@@ -128,10 +139,10 @@ class LoadedBackbones:
 
     def feature_cache(self, name: str, pixels: int) -> FeatureCache:
         if (name, pixels) not in self._feature_caches:
-            backbone, chain = self.context.backbones[name][0], self.chain(name)
+            context, traits = self.context, self.context.backbones[name][0].traits
             self._feature_caches[name, pixels] = FeatureCache(
-                name, chain, backbone.traits, pixels, self.context.invariances, self.context.seed, self.device,
-                self.context.cuts[name, pixels], self.profile(name, pixels).half_precision_cuts,
+                name, self.frozen(name), traits, pixels, context.invariances, context.seed, self.device,
+                context.cuts[name, pixels], self.profile(name, pixels).half_precision_cuts,
             )  # fmt: skip
         return self._feature_caches[name, pixels]
 
@@ -161,21 +172,21 @@ def _pixel_sources(backbones: LoadedBackbones, params: Params, train: LabelledPi
     context = backbones.context
     rows = pixel_rows(params.pixels, context.backbones[params.backbone][0].traits.interpolation)
 
-    def source(pictures: LabelledPictures) -> PixelSource:
-        return PixelSource(backbones.resident.held(rows, pictures.digests), pictures.digests, context.seed)
-
-    return TrialSources(source(train), tuple(source(one) for one in clean))
+    digests = [one.digests for one in (train, *clean)]
+    held = backbones.resident.held([(rows, each) for each in digests])
+    first, *others = (PixelSource(*one, context.seed, backbones.n_prefetch) for one in zip(held, digests, strict=True))
+    return TrialSources(first, tuple(others))
 
 
 def _feature_sources(backbones: LoadedBackbones, params: Params, cut: int, train: LabelledPictures,
                      clean: Sequence[LabelledPictures], progress: Progress) -> TrialSources:  # fmt: skip
-    context, resident = backbones.context, backbones.resident
     cache = backbones.feature_cache(params.backbone, params.pixels)
     views = list(views_up_to(params.augment))
     every = tuple(dict.fromkeys(digest for one in (train, *clean) for digest in one.digests))
     cache.fill({0: every, **dict.fromkeys(views[1:], train.digests)}, progress)
-    held = [resident.held(cache.rows(cut, view), train.digests) for view in views]
+    rows = [(cache.rows(cut, view), train.digests) for view in views]
+    held = backbones.resident.held([*rows, *((cache.rows(cut, 0), one.digests) for one in clean)])
     return TrialSources(
-        FeatureSource(held, context.invariances.flips),
-        tuple(FeatureSource([resident.held(cache.rows(cut, 0), one.digests)]) for one in clean),
+        FeatureSource(held[: len(views)], backbones.context.invariances.flips, backbones.n_prefetch),
+        tuple(FeatureSource([one], n_prefetch=backbones.n_prefetch) for one in held[len(views) :]),
     )

@@ -111,8 +111,8 @@ def predict_logits(
     """Return logits (N, C) in float32, on the CPU, for all pictures of a source."""
     net = net.eval().to(backbones.device)
     found = [torch.empty(0, backbones.context.classes)]
-    for *inputs, _ in EvaluationBatches(source, labels, backbones.n_prefetch) if labels else ():
-        found.append(net([one.to(backbones.device) for one in inputs]).float().cpu())
+    for *inputs, _ in EvaluationBatches(source, labels) if labels else ():
+        found.append(net([one.to(backbones.device, non_blocking=True) for one in inputs]).float().cpu())
     return torch.cat(found)
 
 
@@ -140,12 +140,12 @@ class _FoldRecorder(Recorder):
         self._losses: list[Tensor] = []
 
     def on_train_batch_end(self, _: Any, __: Any, outputs: Any, *___: Any) -> None:
-        self._losses.append(outputs["loss"].detach())
+        self._losses.append(outputs["loss"].detach().view(-1))
         self._reporter.check_time()
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, _: lightning.LightningModule) -> None:
         self.number += 1
-        loss = float(torch.stack(self._losses).mean()) if self._losses else 0.0  # none: resumed after the last batch
+        loss = float(torch.cat(self._losses).mean()) if self._losses else 0.0  # none: resumed after the last batch
         self._losses = []
         stop = self._reporter.epoch(FoldEpoch(self.number, self._epochs, loss))
         if not np.isfinite(loss):

@@ -61,9 +61,9 @@ class TrialNetwork(nn.Module):
         return [*self.tail[self.n_frozen :].parameters(), *self.head.parameters()]
 
     def state(self) -> dict[str, Tensor]:
-        """Return a copy of the trained tensors: tail and head."""
+        """Return a copy of the trained tensors, tail and head, on their device."""
         return {
-            name: value.detach().cpu().clone().contiguous()
+            name: value.detach().clone(memory_format=torch.contiguous_format)
             for name, value in self.state_dict().items()
             if name.startswith(("tail.", "head."))
         }
@@ -84,7 +84,7 @@ def build_network(backbones: LoadedBackbones, params: Params, seed: int, with_pr
 def build_entry(backbones: LoadedBackbones, name: str, n_stages: int) -> FrozenPrefix:
     """Return the first stages of a backbone; 0 stages take cached features, or pixels if all are trained."""
     traits = backbones.context.backbones[name][0].traits
-    return FrozenPrefix(backbones.chain(name)[:n_stages], traits, backbones.context.invariances)
+    return FrozenPrefix(backbones.frozen(name)[:n_stages], traits, backbones.context.invariances, backbones.device)
 
 
 def assemble_network(chain: nn.Sequential, entry: FrozenPrefix, params: Params, n_classes: int, features: int,
@@ -107,3 +107,5 @@ def seed_device(seed: int, device: torch.device) -> None:
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)

@@ -13,13 +13,25 @@ import pytorch_lightning as lightning
 import torch
 
 from autotune.files import write_whole
-from autotune.training.batches import BatchSource, EvaluationBatches, FeatureSource, LabelledPictures, TrainBatches
+from autotune.training.batches import (
+    CLEAN_BATCH,
+    BatchSource,
+    EvaluationBatches,
+    FeatureSource,
+    LabelledPictures,
+    TrainBatches,
+)
 from autotune.training.context import LoadedBackbones, TrialSources, open_sources
 from autotune.training.network import TrialNetwork, build_entry
 from autotune.training.outcome import DONE, CacheReporter
 from autotune.training.phases import PlannedPhase
 from autotune.training.trainable import Schedule, TrainableNetwork, class_weights
-from autotune.training.trainer import build_trainer, delete_checkpoints, is_resumable, resume_checkpoint
+from autotune.training.trainer import ResumeCheckpoint, build_trainer, delete_checkpoints, is_resumable
+
+# Of a head on cached features: steps that Lightning passes on together, and pictures per batch of the evaluation. Both
+# take less time than Lightning's own work for a batch.
+HEAD_STEPS = 16
+HEAD_CLEAN_BATCH = 1024
 
 
 class Recorder(lightning.Callback):
@@ -75,16 +87,18 @@ class PhasedTraining:
     def _train_phase(self, number: int, sources: TrialSources, recorder: Recorder, evaluates: bool) -> TrainableNetwork:
         backbones, phase = self._backbones, self._phases[number]
         seed = training_seed(self._seed, number) if number else self._seed
+        is_head = phase.n_trained == 0 and isinstance(sources.train, FeatureSource) and self._n_parts == 1
         net, batches = prepare_phase(
-            backbones, self.net, phase, sources.train, self._pictures.labels, seed, self._n_parts
-        )
+            backbones, self.net, phase, sources.train, self._pictures.labels, seed, self._n_parts,
+            HEAD_STEPS if is_head else 1,
+        )  # fmt: skip
         clean = [
-            EvaluationBatches(source, pictures.labels, backbones.n_prefetch)
+            EvaluationBatches(source, pictures.labels, HEAD_CLEAN_BATCH if batches.together > 1 else CLEAN_BATCH)
             for source, pictures in zip(sources.clean, self._clean, strict=True)
         ]
         file = self._checkpoint(number)
         trainer = build_trainer(
-            backbones.device, net, max_epochs=phase.epochs, callbacks=[recorder, resume_checkpoint(file)]
+            backbones.device, net, max_epochs=phase.epochs, callbacks=[recorder, ResumeCheckpoint(file)]
         )
         resumed = str(file) if is_resumable(file) else None
         with warnings.catch_warnings():
@@ -119,19 +133,22 @@ class PhasedTraining:
 
 def prepare_phase(
     backbones: LoadedBackbones, net: TrialNetwork, phase: PlannedPhase, source: BatchSource, labels: tuple[int, ...],
-    seed: int, n_parts: int,
+    seed: int, n_parts: int, together: int = 1,
 ) -> tuple[TrainableNetwork, TrainBatches]:  # fmt: skip
-    """Return a network as Lightning trains it in one phase, and its training batches."""
+    """Return a network as Lightning trains it in one phase, and its training batches.
+
+    together: as of `TrainBatches`.
+    """
     params = phase.params
     is_cached = isinstance(source, FeatureSource)
     n_stages = len(backbones.chain(params.backbone))
     net.entry = build_entry(backbones, params.backbone, 0 if is_cached else n_stages - len(net.tail))
     net.n_frozen = len(net.tail) - phase.n_trained
     net.n_skipped = len(net.tail) - params.depth if is_cached else 0
-    batches = TrainBatches(source, labels, params.batch_size, params.augment, seed, backbones.n_prefetch)
-    schedule = Schedule(phase.epochs, phase.cycle_epochs, len(batches))
+    batches = TrainBatches(source, labels, params.batch_size, params.augment, seed, together)
+    schedule = Schedule(phase.epochs, phase.cycle_epochs, batches.n_steps)
     weights = class_weights(labels, backbones.context.classes, params.class_weight)
-    trainable = TrainableNetwork(net, params, schedule, weights, seed, n_parts)
+    trainable = TrainableNetwork(net, params, schedule, weights, seed, n_parts, together)
     trainable.train()  # Lightning does not change the mode
     return trainable, batches
 

@@ -47,7 +47,7 @@ class EpochRecorder(Recorder):
         self._start = time.monotonic()
 
     def on_train_batch_end(self, _: Any, __: Any, outputs: Any, *___: Any) -> None:
-        self._losses.append(outputs["loss"].detach())
+        self._losses.append(outputs["loss"].detach().view(-1))
         self._reporter.check_time()
 
     def on_validation_batch_end(self, _: Any, __: Any, outputs: Any, *___: Any) -> None:
@@ -85,7 +85,7 @@ class EpochRecorder(Recorder):
     def _measure(self, trainer: lightning.Trainer) -> Epoch:
         number = len(self.rows) + 1
         (validation, log_loss_), (train, _) = (self._score(loader) for loader in (VALIDATION, GAP_SAMPLE))
-        loss = float(torch.stack(self._losses).mean()) if self._losses else float("nan")
+        loss = float(torch.cat(self._losses).mean()) if self._losses else float("nan")
         self._outputs, self._losses = [], []
         return Epoch(
             number=number,

@@ -61,7 +61,7 @@ def network_from_checkpoint(backbones: LoadedBackbones, params: Params, content:
         found = net.load_state_dict(state, strict=False)
     except RuntimeError as error:  # tensors of other shapes
         raise StudyError(f"{file} does not match its backbone.", RESTORE) from error
-    if found.unexpected_keys or any(not name.startswith("entry.") for name in found.missing_keys):
+    if found.unexpected_keys or found.missing_keys:
         raise StudyError(
             f"{file} does not match its backbone.", "Use the --plugins of the search, or start a new study."
         )

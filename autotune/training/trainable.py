@@ -31,29 +31,57 @@ class TrainableNetwork(TrialNetwork, lightning.LightningModule):
     """A trial's network in one of its phases, trained by Lightning.
 
     net: the network, of which this one shares the parts. params: of the phase. seed: of dropout. n_parts: a batch is
-    trained on in so many parts, one after another, which takes less memory.
+    trained on in so many parts, one after another, which takes less memory. together: as of `TrainBatches`; not with
+    several parts.
     """
 
     def __init__(self, net: TrialNetwork, params: Params, schedule: Schedule, class_weights: Tensor, seed: int,
-                 n_parts: int = 1) -> None:  # fmt: skip
+                 n_parts: int = 1, together: int = 1) -> None:  # fmt: skip
         super().__init__(net.entry, net.tail, net.head[1], params, net.frozen_statistics)
         self.n_frozen, self.n_skipped = net.n_frozen, net.n_skipped
         self.tail[: self.n_frozen].requires_grad_(False)
         self.tail[self.n_frozen :].requires_grad_(True)
-        self.automatic_optimization = n_parts == 1
+        self.strict_loading = False  # checkpoints of earlier versions contain the frozen stages
+        self.automatic_optimization = n_parts == together == 1
         self.n_parts = n_parts
+        self.n_steps = 0
         self.schedule = schedule
         self.seed = seed
         self.class_weights: Tensor
         self.register_buffer("class_weights", class_weights, persistent=False)
 
-    def training_step(self, batch: Sequence[Tensor], _: int) -> Tensor:
-        # Seeded by the step: dropout is the same with and without a resume.
-        seed_device((self.seed * 1_000_003 + self.global_step) % 2**63, self.device)
-        return self._batch_loss(batch) if self.automatic_optimization else self._step_in_parts(batch)
+    def training_step(self, batch: Any, _: int) -> Tensor:
+        """Return the loss of a batch, or the losses (N,) of several."""
+        if self.n_parts > 1:
+            return self._step_in_parts(batch)
+        return self._next_loss(batch) if self.automatic_optimization else self._steps(batch)
+
+    def _next_loss(self, batch: Sequence[Tensor]) -> Tensor:
+        self._begin_step()
+        return self._batch_loss(batch)
+
+    def _begin_step(self) -> None:
+        """Seed by the number of the step: dropout is the same with and without a resume."""
+        seed_device((self.seed * 1_000_003 + self.n_steps) % 2**63, self.device)
+        self.n_steps += 1
+
+    def _steps(self, batches: Sequence[Sequence[Tensor]]) -> Tensor:
+        """Take a step on each batch, without Lightning's wrapper of the optimizer, whose work takes longer than that of
+        a head.
+        """
+        (optimizer,), rates, losses = self.trainer.optimizers, self.lr_schedulers(), []
+        for batch in batches:
+            loss = self._next_loss(batch)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            rates.step()  # type: ignore[union-attr, call-arg]  # there is one scheduler
+            losses.append(loss.detach())
+        return torch.stack(losses)
 
     def _step_in_parts(self, batch: Sequence[Tensor]) -> Tensor:
         """Take a step on the sum of the gradients of a batch's parts, which is the gradient of the batch."""
+        self._begin_step()
         optimizer, rates = self.optimizers(), self.lr_schedulers()
         optimizer.zero_grad()  # type: ignore[union-attr]  # there is one optimizer
         n = len(batch[-1])
@@ -89,6 +117,12 @@ class TrainableNetwork(TrialNetwork, lightning.LightningModule):
         # In float32 at any training precision, because the exported model runs in float32.
         with torch.autocast(self.device.type, enabled=False):
             return dataloader_idx, self(inputs), labels
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["n_steps"] = self.n_steps
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.n_steps = checkpoint.get("n_steps", checkpoint["global_step"])  # the latter in earlier versions
 
     def configure_optimizers(self) -> Any:
         params = self.params

@@ -5,21 +5,21 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pytorch_lightning as lightning
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 
 from autotune.training.network import TrialNetwork
 
-CHECKPOINT_SECONDS = 10
+CHECKPOINT_SECONDS = 10.0  # between two checkpoints of an unfinished training, or more
+CHECKPOINT_RATIO = 20  # times the duration of a save
 N_PARTS = (1, 2, 4)  # of a batch, tried in this order while the memory is not enough
 
 Trained = TypeVar("Trained")
@@ -55,12 +55,12 @@ def build_trainer(device: torch.device, net: TrialNetwork, **options: Any) -> li
     return lightning.Trainer(
         accelerator={"cuda": "gpu"}.get(device.type, device.type),
         devices=[device.index or 0] if device.type == "cuda" else 1,
-        precision="bf16-mixed" if bfloat16_pays(net.tail, device) else "32-true",
+        precision=training_precision(net.tail, device),
         logger=False,
+        enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        deterministic="warn" if device.type == "cuda" else None,
         use_distributed_sampler=False,
         **options,
     )
@@ -82,16 +82,20 @@ def quiet_lightning() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def bfloat16_pays(tail: nn.Module, device: torch.device) -> bool:
-    """Return whether training in bfloat16 is faster. It needs hardware support and, on a CPU, a non-empty tail without
-    grouped convolutions: their backward pass is up to twice as slow in bfloat16 (benchmarks/precision.py).
+def training_precision(tail: nn.Module, device: torch.device) -> Literal["32-true", "bf16-mixed", "16-mixed"]:
+    """Return the fastest precision: bfloat16, or float16 with scaled gradients on GPUs that lack it (T4, V100).
+
+    A head alone is trained in float32, which is as fast. So are grouped convolutions on a CPU: their backward pass is
+    up to twice as slow in bfloat16 (benchmarks/precision.py).
     """
+    if not any(True for _ in tail.parameters()):
+        return "32-true"
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
     checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     has_hardware = device.type == "cpu" and any(getattr(torch.cpu, check, bool)() for check in checks)
     is_grouped = any(isinstance(m, nn.Conv2d) and m.groups > 1 for m in tail.modules())
-    return has_hardware and not is_grouped and any(True for _ in tail.parameters())
+    return "bf16-mixed" if has_hardware and not is_grouped else "32-true"
 
 
 def is_resumable(file: Path) -> bool:
@@ -106,19 +110,22 @@ def is_resumable(file: Path) -> bool:
     return True
 
 
-class ResumeCheckpoint(ModelCheckpoint):
-    """Checkpoint that never saves between an epoch's last batch and its validation: Lightning would skip validation."""
+class ResumeCheckpoint(lightning.Callback):
+    """Saves an unfinished training from time to time, to limit the loss on kill -9.
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any, **kwargs: Any) -> None:
-        if not trainer.is_last_batch:
-            super().on_train_batch_end(trainer, *args, **kwargs)
+    Never between an epoch's last batch and its validation: Lightning would skip the validation. Lightning's own
+    ModelCheckpoint can do neither this nor wait in proportion to the time that a save takes.
+    """
 
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._wait = CHECKPOINT_SECONDS
+        self._saved = time.monotonic()
 
-def resume_checkpoint(file: Path) -> ResumeCheckpoint:
-    """Return a callback that saves an unfinished trial every ten seconds, to limit the loss on kill -9."""
-    return ResumeCheckpoint(
-        dirpath=file.parent,
-        filename=file.stem,
-        train_time_interval=timedelta(seconds=CHECKPOINT_SECONDS),
-        enable_version_counter=False,
-    )
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        start = time.monotonic()
+        if trainer.is_last_batch or start < self._saved + self._wait:
+            return
+        trainer.save_checkpoint(self._file)
+        self._saved = time.monotonic()
+        self._wait = max(CHECKPOINT_SECONDS, CHECKPOINT_RATIO * (self._saved - start))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_digits
-from torch import nn
+from torch import Tensor, nn
 
 from autotune.backbones.registry import discover
 from autotune.backbones.weights import find_weights, load_stages
@@ -121,7 +121,7 @@ def test_a_deeper_cut_is_computed_from_a_cached_shallower_one(
     for folder in (fresh_cache / "features").glob("*/cut[89]-*"):
         shutil.rmtree(folder)
     again = opened(chain, (8, 9))
-    monkeypatch.setattr(FrozenPrefix, "forward", lambda *_: pytest.fail("computed from pixels"))
+    monkeypatch.setattr(FrozenPrefix, "__call__", lambda *_: pytest.fail("computed from pixels"))
     again.fill({0: digests, 3: digests}, lambda *_: None)
     computed = [again.rows(9, view).take(again.rows(9, view).places(digests)) for view in (0, 3)]
     assert all(np.array_equal(a, b) for a, b in zip(expected, computed, strict=True))
@@ -152,6 +152,25 @@ def test_rows_of_another_code_version_are_not_reused(
     monkeypatch.setattr(module, "VERSION", module.VERSION + 1)
     after = [opened(chain).rows(9, view).folder for view in (0, 2)]
     assert not set(before) & set(after)
+
+
+def test_a_row_depends_on_no_other_picture_of_its_batch(
+    chain: nn.Sequential, digests: tuple[str, ...], fresh_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in the larger batches of a GPU, whose rows are not those of smaller batches."""
+    keys = set()
+    for size in (features.BATCH, features.GPU_BATCH):
+        monkeypatch.setattr(features, "BATCH", size)
+        shutil.rmtree(fresh_cache / "features", ignore_errors=True)
+        whole, _ = filled(chain, digests, [0])
+        rows = whole.rows(9, 0)
+        expected = rows.take(rows.places(digests[:3]))
+        keys.add(rows.folder.name)
+        shutil.rmtree(rows.folder)
+        filled(chain, digests[:3], [0])
+        rows = whole.rows(9, 0)
+        assert (rows.take(rows.places(digests[:3])) == expected).all()
+    assert len(keys) == 2
 
 
 def test_outputs_beyond_half_precision_raise() -> None:
@@ -208,28 +227,51 @@ def test_resident_rows_equal_those_on_disk(chain: nn.Sequential, digests: tuple[
     stores = [found.rows(8, view) for view in (0, 1)]
     size = stores[0].row_bytes * len(digests)
     pool = ResidentPool(torch.device("cpu"), 2 * size)
-    held = [pool.held(rows, digests) for rows in stores]
+    held = pool.held([(rows, digests) for rows in stores])
     read = [on_disk(rows, digests) for rows in stores]
     places = np.array([3, 1, 1, 39])
     assert all(torch.equal(a.take(places), b.take(places)) for a, b in zip(held, read, strict=True))
-    assert pool.held(stores[0], digests) is held[0]
-    pool.held(found.rows(9, 0), digests)  # evicts view 1, the least recently used
-    assert pool.held(stores[0], digests) is held[0]
-    assert pool.held(stores[1], digests) is not held[1]
-    assert held[0].is_resident
-    assert not ResidentPool(torch.device("cpu"), size - 1).held(stores[0], digests).is_resident
+    assert all(one.is_resident for one in held)
+
+    def again(*rows: RowStore) -> list[ResidentRows]:
+        return pool.held([(one, digests) for one in rows])
+
+    assert again(stores[0])[0] is held[0]
+    assert again(stores[0], found.rows(9, 0))[0] is held[0]  # evicts view 1, the least recently used
+    assert again(stores[1])[0] is not held[1]
+
+
+def test_the_rows_of_a_trial_do_not_evict_each_other(
+    chain: nn.Sequential, digests: tuple[str, ...], fresh_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, _ = filled(chain, digests, [0, 1, 2])
+    wanted = [(found.rows(8, view), digests) for view in (0, 1, 2)]
+    size = wanted[0][0].row_bytes * len(digests)
+    assert not any(one.is_resident for one in ResidentPool(torch.device("cpu"), 3 * size - 1).held(wanted))
+    copies = []
+
+    def copied(rows: ResidentRows) -> Tensor:
+        copies.append(rows)
+        return torch.empty(0)
+
+    monkeypatch.setattr(ResidentRows, "_copied", copied)
+    pool = ResidentPool(torch.device("cpu"), 3 * size)
+    for _ in range(5):
+        pool.held(wanted)
+    assert len(copies) == 3
 
 
 def test_prefetched_batches_equal_those_without_prefetching(digests: tuple[str, ...]) -> None:
     source = PixelSource(on_disk(pixel_rows(SIZE, ENTRY.traits.interpolation), digests), digests, 0)
     labels = tuple(range(len(digests)))
-    plain, ahead = (TrainBatches(source, labels, 8, 0.5, seed=3, ahead=n) for n in (0, 2))
+    eager = PixelSource(on_disk(pixel_rows(SIZE, ENTRY.traits.interpolation), digests), digests, 0, n_prefetch=2)
+    plain, ahead = (TrainBatches(one, labels, 8, 0.5, seed=3) for one in (source, eager))
     for a, b in zip(plain, ahead, strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
-    cut = TrainBatches(source, labels, 8, 0.5, seed=3, ahead=2)
+    cut = TrainBatches(eager, labels, 8, 0.5, seed=3)
     next(iter(cut))
     assert cut.state_dict() == {"epoch": 0, "next": 1}  # prefetched batches do not count
-    clean = [list(EvaluationBatches(source, labels, ahead=n)) for n in (0, 2)]
+    clean = [list(EvaluationBatches(one, labels)) for one in (source, eager)]
     assert all(torch.equal(a[0], b[0]) for a, b in zip(*clean, strict=True))
 
 

@@ -138,7 +138,9 @@ def test_a_new_plugin_is_written_and_checked(here: Path) -> None:
 
 
 @pytest.mark.slow
-def test_json_is_one_object_and_nothing_else_on_stdout(here: Path, digits: Path) -> None:
+def test_json_is_one_object_and_nothing_else_on_stdout(
+    here: Path, digits: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     words = (
         str(digits),
         "--study",
@@ -152,8 +154,9 @@ def test_json_is_one_object_and_nothing_else_on_stdout(here: Path, digits: Path)
         "--device",
         "cpu",
     )
-    out = run_in_a_process("search", *words, "--json")
+    out = run_command("search", *words, "--json")
     found = json.loads(out.stdout)
+    assert capfd.readouterr().out == ""  # of native code and of child processes
     assert set(found) >= {
         *("study", "folder", "classes", "pictures", "trials", "best", "leaderboard", "test", "seconds"),
     }

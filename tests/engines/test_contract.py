@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from commands import workers_of
-from conftest import write_digits
+from conftest import IN_MAKE_FAULTS, write_digits
 from ray_cluster import ray_workers, two_nodes
 from small_trials import KeptEpochs, trial_context
 
@@ -34,12 +34,16 @@ ENGINES = ("local", "ray")
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of engine. open: an engine with so many places and a study folder. how: a killed worker is described."""
+    """One kind of engine. open: an engine with so many places and a study folder. how: a killed worker is described.
+
+    is_slow: whether a worker takes seconds to start.
+    """
 
     open: Callable[[int, Path], Engine]
     workers: Callable[[], set[int]]
     how: str
     exited: str
+    is_slow: bool
 
 
 # A network that prints when it is built, and raises or dies in training at certain batch sizes.
@@ -90,10 +94,17 @@ def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         yield Kind(
             lambda n, folder: LocalEngine(local_devices("cpu", n), folder),
             lambda: {one.pid for one in workers_of(os.getpid())}, how="-9", exited="code 3",
+            is_slow=False,
         )  # fmt: skip
         return
     with two_nodes(tmp_path_factory.mktemp("nodes")) as cluster:
-        yield Kind(cluster.engine, lambda: {one.pid for one in ray_workers()}, how="its process", exited="its process")
+        yield Kind(
+            cluster.engine,
+            lambda: {one.pid for one in ray_workers()},
+            how="its process",
+            exited="its process",
+            is_slow=True,
+        )
 
 
 @pytest.fixture
@@ -200,8 +211,9 @@ def test_a_place_starts_becomes_idle_runs_a_task_and_is_idle_again(
 
 @pytest.mark.usefixtures("same_threads")
 def test_probes_and_trials_return_their_weights_and_write_only_logs(
-    engine: Engine, context: TrialContext, study: Path, tmp_path: Path, here: Path
+    engine: Engine, kind: Kind, context: TrialContext, study: Path, tmp_path: Path, here: Path
 ) -> None:
+    skip_on_ray(kind)
     name, pixels = pretrained(context)
     *_, probe = ran(engine, ProbeTask(name, pixels))
     assert isinstance(probe, ProbeOutcome)
@@ -252,6 +264,12 @@ def test_a_dead_worker_is_reported_and_a_new_one_takes_its_task(
     assert isinstance(ran(engine, trial(0, DIES_ONCE))[-1], TrialOutcome)
 
 
+def skip_on_ray(kind: Kind) -> None:
+    """Leave a test on Ray to `make faults`: each of its workers imports torch again."""
+    if kind.is_slow and not IN_MAKE_FAULTS:
+        pytest.skip("on Ray, runs in `make faults`")
+
+
 def assert_only(kind: Kind, before: set[int]) -> None:
     """Check that no worker is left. A cluster ends its processes in the background."""
     end = time.monotonic() + 10
@@ -270,6 +288,7 @@ class Poison:
 def test_workers_that_die_repeatedly_during_their_start_raise(
     new_engine: Callable[[int], Engine], kind: Kind, context: TrialContext
 ) -> None:
+    skip_on_ray(kind)
     before = kind.workers()
 
     def start() -> None:
@@ -323,6 +342,7 @@ def test_exit_leaves_no_process(new_engine: Callable[[int], Engine], kind: Kind,
 def test_exit_by_an_exception_ends_a_running_task_immediately(
     new_engine: Callable[[int], Engine], kind: Kind, context: TrialContext
 ) -> None:
+    skip_on_ray(kind)
     before = kind.workers()
 
     def interrupt() -> None:

@@ -1,15 +1,17 @@
 """The devices of the local engine's places, and what each place gets of them."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from conftest import write_digits
 from small_trials import trial_context
 
-from autotune.engines.local import LocalEngine, local_devices
+from autotune.engines.local import LocalEngine, call_in_process, local_devices
 from autotune.training import context as contexts
 from autotune.training.context import TrialContext
 
@@ -43,3 +45,9 @@ def test_places_divide_the_threads_and_those_of_a_gpu_its_memory(
     engine._configure(place, replace(context, threads=2))
     assert (place.context.device, place.context.threads, place.context.resident_bytes) == ("cuda:1", 1, 5000)
     assert (engine.device, engine.n_places, engine.words) == ("cuda", 3, "3 workers on 2 GPUs")
+
+
+def test_a_function_is_called_in_a_process_that_exits() -> None:
+    found = call_in_process(os.getpid)
+    assert found != os.getpid()
+    assert not psutil.pid_exists(found) or psutil.Process(found).status() == psutil.STATUS_ZOMBIE

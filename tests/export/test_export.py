@@ -17,7 +17,6 @@ import yaml
 from conftest import write_digits
 from small_studies import search
 from sqlite_utils import Database
-from torchvision.models import resnet18
 
 from autotune.cli.console import PlainConsole
 from autotune.errors import AutotuneError, BundleError, ConfigError, StudyError
@@ -26,8 +25,7 @@ from autotune.export.export import ExportRequest, export_trial
 from autotune.export.formats import FORMATS
 from autotune.export.predict import find_pictures, load
 from autotune.export.result import ExportResult
-from autotune.study.request import Resources, SearchRequest
-from autotune.study.run import run_study
+from autotune.study.request import Resources
 from autotune.study.storage.record import Record
 from autotune.study.storage.rows import ExportRow
 
@@ -35,8 +33,8 @@ pytestmark = pytest.mark.slow
 EVERY = ("int8", "pt2", "safetensors")
 
 
-def exported(name: str = "s", resources: Resources | None = None, **asked: Any) -> ExportResult:
-    return export_trial(name, ExportRequest(**asked), resources or Resources("cpu"), PlainConsole(quiet=True))
+def exported(name: str = "s", **asked: Any) -> ExportResult:
+    return export_trial(name, ExportRequest(**asked), Resources("cpu"), PlainConsole(quiet=True))
 
 
 def rows(study: Path) -> list[ExportRow]:
@@ -293,26 +291,3 @@ def test_a_missing_validation_picture_stops_the_export(finished: Path, searched:
     with pytest.raises(AutotuneError, match=r"Validation picture .* cannot be read"):
         exported()
     assert not (finished / "bundle").exists()
-
-
-@pytest.mark.parametrize("backbone", ["efficientnet_lite0", "resnet18"])
-def test_bundled_backbones_are_verified_in_float32_and_verified_or_rejected_in_int8(
-    here: Path, tmp_path: Path, backbone: str
-) -> None:
-    """ResNet-18 has random weights here, which give the same graph without a download."""
-    data, weights = write_digits(tmp_path / "digits3", each=30), tmp_path / "weights"
-    flags = {"epochs": 2, "backbone": [backbone], "pixels": [32], "final": "trial"}
-    if backbone == "resnet18":
-        weights.mkdir()
-        torch.manual_seed(0)
-        torch.save(resnet18().state_dict(), weights / "resnet18.pth")
-    resources = Resources("cpu", weights if backbone == "resnet18" else None)
-    request = SearchRequest(data=data, name="b", trials=1, flags=flags, device="cpu", weights=resources.weights)
-    run_study(request, PlainConsole(quiet=True))
-    result = exported("b", resources, formats=EVERY)
-    verdicts = {row.format: row.verdict for row in result.files}
-    assert {name: verdict for name, verdict in verdicts.items() if name != "int8"} == dict.fromkeys(
-        ("onnx", "pt2", "safetensors"), "verified"
-    )
-    assert (here / "studies/b/bundle/model.int8.onnx").exists() == (verdicts["int8"] == "verified")
-    assert json.loads((here / "studies/b/bundle/bundle.json").read_text())["study"] == "b"

@@ -1,7 +1,11 @@
 from dataclasses import replace
 
+import pytest
+
 from autotune.backbones.profile import StageProfile
 from autotune.backbones.registry import discover
+from autotune.cache import eviction
+from autotune.search import cost
 from autotune.search.candidates import select_backbones
 from autotune.search.cost import MOST_BYTES, ExpectedShare, cut_cost, cuts_to_cache, epochs_for
 from autotune.search.settings import read_settings
@@ -30,6 +34,18 @@ def test_features_over_8_gib_are_not_cached() -> None:
     assert large.n_bytes > MOST_BYTES
     assert large.cached < large.uncached
     assert not large.pays
+
+
+def test_a_gpu_with_more_memory_caches_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    large = replace(STUDY, n_train=300_000, trials=100)
+    n_bytes = cut_cost(NET, 2, large, "cuda").n_bytes
+    assert MOST_BYTES < n_bytes < 32 * 2**30
+    monkeypatch.setattr(cost, "resident_bytes", lambda _: 32 * 2**30)
+    assert cut_cost(NET, 2, large, "cuda").most_bytes == min(32 * 2**30, eviction.limit())
+    monkeypatch.setattr(eviction, "limit", lambda: 10 * 2**30)
+    assert cut_cost(NET, 2, large, "cuda").most_bytes == 10 * 2**30
+    monkeypatch.setattr(eviction, "limit", lambda: 1)
+    assert cut_cost(NET, 2, large, "cuda").most_bytes == MOST_BYTES
 
 
 def test_cached_and_uncached_operations_are_counted() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from conftest import write_digits
+from conftest import in_make_faults, write_digits
 from small_studies import search
 
 from autotune.study import run
@@ -25,13 +25,13 @@ from autotune.study.timing.limits import TimeLimits
 from autotune.training.context import WHOLE_POOL
 
 pytestmark = pytest.mark.slow
-PRETRAINED: dict[str, Any] = {"backbone": ["efficientnet_lite0"], "pixels": [32], "depth": [0, 1], "epochs": 3,
+PRETRAINED: dict[str, Any] = {"backbone": ["efficientnet_lite0"], "pixels": [32], "depth": [0, 1], "epochs": 2,
                               "optimizer": ["adamw"], "lr_high": [1e-3]}  # fmt: skip
 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    return write_digits(tmp_path / "digits", classes=3, each=40)
+    return write_digits(tmp_path / "digits", classes=3, each=30)
 
 
 @pytest.fixture(autouse=True)
@@ -175,6 +175,7 @@ def test_the_final_model_is_the_one_that_is_restored(here: Path, photos: Path) -
     record.close()
 
 
+@in_make_faults
 def test_finals_killed_in_the_middle_end_as_without_the_interruption(here: Path, photos: Path) -> None:
     whole = search(photos, 2, "whole", flags=PRETRAINED)
     script = here / "killed.py"

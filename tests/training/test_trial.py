@@ -9,7 +9,7 @@ from conftest import photos, write_digits
 from small_trials import KeptEpochs, trial_context
 
 from autotune.cache.pixels import pixel_rows
-from autotune.training import trainer
+from autotune.training import phased, trainer
 from autotune.training.context import LoadedBackbones, TrialContext
 from autotune.training.gap import is_better, smoothed_gap, stops_on_gap
 from autotune.training.metrics import score
@@ -186,6 +186,7 @@ def test_a_killed_trial_resumes_from_its_checkpoint_to_the_same_result(
         return validation(self, *args, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(trainer, "CHECKPOINT_RATIO", 0)
     with monkeypatch.context() as patch:
         patch.setattr(TrainableNetwork, "training_step", killed_in_training)
         patch.setattr(TrainableNetwork, "validation_step", killed_in_validation)
@@ -222,6 +223,25 @@ def test_a_batch_in_parts_has_the_same_gradient(tmp_path: Path, monkeypatch: pyt
     assert whole.keys() == halves.keys()
     difference = max(float((whole[name] - halves[name]).abs().max()) for name in whole)
     assert difference < float((whole["head.1.weight"] - start).abs().max()) / 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["adamw", "rmsprop"])
+def test_steps_of_a_head_that_are_taken_together_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
+) -> None:
+    context = trial_context(write_digits(tmp_path / "digits", classes=2, each=60), epochs=3, pixels=[32])
+    backbones = LoadedBackbones(context)
+    params = replace(BASE, backbone="efficientnet_lite0", depth=0, batch_size=8, optimizer=optimizer, mixup=0.2)
+    run_probe(backbones, params.backbone, params.pixels, KeptEpochs())
+
+    def head(steps: int) -> TrialOutcome:
+        monkeypatch.setattr(phased, "HEAD_STEPS", steps)
+        return run_trial(backbones, 0, params, {}, tmp_path, KeptEpochs())
+
+    one, several = head(1), head(5)  # an epoch has more steps, and no multiple of five
+    assert one.checkpoint == several.checkpoint
+    assert (one.value, one.log_loss) == (several.value, several.log_loss)
 
 
 @pytest.mark.slow
