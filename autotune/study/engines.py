@@ -47,11 +47,14 @@ def open_engine(request: SearchRequest, folder: Path) -> Engine:
 def measured_speeds(plan: Plan, device: str) -> Speeds:
     """Measure the speed of every backbone of a plan on the driver's device.
 
-    On a GPU in a process of its own, whose memory of the GPU is then free: the driver itself does not use it yet.
+    With CUDA in a process of its own: the driver would otherwise keep its context, some of the GPU's memory, for the
+    whole search.
     """
     from autotune.search.speed import measure_speeds
 
-    return measure_speeds(plan, device) if device == "cpu" else call_in_process(measure_speeds, plan, device)
+    if device.startswith("cuda"):
+        return call_in_process(measure_speeds, plan, device)
+    return measure_speeds(plan, device)
 
 
 def driver_device(request: SearchRequest) -> str:

@@ -9,9 +9,10 @@ import psutil
 import pytest
 import torch
 from conftest import write_digits
-from small_trials import trial_context
+from small_trials import trial_context, trial_plan
 
 from autotune.engines.local import LocalEngine, call_in_process, local_devices
+from autotune.search.speed import measure_speeds
 from autotune.training import context as contexts
 from autotune.training.context import TrialContext
 
@@ -51,3 +52,9 @@ def test_a_function_is_called_in_a_process_that_exits() -> None:
     found = call_in_process(os.getpid)
     assert found != os.getpid()
     assert not psutil.pid_exists(found) or psutil.Process(found).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_plan_is_measured_in_another_process(tmp_path: Path) -> None:
+    plan = trial_plan(write_digits(tmp_path / "digits", classes=2, each=20), backbone=["small_cnn"])
+    (speed,) = call_in_process(measure_speeds, plan, "cpu").values()
+    assert speed.forward > 0
