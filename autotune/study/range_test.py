@@ -164,7 +164,8 @@ def prepare_range_test(request: SearchRequest, listener: StudyListener) -> tuple
         raise ConfigError(
             f"{one.backbone.name} trains from scratch, so all {one.n_stages} stages are trained.", "Remove --depth."
         )
-    plan = make_plan(ready.settings, ready.split, Selection((one,), {}, ready.device))
+    settings = ready.settings.model_copy(update={"recipe": ()})  # it may train another backbone
+    plan = make_plan(settings, ready.split, Selection((one,), {}, ready.device))
     decode_pictures(ready.split, ready.root, plan.selection, listener)
     params = _params(plan.settings, one.options)
     words = describe(params, one.backbone.label, one.n_stages, scratch)

@@ -110,9 +110,10 @@ def reopen_trial(
     registry, device = discover(resources.plugins), pick_device(resources.device)
     chosen = select_backbones(settings, registry, resources.weights, device, parts.side, listener.say, only)
     refuse_other_weights(record, chosen)
-    plan = make_plan(settings, parts, chosen, chosen=recorded_choices(record))
-    context = build_context(plan)
-    one = FinishedTrial(folder, record, trial, final, _root(record), parts, plan.settings, context)
+    # The recipe may train a backbone that is not the one of this trial.
+    plan = make_plan(settings.model_copy(update={"recipe": ()}), parts, chosen, chosen=recorded_choices(record))
+    settings, context = plan.settings.model_copy(update={"recipe": settings.recipe}), build_context(plan)
+    one = FinishedTrial(folder, record, trial, final, _root(record), parts, settings, context)
     if number is None and not one.is_decided:
         listener.say(
             f"Study {folder.name} has no final model yet: trial {trial.number}, the best so far, takes its place."

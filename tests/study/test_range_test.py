@@ -176,8 +176,9 @@ def test_a_new_study_is_created_with_fixed_depth_and_optimizer(here: Path, data:
 
 
 @pytest.mark.slow
-def test_the_optimizer_of_study_toml_is_tested(here: Path, data: Path) -> None:
-    (here / "my.toml").write_text('[space]\noptimizer = "sgd"\nbatch_size = [16, 64]\n')
+def test_the_optimizer_of_study_toml_is_tested_whatever_its_recipe_trains(here: Path, data: Path) -> None:
+    recipe = '[[recipe]]\nbackbone = "small_cnn"\nepochs = 1\nlr_low = 1e-3\nlr_high = 1e-2\n'
+    (here / "my.toml").write_text(f'{recipe}[space]\noptimizer = "sgd"\nbatch_size = [16, 64]\n')
     found = find(replace(asked(data, backbone="efficientnet_lite0"), config=here / "my.toml"))
     assert (found["optimizer"], found["rates"][0], found["depth"]) == ("sgd", pytest.approx(5e-7), 0)
     assert found["batch_size"] == 16

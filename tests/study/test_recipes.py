@@ -16,9 +16,10 @@ from autotune.report.tensorboard import TensorBoardListener
 from autotune.search.settings import read_settings
 from autotune.study.finals import finals, race
 from autotune.study.listener import StudyListener
+from autotune.study.reopen import reopen_trial
 from autotune.study.reproduce import reproduction
 from autotune.study.request import Resources
-from autotune.study.storage.record import Record
+from autotune.study.storage.record import Record, open_record
 from autotune.study.summary import study_status
 
 HEAD = {"epochs": 2, "lr_low": 1e-3, "lr_high": 1e-2, "optimizer": "rmsprop"}
@@ -74,6 +75,19 @@ def test_a_recipe_may_win_and_its_phases_run_on_every_fold(
     assert [file.is_verified for file in exported.files] == [True, True]
     card = (Path(exported.folder) / "card.md").read_text()
     assert "phase 2 | epochs 1, cycle_epochs 1, depth 2" in card
+
+
+@pytest.mark.slow
+def test_trials_of_other_backbones_than_the_recipes_are_reopened(here: Path, photos: Path) -> None:
+    recipe = {"backbone": "quick_cnn", "epochs": 1, "lr_low": 1e-4, "lr_high": 1e-3}
+    flags = {"backbone": ["efficientnet_lite0", "quick_cnn"], "pixels": [32], "recipe": [recipe], "final": "trial"}
+    found = search(photos, 2, flags=flags)
+    assert {row["params"]["backbone"] for row in found["leaderboard"]} == {"efficientnet_lite0", "quick_cnn"}
+    with open_record(here / "studies" / "s") as record:
+        for number in (None, *(row["number"] for row in found["leaderboard"])):
+            one = reopen_trial(here / "studies" / "s", record, Resources("cpu"), StudyListener(), number)
+            assert one.trained.net.params.backbone == one.trial.params.backbone
+            assert one.settings.recipe
 
 
 @pytest.mark.slow
