@@ -13,13 +13,13 @@ demo: $(VENV)/installed
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 
-# Kill processes at a hundred random moments, and all other faults. SEED=1 draws other moments. About
+# Kill processes at a hundred random moments, all other faults, and what else takes a minute each. SEED=1 draws other moments. About
 # 20 minutes on two cores.
 SEED ?= 0
 faults: $(VENV)/installed
 	AUTOTUNE_FAULT_TIMES=34 AUTOTUNE_FUZZ_FILES=10000 AUTOTUNE_FAULT_SEED=$(SEED) OMP_NUM_THREADS=1 \
-		OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest tests/faults tests/fuzz tests/engines tests/study/test_finals.py -n auto \
-		--dist worksteal
+		OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest tests/faults tests/fuzz tests/engines tests/study/test_finals.py \
+		tests/report/test_dashboard.py -n auto --dist worksteal
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

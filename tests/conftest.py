@@ -69,7 +69,7 @@ def write_digits(folder: Path, classes: int = 3, each: int = 50, first: int = 0)
     return folder
 
 
-# For faults that take a minute each.
+# For faults, and for whole studies on a cluster or beside a browser, that take a minute each.
 IN_MAKE_FAULTS = "AUTOTUNE_FAULT_TIMES" in os.environ
 in_make_faults = pytest.mark.skipif(not IN_MAKE_FAULTS, reason="runs in `make faults`")
 

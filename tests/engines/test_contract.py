@@ -187,8 +187,9 @@ def same_threads(context: TrialContext) -> Iterator[None]:
 
 
 def test_a_place_starts_becomes_idle_runs_a_task_and_is_idle_again(
-    new_engine: Callable[[int], Engine], context: TrialContext
+    new_engine: Callable[[int], Engine], kind: Kind, context: TrialContext
 ) -> None:
+    skip_on_ray(kind)
     with new_engine(2) as engine:
         assert (len(engine.starting), len(engine.idle), engine.busy) == (2, 0, False)
         engine.configure(context)

@@ -1,4 +1,7 @@
-"""Whole studies on a Ray cluster of two nodes: results, deaths, and what is refused."""
+"""Whole studies on a Ray cluster of two nodes: results, deaths, and what is refused.
+
+Those that start a cluster run in `make faults`; tests/engines/test_contract.py runs on one in `make test`, too.
+"""
 
 import csv
 import os
@@ -51,6 +54,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoNodes]:
         yield nodes
 
 
+@in_make_faults
 def test_both_engines_find_the_same_and_no_test_picture_leaves_the_driver(
     here: Path, photos: Path, cluster: TwoNodes
 ) -> None:
@@ -133,6 +137,7 @@ def test_a_cluster_that_is_not_there_is_refused_at_once() -> None:
         clusters.connect("auto", "cuda", 1, 2.0)
 
 
+@in_make_faults
 def test_a_cluster_without_what_is_needed_is_refused(
     cluster: TwoNodes, context: TrialContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,6 +163,7 @@ def test_a_cluster_without_what_is_needed_is_refused(
     assert not ray.is_initialized()
 
 
+@in_make_faults
 def test_pictures_and_files_arrive_whole(
     cluster: TwoNodes, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
