@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
+from rich.console import RenderableType
 from rich.control import Control
 from rich.live import Live
 from rich.segment import ControlType
@@ -48,6 +49,12 @@ class _ResizableLive(Live):
     _drawn: Sequence[int] = ()  # cells of the lines of the terminal
     _height = 0  # of the terminal, when they were drawn
     _n_hidden = 0  # lines of earlier panels right above the upper edge
+    _shown: RenderableType = ""
+
+    def get_renderable(self) -> RenderableType:
+        """Keep what is drawn: drawing the panel again to count its lines would double the work."""
+        self._shown = super().get_renderable()
+        return self._shown
 
     def refresh(self) -> None:
         width, height = self.console.size
@@ -57,7 +64,7 @@ class _ResizableLive(Live):
         if n_above := n_lines - len(self._drawn) + n_back:
             self.console.control(Control(*((ControlType.ERASE_IN_LINE, 2), (ControlType.CURSOR_UP, 1)) * n_above))
         super().refresh()
-        shown = self.get_renderable()
+        shown = self._shown
         lines = shown.plain.split("\n") if isinstance(shown, Text) else ()
         self._drawn = [min(cell_len(line), width) for line in lines]  # rich has cropped longer ones
         self._height = height

@@ -6,7 +6,6 @@ import pickle
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import optuna
 import pytest
 import torch
-from commands import run_command, workers_of
+from commands import workers_of
 from conftest import photos, write_digits
 from PIL import Image
 from safetensors.torch import save_file
@@ -228,17 +227,14 @@ def test_kill_9_of_driver_and_worker_loses_nothing(here: Path, tmp_path: Path) -
 def test_ctrl_c_exits_with_130_and_the_same_command_resumes(here: Path, digits: Path) -> None:
     write_settings(here, 'final = "trial"')
     words = ("search", str(digits), "--study", "s", "--backbone", "quick_cnn", "--epochs", "9", "--device", "cpu")
+    driver = subprocess.Popen(command(*words, "--trials", "40"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     record = here / "studies" / "s" / "record.db"
-
-    def press_ctrl_c() -> None:
-        wait_until(lambda: n_started(record.parent) >= 3)
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-
-    threading.Thread(target=press_ctrl_c, daemon=True).start()
-    stopped = run_command(*words, "--trials", "40")
-    assert stopped.returncode == 130
-    assert "Traceback" not in stopped.stderr
-    assert "run the same command again to resume" in stopped.stderr
+    wait_until(lambda: n_started(record.parent) >= 3)
+    driver.send_signal(signal.SIGINT)
+    _, err = driver.communicate(timeout=30)
+    assert driver.returncode == 130
+    assert b"Traceback" not in err
+    assert b"run the same command again to resume" in err
     done = len(Record(record).trials())
     assert Record(record).evaluations() == []
     found = search(digits, done + 1, flags={"epochs": 9, "final": "trial"})
