@@ -168,6 +168,7 @@ class FeatureCache:
                 if number in one.stores:
                     found[number].append(_copied_to_host(out))
         _refuse_infinite(sums)  # waits for the GPU, once per chunk
+        writer.finish()  # the chunk before: the memory holds two
         for cut, batches in found.items():
             wanted = [i for i, key in enumerate(keys) if key in one.missing[cut]]
             if wanted:

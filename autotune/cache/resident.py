@@ -46,9 +46,9 @@ class ResidentRows:
 
 
 def on_device(array: NDArray[Any], device: torch.device) -> Tensor:
-    """Return an array on a device. From memory that is not pinned, the copy would wait for all work of a GPU."""
+    """Return an array on a device. A copy to a GPU from memory that is not pinned would wait for all its work."""
     here = torch.from_numpy(array)
-    return here if device.type == "cpu" else here.pin_memory().to(device, non_blocking=True)
+    return here.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else here.to(device)
 
 
 class ResidentPool:

@@ -148,28 +148,29 @@ class RowStore:
 
 
 class Writer:
-    """Appends rows in a thread while the next ones are computed, one block at a time. Use it as a context manager."""
+    """Appends rows in a thread while the next ones are computed. Use it as a context manager.
+
+    What has been appended since the last `finish` is in memory until it is on disk.
+    """
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1)
-        self._last: Future[None] | None = None
+        self._running: list[Future[None]] = []
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pool.shutdown()  # after the last block
+        self._pool.shutdown()  # waits
 
     def append(self, rows: RowStore, keys: Sequence[str], values: NDArray[np.generic]) -> None:
-        """Append rows as `RowStore.append` does, once the block before is on disk; raise what that block raised."""
-        self.finish()
-        self._last = self._pool.submit(rows.append, keys, values)
+        """Append rows as `RowStore.append` does, but later."""
+        self._running.append(self._pool.submit(rows.append, keys, values))
 
     def finish(self) -> None:
-        """Wait until all rows are on disk, and raise what the last block raised."""
-        if self._last:
-            self._last.result()
-            self._last = None
+        """Wait until all rows are on disk. Raises what `RowStore.append` has raised."""
+        while self._running:
+            self._running.pop(0).result()
 
 
 def _size(file: Path) -> int:

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 SECONDS_TO_EXIT = 2.0
-# Imported once for all workers, while the driver reads the pictures: what every probe imports, too.
+# Imported once for all workers, while the driver reads the pictures; probes and the default backbone need the others.
 PRELOADED = ["autotune.training.trial", "sklearn.linear_model", "scipy.cluster.hierarchy", "timm"]
 LONGEST_SOCKET = 107  # bytes of a path, on Linux
 

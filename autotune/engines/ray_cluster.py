@@ -57,7 +57,7 @@ def connect(address: str | None, device: str, workers: int | None, gpus_per_tria
         _connect(address or os.environ.get("RAY_ADDRESS"))
     try:
         return _divided(device, workers, gpus_per_trial or 1.0, is_ours)
-    except Exception:
+    except BaseException:  # also Ctrl-C: the process may go on, in a notebook
         if is_ours:
             ray.shutdown()
         raise

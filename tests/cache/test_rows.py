@@ -7,7 +7,7 @@ import pytest
 
 from autotune import files
 from autotune.cache import rows as store
-from autotune.cache.rows import RowStore
+from autotune.cache.rows import RowStore, Writer
 from autotune.errors import StudyError
 
 
@@ -134,3 +134,16 @@ def test_rows_of_an_earlier_version_without_checksums_are_missing(tmp_path: Path
     again = RowStore(tmp_path, (2, 3), np.float16)
     assert again.take(again.places([key(0)])).max() == 9
     assert again.missing([key(1)]) == [key(1)]
+
+
+def test_what_fails_in_the_writers_thread_is_raised(tmp_path: Path) -> None:
+    rows = RowStore(tmp_path / "rows", (2,), np.float16)
+    wrong = RowStore(tmp_path / "file" / "rows", (2,), np.float16)
+    (tmp_path / "file").write_text("not a folder")
+    values = np.ones((1, 2), np.float16)
+    with Writer() as writer:
+        writer.append(rows, [key(0)], values)
+        writer.append(wrong, [key(0)], values)
+        with pytest.raises((StudyError, OSError)):
+            writer.finish()
+    assert not RowStore(tmp_path / "rows", (2,), np.float16).missing([key(0)])
