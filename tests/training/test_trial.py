@@ -235,11 +235,16 @@ def test_steps_of_a_head_that_are_taken_together_change_nothing(
     params = replace(BASE, backbone="efficientnet_lite0", depth=0, batch_size=8, optimizer=optimizer, mixup=0.2)
     run_probe(backbones, params.backbone, params.pixels, KeptEpochs())
 
-    def head(steps: int) -> TrialOutcome:
+    def head(steps: int) -> tuple[TrialOutcome, int]:
+        """Return the outcome, and how many batches Lightning has passed on."""
+        calls = []
+        reporter = KeptEpochs()
+        monkeypatch.setattr(reporter, "check_time", lambda: calls.append(1))
         monkeypatch.setattr(phased, "HEAD_STEPS", steps)
-        return run_trial(backbones, 0, params, {}, tmp_path, KeptEpochs())
+        return run_trial(backbones, 0, params, {}, tmp_path, reporter), len(calls)
 
-    one, several = head(1), head(5)  # an epoch has more steps, and no multiple of five
+    (one, n_one), (several, n_several) = head(1), head(5)  # an epoch has more steps, and no multiple of five
+    assert n_several < n_one
     assert one.checkpoint == several.checkpoint
     assert (one.value, one.log_loss) == (several.value, several.log_loss)
 
