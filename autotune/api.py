@@ -52,30 +52,31 @@ class BestTrial:
 def search(data: str | Path | None = None, trials: int = 50, *, study: str | None = None, timeout: float | None = None,
            workers: int | None = None, device: str = "auto", config: str | Path | None = None,
            weights: str | Path | None = None, plugins: Sequence[str | Path] = (), manifest: str | Path | None = None,
-           skip_unreadable: bool = False, engine: str = "local", address: str | None = None,
-           gpus_per_trial: float | None = None, quiet: bool = False, **settings: Any) -> Study:  # fmt: skip
+           after: str | None = None, skip_unreadable: bool = False, engine: str = "local", address: str | None = None,
+           gpus_per_trial: float | None = None, track: str | None = None, quiet: bool = False,
+           **settings: Any) -> Study:  # fmt: skip
     """Run or resume a study in ./studies, as `autotune search` does. A finished study is only opened.
 
     data: a folder, a CSV or TSV file, the name of a torchvision dataset, or None for the built-in digits. trials:
-    total number of finished trials. timeout: seconds. engine, address, gpus_per_trial: as the options of the command,
-    for a Ray cluster. settings: keys of study.toml, including those in [space]:
+    total number of finished trials. timeout: seconds. engine, address, gpus_per_trial (for a Ray
+    cluster), after, track: as the options of the command. settings: keys of study.toml, including those in [space]:
     metric="macro_f1", epochs=12, seed=1, backbone=["resnet18"], depth=[0, 1], augment={"low": 0, "high": 1}.
     Raises AutotuneError for errors that the user can fix.
     """
     from autotune.cli.live import open_console
     from autotune.study.check_request import study_folder
     from autotune.study.request import SearchRequest
-    from autotune.study.run import run_study
+    from autotune.trackers.listener import run_tracked
 
     request = SearchRequest(
         data=_path(data), name=study, trials=trials, timeout=timeout, workers=workers, device=device,
         config=_path(config), weights=_path(weights), plugins=tuple(Path(place) for place in plugins),
-        manifest=_path(manifest), skip_unreadable=skip_unreadable, engine=engine, address=address,
+        manifest=_path(manifest), after=after, skip_unreadable=skip_unreadable, engine=engine, address=address,
         gpus_per_trial=gpus_per_trial, flags=settings,
     )  # fmt: skip
     console = open_console(quiet, program=False, verbose=False)
     with console:
-        run_study(request, console)
+        run_tracked(request, track, console)
     return Study(study_folder(request), device, weights, plugins)
 
 

@@ -9,6 +9,7 @@ import typer
 
 from autotune.cli.backbones import plugins_app
 from autotune.cli.cache import cache_app
+from autotune.cli.models import models_app
 from autotune.cli.options import (
     BackboneName,
     BackboneNames,
@@ -30,13 +31,11 @@ from autotune.cli.options import (
     WeightsDir,
     Workers,
     print_json,
-    program_out,
-    reserve_stdout,
     study_names,
 )
 from autotune.cli.studies import studies_app
-from autotune.export.formats import optional_formats
 from autotune.text import either
+from autotune.trackers.base import TRACKERS, find_tracker
 
 if TYPE_CHECKING:
     from autotune.cli.console import PlainConsole
@@ -49,6 +48,7 @@ app = typer.Typer(
     invoke_without_command=True,
     pretty_exceptions_enable=False,
 )
+app.add_typer(models_app)
 app.add_typer(plugins_app, name="plugins")
 app.add_typer(cache_app, name="cache")
 app.add_typer(studies_app, name="studies")
@@ -92,10 +92,28 @@ def search(
     gpus_per_trial: GpusPerTrial = None,
     weights: WeightsDir = None,
     plugins: Plugins = None,
-    manifest: Annotated[Path | None, typer.Option(help="manifest.csv of an earlier study, to keep its split.")] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help="manifest.csv of an earlier study, to keep only its split.")
+    ] = None,
+    after: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STUDY",
+            help="Earlier study of some of these pictures: keep its split, start with its best choices, and compare "
+            "the models.",
+            autocompletion=study_names,
+        ),
+    ] = None,
     group_by: GroupBy = None,
     skip_unreadable: SkipUnreadable = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard logs.")] = False,
+    track: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TRACKER",
+            help=f"Also send curves, scores, report and bundle to {either(list(TRACKERS))}.",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and its estimated cost, then exit.")
     ] = False,
@@ -118,10 +136,13 @@ def search(
     ranges = {"backbone": _listed(backbone), "pixels": _numbers(pixels)}
     request = SearchRequest(
         data=data, name=study, trials=trials, timeout=timeout, workers=workers, device=device, config=config,
-        weights=weights, plugins=tuple(plugins or ()), manifest=manifest, skip_unreadable=skip_unreadable,
-        engine=engine, address=address, gpus_per_trial=gpus_per_trial, flags={**flags, **ranges},
+        weights=weights, plugins=tuple(plugins or ()), manifest=manifest, after=after,
+        skip_unreadable=skip_unreadable, engine=engine, address=address, gpus_per_trial=gpus_per_trial,
+        flags={**flags, **ranges},
     )  # fmt: skip
     checked = check_request(request)
+    if track is not None:
+        find_tracker(track)
     if not dry_run:
         refuse_in_use(checked.folder)
         if engine == LOCAL:
@@ -133,17 +154,18 @@ def search(
         if dry_run:
             _show_dry_run(request, console, as_json)
         else:
-            _show_search(request, console, tensorboard, as_json)
+            _show_search(request, console, tensorboard, track, as_json)
 
 
-def _show_search(request: SearchRequest, console: PlainConsole, tensorboard: bool, as_json: bool) -> None:
+def _show_search(
+    request: SearchRequest, console: PlainConsole, tensorboard: bool, track: str | None, as_json: bool
+) -> None:
     from autotune.cli.study_view import show_study
     from autotune.report.tensorboard import TensorBoardListener, how_to_open
-    from autotune.study.listener import Listeners
-    from autotune.study.run import run_study
+    from autotune.trackers.listener import run_tracked
 
-    listener = Listeners(console, TensorBoardListener()) if tensorboard else console
-    found = run_study(request, listener)
+    listeners = (console, TensorBoardListener()) if tensorboard else (console,)
+    found = run_tracked(request, track, *listeners)
     show_study(found, console)
     if tensorboard:
         console.say(how_to_open(found.folder))
@@ -176,142 +198,23 @@ def status_(study: StudyName, as_json: Json = False) -> None:
 
 
 @app.command()
-def evaluate(
+def compare(
     study: StudyName,
-    on: Annotated[
-        Path | None,
-        typer.Option(
-            "--on", help="Evaluate on this folder or table of later pictures instead; the test set is not used."
-        ),
-    ] = None,
-    group_by: GroupBy = None,
-    device: Device = "auto",
-    weights: WeightsDir = None,
-    plugins: Plugins = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
-) -> None:
-    """Evaluate the final model on later pictures (--on), or on the test set again. The study counts every evaluation.
-
-    Later pictures may have no labels, or be in no class folder: then only their drift is measured.
-    """
-    from autotune.study.summary import find_study, study_status
-
-    if group_by and not on:
-        raise typer.BadParameter("--group-by needs --on.")
-    find_study(study)
-    # Imports torch, which takes seconds.
-    from autotune.cli.console import PlainConsole
-    from autotune.cli.study_view import show_later, show_study
-    from autotune.data.visits import AUTO
-    from autotune.study.later import evaluate_later
-    from autotune.study.reopen import evaluate_again
-    from autotune.study.request import Resources
-
-    console = PlainConsole(quiet, program=as_json)
-    resources = Resources(device, weights, tuple(plugins or ()))
-    if on:
-        with console:
-            later = evaluate_later(study, on, resources, console, group_by or AUTO)
-        show_later(later, study_status(study), console)
-        if as_json:
-            print_json(later.to_json())
-        return
-    with console:
-        found = evaluate_again(study, resources, console)
-    show_study(found, console)
-    if as_json:
-        print_json(found.to_json())
-
-
-@app.command()
-def export(
-    study: StudyName,
-    out: Annotated[
-        Path | None, typer.Argument(help="Folder of the bundle; default: bundle/ in the study folder.")
-    ] = None,
-    formats: Annotated[
-        list[str] | None,
-        typer.Option("--format", help=f"{either(optional_formats())}, in addition to onnx; can be repeated."),
-    ] = None,
-    trial: Annotated[int | None, typer.Option(help="Export this trial's network instead of the final model.")] = None,
-    threshold: Annotated[
-        float | None, typer.Option(help="Label predictions below this probability as unknown.")
-    ] = None,
-    precision: Annotated[
-        float | None, typer.Option(help="Choose the threshold that reaches this precision on held-out pictures.")
-    ] = None,
-    weights: WeightsDir = None,
-    plugins: Plugins = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
-) -> None:
-    """Export the final model as a standalone bundle and compare it with the network in PyTorch."""
-    from autotune.export.formats import find_format
-    from autotune.study.summary import find_study
-
-    for name in formats or ():
-        find_format(name)
-    find_study(study)
-    # Imports torch, which takes seconds.
-    from autotune.cli import views
-    from autotune.cli.console import PlainConsole
-    from autotune.export.export import ExportRequest, export_trial
-    from autotune.study.request import Resources
-
-    console = PlainConsole(quiet, program=as_json)
-    request = ExportRequest(out, tuple(formats or ()), trial, threshold, precision)
-    with console:
-        found = export_trial(study, request, Resources("cpu", weights, tuple(plugins or ())), console)
-    views.show_export(found, console)
-    if as_json:
-        print_json(found.to_json())
-    if problem := found.rejection():
-        raise problem
-
-
-@app.command()
-def predict(
-    model: Annotated[
-        str, typer.Argument(metavar="BUNDLE-OR-STUDY", help="The folder of a bundle, or the name of a study.")
+    other: Annotated[
+        str, typer.Argument(metavar="STUDY", help="Name or folder of another study.", autocompletion=study_names)
     ],
-    pictures: Annotated[list[str], typer.Argument(help="Files, folders or glob patterns; - reads a list from stdin.")],
-    top: Annotated[int, typer.Option(min=1, help="Number of labels per picture, the most likely first.")] = 1,
-    as_json: Annotated[
-        bool, typer.Option("--json", callback=reserve_stdout, help="Print JSON Lines: one object for each picture.")
-    ] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", callback=reserve_stdout, help="Print CSV.")] = False,
-    device: Device = "auto",
-    weights: WeightsDir = None,
-    plugins: Plugins = None,
+    as_json: Json = False,
 ) -> None:
-    """Predict the labels of new pictures with a bundle or with a study's final model."""
+    """Show two studies side by side, and their final models on the test pictures that both have."""
+    from autotune.cli.compare_view import show_comparison
     from autotune.cli.console import PlainConsole
-    from autotune.export.predict import (
-        find_pictures,
-        load,
-        predict_files,
-        read_names,
-        refuse_missing,
-        refuse_unreadable,
-        write_predictions,
-    )
-    from autotune.study.request import Resources
+    from autotune.study.compare import compare_studies
 
-    if as_json and as_csv:
-        raise typer.BadParameter("--json and --csv cannot be combined.")
-    resources = Resources(device, weights, tuple(plugins or ()))
-    files = find_pictures(read_names(pictures))
-    refuse_missing(files)
-    console = PlainConsole(program=True)
-    one = load(model, resources, console.say)
-    # On a terminal the predictions show the progress, and a bar would overwrite them.
-    out = program_out()
-    progress = None if out.isatty() else console.progress("Predicting")
-    style = "json" if as_json else "csv" if as_csv else "table"
-    with console:
-        bad = write_predictions(predict_files(one, files, top, progress), style, one.labels, out)
-    refuse_unreadable(bad, len(files))
+    found = compare_studies(study, other)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        show_comparison(found, PlainConsole())
 
 
 @app.command()

@@ -24,6 +24,7 @@ from autotune.study.storage.rows import BackboneFacts, TrialRow
 
 if TYPE_CHECKING:
     from autotune.training.outcome import Epoch
+    from autotune.training.params import Params
 
 SOONEST = 0.25  # seconds between two redraws after events
 TICKS = 1.0  # redraws per second without events, for clocks and memory
@@ -123,7 +124,7 @@ class LiveConsole(PlainConsole):
             self.state.ended = [(row, backbones[row.params.backbone].describe(row.params)) for row in trials]
         self._show()
 
-    def started(self, number: int, words: str, epochs: int, curve: Sequence[Epoch] = ()) -> None:
+    def started(self, number: int, params: Params, words: str, epochs: int, curve: Sequence[Epoch] = ()) -> None:
         with self._held:
             self.state.runs[number] = RunningTrial(number, words, epochs, time.monotonic(), list(curve))
         self._show()

@@ -43,6 +43,9 @@ def show_study(summary: Summary, console: PlainConsole) -> None:
     console.say(f"{name}: {summary.winner.title}, {summary.describe(summary.winner)}")
     for line in (*_final_model(summary), *_scores(summary)):
         console.say(line)
+    for row in summary.comparisons:
+        for line in row.lines:
+            console.say(line)
     seconds = summary.seconds
     console.say(
         f"{'Finished work' if summary.running else 'Time'}: {duration(seconds.total)} in total: "

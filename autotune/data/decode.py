@@ -8,6 +8,7 @@ import hashlib
 import json
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -17,17 +18,17 @@ FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "HEIF", "
 TO_8_BITS = (np.arange(65536) / 257).round().astype(np.uint8)
 
 
-def open_image(path: str | Path) -> Image.Image:
-    """Open a picture file in one of the formats, as Pillow does: the pixels are not decoded yet."""
+def open_image(source: str | Path | BinaryIO) -> Image.Image:
+    """Open a picture in one of the formats, as Pillow does: the pixels are not decoded yet."""
     Image.init()
-    return Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
+    return Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN])
 
 
-def decode_image(path: str | Path) -> Image.Image:
+def decode_image(source: str | Path | BinaryIO) -> Image.Image:
     """Return an upright RGB picture: EXIF orientation applied, transparency on white, 16 bits scaled to 8."""
-    if not Path(path).is_file():  # opening a pipe would block
+    if isinstance(source, (str, Path)) and not Path(source).is_file():  # opening a pipe would block
         raise ValueError("file not found")
-    with open_image(path) as file:
+    with open_image(source) as file:
         # Phones write MPO: a JPEG followed by a second view.
         if getattr(file, "is_animated", False) and file.format != "MPO":
             raise ValueError(f"animated, {getattr(file, 'n_frames', 2)} frames")

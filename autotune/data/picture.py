@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import threading
 import warnings
 from dataclasses import dataclass
@@ -52,27 +53,34 @@ class UnreadableError(Exception):
     """Raised for a file that is skipped, with the reason."""
 
 
-def read_picture(path: Path) -> Image.Image:
-    """Return an upright RGB picture, decoded by the code that is exported in bundles. Raises UnreadableError."""
+def read_picture(source: Path | bytes, most_pixels: int = MOST_PIXELS) -> Image.Image:
+    """Return an upright RGB picture, decoded by the code that is exported in bundles. Raises UnreadableError.
+
+    source: a file, or its content. most_pixels: of a picture; larger ones are not decoded.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if not path.is_file():  # opening a pipe would block
+            if isinstance(source, Path) and not source.is_file():  # opening a pipe would block
                 raise UnreadableError("file not found")
-            with open_image(path) as image:
+            with open_image(_opened(source)) as image:
                 n_pixels = image.width * image.height
-                if n_pixels > MOST_PIXELS:
-                    raise UnreadableError(f"{image.width} x {image.height} pixels, more than {MOST_PIXELS:,}")
+                if n_pixels > most_pixels:
+                    raise UnreadableError(f"{image.width} x {image.height} pixels, more than {most_pixels:,}")
             with _one_at_a_time if n_pixels > BIG_PIXELS else contextlib.nullcontext():
-                return decode_image(path)
+                return decode_image(_opened(source))
     except UnidentifiedImageError as error:
         raise UnreadableError("not a picture, or in an unsupported format") from error
     except Image.DecompressionBombError as error:
-        raise UnreadableError(f"more than {MOST_PIXELS:,} pixels") from error
+        raise UnreadableError(f"more than {most_pixels:,} pixels") from error
     except UnreadableError:
         raise
     except Exception as error:  # Pillow's decoders raise many types on damaged files
         raise UnreadableError(f"cannot be decoded: {str(error) or type(error).__name__}") from error
+
+
+def _opened(source: Path | bytes) -> Path | io.BytesIO:
+    return io.BytesIO(source) if isinstance(source, bytes) else source
 
 
 def pixel_digest(image: Image.Image) -> str:

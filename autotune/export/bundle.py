@@ -28,11 +28,12 @@ Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # pixels (N, 3, P, P) 
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle with unchanged files. model: the ONNX file to run. threshold: predictions below it are labelled
-    "unknown".
+    """An opened bundle with unchanged files. study: its name. model: the ONNX file to run. threshold: predictions below
+    it are labelled "unknown".
     """
 
     folder: Path
+    study: str
     model: Path
     labels: tuple[str, ...]
     pixels: int
@@ -93,12 +94,11 @@ def is_bundle(path: Path) -> bool:
 def is_unchanged(folder: Path, study: str) -> bool:
     """Return whether a folder is a bundle of a study, and contains nothing else."""
     try:
-        found = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        hashes = _read_hashes(folder)
-        _refuse_changed(folder, hashes)
-    except (OSError, ValueError, BundleError):
+        found = _read_index(folder)
+        _refuse_changed(folder, found["files"])
+    except (OSError, BundleError):
         return False
-    return found.get("study") == study and {file.name for file in folder.iterdir()} == {INDEX, *hashes}
+    return found.get("study") == study and {file.name for file in folder.iterdir()} == {INDEX, *found["files"]}
 
 
 def open_bundle(path: Path) -> Bundle:
@@ -107,7 +107,8 @@ def open_bundle(path: Path) -> Bundle:
     Raises BundleError if a file is missing or has changed, or if the bundle has a newer version.
     """
     folder = _folder(path)
-    hashes = _read_hashes(folder)
+    index = _read_index(folder)
+    hashes = index["files"]
     _refuse_changed(folder, hashes)
     model = path if path.is_file() else folder / ONNX.file
     if model.suffix != ".onnx" or model.name not in hashes:
@@ -117,7 +118,8 @@ def open_bundle(path: Path) -> Bundle:
         labels = (folder / LABELS).read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise _damaged(folder / LABELS) from error
-    return Bundle(folder, model, tuple(labels), how["pixels"], how["interpolation"], float(how["threshold"]))
+    study = str(index.get("study") or folder.resolve().name)
+    return Bundle(folder, study, model, tuple(labels), how["pixels"], how["interpolation"], float(how["threshold"]))
 
 
 def write_index(folder: Path, study: str, trial: int) -> None:
@@ -188,8 +190,8 @@ def _damaged(file: Path) -> BundleError:
     return BundleError(f"{file} is damaged.", "Copy the whole folder again, or export it again.")
 
 
-def _read_hashes(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file of a bundle, by name.
+def _read_index(folder: Path) -> dict[str, Any]:
+    """Return the content of bundle.json. files: the SHA-256 of each other file, by name.
 
     Raises BundleError if bundle.json is missing, is damaged or has a newer version.
     """
@@ -215,4 +217,4 @@ def _read_hashes(folder: Path) -> dict[str, str]:
         raise damaged
     if index["version"] < 1 or not {ONNX.file, LABELS, PREPROCESSING} <= set(hashes):
         raise damaged
-    return hashes
+    return index

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from autotune.data.catalog import Progress
 from autotune.data.decode import crop_square
-from autotune.data.picture import UnreadableError, picture_suffixes, read_picture
+from autotune.data.picture import MOST_PIXELS, UnreadableError, picture_suffixes, read_picture
 from autotune.errors import BundleError, DataError, StudyError
 from autotune.export import bundle
 from autotune.export.bundle import UNKNOWN, Run
@@ -30,10 +30,11 @@ BATCHES_AHEAD = 2  # decoded while the network runs
 
 @dataclass(frozen=True)
 class Classifier:
-    """A loaded model. run: pixels (N, 3, P, P) to probabilities (N, C). threshold: predictions below it are labelled
-    "unknown".
+    """A loaded model of a study. run: pixels (N, 3, P, P) to probabilities (N, C). threshold: predictions below it
+    are labelled "unknown".
     """
 
+    study: str
     labels: tuple[str, ...]
     pixels: int
     interpolation: str
@@ -43,6 +44,13 @@ class Classifier:
     def predict(self, pictures: str | Path | Sequence[str | Path], top: int = 1) -> list[Prediction]:
         """Predict files, folders and patterns in order, with `top` labels each. An unreadable picture has `error`."""
         return list(predict_files(self, find_pictures(pictures), top))
+
+    def answer(self, name: str, probabilities: NDArray[np.float32], top: int) -> Prediction:
+        """Return the prediction for a picture from its probabilities, (C,), with the `top` most probable labels."""
+        order = np.argsort(-probabilities, kind="stable")[: max(top, 1)]
+        most_probable = tuple((self.labels[int(i)], float(probabilities[i])) for i in order)
+        label, probability = most_probable[0]
+        return Prediction(name, label if probability >= self.threshold else UNKNOWN, probability, most_probable)
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ def load(source: str | Path, resources: Resources | None = None,
         session = bundle.OnnxSession(opened.model)
         session.refuse_other_shapes(opened.labels, opened.pixels)
         run = session.probabilities
-        return Classifier(opened.labels, opened.pixels, opened.interpolation, opened.threshold, run)
+        return Classifier(opened.study, opened.labels, opened.pixels, opened.interpolation, opened.threshold, run)
     from autotune.study.summary import find_study
 
     try:
@@ -139,19 +147,19 @@ def predict_files(
         for number, start in enumerate(starts):
             while len(waiting) <= BATCHES_AHEAD and number + len(waiting) < len(starts):
                 ahead = starts[number + len(waiting)]
-                waiting.append([pool.submit(_read_square, model, file) for file in files[ahead : ahead + BATCH]])
+                waiting.append([pool.submit(read_square, model, file) for file in files[ahead : ahead + BATCH]])
             squares = [one.result() for one in waiting.pop(0)]
             yield from _predict_batch(model, files[start : start + BATCH], squares, top)
             if progress:
                 progress(start + len(squares), len(files))
 
 
-def _read_square(model: Classifier, file: Path) -> NDArray[np.uint8] | str:
-    """Return the pixels of a picture, (3, P, P), or why it cannot be read."""
+def read_square(model: Classifier, source: Path | bytes, most_pixels: int = MOST_PIXELS) -> NDArray[np.uint8] | str:
+    """Return the pixels of a picture, (3, P, P), or why it cannot be read. source: a file, or its content."""
     try:
-        if file.is_dir():
+        if isinstance(source, Path) and source.is_dir():
             return "a folder without pictures"
-        return crop_square(read_picture(file), model.pixels, model.interpolation)
+        return crop_square(read_picture(source, most_pixels), model.pixels, model.interpolation)
     except UnreadableError as error:
         return str(error)
     except OSError as error:
@@ -166,12 +174,8 @@ def _predict_batch(
     for file, square in zip(files, squares, strict=True):
         if isinstance(square, str):
             yield Prediction(str(file), None, None, (), square)
-            continue
-        row = next(rows)
-        order = np.argsort(-row, kind="stable")[: max(top, 1)]
-        most_probable = tuple((model.labels[int(i)], float(row[i])) for i in order)
-        label, probability = most_probable[0]
-        yield Prediction(str(file), label if probability >= model.threshold else UNKNOWN, probability, most_probable)
+        else:
+            yield model.answer(str(file), next(rows), top)
 
 
 def read_names(names: Sequence[str]) -> list[str]:
@@ -251,4 +255,4 @@ def _load_winner(folder: Path, resources: Resources | None, say: Callable[[str],
         probabilities: NDArray[np.float32] = (trained.logits(squares) / temperature).softmax(1).numpy()
         return probabilities
 
-    return Classifier(one.parts.classes, trained.pixels, trained.interpolation, 0.0, run)
+    return Classifier(folder.name, one.parts.classes, trained.pixels, trained.interpolation, 0.0, run)

@@ -21,7 +21,7 @@ from autotune.errors import StudyError
 from autotune.search.sampler import build_pruner, build_sampler
 from autotune.search.settings import Settings
 from autotune.search.space import BackboneOptions, suggest
-from autotune.search.warm_start import first_trials
+from autotune.search.warm_start import first_trials, repeated
 from autotune.training.params import Params
 
 if TYPE_CHECKING:
@@ -66,11 +66,16 @@ class OptunaStudy:
         )
         self._study.set_metric_names([f"{settings.metric} minus a penalty for the cost"])  # for the dashboard
 
-    def enqueue(self, arms: Sequence[BackboneOptions]) -> None:
-        """Enqueue the recipe and the warm start trials, each once. arms: best backbone first."""
+    def enqueue(self, arms: Sequence[BackboneOptions], earlier: Sequence[Params] = ()) -> None:
+        """Enqueue the recipe and the warm start trials, each once. arms: best backbone first. earlier: the choices of
+        an earlier study, which come before the usual ones.
+        """
         if self._recipe and not any(RECIPE in trial.user_attrs for trial in self._trials()):
             self._study.enqueue_trial({}, user_attrs={RECIPE: True})
-        for values in first_trials(self._settings.space, tuple(arms)):
+        for values in (
+            *repeated(self._settings.space, arms, earlier),
+            *first_trials(self._settings.space, tuple(arms)),
+        ):
             self._study.enqueue_trial(values, user_attrs={WARM_START: True}, skip_if_exists=True)
 
     def warm_starts(self) -> set[int]:

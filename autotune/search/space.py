@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 SCRATCH_FACTOR, HEAD_FACTOR, TAIL_FACTOR = 2.0, 8.0, 0.3  # of the default range of lr_high; benchmarks/levers.txt
+LR_LOW, LR_HIGH = Range(1e-6, 1e-4, log=True), Range(3e-4, 5e-3, log=True)  # the default ranges, before the factors
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ def suggest(
     optimizer = str(draw("optimizer", space.optimizer))
     depth = int(draw(f"depth[{backbone}]", _domain_of(arm.depths)))
     factor = find_optimizer(optimizer).learning_rate_factor
-    high = float(draw("lr_high", space.lr_high or Range(3e-4, 5e-3, log=True)))
-    low = float(draw("lr_low", space.lr_low or Range(1e-6, 1e-4, log=True)))
+    high = float(draw("lr_high", space.lr_high or LR_HIGH))
+    low = float(draw("lr_low", space.lr_low or LR_LOW))
     high *= 1 if space.lr_high else factor * depth_factor(arm, depth)
     low *= 1 if space.lr_low else factor
     return Params(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from autotune.search.ranges import Choice, Fixed, Range
-from autotune.search.space import depth_factor
-from autotune.training.params import Value
+from autotune.search.space import LR_HIGH, LR_LOW, depth_factor
+from autotune.training.optimizers import find_optimizer
+from autotune.training.params import Params, Value
 
 if TYPE_CHECKING:
     from autotune.search.settings import SearchSpace
@@ -38,6 +39,34 @@ def first_trials(space: SearchSpace, arms: tuple[BackboneOptions, ...]) -> list[
     return [values for _, values in sorted(found, key=lambda one: one[0])]  # cheapest first
 
 
+def repeated(space: SearchSpace, arms: Sequence[BackboneOptions], choices: Iterable[Params]) -> list[dict[str, Value]]:
+    """Return the values to enqueue that repeat the choices of an earlier study, where its backbone is searched again.
+
+    Values outside the ranges are moved to the nearest limit.
+    """
+    by_name = {arm.backbone: arm for arm in arms}
+    return [_repeat(space, by_name[one.backbone], one) for one in choices if one.backbone in by_name]
+
+
+def _repeat(space: SearchSpace, arm: BackboneOptions, one: Params) -> dict[str, Value]:
+    """Return the values from which `suggest` makes these Params."""
+    depth = min(arm.depths, key=lambda depth: abs(depth - one.depth))
+    pixels = min(arm.pixels, key=lambda pixels: abs(pixels - one.pixels))
+    factor = find_optimizer(one.optimizer).learning_rate_factor
+    values: dict[str, Value] = {
+        "backbone": arm.backbone,
+        "optimizer": one.optimizer,
+        f"depth[{arm.backbone}]": depth,
+        f"pixels[{arm.backbone}]": pixels,
+        "lr_high": one.lr_high if space.lr_high else _clamp(one.lr_high / factor / depth_factor(arm, depth), LR_HIGH),
+        "lr_low": one.lr_low if space.lr_low else _clamp(one.lr_low / factor, LR_LOW),
+        "phases": one.n_phases,
+    }
+    names = ("cycle", "augment", "class_weight", "batch_size", "weight_decay", "dropout", "label_smoothing", "mixup",
+             "hidden")  # fmt: skip
+    return _within(space, {**values, **{name: getattr(one, name) for name in names}})
+
+
 def _depths(arm: BackboneOptions) -> Iterable[int]:
     return (depth for depth in arm.depths if depth <= 3 or depth == max(arm.depths))
 
@@ -57,5 +86,9 @@ def _within(space: SearchSpace, values: dict[str, Value]) -> dict[str, Value]:
         domain = getattr(space, name, None)
         if isinstance(domain, Fixed) or (isinstance(domain, Choice) and value not in domain.values):
             continue
-        kept[name] = min(max(float(value), domain.low), domain.high) if isinstance(domain, Range) else value
+        kept[name] = _clamp(float(value), domain) if isinstance(domain, Range) else value
     return kept
+
+
+def _clamp(value: float, domain: Range) -> float:
+    return min(max(value, domain.low), domain.high)

@@ -13,6 +13,7 @@ from autotune.data.catalog import refuse_few_classes
 from autotune.errors import ConfigError, StudyError
 from autotune.search.ranges import values_of
 from autotune.search.settings import Settings, read_settings
+from autotune.study.after import earlier_folder
 from autotune.study.engines import check_engine
 from autotune.study.request import SearchRequest
 from autotune.study.summary import STUDIES
@@ -22,9 +23,10 @@ DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 @dataclass(frozen=True)
 class CheckedRequest:
-    """What a request asks for. settings: not yet resolved."""
+    """What a request asks for. earlier: the folder of the study that it follows. settings: not yet resolved."""
 
     folder: Path
+    earlier: Path | None
     settings: Settings
     registry: Registry
 
@@ -36,12 +38,13 @@ def check_request(request: SearchRequest) -> CheckedRequest:
     settings = read_settings(_config(request, folder), request.flags or {}, datasets.is_writing(request.data))
     check_device_name(request.device)
     check_engine(request)
+    earlier = earlier_folder(request, folder)
     registry = discover(request.plugins)
     for name in with_recommended(map(str, values_of(settings.space.backbone)), "cpu"):
         registry.find(name)
     if request.data is not None:
         refuse_few_classes(request.data)
-    return CheckedRequest(folder, settings, registry)
+    return CheckedRequest(folder, earlier, settings, registry)
 
 
 def study_folder(request: SearchRequest) -> Path:

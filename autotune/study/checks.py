@@ -93,7 +93,7 @@ def refuse_changed(folder: Path, own: Sequence[Picture], now: Sequence[Picture])
         some = ", ".join(sorted(row[0] for row in (*gone, *new))[:3])
         raise StudyError(
             f"The pictures of study {folder.name} changed: {len(gone)} missing or modified, {len(new)} new ({some}).",
-            f"Start a new study that keeps the split: --study NEW --manifest {folder / MANIFEST}",
+            f"Start a new study that keeps the split: --study NEW --after {folder.name}",
         )
 
 

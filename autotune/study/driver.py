@@ -105,7 +105,7 @@ class Driver:
         self._epochs[trial.number] = len(curve)
         self._n_starts[trial.number] += 1
         epochs = self._search.epochs(params)
-        self._listener.started(trial.number, self._backbone(params).describe(params), epochs, curve)
+        self._listener.started(trial.number, params, self._backbone(params).describe(params), epochs, curve)
         place.give(TrialTask(trial.number, params), self._checkpoints.needed_by(params), self._limits.left)
         self._keeper.update(self._under_way)
 

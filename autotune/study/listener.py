@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from autotune.study.storage.record import Record
     from autotune.study.storage.rows import BackboneFacts, TrialRow
     from autotune.training.outcome import Epoch
+    from autotune.training.params import Params
 
 TRIALS = "Trials"  # the title of the work whose duration is estimated
 
@@ -61,9 +62,9 @@ class StudyListener:
     def earlier(self, trials: Sequence[TrialRow], backbones: Mapping[str, BackboneFacts]) -> None:
         """The trials finished before this run are available."""
 
-    def started(self, number: int, words: str, epochs: int, curve: Sequence[Epoch] = ()) -> None:
-        """A trial has started or restarted. words: its hyperparameters. epochs: at most. curve: its epochs before a
-        restart; some of the last ones may be repeated.
+    def started(self, number: int, params: Params, words: str, epochs: int, curve: Sequence[Epoch] = ()) -> None:
+        """A trial has started or restarted. words: hyperparameters in text. epochs: at most. curve: its epochs before
+        a restart; some of the last ones may be repeated.
         """
 
     def epoch(self, number: int, row: Epoch) -> None:
@@ -119,9 +120,9 @@ class Listeners(StudyListener):
         for one in self._listeners:
             one.earlier(trials, backbones)
 
-    def started(self, number: int, words: str, epochs: int, curve: Sequence[Epoch] = ()) -> None:
+    def started(self, number: int, params: Params, words: str, epochs: int, curve: Sequence[Epoch] = ()) -> None:
         for one in self._listeners:
-            one.started(number, words, epochs, curve)
+            one.started(number, params, words, epochs, curve)
 
     def epoch(self, number: int, row: Epoch) -> None:
         for one in self._listeners:

@@ -15,6 +15,7 @@ from autotune.files import cache_folder
 from autotune.search.candidates import Selection, expand_recommended
 from autotune.search.read_ahead import ReadAhead
 from autotune.search.settings import Settings
+from autotune.study.after import changes, earlier_pictures
 from autotune.study.check_request import check_request
 from autotune.study.checks import has_started, recorded_visits, refuse_changed, refuse_incomplete
 from autotune.study.listener import StudyListener
@@ -23,9 +24,12 @@ from autotune.study.request import SearchRequest
 
 @dataclass(frozen=True)
 class Prepared:
-    """A request with its pictures read and split. settings: as requested, not yet resolved. root: of all paths."""
+    """A request with its pictures read and split. earlier: the folder of the study that it follows. settings: as
+    requested, not yet resolved. root: of all paths.
+    """
 
     folder: Path
+    earlier: Path | None
     settings: Settings
     registry: Registry
     device: str
@@ -43,10 +47,13 @@ def prepare(request: SearchRequest, listener: StudyListener, device: str, store_
     folder, registry = checked.folder, checked.registry
     refuse_incomplete(folder)
     settings = expand_recommended(checked.settings, device)
-    old = read_manifest(request.manifest) if request.manifest else ()
+    old = _old_pictures(request, checked.earlier)
     ahead = ReadAhead(settings, registry, request.weights, old) if store_pixels else None
     split, root = _read_split(request, folder, settings, old, ahead, listener)
-    return Prepared(folder, settings, registry, device, split, root)
+    if checked.earlier and not has_started(folder):
+        for line in changes(checked.earlier.name, old, split.pictures).lines(checked.earlier.name):
+            listener.say(line)
+    return Prepared(folder, checked.earlier, settings, registry, device, split, root)
 
 
 def decode_pictures(split: Split, root: Path, selection: Selection, listener: StudyListener) -> None:
@@ -56,6 +63,13 @@ def decode_pictures(split: Split, root: Path, selection: Selection, listener: St
         how = one.backbone.traits.interpolation
         for size in one.options.pixels:
             fill_pixels(pixel_rows(size, how), root, pictures, how, listener.progress(f"Decoding to {size} pixels"))
+
+
+def _old_pictures(request: SearchRequest, earlier: Path | None) -> tuple[Picture, ...]:
+    """Return the pictures of an earlier study, whose parts are kept."""
+    if earlier:
+        return earlier_pictures(earlier)
+    return read_manifest(request.manifest) if request.manifest else ()
 
 
 def _read_split(request: SearchRequest, folder: Path, settings: Settings, old: tuple[Picture, ...],

@@ -26,7 +26,8 @@ class SearchRequest:
     """A search to start or resume. data: None for the built-in digits. trials: in total, including earlier ones.
 
     timeout: in seconds. engine: where trials run. workers: trials at once on each GPU, or on the CPU; on a cluster, in
-    total. address: of the cluster. flags: settings and ranges by name; they override those of config.
+    total. address: of the cluster. after: an earlier study, by name or folder.
+    flags: settings and ranges by name; they override those of config.
     """
 
     data: Path | None = None
@@ -42,5 +43,6 @@ class SearchRequest:
     weights: Path | None = None
     plugins: tuple[Path, ...] = ()
     manifest: Path | None = None
+    after: str | None = None
     skip_unreadable: bool = False
     flags: Mapping[str, Any] | None = None

@@ -23,6 +23,7 @@ from autotune.search.plan import Plan, build_context, make_plan
 from autotune.search.recipe import recipe_params
 from autotune.search.settings import definition
 from autotune.search.space import BackboneOptions
+from autotune.study.after import earlier_choices
 from autotune.study.announce import announce, look_alike_lines, outline
 from autotune.study.check_request import study_folder
 from autotune.study.checks import (
@@ -33,6 +34,7 @@ from autotune.study.checks import (
     refuse_other_weights,
 )
 from autotune.study.driver import Driver, run_probes
+from autotune.study.earlier_model import compare_with_earlier
 from autotune.study.engines import driver_device, measured_speeds, open_engine
 from autotune.study.evaluate import evaluate_winner
 from autotune.study.finals.finals import Finals
@@ -87,6 +89,7 @@ def _search(request: SearchRequest, listener: StudyListener, leaving: ExitStack)
             try:
                 backbones = _run_trials(request, ready, engine, record, listener, deadline)
                 _test(backbones, record, ready, listener)
+                compare_with_earlier(request, ready, record, listener)
             except KeyboardInterrupt:
                 listener.close()
                 listener.say(_kept(record))
@@ -106,10 +109,13 @@ def _kept(record: Record) -> str:
 
 
 def _is_finished(record: Record, n_trials: int, setting: str) -> bool:
-    """Return whether the trials are done, and the final model is made and evaluated. setting: how to make it."""
+    """Return whether the trials are done, and the final model is made, evaluated and, after an earlier study, compared.
+
+    setting: how to make the final model.
+    """
     final = record.final()
     has_final = record.best() is None or (final is not None and final.is_complete and final.setting == setting)
-    return len(record.trials()) >= n_trials and has_final and record.is_tested()
+    return len(record.trials()) >= n_trials and has_final and record.is_tested() and record.is_compared()
 
 
 def _run_trials(
@@ -145,7 +151,7 @@ def _run_trials(
         with storage_errors(folder / TRIALS):
             trials = OptunaStudy(folder / TRIALS, plan.settings, plan.selection.options, plan.recipe)
             refuse_other_trials(folder, record, trials)
-            _enqueue_first_trials(trials, plan.selection.options, record)
+            _enqueue_first_trials(trials, plan.selection.options, ready, record)
             planner = RacePlanner(plan, context, trials.warm_starts())
             forecast = Forecast(plan, context, planner, speeds, engine.n_places)
             backbones = LoadedBackbones(context)
@@ -182,7 +188,7 @@ def _record_start(record: Record, ready: Prepared, plan: Plan) -> None:
     record.keep_facts(
         classes=split.classes, pictures=split.counts, skipped=split.skipped, split=split.identity,
         device=ready.device, definition=definition(ready.settings), cuts=plan.cuts, epochs=plan.settings.n_epochs,
-        visits=split.visits,
+        visits=split.visits, after=ready.earlier and str(ready.earlier.resolve()),
     )  # fmt: skip
 
 
@@ -272,10 +278,12 @@ def _facts(one: Candidate) -> BackboneFacts:
     )
 
 
-def _enqueue_first_trials(search: OptunaStudy, backbones: tuple[BackboneOptions, ...], record: Record) -> None:
-    """Enqueue the warm start of a new search: the trials of an experienced practitioner."""
+def _enqueue_first_trials(
+    search: OptunaStudy, backbones: tuple[BackboneOptions, ...], ready: Prepared, record: Record
+) -> None:
+    """Enqueue the warm start of a new search: the best of an earlier study, then those of a practitioner."""
     if not record.facts().first_trials_queued:
-        search.enqueue(backbones)
+        search.enqueue(backbones, earlier_choices(ready.earlier) if ready.earlier else ())
         record.keep_facts(first_trials_queued=True)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from autotune.data.visits import Visits
 from autotune.errors import StudyError, did_you_mean
 from autotune.study.reproduce import reproduction
+from autotune.study.storage.comparisons import ComparisonRow
 from autotune.study.storage.evaluations import Evaluation, LaterRow
 from autotune.study.storage.lock import is_in_use
 from autotune.study.storage.record import RECORD, TRIALS, Record, missing_file, open_record
@@ -53,8 +54,9 @@ class Summary:
 
     final: the final model; None in a study of an earlier version, or until the finals are over. test: the latest
     evaluation of the final model, or else of the best trial; n_evaluations: the number of all, also of earlier models.
-    later: evaluations of the same model on later pictures, in order; later_before: of earlier models. visits: how the
-    pictures are grouped. asked: the trials that the latest run was to reach. running: that run, if it has not ended.
+    later: evaluations of the same model on later pictures, in order; later_before: of earlier models. comparisons:
+    with the models of studies that this one followed, or that followed this one. visits: how the pictures are grouped.
+    asked: the trials that the latest run was to reach. running: that run, if it has not ended.
     settings: the definition of the study. data: the DATA argument of the search.
     """
 
@@ -72,6 +74,7 @@ class Summary:
     n_evaluations: int
     later: tuple[LaterRow, ...]
     later_before: tuple[LaterRow, ...]
+    comparisons: tuple[ComparisonRow, ...]
     visits: Visits
     asked: int
     running: Running | None
@@ -146,6 +149,7 @@ class Summary:
             "visits": self.visits.to_json(),
             "later": [row.to_json() for row in self.later],
             "later_before": [row.to_json() for row in self.later_before],
+            "comparisons": [row.to_json() for row in self.comparisons],
             "running": self.running and asdict(self.running),
             "seconds": {**asdict(self.seconds), "total": self.seconds.total},
         }
@@ -252,6 +256,7 @@ def _summary(record: Record, folder: Path) -> Summary:
         n_evaluations=len(record.evaluations()),
         later=tuple(later),
         later_before=tuple(row for row in record.later() if row not in later),
+        comparisons=tuple(record.comparisons()),
         visits=facts.visits,
         asked=facts.run.asked if facts.run else len(rows),
         running=facts.run if is_in_use(folder) else None,

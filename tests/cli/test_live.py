@@ -71,7 +71,7 @@ def studying(width: int = 110, height: int = 40, running: int = 1) -> LiveConsol
     screen.finished(ended(9, None, "failed"), NET, is_best=False)
     screen.progress("Trials")(10, 20)
     for number in range(10, 10 + running):
-        screen.started(number, WORDS, EPOCHS)
+        screen.started(number, PARAMS, WORDS, EPOCHS)
         for at, (train, validation) in enumerate([(0.5, 0.5), (0.8, 0.7), (1.0, 0.9)], 1):
             screen.epoch(number, epoch(at, train, validation, gap=0.06))
     return screen
@@ -104,7 +104,7 @@ def test_a_running_trial_shows_hyperparameters_epoch_and_both_curves_on_one_scal
 def test_the_gap_is_green_then_yellow_then_red(gap: float, colour: str) -> None:
     screen = opened()
     screen.planned(OUTLINE)
-    screen.started(0, WORDS, EPOCHS)
+    screen.started(0, PARAMS, WORDS, EPOCHS)
     screen.epoch(0, epoch(1, gap=gap))
     drawn = screen.drawn()
     place = drawn.plain.index("gap ")
@@ -204,7 +204,7 @@ def test_a_task_has_the_time_left_at_its_pace() -> None:
 
 def test_a_restarted_trial_keeps_the_epochs_it_resumes_from() -> None:
     screen = studying()
-    screen.started(10, WORDS, EPOCHS, [epoch(1, 0.5), epoch(2, 0.8), epoch(3, 1.0)])
+    screen.started(10, PARAMS, WORDS, EPOCHS, [epoch(1, 0.5), epoch(2, 0.8), epoch(3, 1.0)])
     assert "Trial 10, epoch 4 of 9" in screen.drawn().plain
     screen.epoch(10, epoch(3, 0.6, 0.6))
     assert [row.train for row in screen.state.runs[10].rows] == [0.5, 0.8, 0.6]
@@ -308,7 +308,7 @@ def test_drawing_is_thread_safe() -> None:
     thread = threading.Thread(target=draw)
     thread.start()
     for number in range(20, 220):
-        screen.started(number, WORDS, EPOCHS)
+        screen.started(number, PARAMS, WORDS, EPOCHS)
         screen.epoch(number, epoch(1))
         screen.progress(f"Reading {number}")(1, 2)
         screen.finished(ended(number, 0.5), NET, is_best=False)

@@ -32,7 +32,7 @@ def brightness(squares: np.ndarray) -> np.ndarray:
     return np.stack([1 - light, light], 1).astype(np.float32)
 
 
-MODEL = Classifier(("dark", "light"), 16, "bilinear", 0.0, brightness)
+MODEL = Classifier("s", ("dark", "light"), 16, "bilinear", 0.0, brightness)
 
 
 def picture(file: Path, level: int, size: tuple[int, int] = (20, 30)) -> Path:

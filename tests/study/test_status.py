@@ -21,6 +21,7 @@ from autotune.study.storage.lock import lock_study
 from autotune.study.storage.rows import Running
 from autotune.study.summary import Summary, study_status
 from autotune.training.outcome import Epoch
+from autotune.training.params import Params
 
 
 class Watcher(StudyListener):
@@ -97,7 +98,7 @@ class Interrupted(StudyListener):
     def __init__(self, first: int = 0) -> None:
         self._first = first
 
-    def started(self, number: int, words: str, epochs: int, curve: Sequence[Epoch] = ()) -> None:
+    def started(self, number: int, params: Params, words: str, epochs: int, curve: Sequence[Epoch] = ()) -> None:
         if number >= self._first:
             raise KeyboardInterrupt
 

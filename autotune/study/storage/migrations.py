@@ -138,3 +138,9 @@ def m012_models(db: Database) -> None:
     for row in list(db.table("later").rows):
         facts = {**json.loads(row["facts"]), "final": at(row["finished"])}
         db.table("later").update(row["id"], {"facts": json.dumps(facts)})
+
+
+@migrations()
+def m013_comparisons(db: Database) -> None:
+    columns = {"id": int, "facts": str, "finished": str, "seconds": float}
+    db.table("comparisons").create(columns, pk="id")

@@ -19,6 +19,7 @@ from sqlite_utils import Database
 from autotune.data.folder import SkippedFile
 from autotune.data.visits import Visits
 from autotune.errors import StudyError
+from autotune.study.storage.comparisons import ComparisonRow
 from autotune.study.storage.evaluations import Evaluation, EvaluationRow, LaterRow
 from autotune.study.storage.lock import IN_USE, WAIT
 from autotune.study.storage.migrations import migrations
@@ -176,7 +177,7 @@ class Record:
 
     def keep_final(self, final: Final) -> None:
         """Save the final model: a new row, unless it is the same network as before."""
-        before, number = self.final(), self._final_id()
+        before, number = self.final(), self.final_id()
         row = {"facts": json.dumps(final.to_json()), "finished": _now()}
         if before and number and before.network == final.network:
             self._db.table("finals").update(number, row)
@@ -200,13 +201,13 @@ class Record:
 
     def keep_evaluation(self, trial: int, seconds: float, scores: Evaluation) -> None:
         """Save one evaluation of the final model, or of the best trial if there is none. All are counted."""
-        row = {"trial": trial, "final": self._final_id(), "finished": _now(), "seconds": seconds}
+        row = {"trial": trial, "final": self.final_id(), "finished": _now(), "seconds": seconds}
         self._db.table("evaluations").insert({**row, "scores": json.dumps(scores.to_json())}, pk="id")
         self.mark("test")
 
     def evaluation(self) -> Evaluation | None:
         """Return the latest evaluation of the final model, or of the best trial if there is none."""
-        best, final = self.best(), self._final_id()
+        best, final = self.best(), self.final_id()
         if final is None:
             return self.trial_evaluation(best.number) if best else None
         return next((row.scores for row in reversed(self.evaluations()) if row.final == final), None)
@@ -216,7 +217,8 @@ class Record:
         rows = reversed(self.evaluations())
         return next((row.scores for row in rows if row.final is None and row.trial == number), None)
 
-    def _final_id(self) -> int | None:
+    def final_id(self) -> int | None:
+        """Return the number of the final model; None if there is none yet."""
         return next((row["id"] for row in self._db.query("select max(id) as id from finals")), None)
 
     def evaluations(self) -> list[EvaluationRow]:
@@ -227,7 +229,7 @@ class Record:
     def keep_later(self, row: LaterRow, seconds: float) -> LaterRow:
         """Save one evaluation on later pictures, and return it as it is recorded."""
         facts = {name: value for name, value in row.to_json().items() if name not in ("id", "finished")}
-        facts["final"] = self._final_id()
+        facts["final"] = self.final_id()
         kept = {"facts": json.dumps(facts), "finished": _now(), "seconds": seconds}
         self._db.table("later").insert(kept, pk="id")
         return self.later()[-1]
@@ -239,7 +241,7 @@ class Record:
 
     def own_later(self) -> list[LaterRow]:
         """Return the evaluations of the final model, or else of the best trial, on later pictures."""
-        best, final = self.best(), self._final_id()
+        best, final = self.best(), self.final_id()
         if final is None:
             return self.trial_later(best.number) if best else []
         return [row for row in self.later() if row.final == final]
@@ -248,14 +250,30 @@ class Record:
         """Return the evaluations of a trial's own network on later pictures."""
         return [row for row in self.later() if row.final is None and row.trial == number]
 
+    def keep_comparison(self, row: ComparisonRow, start: float) -> None:
+        """Save one comparison with the model of another study. start: of the work, on time.monotonic's clock."""
+        facts = {name: value for name, value in row.to_json().items() if name not in ("id", "finished")}
+        kept = {"facts": json.dumps(facts), "finished": _now(), "seconds": time.monotonic() - start}
+        self._db.table("comparisons").insert(kept, pk="id")
+
+    def comparisons(self) -> list[ComparisonRow]:
+        """Return all comparisons with models of other studies, in order."""
+        rows = self._db.query("select id, facts, finished from comparisons order by id")
+        return [ComparisonRow.from_json({**json.loads(row.pop("facts")), **row}) for row in rows]
+
+    def is_compared(self) -> bool:
+        """Return whether the final model has been compared with that of the study that this one follows."""
+        final, after = self.final_id(), self.facts().after
+        return after is None or any(row.model == final for row in self.comparisons())
+
     def keep_export(self, trial: int, folder: str, facts: Mapping[str, Any], is_final: bool) -> None:
         """Save one exported bundle. facts: the JSON object that the export printed. is_final: of the final model."""
         row = {"trial": trial, "folder": folder, "finished": _now(), "facts": json.dumps(facts)}
-        self._db.table("exports").insert({**row, "final": self._final_id() if is_final else None}, pk="id")
+        self._db.table("exports").insert({**row, "final": self.final_id() if is_final else None}, pk="id")
 
     def bundle(self) -> ExportRow | None:
         """Return the latest bundle of the final model, or else of the best trial; None if it was not exported."""
-        winner, final = self.winner(), self._final_id()
+        winner, final = self.winner(), self.final_id()
         rows = reversed(self.exports())
         return next((row for row in rows if winner and (row.trial, row.final) == (winner.number, final)), None)
 

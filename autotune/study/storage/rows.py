@@ -79,6 +79,7 @@ class StudyFacts:
     visits: Visits = field(default_factory=Visits)
     run: Running | None = None
     look_alikes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    after: str | None = None
 
     @property
     def has_started(self) -> bool:

@@ -1,0 +1,73 @@
+"""A Hugging Face Space: a folder with a Gradio app that classifies pictures with the model of a bundle."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from autotune.errors import BundleError
+from autotune.export import bundle
+from autotune.files import write_whole
+
+APP, README, REQUIREMENTS, ATTRIBUTES, MODEL = "app.py", "README.md", "requirements.txt", ".gitattributes", "model"
+WRITTEN = {APP, README, REQUIREMENTS, ATTRIBUTES, MODEL}
+OF_GIT = {".git"}
+GRADIO = "6.31.0"  # the version that was tested
+NEEDED = ("numpy>=1.26", "onnxruntime>=1.22", "pillow>=11.0")
+LARGE_FILES = "".join(f"*.{kind} filter=lfs diff=lfs merge=lfs -text\n" for kind in ("onnx", "pt2", "safetensors"))
+
+
+def check_space(folder: Path) -> None:
+    """Raise BundleError if a folder has files that are not of a Space."""
+    if folder.exists() and not folder.is_dir():
+        raise BundleError(f"{folder} is not a folder.", "Choose another folder for the Space.")
+    others = sorted({file.name for file in folder.iterdir()} - WRITTEN - OF_GIT) if folder.is_dir() else []
+    if others:
+        raise BundleError(
+            f"{folder} has files that are not of a Space, such as {others[0]}.", "Choose an empty or a new folder."
+        )
+
+
+def write_space(source: Path, folder: Path) -> None:
+    """Write a Space from an unchanged bundle. An earlier one is replaced; its git repository is kept.
+
+    Raises BundleError if the bundle has changed, or if the folder has other files or cannot be written.
+    """
+    opened = bundle.open_bundle(source)
+    check_space(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder / MODEL, ignore_errors=True)
+        shutil.copytree(opened.folder, folder / MODEL)
+        shutil.copyfile(Path(__file__).with_name("space_app.py"), folder / APP)
+        write_whole(folder / REQUIREMENTS, "".join(f"{name}\n" for name in NEEDED))
+        write_whole(folder / ATTRIBUTES, LARGE_FILES)
+        write_whole(folder / README, _readme(opened))
+    except OSError as error:
+        raise BundleError(
+            f"{folder} cannot be written: {error.strerror}.", "Free some disk space, or choose another folder."
+        ) from error
+
+
+def _readme(opened: bundle.Bundle) -> str:
+    """Return the description of a Space, with the header that the Hub reads."""
+    header = {
+        "title": opened.study,
+        "emoji": "📷",
+        "colorFrom": "blue",
+        "colorTo": "indigo",
+        "sdk": "gradio",
+        "sdk_version": GRADIO,
+        "app_file": APP,
+        "pinned": False,
+        "short_description": f"Classifies a picture into one of {len(opened.labels)} classes"[:60],
+    }
+    lines = "\n".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in header.items())
+    return (
+        f"---\n{lines}\n---\n\n# {opened.study}\n\n"
+        f"Classifies a picture into one of {len(opened.labels)} classes: {', '.join(opened.labels)}.\n\n"
+        f"The model was found by autotune; [its card]({MODEL}/{bundle.CARD}) says how it was trained and tested.\n\n"
+        "To try it here: `pip install -r requirements.txt gradio`, then `python app.py`. To publish it, push this "
+        "folder to a Space.\n"
+    )

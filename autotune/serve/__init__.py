@@ -1,0 +1,1 @@
+"""Serve: a model on a page and over HTTP."""

@@ -1,0 +1,174 @@
+// The page of `autotune serve`: sends pictures to /predict, one request each, and shows the answers.
+
+const AT_ONCE = 4; // requests
+const TOP = 5; // labels per picture
+const RETRIES = 60; // one second each, while the server is busy
+
+const $ = (id) => document.getElementById(id);
+const percent = (share) => `${(100 * share).toFixed(1)} %`;
+const queue = [];
+let running = 0;
+let limits = { bytes: Infinity };
+let token = "";
+
+async function ask(path, options = {}) {
+  const headers = token ? { Authorization: `Bearer ${token}` } : {};
+  const response = await fetch(path, { ...options, headers });
+  if (response.status === 401) askToken(token ? "This is not the token." : "");
+  return response;
+}
+
+function askToken(problem) {
+  $("ask-token").hidden = false;
+  $("drop").hidden = true;
+  $("wrong-token").textContent = problem;
+  $("token").focus();
+}
+
+async function start() {
+  const response = await ask("/model").catch(() => null);
+  if (!response) {
+    $("about").textContent = "The server cannot be reached. Reload the page to try again.";
+    return;
+  }
+  if (!response.ok) return;
+  const model = await response.json();
+  sessionStorage.setItem("token", token);
+  limits = model.limits;
+  document.title = `${model.study} - autotune`;
+  $("name").textContent = model.study;
+  $("about").textContent = `${model.labels.length} labels: ${model.labels.slice(0, 12).join(", ")}${
+    model.labels.length > 12 ? ", ..." : ""}${
+    model.threshold ? `. Below ${percent(model.threshold)} the answer is "unknown".` : ""}`;
+  $("limits").textContent = `Up to ${Math.floor(limits.bytes / 1e6)} MB and ${
+    Math.floor(limits.pixels / 1e6)} megapixels each`;
+  $("ask-token").hidden = true;
+  $("drop").hidden = false;
+  if (navigator.maxTouchPoints) {
+    $("photograph").hidden = false;
+    $("drop-title").textContent = "Which pictures?";
+  }
+}
+
+function add(files) {
+  const cards = document.createDocumentFragment();
+  for (const file of files) {
+    const card = $("answer").content.firstElementChild.cloneNode(true);
+    const image = card.querySelector("img");
+    image.onerror = () => image.remove(); // no picture, or a format that this browser does not know
+    image.onload = () => URL.revokeObjectURL(image.src);
+    image.src = URL.createObjectURL(file);
+    card.querySelector(".name").textContent = file.name;
+    card.querySelector(".label").textContent = "Waiting";
+    card.classList.add("waiting");
+    cards.append(card);
+    queue.push({ file, card });
+  }
+  $("answers").prepend(cards);
+  $("bar").hidden = $("answers").childElementCount === 0;
+  next();
+}
+
+function next() {
+  while (running < AT_ONCE && queue.length) {
+    running += 1;
+    send(queue.shift()).finally(() => {
+      running -= 1;
+      next();
+    });
+  }
+}
+
+async function send({ file, card }) {
+  if (file.size > limits.bytes) {
+    show(card, { error: `larger than ${Math.floor(limits.bytes / 1e6)} MB` });
+    return;
+  }
+  try {
+    const response = await sendUntilThereIsRoom(file);
+    const found = await response.json();
+    show(card, found.predictions ? found.predictions[0] : { error: `${found.error} ${found.fix}` });
+  } catch {
+    show(card, { error: "It could not be sent. Is the server running, and is this a file?" });
+  }
+}
+
+async function sendUntilThereIsRoom(file) {
+  for (let tries = 0; ; tries += 1) {
+    const form = new FormData();
+    form.append("file", file);
+    const response = await ask(`/predict?top=${TOP}`, { method: "POST", body: form });
+    if (response.status !== 429 || tries === RETRIES) return response;
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+  }
+}
+
+function show(card, found) {
+  card.classList.remove("waiting");
+  const set = (name, text) => (card.querySelector(name).textContent = text);
+  if (found.error) {
+    card.classList.add("failed");
+    set(".label", "Not read");
+    set(".note", found.error);
+  } else {
+    const isUnknown = found.label !== found.top[0].label;
+    card.classList.toggle("unknown", isUnknown);
+    set(".label", found.label);
+    set(".probability", isUnknown ? "" : percent(found.probability));
+    set(".note", isUnknown ? "No label is probable enough. The likeliest:" : "");
+    card.querySelector("dl").append(...found.top.map(row));
+    set(".time", `${found.milliseconds.toFixed(0)} ms`);
+  }
+  $("status").textContent = `${card.querySelector(".name").textContent}: ${found.error ?? found.label}`;
+}
+
+function row({ label, probability }) {
+  const line = document.createElement("div");
+  const name = document.createElement("dt");
+  const bar = document.createElement("progress");
+  const value = document.createElement("dd");
+  name.textContent = name.title = label;
+  bar.value = probability;
+  bar.setAttribute("aria-hidden", "true");
+  value.textContent = percent(probability);
+  line.append(name, bar, value);
+  return line;
+}
+
+for (const [button, input] of [["choose", "files"], ["photograph", "camera"]]) {
+  $(button).onclick = () => $(input).click();
+  $(input).onchange = () => {
+    add($(input).files);
+    $(input).value = ""; // so that the same picture can be chosen again
+  };
+}
+$("clear").onclick = () => {
+  queue.length = 0;
+  $("answers").replaceChildren();
+  $("bar").hidden = true;
+  $("choose").focus();
+};
+$("ask-token").onsubmit = (event) => {
+  event.preventDefault();
+  token = $("token").value.trim();
+  start();
+};
+document.addEventListener("paste", (event) => {
+  if (!$("drop").hidden && event.clipboardData.files.length) add(event.clipboardData.files);
+});
+document.addEventListener("dragover", (event) => {
+  event.preventDefault();
+  $("drop").classList.add("over");
+});
+document.addEventListener("dragleave", (event) => {
+  if (!event.relatedTarget) $("drop").classList.remove("over");
+});
+document.addEventListener("drop", (event) => {
+  event.preventDefault();
+  $("drop").classList.remove("over");
+  if (!$("drop").hidden) add(event.dataTransfer.files);
+});
+
+token = new URLSearchParams(location.hash.slice(1)).get("token") ?? sessionStorage.getItem("token") ?? "";
+if (location.hash) history.replaceState(null, "", location.pathname); // the address bar does not show the token
+start();

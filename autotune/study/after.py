@@ -1,0 +1,99 @@
+"""A study of next month's pictures: it keeps the sides of an earlier study, and starts with its choices."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from autotune.data.picture import Picture
+from autotune.data.split import MANIFEST, PARTS, read_manifest
+from autotune.errors import ConfigError, DataError, StudyError
+from autotune.study.request import SearchRequest
+from autotune.study.storage.record import open_record
+from autotune.study.summary import find_study
+from autotune.text import plural
+from autotune.training.params import Params
+
+N_CHOICES = 3  # trials of the earlier study that are repeated
+N_SHOWN = 12  # classes whose new pictures are counted in words
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a folder has that an earlier study had not. added: new pictures by class and part. gone: of n_old."""
+
+    added: Mapping[str, Mapping[str, int]]
+    gone: int
+    n_old: int
+
+    @property
+    def n_added(self) -> int:
+        return sum(sum(parts.values()) for parts in self.added.values())
+
+    def lines(self, earlier: str) -> list[str]:
+        """Describe the changes. earlier: the name of the study."""
+        of_parts = Counter[str]()
+        for parts in self.added.values():
+            of_parts.update(parts)
+        lines = [f"After study {earlier}: {plural(self.n_added, 'new picture')} ({_counts(of_parts)})."]
+        if self.gone:
+            lines[0] += f" {self.gone} of its {plural(self.n_old, 'picture')} are gone."
+        most = sorted(self.added.items(), key=lambda item: (-sum(item[1].values()), item[0]))
+        lines += [f"  {label}: {sum(parts.values())} ({_counts(parts)})" for label, parts in most[:N_SHOWN]]
+        return [*lines, f"  and {len(most) - N_SHOWN} more classes"] if len(most) > N_SHOWN else lines
+
+
+def _counts(parts: Mapping[str, int]) -> str:
+    return ", ".join(f"{parts.get(part, 0)} {part}" for part in PARTS)
+
+
+def earlier_folder(request: SearchRequest, folder: Path) -> Path | None:
+    """Return the folder of the study that a request follows. folder: of its own. Raises AutotuneError if it cannot."""
+    if request.after is None:
+        return None
+    if request.manifest is not None:
+        raise ConfigError("--after and --manifest exclude each other.", "Use --after: it keeps the split, too.")
+    earlier = find_study(request.after)
+    if earlier.resolve() == folder.resolve():
+        raise StudyError(f"Study {folder.name} cannot follow itself.", "Name the new study: --study NEW")
+    return earlier
+
+
+def earlier_pictures(earlier: Path) -> tuple[Picture, ...]:
+    """Return the pictures of a finished study with their parts. Raises StudyError if it has no final model."""
+    with open_record(earlier) as record:
+        if record.final() is None and record.evaluation() is None:
+            raise StudyError(
+                f"Study {earlier.name} has no final model to start from.",
+                "Finish its search, or keep only its split: --manifest " + str(earlier / MANIFEST),
+            )
+    return read_manifest(earlier / MANIFEST)
+
+
+def changes(earlier: str, old: Sequence[Picture], now: Sequence[Picture]) -> Changes:
+    """Compare the pictures of a study with those of an earlier one. Raises DataError if they share none."""
+    known, present = {picture.digest for picture in old}, {picture.digest for picture in now}
+    if not known & present:
+        raise DataError(
+            f"None of the pictures of study {earlier} is in this folder.",
+            "Put the old pictures and the new ones into one folder, or search without --after.",
+        )
+    added: dict[str, Counter[str]] = {}
+    for picture in now:
+        if picture.digest not in known:
+            added.setdefault(picture.label, Counter())[str(picture.part)] += 1
+    return Changes(
+        {label: dict(parts) for label, parts in added.items()},
+        sum(picture.digest not in present for picture in old),
+        len(old),
+    )
+
+
+def earlier_choices(earlier: Path) -> list[Params]:
+    """Return the hyperparameters of the best trials of a study: the final model's, then by validation score."""
+    with open_record(earlier) as record:
+        winner = record.winner()
+        rows = sorted(record.trials(), key=lambda row: not winner or row.number != winner.number)
+    return [row.params for row in rows if row.value is not None and not row.params.is_recipe][:N_CHOICES]

@@ -1,0 +1,1 @@
+"""Trackers: MLflow, Weights & Biases and Trackio show studies beside other experiments."""
