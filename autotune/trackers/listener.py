@@ -19,6 +19,7 @@ from autotune.extras import import_extra
 from autotune.files import write_whole
 from autotune.study.listener import Listeners, Outline, StudyListener
 from autotune.study.request import Resources, SearchRequest
+from autotune.study.storage.record import open_record
 from autotune.trackers import process
 from autotune.trackers.base import (
     EpochEnded,
@@ -68,7 +69,6 @@ class TrackingListener(StudyListener):
 
     _folder: Path
     _metric: str
-    _record: Record
 
     def __init__(self, name: str, listener: StudyListener) -> None:
         self._entry, self._listener = find_tracker(name), listener
@@ -93,7 +93,7 @@ class TrackingListener(StudyListener):
         self._finish(INTERRUPTED_SECONDS if kind else END_SECONDS)
 
     def opened(self, folder: Path, metric: str, record: Record) -> None:
-        self._folder, self._metric, self._record = folder, metric, record
+        self._folder, self._metric = folder, metric
         self._state = _State.read(folder)
 
     def planned(self, outline: Outline) -> None:
@@ -132,7 +132,6 @@ class TrackingListener(StudyListener):
         """Return the bundle of the final model. It is exported unless it exists."""
         from autotune.export.bundle import is_unchanged
         from autotune.export.export import ExportRequest, export_trial
-        from autotune.study.storage.record import open_record
 
         with open_record(self._folder) as record:
             known = record.bundle()
@@ -163,10 +162,11 @@ class TrackingListener(StudyListener):
         threading.Thread(target=self._pass_on, daemon=True).start()
         self._send(StudyBegun(self._state.id, self._folder.name, self._folder.resolve(), settings))
         sent = self._state.sent.get(self._entry.name, [])
-        for row in sorted(self._record.trials(), key=lambda row: row.number):
-            if row.number not in sent:
-                self._begin_trial(row.number, row.params, self._record.curve(row.number))
-                self._end_trial(row)
+        with open_record(self._folder) as record:  # after a search, that of the listener is closed
+            for row in sorted(record.trials(), key=lambda row: row.number):
+                if row.number not in sent:
+                    self._begin_trial(row.number, row.params, record.curve(row.number))
+                    self._end_trial(row)
 
     def _begin_trial(self, number: int, params: Params, curve: Sequence[Epoch]) -> None:
         """Begin a trial, unless it is running: then an engine has restarted it, and its epochs are repeated."""
