@@ -24,8 +24,8 @@ def test_public_names_are_exported_and_documented() -> None:
 def test_the_parameters_of_search_do_not_change() -> None:
     names = list(inspect.signature(autotune.search).parameters)
     assert names == [
-        "data", "trials", "study", "timeout", "workers", "device", "config", "weights", "plugins", "manifest",
-        "skip_unreadable", "engine", "address", "gpus_per_trial", "quiet", "settings",
+        "data", "trials", "study", "timeout", "workers", "device", "config", "weights", "plugins", "manifest", "after",
+        "skip_unreadable", "engine", "address", "gpus_per_trial", "track", "quiet", "settings",
     ]  # fmt: skip
 
 

@@ -257,6 +257,7 @@ def test_a_task_that_raises_fails_and_its_place_takes_the_next(engine: Engine) -
 def test_a_dead_worker_is_reported_and_a_new_one_takes_its_task(
     engine: Engine, kind: Kind, context: TrialContext
 ) -> None:
+    skip_on_ray(kind)
     Path(context.backbones["troubled"][0].file).parents[1].joinpath("died_once").unlink(missing_ok=True)
     *_, died = ran(engine, trial(0, DIES_ONCE))
     assert isinstance(died, Died)
