@@ -53,11 +53,12 @@ class UnreadableError(Exception):
     """Raised for a file that is skipped, with the reason."""
 
 
-def read_picture(source: Path | bytes, most_pixels: int = MOST_PIXELS) -> Image.Image:
+def read_picture(source: Path | bytes, most_pixels: int | None = None) -> Image.Image:
     """Return an upright RGB picture, decoded by the code that is exported in bundles. Raises UnreadableError.
 
-    source: a file, or its content. most_pixels: of a picture; larger ones are not decoded.
+    source: a file, or its content. most_pixels: of a picture, MOST_PIXELS by default; larger ones are not decoded.
     """
+    most_pixels = most_pixels or MOST_PIXELS
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

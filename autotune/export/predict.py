@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from autotune.data.catalog import Progress
 from autotune.data.decode import crop_square
-from autotune.data.picture import MOST_PIXELS, UnreadableError, picture_suffixes, read_picture
+from autotune.data.picture import UnreadableError, picture_suffixes, read_picture
 from autotune.errors import BundleError, DataError, StudyError
 from autotune.export import bundle
 from autotune.export.bundle import UNKNOWN, Run
@@ -154,7 +154,7 @@ def predict_files(
                 progress(start + len(squares), len(files))
 
 
-def read_square(model: Classifier, source: Path | bytes, most_pixels: int = MOST_PIXELS) -> NDArray[np.uint8] | str:
+def read_square(model: Classifier, source: Path | bytes, most_pixels: int | None = None) -> NDArray[np.uint8] | str:
     """Return the pixels of a picture, (3, P, P), or why it cannot be read. source: a file, or its content."""
     try:
         if isinstance(source, Path) and source.is_dir():

@@ -85,15 +85,15 @@ def _search(request: SearchRequest, listener: StudyListener, leaving: ExitStack)
         record.keep_facts(run=Running(os.getpid(), socket.gethostname(), now, request.trials, "planning"))
         record.keep_facts(root=str(ready.root), source=datasets.reference_of(request.data))  # the folder may have moved
         listener.opened(ready.folder, ready.settings.metric, record)
-        if not _is_finished(record, request.trials, ready.settings.final):
-            try:
+        try:
+            if not _is_finished(record, request.trials, ready.settings.final):
                 backbones = _run_trials(request, ready, engine, record, listener, deadline)
                 _test(backbones, record, ready, listener)
-                compare_with_earlier(request, ready, record, listener)
-            except KeyboardInterrupt:
-                listener.close()
-                listener.say(_kept(record))
-                raise
+            compare_with_earlier(request, ready, record, listener)
+        except KeyboardInterrupt:
+            listener.close()
+            listener.say(_kept(record))
+            raise
     listener.close()
     return study_status(ready.folder.name)
 
@@ -109,13 +109,10 @@ def _kept(record: Record) -> str:
 
 
 def _is_finished(record: Record, n_trials: int, setting: str) -> bool:
-    """Return whether the trials are done, and the final model is made, evaluated and, after an earlier study, compared.
-
-    setting: how to make the final model.
-    """
+    """Return whether the trials are done, and the final model is made and evaluated. setting: how to make it."""
     final = record.final()
     has_final = record.best() is None or (final is not None and final.is_complete and final.setting == setting)
-    return len(record.trials()) >= n_trials and has_final and record.is_tested() and record.is_compared()
+    return len(record.trials()) >= n_trials and has_final and record.is_tested()
 
 
 def _run_trials(
