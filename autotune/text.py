@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 import time
 from collections.abc import Sequence
 
@@ -21,6 +23,12 @@ def visible(text: str) -> str:
     Names come from strangers: a terminal would execute such characters, and others reverse what is read.
     """
     return text.translate(_INVISIBLE)
+
+
+def plain_name(text: object) -> str:
+    """Return a name from strangers as text of Markdown: no HTML, link, picture, cell or heading."""
+    plain = html.escape(visible(str(text)).replace("\n", " "))
+    return re.sub(r"([\\`*_\[\]()!|#~])", r"\\\1", plain)
 
 
 def percent(share: float | None) -> str:

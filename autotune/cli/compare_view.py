@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 def show_comparison(found: StudyComparison, console: PlainConsole) -> None:
     """Print two studies side by side, and the paired scores of their models."""
+    from autotune.study.storage.comparisons import distinct_names
     from autotune.training.metrics import find_metric
 
-    one, other = found.one.summary.study, found.other.summary.study
+    one, other = distinct_names(found.one.summary.folder, found.other.summary.folder)
     table = new_table()
     for name in ("", one, other):
         table.add_column(cell_name(name))
@@ -40,11 +41,14 @@ def show_comparison(found: StudyComparison, console: PlainConsole) -> None:
 
 def _side(side: Side) -> dict[str, str]:
     """Return what is known about a study, by the name of its row."""
+    from autotune.training.metrics import find_metric
+
     summary, test = side.summary, side.test
     low, high = test.value_interval
     counts, size = summary.pictures, side.bundle_bytes
     final = summary.final
-    unseen = final.value if final and final.folds else summary.winner.value
+    has_folds = bool(final and final.folds)
+    unseen = final.value if final and has_folds else summary.winner.value
     later = [row.scores.evaluation for row in summary.later if row.scores]
     return {
         "pictures": f"{counts['train']} training, {counts['validation']} validation, {counts['test']} test",
@@ -53,7 +57,8 @@ def _side(side: Side) -> dict[str, str]:
         "time": duration(summary.seconds.total),
         "winner": f"{summary.winner.title}, {summary.describe(summary.winner)}",
         "final model": final.how if final else "the trial's own network",
-        "cross-validation" if final and final.folds else "validation": percent(unseen),
+        "metric": find_metric(summary.metric).label,
+        "not the test set": f"{percent(unseen)}, {'cross-validation' if has_folds else 'validation'}",
         "test": f"{percent(test.value)} ({percent(low)} to {percent(high)}, n = {test.n})",
         "later pictures": percent(later[-1].value) + f" (n = {later[-1].n})" if later else "-",
         "trained parameters": f"{summary.winner.trained_parameters or 0:,}",

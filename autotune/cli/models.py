@@ -109,9 +109,9 @@ def export(
 
     for name in formats or ():
         find_format(name)
-    find_study(study)
+    folder = find_study(study)
     if space:
-        check_space(space)
+        check_space(space, out or folder / "bundle")
     # Imports torch, which takes seconds.
     from autotune.cli import views
     from autotune.cli.console import PlainConsole

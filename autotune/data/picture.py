@@ -22,6 +22,7 @@ with contextlib.suppress(ImportError):  # the extra `heic`
 
 MOST_PIXELS = 200_000_000
 BIG_PIXELS = 25_000_000
+ICO = b"\0\0\1\0"  # the first bytes of an icon
 BYTES_A_PIXEL = 16  # at most, while a picture is decoded
 _one_at_a_time = threading.Lock()  # for big pictures, because several threads decode
 
@@ -64,6 +65,8 @@ def read_picture(source: Path | bytes, most_pixels: int | None = None) -> Image.
             warnings.simplefilter("ignore")
             if isinstance(source, Path) and not source.is_file():  # opening a pipe would block
                 raise UnreadableError("file not found")
+            if isinstance(source, bytes) and source.startswith(ICO):
+                raise UnreadableError("an icon, which says its size only after it was decoded")
             with open_image(_opened(source)) as image:
                 n_pixels = image.width * image.height
                 if n_pixels > most_pixels:

@@ -84,7 +84,7 @@ def split_catalog(
     """
     given = {picture.part for picture in catalog.pictures}
     groups = Groups(catalog.pictures, catalog.near or ())
-    old_parts = {picture.digest: str(picture.part) for picture in old}
+    old_parts = carried_parts(old, catalog.pictures)
     fixed, free, skipped = _keep_given(catalog.pictures, groups, old_parts)
     shares = {TEST: 0.0 if TEST in given else test, VALIDATION: validation or 0.0}
     if VALIDATION in given:
@@ -99,6 +99,25 @@ def split_catalog(
     split = Split(catalog.classes, kept, (*catalog.skipped, *skipped), notes, catalog.visits)
     _check_classes(split)
     return split
+
+
+def carried_parts(old: Iterable[Picture], now: Iterable[Picture]) -> dict[str, str]:
+    """Return the parts of an older manifest, by digest.
+
+    A file that was rotated or saved again has another digest, but is no new picture: it keeps the part of its path if
+    its old content is gone.
+    """
+    parts, paths = {}, {}
+    for picture in old:
+        parts[picture.digest] = paths[picture.path] = str(picture.part)
+    present, by_path = list(now), {picture.path: picture.digest for picture in old}
+    digests = {picture.digest for picture in present}
+    changed = {
+        picture.digest: paths[picture.path]
+        for picture in present
+        if picture.digest not in parts and picture.path in paths and by_path[picture.path] not in digests
+    }
+    return {**parts, **changed}
 
 
 def validation_share(n_pool: int) -> float:

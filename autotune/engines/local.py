@@ -152,7 +152,7 @@ class LocalPlace(Place):
         # The context is sent through the pipe. As an argument, a large context blocks this process forever if the child
         # dies early. The child can also load torch while the context is being built.
         self._process = context.Process(target=_work, args=(theirs, folder, dict(os.environ)), daemon=True)
-        with _ignored_ctrl_c(), _hidden_main():
+        with ignored_ctrl_c(), hidden_main():
             self._process.start()
         theirs.close()
 
@@ -228,13 +228,13 @@ def warm_up() -> None:
     if _process_context().get_start_method() == "forkserver":
         from multiprocessing.forkserver import ensure_running  # does not exist on Windows
 
-        with _ignored_ctrl_c():
+        with ignored_ctrl_c():
             ensure_running()
 
 
 def call_in_process(function: Callable[..., Result], *arguments: object) -> Result:
     """Return what a function returns in a process that exits afterwards."""
-    with _ignored_ctrl_c(), _hidden_main(), ProcessPoolExecutor(1, _process_context()) as pool:
+    with ignored_ctrl_c(), hidden_main(), ProcessPoolExecutor(1, _process_context()) as pool:
         return pool.submit(function, *arguments).result()
 
 
@@ -268,7 +268,7 @@ def _reason(exit_code: int | None) -> str:
 
 
 @contextlib.contextmanager
-def _ignored_ctrl_c() -> Iterator[None]:
+def ignored_ctrl_c() -> Iterator[None]:
     """Let children started in this context ignore Ctrl-C. A terminal sends it to them too; the driver handles it."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -281,7 +281,7 @@ def _ignored_ctrl_c() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _hidden_main() -> Iterator[None]:
+def hidden_main() -> Iterator[None]:
     """Let children started in this context not run the user's script again. Python does so if the script has no
     `if __name__ == "__main__"`; workers do not need it.
     """

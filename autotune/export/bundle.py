@@ -91,14 +91,14 @@ def is_bundle(path: Path) -> bool:
     return (_folder(path) / INDEX).is_file()
 
 
-def is_unchanged(folder: Path, study: str) -> bool:
-    """Return whether a folder is a bundle of a study, and contains nothing else."""
+def is_unchanged(folder: Path, study: str | None = None) -> bool:
+    """Return whether a folder is a bundle, and contains nothing else. study: of which it has to be."""
     try:
         found = _read_index(folder)
         _refuse_changed(folder, found["files"])
     except (OSError, BundleError):
         return False
-    return found.get("study") == study and {file.name for file in folder.iterdir()} == {INDEX, *found["files"]}
+    return study in (None, found.get("study")) and {file.name for file in folder.iterdir()} == {INDEX, *found["files"]}
 
 
 def open_bundle(path: Path) -> Bundle:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import html
 import os
 import platform
-import re
 import shlex
 from collections import Counter
 from collections.abc import Mapping
@@ -24,7 +22,7 @@ from autotune.study.reproduce import reproduction
 from autotune.study.storage.evaluations import ClassScore, Evaluation
 from autotune.study.storage.rows import TRIAL
 from autotune.study.summary import describe_scope, was_measured_later
-from autotune.text import percent, plural, points_apart, visible
+from autotune.text import percent, plain_name, plural, points_apart
 from autotune.training.metrics import find_metric
 
 WEAKEST = 3
@@ -36,16 +34,10 @@ def write_model_card(file: Path, finished: FinishedTrial, validation: Evaluation
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     environment.filters["percent"] = percent
     environment.filters["plural"] = plural
-    environment.filters["name"] = _name
+    environment.filters["name"] = plain_name
     environment.filters["quoted"] = shlex.quote
     values = _values(finished, validation, result)
     file.write_text(environment.from_string(source).render(values), encoding="utf-8")
-
-
-def _name(text: object) -> str:
-    """Return a name from strangers as text of Markdown: no HTML, link, picture, cell or heading."""
-    plain = html.escape(visible(str(text)).replace("\n", " "))
-    return re.sub(r"([\\`*_\[\]()!|#~])", r"\\\1", plain)
 
 
 def _values(finished: FinishedTrial, validation: Evaluation, result: ExportResult) -> dict[str, Any]:
@@ -54,9 +46,10 @@ def _values(finished: FinishedTrial, validation: Evaluation, result: ExportResul
     test, known = finished.test, record.facts()
     backbone = known.backbone(trial.params.backbone)
     per_class = (test or validation).per_class
-    # Only the name: the card is published, and a local path is private.
+    # Only names: the card is published, and a local path is private.
     source = Path(known.data).name
-    again = reproduction(known.settings, source, finished.folder.name, len(record.trials()))
+    after = known.after and Path(known.after).name
+    again = reproduction(known.settings, source, finished.folder.name, len(record.trials()), after)
     return {
         **result.to_json(),
         "metadata": _metadata(finished, test, validation),

@@ -227,7 +227,7 @@ def _page(record: Record, folder: Path, summary: Summary, winner: TrialRow) -> R
         later=_later(summary, record.bundle()),
         data=_data(facts, pictures, root),
         export=exports[-1] if exports else None,
-        recipe=reproduction(facts.settings, facts.data, folder.name, n_trials),
+        recipe=reproduction(facts.settings, facts.data, folder.name, n_trials, facts.after),
         device=facts.device,
     )
 

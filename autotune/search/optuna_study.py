@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 # Hyperband hashes the study's name to choose a trial's bracket, so the name must be the same in every run.
 STUDY_NAME = "autotune"
-WARM_START, JOINT_DRAW, RECIPE = "warm_start", "joint_draw", "recipe"  # attributes of trials
+# Attributes of trials.
+WARM_START, EARLIER, JOINT_DRAW, RECIPE = "warm_start", "earlier", "joint_draw", "recipe"
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)

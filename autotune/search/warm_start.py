@@ -91,4 +91,8 @@ def _within(space: SearchSpace, values: dict[str, Value]) -> dict[str, Value]:
 
 
 def _clamp(value: float, domain: Range) -> float:
-    return min(max(value, domain.low), domain.high)
+    """Return the nearest value of a range."""
+    inside = min(max(value, domain.low), domain.high)
+    if not domain.step:
+        return inside
+    return min(domain.low + domain.step * round((inside - domain.low) / domain.step), domain.high)

@@ -9,15 +9,17 @@ from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Query, Request
+from fastapi import APIRouter, Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp
 
 from autotune.export.predict import Classifier, Prediction
 from autotune.serve.batches import Batches
@@ -70,7 +72,7 @@ class Model(BaseModel):
     limits: dict[str, int]
 
 
-def create_app(model: Classifier, hosts: Collection[str] | None, token: str | None, limits: Limits) -> FastAPI:
+def create_app(model: Classifier, hosts: Collection[str] | None, token: str | None, limits: Limits) -> ASGIApp:
     """Return the ASGI application. hosts, token: as for `Gate`."""
     metrics = Metrics()
     batches = Batches(model, limits, metrics)
@@ -83,36 +85,30 @@ def create_app(model: Classifier, hosts: Collection[str] | None, token: str | No
     app = FastAPIOffline(
         DOCS,
         None,
-        title=f"autotune: {model.study}",
+        title="autotune",
         version=version("autotune-vision"),
         lifespan=lifespan,
         static_url=DOCS_FILES,
         favicon_url="/page/icon.svg",
     )
-    _add_page(app, model, limits)
-    _add_predict(app, batches, limits, metrics)
-    _add_metrics(app, metrics)
+    _add_page(app)
+    protected = APIRouter(dependencies=[Depends(HTTPBearer(auto_error=False))] if token else [])  # told in /docs
+    _add_model(protected, model, limits)
+    _add_predict(protected, batches, limits, metrics)
+    _add_metrics(protected, metrics)
+    app.include_router(protected)
     _answer_errors(app)
     app.add_middleware(BoundedBodies, limits=limits)
     app.add_middleware(Gate, hosts=hosts, token=token)
-    app.add_middleware(Watch, metrics=metrics, paths=PATHS, docs=DOCS)
-    return app
+    return Watch(app, metrics, PATHS, DOCS)  # outside of all, so that it also sees the answer to a bug
 
 
-def _add_page(app: FastAPI, model: Classifier, limits: Limits) -> None:
+def _add_page(app: FastAPI) -> None:
     app.mount("/page", StaticFiles(directory=PAGE), name="page")
 
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
         return FileResponse(PAGE / "index.html")
-
-    @app.get("/model")
-    async def describe() -> Model:
-        """What is served: labels, threshold and limits."""
-        most = {"bytes": limits.bytes, "pictures": limits.pictures, "pixels": limits.pixels}
-        return Model(
-            study=model.study, labels=list(model.labels), threshold=model.threshold, pixels=model.pixels, limits=most
-        )
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -120,7 +116,17 @@ def _add_page(app: FastAPI, model: Classifier, limits: Limits) -> None:
         return {"status": "ok"}
 
 
-def _add_predict(app: FastAPI, batches: Batches, limits: Limits, metrics: Metrics) -> None:
+def _add_model(app: APIRouter, model: Classifier, limits: Limits) -> None:
+    @app.get("/model")
+    async def describe() -> Model:
+        """What is served: labels, threshold and limits."""
+        most = {"bytes": limits.n_bytes, "pictures": limits.n_pictures, "pixels": limits.n_pixels}
+        return Model(
+            study=model.study, labels=list(model.labels), threshold=model.threshold, pixels=model.pixels, limits=most
+        )
+
+
+def _add_predict(app: APIRouter, batches: Batches, limits: Limits, metrics: Metrics) -> None:
     picture = {"type": "string", "format": "binary"}
     form = {"type": "object", "required": [FIELD], "properties": {FIELD: {"type": "array", "items": picture}}}
     bodies = {"multipart/form-data": {"schema": form}, "application/octet-stream": {"schema": picture}}
@@ -159,7 +165,7 @@ def _answer(found: Prediction, milliseconds: float) -> dict[str, Any]:
     }
 
 
-def _add_metrics(app: FastAPI, metrics: Metrics) -> None:
+def _add_metrics(app: APIRouter, metrics: Metrics) -> None:
     @app.get("/metrics")
     async def show_metrics() -> Response:
         """Counts and times for Prometheus."""

@@ -44,7 +44,7 @@ class Batches:
 
         Raises RequestError if too many pictures are waiting.
         """
-        if self._n_waiting + len(pictures) > self._limits.waiting_pictures:
+        if self._n_waiting + len(pictures) > self._limits.n_waiting_pictures:
             raise busy()
         self._count(len(pictures))
         try:
@@ -58,7 +58,7 @@ class Batches:
 
     async def _predict(self, name: str, content: bytes, top: int) -> tuple[Prediction, float]:
         start, loop = perf_counter(), asyncio.get_running_loop()
-        square = await loop.run_in_executor(self._decoders, read_square, self._model, content, self._limits.pixels)
+        square = await loop.run_in_executor(self._decoders, read_square, self._model, content, self._limits.n_pixels)
         if isinstance(square, str):
             found = Prediction(name, None, None, (), square)
         else:
@@ -73,7 +73,7 @@ class Batches:
             batch = [await self._squares.get()]
             while len(batch) < BATCH and not self._squares.empty():
                 batch.append(self._squares.get_nowait())
-            await self._compute([(square, row) for square, row in batch if not row.done()])  # done: the client left
+            await self._compute([(square, row) for square, row in batch if not row.done()])  # done: cancelled
 
     async def _compute(self, batch: Sequence[tuple[NDArray[np.uint8], asyncio.Future[NDArray[np.float32]]]]) -> None:
         if not batch:

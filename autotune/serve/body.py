@@ -39,14 +39,14 @@ class BoundedBodies:
             nonlocal received, is_complete
             if is_complete:  # waits for the client to leave
                 return await receive()
-            if declared.isdigit() and int(declared) > limits.bytes:
+            if declared.isdigit() and int(declared) > limits.n_bytes:
                 raise _too_long(limits)
             message = await _received_in_time(receive, end, limits.idle_seconds)
             n_bytes = len(message.get("body", b""))
             received, self._waiting_bytes = received + n_bytes, self._waiting_bytes + n_bytes
-            if received > limits.bytes:
+            if received > limits.n_bytes:
                 raise _too_long(limits)
-            if self._waiting_bytes > limits.waiting_bytes:
+            if self._waiting_bytes > limits.n_waiting_bytes:
                 raise busy()
             is_complete = not message.get("more_body", False)
             return message
@@ -69,7 +69,7 @@ async def _received_in_time(receive: Receive, end: float, idle_seconds: float) -
 def _too_long(limits: Limits) -> RequestError:
     return RequestError(
         413,
-        f"The request has more than {limits.bytes // MB} MB.",
+        f"The request has more than {limits.n_bytes // MB} MB.",
         "Send fewer pictures in one request, or smaller ones.",
     )
 
@@ -91,13 +91,13 @@ async def read_pictures(request: Request, limits: Limits) -> list[tuple[str, byt
 
 async def _pictures_of_form(request: Request, limits: Limits) -> list[tuple[str, bytes]]:
     try:
-        async with request.form(max_files=limits.pictures, max_fields=limits.pictures) as form:
+        async with request.form(max_files=limits.n_pictures, max_fields=limits.n_pictures) as form:
             return [(_name(file.filename), await file.read()) for file in _files(form)]
     except HTTPException as error:
         if "Too many files" in error.detail:
             raise RequestError(
                 413,
-                f"The request has more than {limits.pictures} pictures.",
+                f"The request has more than {limits.n_pictures} pictures.",
                 "Send the others in further requests.",
             ) from error
         raise RequestError(
@@ -111,4 +111,5 @@ def _files(form: FormData) -> Sequence[UploadFile]:
 
 def _name(given: str | None) -> str:
     """Return the file name without its folders, by the separators of any system."""
-    return PureWindowsPath(given or "").name or UNNAMED
+    name = PureWindowsPath(given or "").name.encode("utf-8", "replace").decode()  # no half of a surrogate pair
+    return name or UNNAMED

@@ -1,4 +1,4 @@
-"""Who may ask: the right host, no page of another site, and the token where there is one."""
+"""Access: the right host, no page of another site, and the token where there is one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from autotune.serve.limits import RequestError
 
-PROTECTED = ("/predict", "/model", "/metrics")  # need the token; the page, which asks for it, and /health do not
+# Need no token: the page asks for it, and the API's description says nothing about the study.
+OPEN = ("/", "/health", "/openapi.json", "/docs")
+OPEN_FOLDERS = ("/page/", "/docs/", "/docs-files/")
 
 
 class Gate:
@@ -34,9 +36,9 @@ class Gate:
             return RequestError(
                 400, "The request is for another host.", f"Use one of these names: {', '.join(sorted(self._hosts))}."
             )
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and _netloc(origin) != host.lower():
             return RequestError(403, "The request comes from a page of another site.", "Use the page of this server.")
-        if self._token is not None and path.startswith(PROTECTED) and not self._has_token(headers):
+        if self._token is not None and not _is_open(path) and not self._has_token(headers):
             return RequestError(
                 401,
                 "The token is missing or wrong.",
@@ -49,6 +51,18 @@ class Gate:
         kind, _, given = headers.get("authorization", "").partition(" ")
         assert self._token is not None
         return kind.lower() == "bearer" and secrets.compare_digest(given.strip().encode(), self._token.encode())
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN or path.startswith(OPEN_FOLDERS)
+
+
+def _netloc(origin: str) -> str | None:
+    """Return HOST:PORT of an origin, lower case; None if it is malformed."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 def _hostname(netloc: str) -> str:

@@ -13,18 +13,18 @@ MB = 10**6
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of a server. bytes, pictures: of one request. pixels: of one picture.
+    """The limits of a server. n_bytes, n_pictures: of one request. n_pixels: of one picture.
 
-    waiting_bytes, waiting_pictures: of all requests that are not answered yet. idle_seconds: without a byte of a body
-    that is not complete; of a connection without a complete request. body_seconds: until a body is complete.
-    stop_seconds: for the requests that are being answered when the server stops.
+    n_waiting_bytes, n_waiting_pictures: of all requests that are not answered yet. idle_seconds: without a byte of a
+    body that is not complete. body_seconds: until a body is complete. stop_seconds: for the requests that are being
+    answered when the server stops. Those of connections are in `protocol`.
     """
 
-    bytes: int = 64 * MB
-    pictures: int = 32
-    pixels: int = 50 * MB
-    waiting_bytes: int = 256 * MB
-    waiting_pictures: int = 256
+    n_bytes: int = 64 * MB
+    n_pictures: int = 32
+    n_pixels: int = 50_000_000
+    n_waiting_bytes: int = 256 * MB
+    n_waiting_pictures: int = 256
     idle_seconds: float = 10.0
     body_seconds: float = 120.0
     stop_seconds: int = 10

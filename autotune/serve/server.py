@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from urllib.parse import quote
 
 import uvicorn
 
@@ -43,7 +44,7 @@ def serve(request: ServeRequest, resources: Resources, say: Callable[[str], None
     with listening:
         model = predict.load(request.source, resources, say)
         limits = Limits()
-        app = create_app(model, _hosts(request), request.token, limits)
+        app = create_app(model, _hosts(request), request.token and request.token.strip(), limits)
         logging.getLogger("python_multipart").setLevel(logging.ERROR)  # else each damaged form of a stranger is a line
         listening.listen(BACKLOG)  # requests that arrive from now on wait for the loop to start
         say("\n".join(_words(request, model.study, listening.getsockname()[1])))
@@ -61,8 +62,12 @@ def serve(request: ServeRequest, resources: Resources, say: Callable[[str], None
 
 
 def _check(request: ServeRequest) -> None:
-    if request.token is not None and not request.token.strip():
-        raise ConfigError("The token is empty.", "Use at least one character, or omit --token.")
+    if request.token is not None and not (
+        request.token.isascii() and request.token.isprintable() and request.token.strip()
+    ):
+        raise ConfigError(
+            "The token is empty, or has characters that a header cannot have.", "Use letters, digits and punctuation."
+        )
     if request.token is not None and request.public:
         raise ConfigError("--token and --public exclude each other.", "Use only one of them.")
     if not _is_loopback(request.host) and request.token is None and not request.public:
@@ -80,8 +85,8 @@ def _is_loopback(host: str) -> bool:
 
 
 def _hosts(request: ServeRequest) -> Collection[str] | None:
-    """Return the names that the server answers to; None for any, which needs a token or --public."""
-    return {*LOOPBACK_NAMES, request.host} if _is_loopback(request.host) else None
+    """Return the names that the server answers to; None for any, as behind a proxy, which needs a token or --public."""
+    return {*LOOPBACK_NAMES, request.host} if _is_loopback(request.host) and request.token is None else None
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -110,7 +115,7 @@ def _words(request: ServeRequest, study: str, port: int) -> list[str]:
     if host in ("0.0.0.0", "::"):
         host = _own_address()
     netloc = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    fragment = f"/#token={request.token}" if request.token else ""
+    fragment = f"/#token={quote(request.token, safe='')}" if request.token else ""
     lines = [f"Study {study}: http://{netloc}{fragment}"]
     if request.public:
         lines.append("Everyone who can reach this machine can use the model: there is no token and no encryption.")

@@ -1,4 +1,4 @@
-"""A study of next month's pictures: it keeps the sides of an earlier study, and starts with its choices."""
+"""A study of next month's pictures: it keeps the split of an earlier study, and starts with its choices."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autotune.data.picture import Picture
-from autotune.data.split import MANIFEST, PARTS, read_manifest
+from autotune.data.split import MANIFEST, PARTS, carried_parts
 from autotune.errors import ConfigError, DataError, StudyError
 from autotune.study.request import SearchRequest
-from autotune.study.storage.record import open_record
-from autotune.study.summary import find_study
+from autotune.study.storage.record import RECORD, open_record
+from autotune.study.storage.rows import COMPLETE
+from autotune.study.summary import STUDIES, find_study
 from autotune.text import plural
 from autotune.training.params import Params
 
@@ -50,32 +51,49 @@ def _counts(parts: Mapping[str, int]) -> str:
 
 
 def earlier_folder(request: SearchRequest, folder: Path) -> Path | None:
-    """Return the folder of the study that a request follows. folder: of its own. Raises AutotuneError if it cannot."""
+    """Return the folder of the study that a request follows. folder: of its own. Raises AutotuneError if it cannot.
+
+    A study that has started keeps what it follows, which may be gone by now.
+    """
+    if (folder / RECORD).is_file():
+        with open_record(folder) as record:
+            facts = record.facts()
+        if facts.has_started:
+            return _recorded(request.after, facts.after, folder)
     if request.after is None:
         return None
     if request.manifest is not None:
         raise ConfigError("--after and --manifest exclude each other.", "Use --after: it keeps the split, too.")
     earlier = find_study(request.after)
-    if earlier.resolve() == folder.resolve():
-        raise StudyError(f"Study {folder.name} cannot follow itself.", "Name the new study: --study NEW")
+    _refuse_unfinished(earlier)
     return earlier
 
 
-def earlier_pictures(earlier: Path) -> tuple[Picture, ...]:
-    """Return the pictures of a finished study with their parts. Raises StudyError if it has no final model."""
+def _recorded(asked: str | None, known: str | None, folder: Path) -> Path | None:
+    """Return the folder that a study has recorded. Raises StudyError if another one is asked for."""
+    if asked is not None and (
+        known is None or known not in (str((STUDIES / asked).resolve()), str(Path(asked).resolve()))
+    ):
+        follows = f"follows {Path(known).name}" if known else "follows no other study"
+        raise StudyError(f"Study {folder.name} has started, and {follows}.", "Start another study: --study NEW")
+    return Path(known) if known else None
+
+
+def _refuse_unfinished(earlier: Path) -> None:
+    """Raise StudyError if a study has no final model yet."""
     with open_record(earlier) as record:
         if record.final() is None and record.evaluation() is None:
             raise StudyError(
                 f"Study {earlier.name} has no final model to start from.",
-                "Finish its search, or keep only its split: --manifest " + str(earlier / MANIFEST),
+                f"Finish its search, or keep only its split: --manifest {earlier / MANIFEST}",
             )
-    return read_manifest(earlier / MANIFEST)
 
 
 def changes(earlier: str, old: Sequence[Picture], now: Sequence[Picture]) -> Changes:
     """Compare the pictures of a study with those of an earlier one. Raises DataError if they share none."""
-    known, present = {picture.digest for picture in old}, {picture.digest for picture in now}
-    if not known & present:
+    known, paths = carried_parts(old, now), {picture.path for picture in now}
+    present = {picture.digest for picture in now}
+    if not known.keys() & present:
         raise DataError(
             f"None of the pictures of study {earlier} is in this folder.",
             "Put the old pictures and the new ones into one folder, or search without --after.",
@@ -84,16 +102,14 @@ def changes(earlier: str, old: Sequence[Picture], now: Sequence[Picture]) -> Cha
     for picture in now:
         if picture.digest not in known:
             added.setdefault(picture.label, Counter())[str(picture.part)] += 1
-    return Changes(
-        {label: dict(parts) for label, parts in added.items()},
-        sum(picture.digest not in present for picture in old),
-        len(old),
-    )
+    gone = sum(picture.digest not in present and picture.path not in paths for picture in old)
+    return Changes({label: dict(parts) for label, parts in added.items()}, gone, len(old))
 
 
-def earlier_choices(earlier: Path) -> list[Params]:
+def earlier_choices(earlier: Path) -> tuple[Params, ...]:
     """Return the hyperparameters of the best trials of a study: the final model's, then by validation score."""
     with open_record(earlier) as record:
         winner = record.winner()
         rows = sorted(record.trials(), key=lambda row: not winner or row.number != winner.number)
-    return [row.params for row in rows if row.value is not None and not row.params.is_recipe][:N_CHOICES]
+    complete = [row.params for row in rows if row.state == COMPLETE and not row.params.is_recipe]
+    return tuple(complete[:N_CHOICES])

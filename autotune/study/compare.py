@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from autotune.data.split import TEST, Split
 from autotune.data.visits import visits_of
 from autotune.errors import StudyError
 from autotune.study.checks import recorded_split
+from autotune.study.evaluate import class_numbers
 from autotune.study.storage.comparisons import ComparisonRow, PairedScore
 from autotune.study.storage.evaluations import Evaluation
 from autotune.study.storage.record import open_record
@@ -30,7 +31,6 @@ class Side:
     split: Split
     test: Evaluation
     bundle: ExportRow | None
-    rows: tuple[ComparisonRow, ...]
 
     @property
     def bundle_bytes(self) -> int | None:
@@ -42,8 +42,9 @@ class Side:
 @dataclass(frozen=True)
 class StudyComparison:
     """Two studies. shared: the final models on the test pictures of both; None without any. other_labels: pictures in
-    both test sets with different labels. trained_on: test pictures of one study that are in the training or validation
-    set of the other. Both are left out. rows: recorded comparisons of the two, where one study followed the other.
+    both test sets with different labels. trained_on: test pictures of one study that the other has learned from, or
+    that are in a group with such pictures. Both are left out. rows: recorded comparisons of the two models, where one
+    study followed the other.
     """
 
     one: Side
@@ -85,16 +86,18 @@ def compare_studies(name: str, other: str) -> StudyComparison:
             f"Compare studies of the same pictures: autotune search PHOTOS --after {name}",
         )
     metric = one.summary.metric if one.summary.metric == two.summary.metric else "accuracy"
-    places, other_labels = _shared_places(one.split.part(TEST), two.split.part(TEST))
-    names = {one.summary.study, two.summary.study}
+    learned = _learned(one.split) | _learned(two.split)
+    places, other_labels = _shared_places(one.split.part(TEST), two.split.part(TEST), learned)
+    in_both = {row.models for row in two.summary.comparisons}
+    tested = {picture.digest for side in (one, two) for picture in side.split.part(TEST)}
     return StudyComparison(
         one=one,
         other=two,
         metric=metric,
         shared=_paired(metric, one, two, places) if len(places) else None,
         other_labels=other_labels,
-        trained_on=_trained_on(one.split, two.split) + _trained_on(two.split, one.split),
-        rows=tuple(row for row in two.rows or one.rows if {row.later, row.earlier} == names),
+        trained_on=len(tested & learned),
+        rows=tuple(row for row in one.summary.comparisons if row.models in in_both),
     )
 
 
@@ -108,25 +111,27 @@ def _side(name: str) -> Side:
                 f"Study {name} has no evaluation on its test set{'' if test is None else ' with each prediction'}.",
                 "Finish its search." if test is None else f"Evaluate it again: autotune evaluate {name}",
             )
-        return Side(summary, split, test, record.bundle(), tuple(record.comparisons()))
+        return Side(summary, split, test, record.bundle())
 
 
-def _shared_places(one: Sequence[Picture], other: Sequence[Picture]) -> tuple[NDArray[np.int64], int]:
+def _learned(split: Split) -> set[str]:
+    """Return the digests of pictures that a study has learned from, and of those in a group with them."""
+    groups = {picture.group for picture in split.pictures if picture.group and picture.part != TEST}
+    return {picture.digest for picture in split.pictures if picture.part != TEST or picture.group in groups}
+
+
+def _shared_places(
+    one: Sequence[Picture], other: Sequence[Picture], learned: Collection[str]
+) -> tuple[NDArray[np.int64], int]:
     """Return the places (N, 2) of the pictures in both test sets, one of equal pictures, and how many have another
-    label in the other study.
+    label in the other study. learned: digests of pictures to leave out.
     """
     places = {picture.digest: place for place, picture in reversed(list(enumerate(other)))}
     first = {picture.digest: place for place, picture in reversed(list(enumerate(one)))}
     both = [(place, places[digest]) for digest, place in sorted(first.items(), key=lambda item: item[1])
-            if digest in places]  # fmt: skip
+            if digest in places and digest not in learned]  # fmt: skip
     same = [(a, b) for a, b in both if one[a].label == other[b].label]
     return np.array(same, dtype=np.int64).reshape(-1, 2), len(both) - len(same)
-
-
-def _trained_on(one: Split, other: Split) -> int:
-    """Count the test pictures of one study that the other one has learned from."""
-    learned = {picture.digest for picture in other.pictures if picture.part != TEST}
-    return sum(picture.digest in learned for picture in one.part(TEST))
 
 
 def _paired(metric: str, one: Side, two: Side, places: NDArray[np.int64]) -> PairedScore:
@@ -138,7 +143,7 @@ def _paired(metric: str, one: Side, two: Side, places: NDArray[np.int64]) -> Pai
 
 
 def in_classes(numbers: NDArray[np.int64], given: Sequence[str], wanted: Sequence[str]) -> NDArray[np.int64]:
-    """Convert numbers of the given classes to those of the wanted ones; len(wanted) for a class that is not there."""
+    """Convert numbers of the given classes, (N,), to those of the wanted ones; len(wanted) for a missing one."""
     places = {name: number for number, name in enumerate(wanted)}
     return np.array([places.get(name, len(wanted)) for name in given])[numbers]
 
@@ -148,15 +153,14 @@ def paired_score(
     others: NDArray[np.int64], by_visit: bool,
 ) -> PairedScore:  # fmt: skip
     """Score two models on the same pictures. own, others: predicted classes, (N,). by_visit: groups are visits."""
-    numbers = {name: number for number, name in enumerate(classes)}
-    labels = np.array([numbers[picture.label] for picture in pictures])
-    n_classes, visits = len(classes) + 1, visits_of(pictures)  # the last one is any that the study does not know
-    use_visits = by_visit and len(set(visits)) > 1
-    interval = paired_interval(metric, labels, own, others, n_classes, visits if use_visits else None)
+    labels = class_numbers(pictures, classes).numpy()
+    n_classes = len(classes) + 1  # the last one is any that the study does not know
+    visits = visits_of(pictures) if by_visit else None
+    interval = paired_interval(metric, labels, own, others, n_classes, visits)
     return PairedScore(
         n=len(pictures),
         value=score(metric, labels, own, n_classes),
         other=score(metric, labels, others, n_classes),
         interval=interval,
-        n_visits=len(set(visits)) if use_visits else 0,
+        n_visits=len(set(visits or ())),
     )

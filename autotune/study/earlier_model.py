@@ -4,79 +4,95 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from autotune.data.picture import Picture
-from autotune.data.split import TEST
+from autotune.data.split import TEST, carried_parts
 from autotune.data.visits import visits_of
-from autotune.errors import AutotuneError
+from autotune.errors import AutotuneError, StudyError
 from autotune.study.after import changes
 from autotune.study.compare import in_classes, paired_score
+from autotune.study.engines import driver_device
+from autotune.study.evaluate import class_numbers
 from autotune.study.listener import StudyListener
 from autotune.study.prepare import Prepared
 from autotune.study.reopen import FinishedTrial, reopen_trial
 from autotune.study.request import Resources, SearchRequest
 from autotune.study.storage.comparisons import ComparisonRow, Score
 from autotune.study.storage.lock import lock_study
-from autotune.study.storage.record import Record, open_record
-from autotune.training.metrics import predicted_classes, score, score_interval, visit_interval
+from autotune.study.storage.record import RECORD, Record, open_record
+from autotune.study.timing.limits import alarm
+from autotune.training.metrics import predicted_classes, score, score_interval
 from autotune.training.restore import picture_logits
 
 
-def compare_with_earlier(request: SearchRequest, ready: Prepared, record: Record, listener: StudyListener) -> None:
+def compare_with_earlier(
+    request: SearchRequest, ready: Prepared, record: Record, listener: StudyListener, deadline: float | None
+) -> None:
     """Evaluate the earlier study's final model on this study's pictures, and record the result in both studies.
 
-    What it has learned from is left out. If it cannot be evaluated, the search is told why, and has ended well.
+    What it has learned from is left out. If it cannot be evaluated, the reason is shown; the search still succeeds, and
+    the next run of the same command tries again. deadline: on time.monotonic's clock.
     """
-    after = record.facts().after
-    if after is None or record.is_compared() or record.evaluation() is None:
+    after, model = record.facts().after, record.final_id()
+    if after is None or record.evaluation() is None:
+        return
+    if any(row.is_of(ready.folder, model) for row in record.comparisons()):
         return
     record.keep_doing("comparison with the earlier study", "test")
-    earlier, start = Path(after), time.monotonic()
-    resources = Resources(request.device, request.weights, request.plugins)
+    start, earlier = time.monotonic(), Path(after)
     try:
-        with lock_study(earlier), open_record(earlier) as old_record:
-            old = reopen_trial(earlier, old_record, resources, listener)
-            row = _comparison(old, ready, record, listener)
-            old_record.keep_comparison(replace(row, model=row.other_model, other_model=row.model), start)
-    except (AutotuneError, OSError) as error:
+        with alarm(deadline):
+            row = _compare(request, ready, record, listener, earlier)
+    except (AutotuneError, OSError, torch.OutOfMemoryError) as error:
         reason = error.problem if isinstance(error, AutotuneError) else str(error)
         listener.say(f"Not compared with study {earlier.name}: {reason}")
-        return
-    record.keep_comparison(row, start)
+    else:
+        record.keep_comparison(row, time.monotonic() - start)
     record.mark("test")
 
 
+def _compare(
+    request: SearchRequest, ready: Prepared, record: Record, listener: StudyListener, earlier: Path
+) -> ComparisonRow:
+    """Compare, and record the result in the earlier study."""
+    if not (earlier / RECORD).is_file():  # locking it would create its folder again
+        raise StudyError(f"{earlier} does not exist any more.", "Restore it, and run the same command again.")
+    start, resources = time.monotonic(), Resources(driver_device(request), request.weights, request.plugins)
+    with lock_study(earlier), open_record(earlier) as old_record:
+        old = reopen_trial(earlier, old_record, resources, listener)
+        row = _comparison(old, ready, record, listener)
+        if not any(known.is_of(ready.folder, row.later_model) for known in old_record.comparisons()):
+            old_record.keep_comparison(row, time.monotonic() - start)
+    return row
+
+
 def _comparison(old: FinishedTrial, ready: Prepared, record: Record, listener: StudyListener) -> ComparisonRow:
-    parts, test = ready.split, record.evaluation()
+    parts, test, metric = ready.split, record.evaluation(), ready.settings.metric
     assert test
-    metric = ready.settings.metric
-    predicted = _predict(old, ready, parts.part(TEST), listener)
-    new = _unseen(old.parts.pictures, parts.pictures)
-    fresh = _score(old, ready, new, listener) if new else None
+    tested, new = parts.part(TEST), _unseen(old.parts.pictures, parts.pictures)
+    predicted = _predict(old, ready, tested, listener)
     found = changes(old.folder.name, old.parts.pictures, parts.pictures)
-    paired = paired_score(metric, parts.part(TEST), parts.classes, np.array(test.predicted), predicted,
-                          parts.visits.n > 0)  # fmt: skip
     return ComparisonRow(
-        later=ready.folder.name,
-        earlier=old.folder.name,
+        later=str(ready.folder.resolve()),
+        earlier=str(old.folder.resolve()),
         metric=metric,
-        model=record.final_id(),
-        other_model=old.record.final_id(),
+        later_model=record.final_id(),
+        earlier_model=old.record.final_id(),
         added=found.added,
         gone=found.gone,
-        fresh=fresh,
-        test=paired,
+        fresh=_score(old, ready, new, listener) if new else None,
+        test=paired_score(metric, tested, parts.classes, np.array(test.predicted), predicted, parts.visits.n > 0),
     )
 
 
 def _unseen(old: Sequence[Picture], now: Sequence[Picture]) -> list[Picture]:
     """Return the new pictures outside the test set, without those of a group that has old pictures."""
-    known = {picture.digest for picture in old}
+    known = carried_parts(old, now)
     groups = {picture.group for picture in now if picture.group and picture.digest in known}
     return [
         picture
@@ -95,13 +111,9 @@ def _predict(
 
 def _score(old: FinishedTrial, ready: Prepared, pictures: Sequence[Picture], listener: StudyListener) -> Score:
     """Score the earlier model on pictures that it has not learned from."""
-    metric, classes, visits = ready.settings.metric, ready.split.classes, visits_of(pictures)
-    predicted = _predict(old, ready, pictures, listener)
-    labels = np.array([classes.index(picture.label) for picture in pictures])
-    n_visits = len(set(visits)) if ready.split.visits.n else 0
+    metric, classes = ready.settings.metric, ready.split.classes
+    labels, predicted = class_numbers(pictures, classes).numpy(), _predict(old, ready, pictures, listener)
     n_classes = len(classes) + 1  # the last one is any that this study does not have
-    if n_visits > 1:
-        interval = visit_interval(metric, labels, predicted, n_classes, visits)
-    else:
-        interval = score_interval(metric, labels, predicted, n_classes)
-    return Score(len(pictures), score(metric, labels, predicted, n_classes), interval, n_visits)
+    visits = visits_of(pictures) if ready.split.visits.n else None
+    interval = score_interval(metric, labels, predicted, n_classes, visits)
+    return Score(len(pictures), score(metric, labels, predicted, n_classes), interval, len(set(visits or ())))

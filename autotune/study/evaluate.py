@@ -19,7 +19,7 @@ from autotune.study.storage.files import StudyFiles
 from autotune.study.storage.record import Record
 from autotune.training.calibration import expected_calibration_error, fit_temperature
 from autotune.training.context import LoadedBackbones
-from autotune.training.metrics import log_loss, predicted_classes, score, score_interval, visit_interval
+from autotune.training.metrics import log_loss, predicted_classes, score, score_interval
 from autotune.training.restore import TrainedNetwork, network_from_checkpoint, picture_logits
 
 MISTAKES = 50
@@ -79,19 +79,16 @@ def score_logits(metric: str, logits: Tensor, pictures: Sequence[Picture], class
     np.add.at(confusion, (truth, predicted), 1)
     probabilities = (logits / temperature).softmax(1)
     confidence = probabilities.max(1).values.double().numpy()
-    visits = visits_of(pictures)
-    n_visits = len(set(visits)) if by_visit else 0
+    visits = visits_of(pictures) if by_visit else None
 
     def interval(metric: str) -> tuple[float, float]:
-        if n_visits > 1:
-            return visit_interval(metric, truth, predicted, n_classes, visits)
-        return score_interval(metric, truth, predicted, n_classes)
+        return score_interval(metric, truth, predicted, n_classes, visits)
 
     misclassified = sorted(np.flatnonzero(~correct).tolist(), key=lambda i: -float(confidence[i]))
     return Evaluation(
         n=len(truth),
         value=score(metric, truth, predicted, n_classes),
-        n_visits=n_visits,
+        n_visits=len(set(visits or ())),
         value_interval=interval(metric),
         accuracy=score("accuracy", truth, predicted, n_classes),
         interval=interval("accuracy"),

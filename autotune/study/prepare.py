@@ -15,11 +15,12 @@ from autotune.files import cache_folder
 from autotune.search.candidates import Selection, expand_recommended
 from autotune.search.read_ahead import ReadAhead
 from autotune.search.settings import Settings
-from autotune.study.after import changes, earlier_pictures
+from autotune.study.after import changes
 from autotune.study.check_request import check_request
-from autotune.study.checks import has_started, recorded_visits, refuse_changed, refuse_incomplete
+from autotune.study.checks import has_started, recorded_split, recorded_visits, refuse_changed, refuse_incomplete
 from autotune.study.listener import StudyListener
 from autotune.study.request import SearchRequest
+from autotune.study.storage.record import open_record
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,11 @@ def prepare(request: SearchRequest, listener: StudyListener, device: str, store_
     folder, registry = checked.folder, checked.registry
     refuse_incomplete(folder)
     settings = expand_recommended(checked.settings, device)
-    old = _old_pictures(request, checked.earlier)
+    is_new = not has_started(folder)
+    old = _old_pictures(request, checked.earlier) if is_new else ()
     ahead = ReadAhead(settings, registry, request.weights, old) if store_pixels else None
     split, root = _read_split(request, folder, settings, old, ahead, listener)
-    if checked.earlier and not has_started(folder):
+    if checked.earlier and is_new:
         for line in changes(checked.earlier.name, old, split.pictures).lines(checked.earlier.name):
             listener.say(line)
     return Prepared(folder, checked.earlier, settings, registry, device, split, root)
@@ -66,10 +68,11 @@ def decode_pictures(split: Split, root: Path, selection: Selection, listener: St
 
 
 def _old_pictures(request: SearchRequest, earlier: Path | None) -> tuple[Picture, ...]:
-    """Return the pictures of an earlier study, whose parts are kept."""
-    if earlier:
-        return earlier_pictures(earlier)
-    return read_manifest(request.manifest) if request.manifest else ()
+    """Return the pictures of an earlier study, whose parts are kept. Raises StudyError if its manifest has changed."""
+    if earlier is None:
+        return read_manifest(request.manifest) if request.manifest else ()
+    with open_record(earlier) as record:
+        return recorded_split(record, earlier).pictures
 
 
 def _read_split(request: SearchRequest, folder: Path, settings: Settings, old: tuple[Picture, ...],

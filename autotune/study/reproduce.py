@@ -36,13 +36,16 @@ class Reproduction:
     versions: dict[str, str]
 
 
-def reproduction(definition: Mapping[str, Any], source: str, name: str, n_trials: int) -> Reproduction:
-    """Return how to reproduce the study called name. definition, source: from its record."""
+def reproduction(
+    definition: Mapping[str, Any], source: str, name: str, n_trials: int, after: str | None = None
+) -> Reproduction:
+    """Return how to reproduce the study called name. definition, source, after: from its record."""
     data = Path(source) if source else None
     default = definition_of(read_settings(None, {}, is_writing=datasets.is_writing(data)))
     words = ["autotune", "search", *([source] if source else []), "--trials", str(n_trials)]
     if name != datasets.default_study_name(data):
         words += ["--study", name]
+    words += ["--after", after] if after else []
     words += ["--seed", str(definition["seed"])]
     plain = {key: value for key, value in definition.items() if key not in ("space", "seed")}
     settings = {key: value for key, value in plain.items() if value != default[key]}

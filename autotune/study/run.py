@@ -89,7 +89,7 @@ def _search(request: SearchRequest, listener: StudyListener, leaving: ExitStack)
             if not _is_finished(record, request.trials, ready.settings.final):
                 backbones = _run_trials(request, ready, engine, record, listener, deadline)
                 _test(backbones, record, ready, listener)
-            compare_with_earlier(request, ready, record, listener)
+            compare_with_earlier(request, ready, record, listener, deadline)
         except KeyboardInterrupt:
             listener.close()
             listener.say(_kept(record))
@@ -148,7 +148,7 @@ def _run_trials(
         with storage_errors(folder / TRIALS):
             trials = OptunaStudy(folder / TRIALS, plan.settings, plan.selection.options, plan.recipe)
             refuse_other_trials(folder, record, trials)
-            _enqueue_first_trials(trials, plan.selection.options, ready, record)
+            _enqueue_first_trials(trials, plan.selection.options, record)
             planner = RacePlanner(plan, context, trials.warm_starts())
             forecast = Forecast(plan, context, planner, speeds, engine.n_places)
             backbones = LoadedBackbones(context)
@@ -186,6 +186,7 @@ def _record_start(record: Record, ready: Prepared, plan: Plan) -> None:
         classes=split.classes, pictures=split.counts, skipped=split.skipped, split=split.identity,
         device=ready.device, definition=definition(ready.settings), cuts=plan.cuts, epochs=plan.settings.n_epochs,
         visits=split.visits, after=ready.earlier and str(ready.earlier.resolve()),
+        earlier_choices=earlier_choices(ready.earlier) if ready.earlier else (),
     )  # fmt: skip
 
 
@@ -275,12 +276,10 @@ def _facts(one: Candidate) -> BackboneFacts:
     )
 
 
-def _enqueue_first_trials(
-    search: OptunaStudy, backbones: tuple[BackboneOptions, ...], ready: Prepared, record: Record
-) -> None:
+def _enqueue_first_trials(search: OptunaStudy, backbones: tuple[BackboneOptions, ...], record: Record) -> None:
     """Enqueue the warm start of a new search: the best of an earlier study, then those of a practitioner."""
     if not record.facts().first_trials_queued:
-        search.enqueue(backbones, earlier_choices(ready.earlier) if ready.earlier else ())
+        search.enqueue(backbones, record.facts().earlier_choices)
         record.keep_facts(first_trials_queued=True)
 
 

@@ -55,9 +55,11 @@ class Summary:
     final: the final model; None in a study of an earlier version, or until the finals are over. test: the latest
     evaluation of the final model, or else of the best trial; n_evaluations: the number of all, also of earlier models.
     later: evaluations of the same model on later pictures, in order; later_before: of earlier models. comparisons:
-    with the models of studies that this one followed, or that followed this one. visits: how the pictures are grouped.
+    of this model with those of studies that this one followed, or that followed this one; comparisons_before: of
+    earlier models. visits: how the pictures are grouped.
     asked: the trials that the latest run was to reach. running: that run, if it has not ended.
-    settings: the definition of the study. data: the DATA argument of the search.
+    settings: the definition of the study. data: the DATA argument of the search. after: the
+    folder of the study that this one follows.
     """
 
     study: str
@@ -75,12 +77,14 @@ class Summary:
     later: tuple[LaterRow, ...]
     later_before: tuple[LaterRow, ...]
     comparisons: tuple[ComparisonRow, ...]
+    comparisons_before: tuple[ComparisonRow, ...]
     visits: Visits
     asked: int
     running: Running | None
     seconds: StudySeconds
     settings: Mapping[str, Any]
     data: str
+    after: str | None
 
     @property
     def best(self) -> TrialRow | None:
@@ -121,7 +125,7 @@ class Summary:
 
     def command(self, n_trials: int) -> str:
         """Return the command that continues the search. The study.toml in the study's folder is read anyway."""
-        whole = reproduction(self.settings, self.data, self.study, n_trials).command
+        whole = reproduction(self.settings, self.data, self.study, n_trials, self.after).command
         return whole.replace(" --config study.toml", "" if (self.folder / "study.toml").is_file() else " --config FILE")
 
     def describe(self, row: TrialRow) -> str:
@@ -150,6 +154,7 @@ class Summary:
             "later": [row.to_json() for row in self.later],
             "later_before": [row.to_json() for row in self.later_before],
             "comparisons": [row.to_json() for row in self.comparisons],
+            "comparisons_before": [row.to_json() for row in self.comparisons_before],
             "running": self.running and asdict(self.running),
             "seconds": {**asdict(self.seconds), "total": self.seconds.total},
         }
@@ -238,7 +243,7 @@ def find_study(name: str) -> Path:
 
 def _summary(record: Record, folder: Path) -> Summary:
     facts, rows, probes = record.facts(), record.trials(), record.probes()
-    later = record.own_later()
+    later, compared = record.own_later(), record.comparisons()
     cache = sum(row.cache_seconds or 0.0 for row in rows) + sum(row.cache_seconds for row in probes)
     cache += sum(row.cache_seconds or 0.0 for row in record.folds())
     return Summary(
@@ -256,11 +261,13 @@ def _summary(record: Record, folder: Path) -> Summary:
         n_evaluations=len(record.evaluations()),
         later=tuple(later),
         later_before=tuple(row for row in record.later() if row not in later),
-        comparisons=tuple(record.comparisons()),
+        comparisons=tuple(row for row in compared if row.concerns(folder, record.final_id())),
+        comparisons_before=tuple(row for row in compared if not row.concerns(folder, record.final_id())),
         visits=facts.visits,
         asked=facts.run.asked if facts.run else len(rows),
         running=facts.run if is_in_use(folder) else None,
         seconds=StudySeconds(cache=cache, **{name: facts.seconds.get(name, 0.0) for name in KINDS}),
         settings=facts.settings,
         data=facts.data,
+        after=facts.after,
     )

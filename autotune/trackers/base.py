@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,23 +88,38 @@ class Tracker(Protocol):
 class TrackerEntry:
     """name: of --track, of the extra, and of the module in this package. package: what it imports. label: in text.
 
-    where: how the results are opened.
+    where: how the results are opened. variables: of the environment, that name the server or folder.
     """
 
     name: str
     package: str
     label: str
     where: str
+    variables: tuple[str, ...]
+
+    @property
+    def destination(self) -> str:
+        """What identifies the place that a study is sent to."""
+        return " ".join([self.name, *(os.environ.get(name, "") for name in self.variables)]).strip()
 
 
 TRACKERS = {
     one.name: one
     for one in (
-        TrackerEntry("mlflow", "mlflow", "MLflow", "mlflow ui (pip install mlflow)"),
-        TrackerEntry("wandb", "wandb", "Weights & Biases", "wandb.ai, or wandb sync for offline runs"),
-        TrackerEntry("trackio", "trackio", "Trackio", "trackio show"),
+        TrackerEntry(
+            "mlflow", "mlflow", "MLflow", "mlflow ui (pip install mlflow)",
+            ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"),
+        ),
+        TrackerEntry(
+            "wandb", "wandb", "Weights & Biases", "wandb.ai, or wandb sync for offline runs",
+            ("WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_PROJECT", "WANDB_MODE", "WANDB_DIR"),
+        ),
+        TrackerEntry(
+            "trackio", "trackio", "Trackio", "trackio show",
+            ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL", "TRACKIO_DIR", "TRACKIO_PROJECT"),
+        ),
     )
-}
+}  # fmt: skip
 
 
 def find_tracker(name: str) -> TrackerEntry:

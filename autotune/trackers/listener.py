@@ -14,8 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from autotune.engines.local import hidden_main, ignored_ctrl_c
 from autotune.errors import AutotuneError
-from autotune.extras import import_extra
+from autotune.extras import require_extra
 from autotune.files import write_whole
 from autotune.study.listener import Listeners, Outline, StudyListener
 from autotune.study.request import Resources, SearchRequest
@@ -44,7 +45,9 @@ END_SECONDS, INTERRUPTED_SECONDS = 120.0, 10.0  # to send what is left
 
 @dataclass(frozen=True)
 class _State:
-    """The content of STATE. id: of the study. sent: numbers of the trials that each tracker has confirmed."""
+    """The content of STATE. id: of the study. sent: numbers of the trials that each tracker has confirmed, by
+    its destination.
+    """
 
     id: str
     sent: dict[str, list[int]]
@@ -72,12 +75,12 @@ class TrackingListener(StudyListener):
 
     def __init__(self, name: str, listener: StudyListener) -> None:
         self._entry, self._listener = find_tracker(name), listener
-        import_extra(self._entry.package, self._entry.name)
+        require_extra(self._entry.package, self._entry.name)
         self._unsent: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._own, self._its = multiprocessing.Pipe()
         self._process: Any = None
         self._has_failed = False
-        self._begun: set[int] = set()
+        self._last_epochs: dict[int, int] = {}  # of the trials that have begun
         self._ended: list[int] = []
         self._last = StudyEnded(is_complete=False)
 
@@ -89,8 +92,12 @@ class TrackingListener(StudyListener):
     ) -> None:
         if self._process is None:
             return
-        self._send(self._last)
-        self._finish(INTERRUPTED_SECONDS if kind else END_SECONDS)
+        try:
+            self._send(self._last)
+            self._finish(INTERRUPTED_SECONDS if kind else END_SECONDS)
+        finally:  # also after Ctrl-C
+            if self._process.is_alive():
+                self._process.kill()
 
     def opened(self, folder: Path, metric: str, record: Record) -> None:
         self._folder, self._metric = folder, metric
@@ -103,7 +110,7 @@ class TrackingListener(StudyListener):
         self._begin_trial(number, params, curve)
 
     def epoch(self, number: int, row: Epoch) -> None:
-        self._send(self._epoch(number, row))
+        self._send_epoch(number, row)
 
     def finished(self, row: TrialRow, backbone: BackboneFacts, is_best: bool) -> None:
         self._end_trial(row)
@@ -153,15 +160,15 @@ class TrackingListener(StudyListener):
         if self._process:
             return
         self._state.write(self._folder)
-        # Not forked: trackers start threads and processes, and their libraries are not imported here.
-        spawning = multiprocessing.get_context("spawn")
+        spawning = multiprocessing.get_context("spawn")  # not forked: trackers start threads and processes
         arguments = (self._entry.name, self._its, self._folder / LOG)
         self._process = spawning.Process(target=process.run, args=arguments, daemon=False)
-        self._process.start()
+        with ignored_ctrl_c(), hidden_main():
+            self._process.start()
         self._its.close()
         threading.Thread(target=self._pass_on, daemon=True).start()
         self._send(StudyBegun(self._state.id, self._folder.name, self._folder.resolve(), settings))
-        sent = self._state.sent.get(self._entry.name, [])
+        sent = self._state.sent.get(self._entry.destination, [])
         with open_record(self._folder) as record:  # after a search, that of the listener is closed
             for row in sorted(record.trials(), key=lambda row: row.number):
                 if row.number not in sent:
@@ -169,12 +176,18 @@ class TrackingListener(StudyListener):
                     self._end_trial(row)
 
     def _begin_trial(self, number: int, params: Params, curve: Sequence[Epoch]) -> None:
-        """Begin a trial, unless it is running: then an engine has restarted it, and its epochs are repeated."""
-        if number not in self._begun:
-            self._begun.add(number)
+        """Begin a trial, unless it is running: then its worker has been replaced."""
+        if number not in self._last_epochs:
+            self._last_epochs[number] = 0
             self._send(TrialBegun(number, params.flat()))
-            for row in curve:
-                self._send(self._epoch(number, row))
+        for row in curve:
+            self._send_epoch(number, row)
+
+    def _send_epoch(self, number: int, row: Epoch) -> None:
+        """Send an epoch, unless it was sent: a trial that is restarted repeats its epochs."""
+        if row.number > self._last_epochs[number]:
+            self._last_epochs[number] = row.number
+            self._send(self._epoch(number, row))
 
     def _epoch(self, number: int, row: Epoch) -> EpochEnded:
         values = {
@@ -192,7 +205,7 @@ class TrackingListener(StudyListener):
         scores = {f"best/{self._metric}": row.value, "best/log_loss": row.log_loss, "seconds": row.seconds}
         known = {name: value for name, value in scores.items() if value is not None}
         self._send(TrialEnded(row.number, row.state, row.ended, known))
-        self._begun.discard(row.number)
+        self._last_epochs.pop(row.number)
         self._ended.append(row.number)
 
     def _send(self, event: Event) -> None:
@@ -229,13 +242,11 @@ class TrackingListener(StudyListener):
             elif answer := self._answer():
                 self._fail(answer)
         if not self._has_failed:
-            sent = {*self._state.sent.get(self._entry.name, []), *self._ended}
-            _State(self._state.id, {**self._state.sent, self._entry.name: sorted(sent)}).write(self._folder)
+            sent = {*self._state.sent.get(self._entry.destination, []), *self._ended}
+            _State(self._state.id, {**self._state.sent, self._entry.destination: sorted(sent)}).write(self._folder)
             if self._last.is_complete:
                 self._listener.say(f"Tracked with {self._entry.label}: {self._entry.where}")
-        self._process.join(0 if self._has_failed else seconds)
-        if self._process.is_alive():
-            self._process.kill()
+            self._process.join(seconds)
 
 
 def run_tracked(request: SearchRequest, track: str | None, *listeners: StudyListener) -> Summary:

@@ -23,6 +23,7 @@ class MlflowTracker:
         found = self._client.get_experiment_by_name(name)
         self._experiment: str = found.experiment_id if found else self._client.create_experiment(name)
         self._trials: dict[int, str] = {}
+        self._known_steps: dict[str, int] = {}  # of runs that existed before
 
     def begin_study(self, event: StudyBegun) -> None:
         self._id, self._name = event.id, event.study
@@ -33,7 +34,15 @@ class MlflowTracker:
         self._trials[event.number] = self._open(f"trial {event.number}", str(event.number), tags, event.params)
 
     def log_epoch(self, event: EpochEnded) -> None:
-        self._log(self._trials[event.number], event.values, event.step)
+        run = self._trials[event.number]
+        if event.step > self._last_step(run):  # MLflow would keep a point for each time that it is sent
+            self._log(run, event.values, event.step)
+
+    def _last_step(self, run: str) -> int:
+        """Return the last epoch that a run has."""
+        if run not in self._known_steps:
+            self._known_steps[run] = max((one.step for one in self._client.get_metric_history(run, "loss")), default=0)
+        return self._known_steps[run]
 
     def end_trial(self, event: TrialEnded) -> None:
         run = self._trials.pop(event.number)

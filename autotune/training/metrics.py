@@ -101,11 +101,10 @@ def visit_interval(metric: str, labels: ClassNumbers, predictions: ClassNumbers,
     for few visits. It covers more often than the bootstrap alone (benchmarks/visits.txt).
     """
     import numpy as np
-    from scipy.stats import t
 
     of_picture = np.unique(np.asarray(visits), return_inverse=True)[1]
     n_visits = int(of_picture.max()) + 1
-    wider = float(t.ppf(0.975, n_visits - 1) / Z)
+    wider = _wider(n_visits)
     if metric == "accuracy":
         return _accuracy_of_visits(labels == predictions, of_picture, wider)
     rng = np.random.default_rng(0)
@@ -156,7 +155,7 @@ def paired_interval(metric: str, labels: ClassNumbers, one: ClassNumbers, other:
                     visits: Sequence[str] | None = None) -> tuple[float, float]:  # fmt: skip
     """Seeded 95 % percentile bootstrap interval of a difference in score: predictions `one` minus `other`.
 
-    visits: of each picture, if whole visits are to be resampled.
+    visits: of each picture, if whole visits are to be resampled. It is then widened as in `visit_interval`.
     """
     import numpy as np
 
@@ -169,7 +168,18 @@ def paired_interval(metric: str, labels: ClassNumbers, one: ClassNumbers, other:
         some = labels[chosen]
         found.append(function(some, one[chosen], n_classes) - function(some, other[chosen], n_classes))
     low, high = np.quantile(found, [0.025, 0.975])
-    return float(low), float(high)
+    if not members or len(members) < 2:
+        return float(low), float(high)
+    value = function(labels, one, n_classes) - function(labels, other, n_classes)
+    wider = _wider(len(members)) * (len(members) / (len(members) - 1)) ** 0.5
+    return value - wider * float(value - low), value + wider * float(high - value)
+
+
+def _wider(n_visits: int) -> float:
+    """Return Student's t for a mean of so many visits over the normal quantile."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, n_visits - 1) / Z)
 
 
 def macro_f1_change(counts: Sequence[int]) -> float:
@@ -233,8 +243,13 @@ def score(metric: str, labels: ClassNumbers, predictions: ClassNumbers, n_classe
     return find_metric(metric).score(labels, predictions, n_classes)
 
 
-def score_interval(metric: str, labels: ClassNumbers, predictions: ClassNumbers, n_classes: int) -> tuple[float, float]:
-    """95 % interval of `score`. Raises ConfigError for an unknown metric."""
+def score_interval(metric: str, labels: ClassNumbers, predictions: ClassNumbers, n_classes: int,
+                   visits: Sequence[str] | None = None) -> tuple[float, float]:  # fmt: skip
+    """95 % interval of `score`. visits: of each picture, (N,), for pictures of other visits. Raises ConfigError for an
+    unknown metric.
+    """
+    if visits is not None and len(set(visits)) > 1:
+        return visit_interval(metric, labels, predictions, n_classes, visits)
     return find_metric(metric).interval(labels, predictions, n_classes)
 
 

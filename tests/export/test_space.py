@@ -46,6 +46,24 @@ def test_a_folder_with_other_files_is_kept_and_a_space_is_replaced(space: Path, 
     assert not (tmp_path / "other").exists()
 
 
+def test_a_space_replaces_neither_another_app_nor_another_model_nor_the_bundle(tmp_path: Path) -> None:
+    made = write_bundle(tmp_path / "bundle")
+    own = tmp_path / "own"
+    (own / "model").mkdir(parents=True)
+    (own / "model" / "weights.bin").write_bytes(b"mine")
+    with pytest.raises(BundleError, match="such as model"):
+        write_space(made, own)
+    (own / "model" / "weights.bin").unlink()
+    (own / "model").rmdir()
+    (own / "app.py").write_text("import gradio  # mine\n")
+    with pytest.raises(BundleError, match=r"such as app\.py"):
+        write_space(made, own)
+    for overlapping in (tmp_path, made, made / "space"):
+        with pytest.raises(BundleError, match="overlap"):
+            write_space(made, overlapping)
+    assert load(made).labels
+
+
 @pytest.mark.slow
 def test_a_space_answers_as_the_bundle_does(space: Path, tmp_path: Path) -> None:
     client_of = pytest.importorskip("gradio_client")
@@ -54,8 +72,7 @@ def test_a_space_answers_as_the_bundle_does(space: Path, tmp_path: Path) -> None
     for level in (5, 125, 250):
         files.append(tmp_path / f"{level}.png")
         files[-1].write_bytes(picture(level))
-    around = {**os.environ, "GRADIO_SERVER_PORT": "0", "GRADIO_ANALYTICS_ENABLED": "False", "PYTHONUNBUFFERED": "1"}
-    del around["GRADIO_SERVER_PORT"]
+    around = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False", "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen([sys.executable, "app.py"], cwd=space, env=around, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout

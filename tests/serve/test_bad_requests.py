@@ -81,6 +81,7 @@ BAD_REQUESTS = {
     "another host": (GOOD, {"Host": "evil.example"}, 400, "The request is for another host."),
     "no host": (GOOD, {"Host": "127.0.0.1:x]"}, 400, "The request is for another host."),
     "another site": (GOOD, {"Origin": "http://evil.example"}, 403, "The request comes from a page of another site."),
+    "no site": (GOOD, {"Origin": "http://[x"}, 403, "The request comes from a page of another site."),
     "a page without a site": (GOOD, {"Origin": "null"}, 403, "The request comes from a page of another site."),
 }  # fmt: skip
 
@@ -101,6 +102,7 @@ BAD_PICTURES = {
     "half a picture": (GOOD[:60], "cannot be decoded"),
     "a bomb": (png_header(100_000, 100_000), "more than 50,000,000 pixels"),
     "90 megapixels": (png_header(30_000, 3_000), "30000 x 3000 pixels, more than 50,000,000"),
+    "an icon": (b"\0\0\1\0\1\0" + bytes(60), "an icon, which says its size only after it was decoded"),
     "a million pixels wide": (wide(1_000_000, 51), "1000000 x 51 pixels, more than 50,000,000"),
 }
 
@@ -127,6 +129,12 @@ def test_a_picture_a_million_pixels_wide_is_answered(served: Served) -> None:
 )  # fmt: skip
 def test_a_path_in_a_name_is_only_a_name(served: Served, name: str, shown: str) -> None:
     assert served.predict((name, GOOD)).json["predictions"][0]["name"] == shown
+
+
+def test_half_a_surrogate_pair_in_a_name_is_replaced(served: Served) -> None:
+    body, headers = form(("\\ud800.png", GOOD))
+    headers = {"Content-Type": headers["Content-Type"] + "; charset=unicode_escape"}
+    assert served.ask("/predict", body, headers).json["predictions"][0]["name"] == "?.png"
 
 
 @pytest.mark.parametrize(
@@ -262,7 +270,7 @@ def test_a_slow_body_is_refused_and_a_slow_head_is_closed(monkeypatch: pytest.Mo
         assert ask(one.port, "/predict", GOOD).status == 200
 
 
-def test_a_full_queue_is_told_to_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_queue_is_told_to_the_client() -> None:
     held, going = threading.Event(), threading.Event()
 
     def waits(squares: np.ndarray) -> np.ndarray:
@@ -271,7 +279,7 @@ def test_a_full_queue_is_told_to_the_client(monkeypatch: pytest.MonkeyPatch) -> 
         return brightness(squares)
 
     model = Classifier("s", ("dark", "light"), 16, "bilinear", 0.0, waits)
-    with InThread(model, Limits(waiting_pictures=2)) as one:
+    with InThread(model, Limits(n_waiting_pictures=2)) as one:
         replies = []
         first = threading.Thread(target=lambda: replies.append(ask(one.port, "/predict", *form(*[("x", GOOD)] * 2))))
         first.start()
@@ -305,4 +313,6 @@ def test_a_network_that_fails_is_a_sentence_for_the_client_and_the_next_picture_
     with InThread(Classifier("s", ("dark", "light"), 16, "bilinear", 0.0, fails_on_light), Limits()) as one:
         reply = ask(one.port, "/predict", picture(255))
         assert (reply.status, reply.json["error"]) == (500, "The server failed on this request.")
+        assert reply.headers["x-content-type-options"] == "nosniff"
+        assert b'autotune_requests_total{path="/predict",status="500"} 1.0' in ask(one.port, "/metrics").content
         assert ask(one.port, "/predict", GOOD).json["predictions"][0]["label"] == "dark"

@@ -108,7 +108,8 @@ def test_a_server_that_is_stopped_answers_what_it_has_received(made: Path) -> No
 def test_another_host_needs_a_token_or_to_be_public(made: Path) -> None:
     for options, problem in (
         (("--host", "0.0.0.0"), "With --host 0.0.0.0, other machines can use the model."),
-        (("--token", " "), "The token is empty."),
+        (("--token", " "), "The token is empty, or has characters that a header cannot have."),
+        (("--token", "gr\xfcn"), "The token is empty, or has characters that a header cannot have."),
         (("--token", "x", "--public"), "--token and --public exclude each other."),
         (("--host", "nowhere.invalid", "--public"), "Host 'nowhere.invalid' is unknown."),
     ):
@@ -122,7 +123,7 @@ def test_a_server_with_a_token_answers_only_those_who_know_it(made: Path) -> Non
     one = start(made, "--host", "0.0.0.0", environment={"AUTOTUNE_TOKEN": "s3cret"})
     assert "/#token=s3cret" in one.said
     assert "Nothing is encrypted" in one.said
-    for path in ("/predict", "/model", "/metrics"):
+    for path in ("/predict", "/model", "/metrics", "/other"):
         for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Bearer \xff"}):
             reply = one.ask(path, DARK if path == "/predict" else None, headers)
             assert reply.status == 401
@@ -131,6 +132,16 @@ def test_a_server_with_a_token_answers_only_those_who_know_it(made: Path) -> Non
     assert one.ask("/predict", DARK, {"Authorization": "Bearer s3cret"}).status == 200
     assert one.ask("/").status == one.ask("/health").status == 200
     assert one.ask("/health", headers={"Host": "my-server.example"}).status == 200
+    api = one.ask("/openapi.json")
+    assert api.json["paths"]["/predict"]["post"]["security"] == [{"HTTPBearer": []}]
+    assert b"brightness" not in api.content  # the name of the study
+    one.stop()
+
+
+def test_behind_a_proxy_on_the_same_machine_the_browsers_host_is_kept(made: Path) -> None:
+    one = start(made, "--token", "s3cret")
+    headers = {"Authorization": "Bearer s3cret", "Host": "photos.example", "Origin": "https://photos.example"}
+    assert one.ask("/predict", DARK, headers).status == 200
     one.stop()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,17 @@ from commands import run_command
 from conftest import write_digits
 from small_studies import search
 
-from autotune.data.split import TEST, read_manifest
+from autotune.data.split import TEST, Split, carried_parts, read_manifest
 from autotune.errors import AutotuneError, ConfigError, DataError, StudyError
 from autotune.search.ranges import Range
 from autotune.search.settings import read_settings
 from autotune.search.space import BackboneOptions, suggest
 from autotune.search.warm_start import repeated
-from autotune.study import earlier_model
+from autotune.study import compare, earlier_model
+from autotune.study.after import changes
 from autotune.study.compare import compare_studies
 from autotune.study.listener import StudyListener
+from autotune.study.storage.comparisons import ComparisonRow, PairedScore
 from autotune.study.storage.record import open_record
 from autotune.study.summary import study_status
 
@@ -38,7 +41,6 @@ class Lines(StudyListener):
 def more(tmp_path: Path) -> Path:
     """The digits of the finished study and new ones, without one of the old pictures."""
     folder = write_digits(tmp_path / "more", each=80)
-    next(iter((folder / "0").iterdir()))
     sorted((folder / "0").iterdir())[0].unlink()
     return folder
 
@@ -72,7 +74,9 @@ def test_a_study_after_another_keeps_its_sides_and_starts_with_its_choices_and_i
     low, high = row["test"]["interval"]
     assert low <= row["test"]["value"] - row["test"]["other"] <= high
     (other,) = study_status("s").comparisons
-    assert (other.later, other.earlier, other.test.value) == ("t", "s", row["test"]["value"])
+    assert (Path(other.later).name, Path(other.earlier).name) == ("t", "s")
+    assert other.test.value == row["test"]["value"]
+    assert "--after" in study_status("t").command(5)
     assert json.dumps(study_status("s").to_json()["test"]) == before  # its own evaluations are as they were
 
     again = Lines()
@@ -102,11 +106,41 @@ def test_a_search_ends_well_if_the_earlier_model_cannot_be_compared(
     assert found["comparisons"] == []
     assert len(search(more, trials=1, name="t")["comparisons"]) == 1  # made up for by the same command, also without it
 
+    shutil.rmtree("studies/s")
+    shown = Lines()
+    found = search(more, trials=2, name="t", after="s", listener=shown)
+    assert found["trials"]["total"] == 2
+    if found["comparisons"] == []:  # another final model, and the earlier study is gone
+        assert any(line.startswith("Not compared with study s: ") for line in shown.lines)
+    assert not Path("studies/s").exists()
+
+
+@pytest.mark.slow
+def test_a_study_keeps_what_it_follows(finished: Path, more: Path) -> None:
+    shutil.copytree(finished, "studies/u")
+    search(more, trials=1, name="t", after="s")
+    for after, follows in (("u", "follows s"), ("gone", "follows s")):
+        with pytest.raises(StudyError, match=f"Study t has started, and {follows}"):
+            search(more, trials=2, name="t", after=after)
+    with pytest.raises(StudyError, match="Study s has started, and follows no other study"):
+        search(more, trials=5, name="s", after="u")
+
+
+def test_a_file_that_was_saved_again_keeps_its_part_and_is_not_new(finished: Path, tmp_path: Path) -> None:
+    pictures = read_manifest(finished / "manifest.csv")
+    changed = [replace(p, digest=p.digest[::-1], part=None) if i % 10 == 0 else p for i, p in enumerate(pictures)]
+    kept = carried_parts(pictures, changed)
+    assert all(kept[now.digest] == old.part for old, now in zip(pictures, changed, strict=True))
+    found = changes("s", pictures, changed)
+    assert (found.n_added, found.gone) == (0, 0)
+    renumbered = [replace(pictures[0], digest="f" * 32), *pictures]  # a new picture under an old name; the old is there
+    assert "f" * 32 not in carried_parts(pictures, renumbered)
+
 
 def test_a_study_that_cannot_follow_is_refused_before_it_reads_its_pictures(finished: Path, more: Path) -> None:
     for options, kind, problem in (
         ({"after": "gone"}, StudyError, "No study named 'gone'"),
-        ({"after": "s", "name": "s"}, StudyError, "Study s cannot follow itself."),
+        ({"after": "s", "name": "s"}, StudyError, "Study s has started, and follows no other study."),
         ({"after": "s", "manifest": finished / "manifest.csv"}, ConfigError, "--after and --manifest exclude"),
     ):
         with pytest.raises(kind, match=problem):
@@ -142,9 +176,13 @@ def test_two_studies_are_compared_on_the_test_pictures_of_both(finished: Path) -
     found = compare_studies("s", "t")
     assert found.shared
     assert (found.shared.n, found.trained_on, found.other_labels) == (scores.n, 0, 0)
-    assert found.shared.difference == pytest.approx(5 / scores.n) or scores.accuracy < 1
+    truth = [one if right else (one + 1) % 3 for one, right in zip(scores.predicted, scores.right, strict=True)]
+    lost = sum(a == t for a, t in zip(scores.predicted[:5], truth[:5], strict=True))
+    gained = sum(b == t for b, t in zip(predicted[:5], truth[:5], strict=True))
+    assert lost - gained > 0
+    assert found.shared.difference == pytest.approx((lost - gained) / scores.n)
     low, high = found.shared.interval
-    assert 0 <= low < high <= 1
+    assert 0 <= low < found.shared.difference < high <= 1
     shown = json.loads(run_command("compare", "s", "t", "--json").stdout)
     assert shown["shared"]["n"] == scores.n
     assert [side["study"] for side in shown["studies"]] == ["s", "t"]
@@ -158,8 +196,6 @@ def test_pictures_that_one_study_has_learned_from_are_left_out(finished: Path) -
     moved = [row.replace(",test,", ",train,") if row.startswith(tuple(tested[:2])) else row for row in rows]
     (other / "manifest.csv").write_text("\n".join(moved) + "\n")
     with open_record(other) as record:
-        from autotune.data.split import Split
-
         facts = record.facts()
         split = Split(facts.classes, read_manifest(other / "manifest.csv"), (), {}, facts.visits)
         scores = record.evaluations()[-1].scores
@@ -174,6 +210,41 @@ def test_pictures_that_one_study_has_learned_from_are_left_out(finished: Path) -
     assert "Left out: 2 test pictures that the other study has learned from." in run_command("compare", "s", "t").stdout
 
 
+def test_pictures_in_a_group_with_learned_ones_are_left_out(finished: Path) -> None:
+    pictures = read_manifest(finished / "manifest.csv")
+    tested = next(i for i, picture in enumerate(pictures) if picture.part == TEST)
+    learned = next(i for i, picture in enumerate(pictures) if picture.part != TEST)
+    grouped = [replace(p, group="burst") if i in (tested, learned) else p for i, p in enumerate(pictures)]
+    split = Split(("0", "1", "2"), tuple(grouped), (), {})
+    assert pictures[tested].digest in compare._learned(split)
+    assert compare._learned(split) - {pictures[tested].digest} == {p.digest for p in pictures if p.part != TEST}
+
+
+def test_studies_with_and_without_folds_are_shown_side_by_side(finished: Path) -> None:
+    other = Path(shutil.copytree(finished, "studies/t"))
+    with open_record(other) as record:
+        final = record.final()
+        assert final
+        assert not final.folds
+        changed = replace(final, folds=(1, 2), value=0.875)
+        record._db.execute("update finals set facts = ?", [json.dumps(changed.to_json())])
+        record._db.conn.commit()
+    shown = run_command("compare", "s", "t", columns=150).stdout
+    assert "87.5 %, cross-validation" in shown
+    assert ", validation" in shown
+
+
+def test_comparisons_of_earlier_models_are_not_those_of_the_final_model(finished: Path) -> None:
+    folder = str(finished.resolve())
+    row = ComparisonRow(folder, "/elsewhere/r", "accuracy", 99, 1, {}, 0, None, PairedScore(9, 0.9, 0.8, (0.0, 0.2)))
+    with open_record(finished) as record:
+        record.keep_comparison(row, 1.0)
+        record.keep_comparison(replace(row, later_model=record.final_id()), 1.0)
+    found = study_status("s")
+    assert (len(found.comparisons), len(found.comparisons_before)) == (1, 1)
+    assert run_command("status", "s", columns=150).stdout.count("All test pictures of s") == 1
+
+
 def test_studies_that_share_no_picture_are_refused(finished: Path) -> None:
     other = Path(shutil.copytree(finished, "studies/t"))
     text = (other / "manifest.csv").read_text().splitlines()
@@ -184,8 +255,6 @@ def test_studies_that_share_no_picture_are_refused(finished: Path) -> None:
         changed.append(",".join(cells))
     (other / "manifest.csv").write_text("\n".join(changed) + "\n")
     with open_record(other) as record:
-        from autotune.data.split import Split
-
         facts = record.facts()
         record.keep_facts(split=Split(facts.classes, read_manifest(other / "manifest.csv"), (), {}).identity)
     done = run_command("compare", "s", "t", columns=200)
@@ -228,3 +297,7 @@ def test_choices_outside_the_ranges_are_moved_to_the_nearest_limit() -> None:
     again = suggest(study.ask(), narrow, fewer)
     assert (again.pixels, again.depth, again.lr_high) == (64, 0, 0.5)
     assert repeated(space, (BackboneOptions("c", (64,), (0,)),), [drawn]) == []
+    (values,) = repeated(space.model_copy(update={"augment": Range(0.0, 1.0, step=0.25)}), arms, [
+        replace(drawn, augment=0.3)
+    ])  # fmt: skip
+    assert values["augment"] == 0.25

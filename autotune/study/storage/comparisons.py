@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from autotune.text import percent, plural
@@ -28,7 +29,9 @@ class Score:
 
 @dataclass(frozen=True)
 class PairedScore:
-    """A metric of two models on the same n pictures. interval: the 95 % interval of value minus other."""
+    """A metric of two models, value and other, in [0, 1], on the same n pictures. interval: the 95 % interval of value
+    minus other. n_visits: as in Score.
+    """
 
     n: int
     value: float
@@ -43,10 +46,9 @@ class PairedScore:
     def words(self, one: str, other: str) -> str:
         """Describe the scores. one, other: names of the studies."""
         low, high = (100 * limit for limit in self.interval)
-        visits = f" in {plural(self.n_visits, 'visit')}" if self.n_visits else ""
         return (
-            f"{one} {percent(self.value)}, {other} {percent(self.other)}; difference {100 * self.difference:+.1f} "
-            f"percentage points (95 % interval {low:+.1f} to {high:+.1f}, n = {self.n}{visits})."
+            f"{one} {percent(self.value)}, {other} {percent(self.other)}; {one} minus {other}: {100 * self.difference:+.1f} "
+            f"percentage points (95 % interval {low:+.1f} to {high:+.1f}, n = {self.n}{of_visits(self)})."
         )
 
     @classmethod
@@ -58,17 +60,18 @@ class PairedScore:
 class ComparisonRow:
     """The final model of a study against that of the earlier study that it followed.
 
-    later, earlier: names of the studies. model: the row of the final model in this study's record; other_model: in the
-    other's; None: the best trial's own network. added: new pictures of the later study, by class and part. gone:
-    pictures of the earlier study that the later one does not have. fresh: the earlier model on the new pictures outside
-    the test set; None without any. test: the later model and the earlier one on the later study's test pictures.
+    later, earlier: folders of the studies. later_model, earlier_model: the final models, by their numbers in the
+    records of the studies; None: the best trial's own network. added: new pictures of the later study, by class and
+    part. gone: pictures of the earlier study that the later one does not have. fresh: the earlier model on the new
+    pictures outside the test set; None without any. test: the later model and the earlier one on the later study's test
+    pictures.
     """
 
     later: str
     earlier: str
     metric: str
-    model: int | None
-    other_model: int | None
+    later_model: int | None
+    earlier_model: int | None
     added: Mapping[str, Mapping[str, int]]
     gone: int
     fresh: Score | None
@@ -77,19 +80,31 @@ class ComparisonRow:
     id: int = 0
 
     @property
-    def n_added(self) -> int:
-        return sum(sum(parts.values()) for parts in self.added.values())
+    def models(self) -> tuple[str, int | None, str, int | None]:
+        """What identifies the two models."""
+        return self.later, self.later_model, self.earlier, self.earlier_model
+
+    def is_of(self, later: Path, later_model: int | None) -> bool:
+        """Return whether the later model is this one. later: the folder of its study."""
+        return (self.later, self.later_model) == (str(later.resolve()), later_model)
+
+    def concerns(self, folder: Path, model: int | None) -> bool:
+        """Return whether one of the two models is this one. folder: of its study."""
+        return (str(folder.resolve()), model) in (
+            (self.later, self.later_model), (self.earlier, self.earlier_model)
+        )  # fmt: skip
 
     @property
     def lines(self) -> list[str]:
         """Describe the comparison."""
-        found = f"All test pictures of {self.later}: {self.test.words(self.later, self.earlier)}"
+        later, earlier = distinct_names(Path(self.later), Path(self.earlier))
+        found = f"All test pictures of {later}: {self.test.words(later, earlier)}"
         if self.fresh is None:
             return [found]
         low, high = self.fresh.interval
         return [
-            f"The model of study {self.earlier} on {plural(self.fresh.n, 'new picture')} of {self.later}, outside its "
-            f"test set: {percent(self.fresh.value)} (95 % interval {percent(low)} to {percent(high)}).",
+            f"The model of study {earlier} on {plural(self.fresh.n, 'new picture')} of {later}, outside its test set: "
+            f"{percent(self.fresh.value)} (95 % interval {percent(low)} to {percent(high)}{of_visits(self.fresh)}).",
             found,
         ]
 
@@ -102,3 +117,12 @@ class ComparisonRow:
     def to_json(self) -> dict[str, Any]:
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # lists for tuples
         return plain
+
+
+def of_visits(found: Score | PairedScore) -> str:
+    return f" in {plural(found.n_visits, 'visit')}" if found.n_visits else ""
+
+
+def distinct_names(one: Path, other: Path) -> tuple[str, str]:
+    """Return the names of two studies; their folders if the names are the same."""
+    return (str(one), str(other)) if one.name == other.name else (one.name, other.name)

@@ -250,21 +250,16 @@ class Record:
         """Return the evaluations of a trial's own network on later pictures."""
         return [row for row in self.later() if row.final is None and row.trial == number]
 
-    def keep_comparison(self, row: ComparisonRow, start: float) -> None:
-        """Save one comparison with the model of another study. start: of the work, on time.monotonic's clock."""
+    def keep_comparison(self, row: ComparisonRow, seconds: float) -> None:
+        """Save one comparison with the model of another study."""
         facts = {name: value for name, value in row.to_json().items() if name not in ("id", "finished")}
-        kept = {"facts": json.dumps(facts), "finished": _now(), "seconds": time.monotonic() - start}
+        kept = {"facts": json.dumps(facts), "finished": _now(), "seconds": seconds}
         self._db.table("comparisons").insert(kept, pk="id")
 
     def comparisons(self) -> list[ComparisonRow]:
         """Return all comparisons with models of other studies, in order."""
         rows = self._db.query("select id, facts, finished from comparisons order by id")
         return [ComparisonRow.from_json({**json.loads(row.pop("facts")), **row}) for row in rows]
-
-    def is_compared(self) -> bool:
-        """Return whether the final model has been compared with that of the study that this one follows."""
-        final, after = self.final_id(), self.facts().after
-        return after is None or any(row.model == final for row in self.comparisons())
 
     def keep_export(self, trial: int, folder: str, facts: Mapping[str, Any], is_final: bool) -> None:
         """Save one exported bundle. facts: the JSON object that the export printed. is_final: of the final model."""
@@ -308,6 +303,7 @@ _TYPED: dict[str, Callable[[Any], Any]] = {
     "skipped": lambda rows: tuple(SkippedFile(**row) for row in rows),
     "cuts": lambda rows: {(name, pixels): tuple(cuts) for name, pixels, cuts in rows},
     "backbones": _backbones,
+    "earlier_choices": lambda rows: tuple(Params.from_record(row) for row in rows),
     "look_alikes": lambda plain: {label: tuple(digests) for label, digests in plain.items()},
     "run": lambda plain: Running(**plain),
     "visits": lambda plain: Visits(**{**plain, "by_picture": tuple(plain["by_picture"])}),
@@ -320,6 +316,8 @@ def _plain(name: str, value: Any) -> Any:
         return [[*key, cuts] for key, cuts in value.items()]
     if name == "skipped":
         return [asdict(one) for one in value]
+    if name == "earlier_choices":
+        return [one.recorded() for one in value]
     if name in ("visits", "run"):
         return asdict(value)
     return {key: asdict(one) for key, one in value.items()} if name == "backbones" else value

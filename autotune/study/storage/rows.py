@@ -80,6 +80,7 @@ class StudyFacts:
     run: Running | None = None
     look_alikes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     after: str | None = None
+    earlier_choices: tuple[Params, ...] = ()
 
     @property
     def has_started(self) -> bool:
