@@ -10,6 +10,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -80,19 +81,30 @@ def digits(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def searched(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
-    """A finished study of three digits, `studies/s`, without finals. Tests use copies of it."""
+def searched(tmp_path_factory: pytest.TempPathFactory, cache: Path, worker_id: str) -> Path:
+    """A finished study of three digits, `studies/s`, without finals. Tests use copies of it.
+
+    It is searched once for all processes of pytest-xdist, which share the folder above their own.
+    """
+    own = tmp_path_factory.getbasetemp()
+    place = (own if worker_id == "master" else own.parent) / "searched"
+    with FileLock(place.with_suffix(".lock")):
+        if not (place / "done").exists():
+            _search(place)
+            (place / "done").touch()
+    return place / "studies" / "s"
+
+
+def _search(place: Path) -> None:
     from autotune.cli.console import PlainConsole
     from autotune.study.finals import race
     from autotune.study.request import SearchRequest
     from autotune.study.run import run_study
 
-    place = tmp_path_factory.mktemp("searched")
     data = write_digits(place / "digits3")
     flags = {"epochs": 3, "backbone": ["quick_cnn"]}
     with contextlib.chdir(place), mock.patch.object(race, "FINALS_SHARE", 0.0):
         run_study(SearchRequest(data=data, name="s", trials=4, flags=flags, device="cpu"), PlainConsole(quiet=True))
-    return place / "studies" / "s"
 
 
 @pytest.fixture

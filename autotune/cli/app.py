@@ -17,10 +17,12 @@ from autotune.cli.options import (
     ConfigFile,
     Data,
     Device,
+    EarlierStudy,
     EngineName,
     GpusPerTrial,
     GroupBy,
     Json,
+    Manifest,
     MetricName,
     NewStudyName,
     Plugins,
@@ -28,14 +30,14 @@ from autotune.cli.options import (
     SkipUnreadable,
     StudyName,
     TimeLimit,
+    TrackerName,
     WeightsDir,
     Workers,
     print_json,
     study_names,
 )
 from autotune.cli.studies import studies_app
-from autotune.text import either
-from autotune.trackers.base import TRACKERS, find_tracker
+from autotune.trackers.base import find_tracker
 
 if TYPE_CHECKING:
     from autotune.cli.console import PlainConsole
@@ -92,28 +94,12 @@ def search(
     gpus_per_trial: GpusPerTrial = None,
     weights: WeightsDir = None,
     plugins: Plugins = None,
-    manifest: Annotated[
-        Path | None, typer.Option(help="manifest.csv of an earlier study, to keep only its split.")
-    ] = None,
-    after: Annotated[
-        str | None,
-        typer.Option(
-            metavar="STUDY",
-            help="Earlier study of some of these pictures: keep its split, start with its best choices, and compare "
-            "the models.",
-            autocompletion=study_names,
-        ),
-    ] = None,
+    manifest: Manifest = None,
+    after: EarlierStudy = None,
     group_by: GroupBy = None,
     skip_unreadable: SkipUnreadable = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard logs.")] = False,
-    track: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TRACKER",
-            help=f"Also send curves, scores, report and bundle to {either(list(TRACKERS))}.",
-        ),
-    ] = None,
+    track: TrackerName = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and its estimated cost, then exit.")
     ] = False,

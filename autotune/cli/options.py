@@ -13,6 +13,7 @@ import typer
 
 from autotune.errors import ConfigError
 from autotune.text import either
+from autotune.trackers.base import TRACKERS
 from autotune.training.metrics import METRICS
 
 DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?:in)?)?(?:(\d+(?:\.\d+)?)s?)?")
@@ -105,6 +106,25 @@ ClusterAddress = Annotated[
     typer.Option("--address", help="HOST:PORT of a Ray cluster, or auto. Default: RAY_ADDRESS, or this machine alone."),
 ]
 GpusPerTrial = Annotated[float | None, typer.Option(help="With --engine ray: GPUs of a trial, e.g. 0.5. Default: 1.")]
+Manifest = Annotated[
+    Path | None, typer.Option("--manifest", help="manifest.csv of an earlier study, to keep only its split.")
+]
+EarlierStudy = Annotated[
+    str | None,
+    typer.Option(
+        "--after",
+        metavar="STUDY",
+        help="Earlier study of some of these pictures: keep its split, start with its best choices, and compare the "
+        "models.",
+        autocompletion=study_names,
+    ),
+]
+TrackerName = Annotated[
+    str | None,
+    typer.Option(
+        "--track", metavar="TRACKER", help=f"Also send curves, scores, report and bundle to {either(list(TRACKERS))}."
+    ),
+]
 NewStudyName = Annotated[str | None, typer.Option(help="Name of the study; default: the name of the data folder.")]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="Configuration file; default: studies/NAME/study.toml, if it exists.")

@@ -47,13 +47,10 @@ class PairedScore:
         """Describe the scores. one, other: names of the studies."""
         low, high = (100 * limit for limit in self.interval)
         return (
-            f"{one} {percent(self.value)}, {other} {percent(self.other)}; {one} minus {other}: {100 * self.difference:+.1f} "
-            f"percentage points (95 % interval {low:+.1f} to {high:+.1f}, n = {self.n}{of_visits(self)})."
+            f"{one} {percent(self.value)}, {other} {percent(self.other)}; {one} minus {other}: "
+            f"{100 * self.difference:+.1f} percentage points (95 % interval {low:+.1f} to {high:+.1f}, "
+            f"n = {self.n}{of_visits(self)})."
         )
-
-    @classmethod
-    def from_json(cls, plain: Mapping[str, Any]) -> PairedScore:
-        return cls(**{**plain, "interval": tuple(plain["interval"])})
 
 
 @dataclass(frozen=True)
