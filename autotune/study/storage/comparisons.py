@@ -52,6 +52,10 @@ class PairedScore:
             f"n = {self.n}{of_visits(self)})."
         )
 
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> PairedScore:
+        return cls(**{**plain, "interval": tuple(plain["interval"])})
+
 
 @dataclass(frozen=True)
 class ComparisonRow:
