@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from typing import TYPE_CHECKING
 
@@ -68,14 +69,14 @@ def _running(one: Running, n_done: int) -> str:
 
 
 def _next_commands(summary: Summary) -> Table:
-    study, table = summary.study, new_table()
+    name, table = shlex.quote(summary.study), new_table()
     table.show_header = False
     table.add_column(no_wrap=True)
     table.add_column()
     for command, result in (
-        (f"autotune report {study}", "curves, hyperparameters and misclassified pictures in one HTML file"),
-        (f"autotune predict {study} PICTURE...", "labels for new pictures"),
-        (f"autotune export {study}", "a standalone model"),
+        (f"autotune report {name}", "curves, hyperparameters and misclassified pictures in one HTML file"),
+        (f"autotune predict {name} PICTURE...", "labels for new pictures"),
+        (f"autotune export {name}", "a standalone model"),
     ):
         table.add_row(cell_name(command), result)
     return table
@@ -214,7 +215,7 @@ def _later_scores(later: LaterRow, summary: Summary) -> list[str]:
             f"Threshold {one.threshold:.4g}: {one.answered} of {one.n} predictions reach it; {percent(share)} of these "
             "are correct."
         )
-    lines.append(f"The mistakes as pictures: autotune report {summary.study}")
+    lines.append(f"The mistakes as pictures: autotune report {shlex.quote(summary.study)}")
     return lines
 
 

@@ -18,20 +18,20 @@ FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "HEIF", "
 TO_8_BITS = (np.arange(65536) / 257).round().astype(np.uint8)
 
 
-def open_image(source: str | Path | BinaryIO) -> Image.Image:
+def open_image(source: str | Path | BinaryIO, formats: tuple[str, ...] = FORMATS) -> Image.Image:
     """Open a picture in one of the formats, as Pillow does: the pixels are not decoded yet."""
     Image.init()
-    return Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN])
+    return Image.open(source, formats=[name for name in formats if name in Image.OPEN])
 
 
-def decode_image(source: str | Path | BinaryIO) -> Image.Image:
+def decode_image(source: str | Path | BinaryIO, formats: tuple[str, ...] = FORMATS) -> Image.Image:
     """Return an upright RGB picture: EXIF orientation applied, transparency on white, 16 bits scaled to 8."""
     if isinstance(source, (str, Path)) and not Path(source).is_file():  # opening a pipe would block
         raise ValueError("file not found")
-    with open_image(source) as file:
-        # Phones write MPO: a JPEG followed by a second view.
+    with open_image(source, formats) as file:
+        # Phones write MPO: a JPEG followed by a second view. Counting the frames could take minutes.
         if getattr(file, "is_animated", False) and file.format != "MPO":
-            raise ValueError(f"animated, {getattr(file, 'n_frames', 2)} frames")
+            raise ValueError("several frames or pages")
         if file.mode == "F":
             raise ValueError("floating-point pixels without a defined white level")
         ImageOps.exif_transpose(file, in_place=True)  # in place: no copy if there is nothing to rotate

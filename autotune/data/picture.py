@@ -22,7 +22,8 @@ with contextlib.suppress(ImportError):  # the extra `heic`
 
 MOST_PIXELS = 200_000_000
 BIG_PIXELS = 25_000_000
-ICO = b"\0\0\1\0"  # the first bytes of an icon
+# Of content from strangers: other decoders keep all threads waiting, take minutes, or decode before the size is known.
+FROM_STRANGERS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "HEIF")
 BYTES_A_PIXEL = 16  # at most, while a picture is decoded
 _one_at_a_time = threading.Lock()  # for big pictures, because several threads decode
 
@@ -57,7 +58,8 @@ class UnreadableError(Exception):
 def read_picture(source: Path | bytes, most_pixels: int | None = None) -> Image.Image:
     """Return an upright RGB picture, decoded by the code that is exported in bundles. Raises UnreadableError.
 
-    source: a file, or its content. most_pixels: of a picture, MOST_PIXELS by default; larger ones are not decoded.
+    source: a file, or content in one of the formats FROM_STRANGERS. most_pixels: of a picture, MOST_PIXELS by default;
+    larger ones are not decoded.
     """
     most_pixels = most_pixels or MOST_PIXELS
     try:
@@ -65,14 +67,13 @@ def read_picture(source: Path | bytes, most_pixels: int | None = None) -> Image.
             warnings.simplefilter("ignore")
             if isinstance(source, Path) and not source.is_file():  # opening a pipe would block
                 raise UnreadableError("file not found")
-            if isinstance(source, bytes) and source.startswith(ICO):
-                raise UnreadableError("an icon, which says its size only after it was decoded")
-            with open_image(_opened(source)) as image:
+            formats = FROM_STRANGERS if isinstance(source, bytes) else FORMATS
+            with open_image(_opened(source), formats) as image:
                 n_pixels = image.width * image.height
                 if n_pixels > most_pixels:
                     raise UnreadableError(f"{image.width} x {image.height} pixels, more than {most_pixels:,}")
             with _one_at_a_time if n_pixels > BIG_PIXELS else contextlib.nullcontext():
-                return decode_image(_opened(source))
+                return decode_image(_opened(source), formats)
     except UnidentifiedImageError as error:
         raise UnreadableError("not a picture, or in an unsupported format") from error
     except Image.DecompressionBombError as error:

@@ -12,7 +12,7 @@ from autotune.files import unfinished_folder, write_whole
 from autotune.text import first_line, plain_name
 
 APP, README, REQUIREMENTS, ATTRIBUTES, MODEL = "app.py", "README.md", "requirements.txt", ".gitattributes", "model"
-MAY_BE_THERE = {".git", README, REQUIREMENTS, ATTRIBUTES}  # in the clone of a new Space
+REPLACED = {README, REQUIREMENTS}  # also in the clone of a new Space, like its .gitattributes
 GRADIO = "6.31.0"  # the version that was tested
 NEEDED = ("numpy>=1.26", "onnxruntime>=1.22", "pillow>=11.0")
 LARGE_FILES = "".join(f"*.{kind} filter=lfs diff=lfs merge=lfs -text\n" for kind in ("onnx", "pt2", "safetensors"))
@@ -36,6 +36,10 @@ def check_space(folder: Path, source: Path) -> None:
         raise BundleError(
             f"{folder} has files that are not of a Space, such as {others[0]}.", "Choose an empty or a new folder."
         )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BundleError(f"{folder} cannot be created: {error.strerror}.", "Choose another folder.") from error
 
 
 def _is_ours(file: Path) -> bool:
@@ -44,7 +48,9 @@ def _is_ours(file: Path) -> bool:
         return file.is_file() and "Written by `autotune export --space`." in file.read_text(
             encoding="utf-8", errors="replace"
         )
-    return bundle.is_unchanged(file) if file.name == MODEL else file.name in MAY_BE_THERE
+    if file.name == MODEL:
+        return bundle.is_unchanged(file)
+    return file.name.startswith(".") or (file.name in REPLACED and file.is_file())
 
 
 def write_space(source: Path, folder: Path) -> None:
@@ -55,7 +61,6 @@ def write_space(source: Path, folder: Path) -> None:
     opened = bundle.open_bundle(source)
     check_space(folder, opened.folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         with unfinished_folder(folder / MODEL) as staging:
             shutil.copytree(opened.folder, staging / MODEL)
             if (folder / MODEL).exists():

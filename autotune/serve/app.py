@@ -106,10 +106,12 @@ def create_app(model: Classifier, hosts: Collection[str] | None, token: str | No
 def _add_page(app: FastAPI) -> None:
     app.mount("/page", StaticFiles(directory=PAGE), name="page")
 
+    @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
         return FileResponse(PAGE / "index.html")
 
+    @app.head("/health", include_in_schema=False)
     @app.get("/health")
     async def health() -> dict[str, str]:
         """Whether the server answers."""
@@ -117,6 +119,7 @@ def _add_page(app: FastAPI) -> None:
 
 
 def _add_model(app: APIRouter, model: Classifier, limits: Limits) -> None:
+    @app.head("/model", include_in_schema=False)
     @app.get("/model")
     async def describe() -> Model:
         """What is served: labels, threshold and limits."""

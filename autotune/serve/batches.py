@@ -36,8 +36,8 @@ class Batches:
             yield
         finally:
             worker.cancel()
-            self._decoders.shutdown(cancel_futures=True)
-            self._network.shutdown()
+            for pool in (self._decoders, self._network):
+                pool.shutdown(wait=False, cancel_futures=True)  # a decoder may take minutes
 
     async def predict(self, pictures: Sequence[tuple[str, bytes]], top: int) -> list[tuple[Prediction, float]]:
         """Predict pictures (name, content), in order, each with its milliseconds. An unreadable one has `error`.

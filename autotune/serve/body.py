@@ -85,7 +85,9 @@ async def read_pictures(request: Request, limits: Limits) -> list[tuple[str, byt
         content = await request.body()
         pictures = [(UNNAMED, content)] if content else []
     if not pictures:
-        raise RequestError(400, "The request has no picture.", f"Send it as the body, or as field {FIELD!r} of a form.")
+        raise RequestError(
+            400, "The request has no picture, or is cut off.", f"Send it as the body, or as field {FIELD!r} of a form."
+        )
     return pictures
 
 

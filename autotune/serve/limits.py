@@ -46,6 +46,11 @@ def busy() -> RequestError:
     return RequestError(429, "Too many pictures are waiting.", "Try again in a second.", {"Retry-After": "1"})
 
 
+def stopping() -> RequestError:
+    """Return the refusal of a request that is not answered yet when the server has to stop."""
+    return RequestError(503, "The server stops.", "Try again when it runs again.", {"Retry-After": "10"})
+
+
 async def refuse(request: Request, error: Exception) -> JSONResponse:
     """Answer a request with a refusal: an exception handler."""
     assert isinstance(error, RequestError)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import ipaddress
 import logging
+import signal
 import socket
 import sys
+import warnings
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from urllib.parse import quote
@@ -45,6 +48,7 @@ def serve(request: ServeRequest, resources: Resources, say: Callable[[str], None
         model = predict.load(request.source, resources, say)
         limits = Limits()
         app = create_app(model, _hosts(request), request.token and request.token.strip(), limits)
+        warnings.filterwarnings("ignore", module="PIL")  # about damaged pictures
         logging.getLogger("python_multipart").setLevel(logging.ERROR)  # else each damaged form of a stranger is a line
         listening.listen(BACKLOG)  # requests that arrive from now on wait for the loop to start
         say("\n".join(_words(request, model.study, listening.getsockname()[1])))
@@ -57,8 +61,20 @@ def serve(request: ServeRequest, resources: Resources, say: Callable[[str], None
             server_header=False,
             timeout_graceful_shutdown=limits.stop_seconds,
         )
+        server = uvicorn.Server(config)
+        _stop_when_the_terminal_closes(server)
         with contextlib.suppress(KeyboardInterrupt):  # the normal way to stop
-            uvicorn.Server(config).run(sockets=[listening])
+            server.run(sockets=[listening])
+
+
+def _stop_when_the_terminal_closes(server: uvicorn.Server) -> None:
+    """Let SIGHUP stop a server as SIGTERM does, which uvicorn handles, unless it is ignored, as under nohup."""
+
+    def stop(*_: object) -> None:
+        server.should_exit = True
+
+    if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, stop)
 
 
 def _check(request: ServeRequest) -> None:
@@ -69,7 +85,9 @@ def _check(request: ServeRequest) -> None:
             "The token is empty, or has characters that a header cannot have.", "Use letters, digits and punctuation."
         )
     if request.token is not None and request.public:
-        raise ConfigError("--token and --public exclude each other.", "Use only one of them.")
+        raise ConfigError(
+            "The token (--token or AUTOTUNE_TOKEN) and --public exclude each other.", "Use only one of them."
+        )
     if not _is_loopback(request.host) and request.token is None and not request.public:
         raise ConfigError(
             f"With --host {request.host}, other machines can use the model.",
@@ -101,9 +119,13 @@ def _listen(host: str, port: int) -> socket.socket:
         except OSError:
             found.close()
             raise
-    except socket.gaierror as error:
+    except (socket.gaierror, UnicodeError) as error:
         raise ConfigError(f"Host {host!r} is unknown.", "Use an address of this machine, such as 0.0.0.0.") from error
     except OSError as error:
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise ConfigError(
+                f"{host} is no address of this machine.", "Use one of them, or 0.0.0.0 for all."
+            ) from error
         raise AutotuneError(
             f"{host}:{port} cannot be used: {error.strerror}.", "Use another --port, or --port 0 for any free one."
         ) from error

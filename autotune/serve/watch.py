@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from autotune.serve.limits import stopping
 from autotune.serve.metrics import Metrics
 
 SAFE = {
@@ -29,12 +31,18 @@ class Watch:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        path = scope["path"]
+        path, has_started = scope["path"], False
 
         async def watched(message: Message) -> None:
+            nonlocal has_started
             if message["type"] == "http.response.start":
+                has_started = True
                 MutableHeaders(scope=message).update(SAFE_DOCS if path == self._docs else SAFE)
                 self._metrics.requests.labels(path if path in self._paths else "other", message["status"]).inc()
             await send(message)
 
-        await self._app(scope, receive, watched)
+        try:
+            await self._app(scope, receive, watched)
+        except asyncio.CancelledError:  # the time for requests that are being answered is over
+            if not has_started:
+                await stopping().response()(scope, receive, watched)

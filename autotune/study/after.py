@@ -23,11 +23,15 @@ N_SHOWN = 12  # classes whose new pictures are counted in words
 
 @dataclass(frozen=True)
 class Changes:
-    """What a folder has that an earlier study had not. added: new pictures by class and part. gone: of n_old."""
+    """What a folder has that an earlier study had not. added: new pictures by class and part. gone: of n_old.
+
+    relabelled: pictures that had another label.
+    """
 
     added: Mapping[str, Mapping[str, int]]
     gone: int
     n_old: int
+    relabelled: int
 
     @property
     def n_added(self) -> int:
@@ -41,6 +45,8 @@ class Changes:
         lines = [f"After study {earlier}: {plural(self.n_added, 'new picture')} ({_counts(of_parts)})."]
         if self.gone:
             lines[0] += f" {self.gone} of its {plural(self.n_old, 'picture')} are gone."
+        if self.relabelled:
+            lines[0] += f" {plural(self.relabelled, 'picture')} had another label."
         most = sorted(self.added.items(), key=lambda item: (-sum(item[1].values()), item[0]))
         lines += [f"  {label}: {sum(parts.values())} ({_counts(parts)})" for label, parts in most[:N_SHOWN]]
         return [*lines, f"  and {len(most) - N_SHOWN} more classes"] if len(most) > N_SHOWN else lines
@@ -103,7 +109,9 @@ def changes(earlier: str, old: Sequence[Picture], now: Sequence[Picture]) -> Cha
         if picture.digest not in known:
             added.setdefault(picture.label, Counter())[str(picture.part)] += 1
     gone = sum(picture.digest not in present and picture.path not in paths for picture in old)
-    return Changes({label: dict(parts) for label, parts in added.items()}, gone, len(old))
+    labels = {picture.digest: picture.label for picture in old}
+    relabelled = sum(labels.get(picture.digest, picture.label) != picture.label for picture in now)
+    return Changes({label: dict(parts) for label, parts in added.items()}, gone, len(old), relabelled)
 
 
 def earlier_choices(earlier: Path) -> tuple[Params, ...]:

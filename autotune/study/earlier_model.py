@@ -74,7 +74,11 @@ def _compare(
 def _comparison(old: FinishedTrial, ready: Prepared, record: Record, listener: StudyListener) -> ComparisonRow:
     parts, test, metric = ready.split, record.evaluation(), ready.settings.metric
     assert test
-    tested, new = parts.part(TEST), _unseen(old.parts.pictures, parts.pictures)
+    new = _unseen(old.parts.pictures, parts.pictures)
+    places = [i for i, picture in enumerate(parts.part(TEST)) if picture.label in old.parts.classes]
+    tested, known = [parts.part(TEST)[i] for i in places], [p for p in new if p.label in old.parts.classes]
+    if not tested:
+        raise StudyError("It knows none of the classes of the test pictures.", "Compare other studies.")
     predicted = _predict(old, ready, tested, listener)
     found = changes(old.folder.name, old.parts.pictures, parts.pictures)
     return ComparisonRow(
@@ -85,8 +89,11 @@ def _comparison(old: FinishedTrial, ready: Prepared, record: Record, listener: S
         earlier_model=old.record.final_id(),
         added=found.added,
         gone=found.gone,
-        fresh=_score(old, ready, new, listener) if new else None,
-        test=paired_score(metric, tested, parts.classes, np.array(test.predicted), predicted, parts.visits.n > 0),
+        unknown=len(parts.part(TEST)) - len(tested) + len(new) - len(known),
+        fresh=_score(old, ready, known, listener) if known else None,
+        test=paired_score(
+            metric, tested, parts.classes, np.array(test.predicted)[places], predicted, parts.visits.n > 0
+        ),
     )
 
 

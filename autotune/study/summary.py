@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -197,7 +198,7 @@ def describe_scope(
             "No visits are known, so the score is for pictures like these; pictures of other days and places may be "
             "harder."
         )
-        command = f"autotune evaluate {study} --on LATER"
+        command = f"autotune evaluate {shlex.quote(study)} --on LATER"
         return like_these if measured_later else f"{like_these} Measure it on later pictures: {command}"
     sentences = []
     if test and test.n_visits:

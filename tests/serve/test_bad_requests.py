@@ -61,13 +61,29 @@ def wide(width: int, height: int) -> bytes:
     return file.getvalue()
 
 
+def drawn(kind: str) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (32, 32)).save(file, kind)
+    return file.getvalue()
+
+
+def tiff(pages: int) -> bytes:
+    """Return a TIFF with pages of one pixel, which all have the same strip."""
+    entries = [(256, 3, 1, 1), (257, 3, 1, 1), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, 1, 8),
+               (277, 3, 1, 1), (278, 3, 1, 1), (279, 4, 1, 1)]  # fmt: skip
+    page = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    first, size = 12, len(page) + 4
+    later = (struct.pack("<I", first + size * (number + 1)) for number in range(pages - 1))
+    return b"II*\0" + struct.pack("<I", first) + bytes(4) + b"".join(page + one for one in (*later, bytes(4)))
+
+
 BAD_REQUESTS = {
-    "nothing": (b"", {}, 400, "The request has no picture."),
-    "an empty form": (*form(), 400, "The request has no picture."),
-    "another field": (*form(("x.png", GOOD), field="other"), 400, "The request has no picture."),
+    "nothing": (b"", {}, 400, "The request has no picture, or is cut off."),
+    "an empty form": (*form(), 400, "The request has no picture, or is cut off."),
+    "another field": (*form(("x.png", GOOD), field="other"), 400, "The request has no picture, or is cut off."),
     "text instead of a file": (
         b"--b\r\nContent-Disposition: form-data; name=file\r\n\r\ntext\r\n--b--\r\n",
-        {"Content-Type": "multipart/form-data; boundary=b"}, 400, "The request has no picture.",
+        {"Content-Type": "multipart/form-data; boundary=b"}, 400, "The request has no picture, or is cut off.",
     ),
     "a form without a boundary": (
         GOOD, {"Content-Type": "multipart/form-data"}, 400, "The form cannot be read: Missing boundary in multipart."
@@ -102,7 +118,10 @@ BAD_PICTURES = {
     "half a picture": (GOOD[:60], "cannot be decoded"),
     "a bomb": (png_header(100_000, 100_000), "more than 50,000,000 pixels"),
     "90 megapixels": (png_header(30_000, 3_000), "30000 x 3000 pixels, more than 50,000,000"),
-    "an icon": (b"\0\0\1\0\1\0" + bytes(60), "an icon, which says its size only after it was decoded"),
+    "an icon, decoded before its size is known": (drawn("ICO"), "not a picture, or in an unsupported format"),
+    "JPEG 2000, whose decoder stops all threads": (drawn("JPEG2000"), "not a picture, or in an unsupported format"),
+    "a picture in plain text": (b"P2 2 2 255\n1 2 3 4\n", "not a picture, or in an unsupported format"),
+    "a hundred thousand pages": (tiff(100_000), "several frames or pages"),
     "a million pixels wide": (wide(1_000_000, 51), "1000000 x 51 pixels, more than 50,000,000"),
 }
 
@@ -228,8 +247,14 @@ class InThread:
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listening.getsockname()[1]
         app = create_app(model, ["127.0.0.1"], None, limits)
-        http = protocol.ImpatientProtocol
-        self._server = uvicorn.Server(uvicorn.Config(app, http=http, ws="none", log_level="critical"))
+        config = uvicorn.Config(
+            app,
+            http=protocol.ImpatientProtocol,
+            ws="none",
+            log_level="critical",
+            timeout_graceful_shutdown=limits.stop_seconds,
+        )
+        self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._listening]})
 
     def __enter__(self) -> "InThread":
@@ -237,8 +262,11 @@ class InThread:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.should_exit = True
+        self.stop()
         self._thread.join()
+
+    def stop(self) -> None:
+        self._server.should_exit = True
 
 
 def brightness(squares: np.ndarray) -> np.ndarray:
@@ -316,3 +344,23 @@ def test_a_network_that_fails_is_a_sentence_for_the_client_and_the_next_picture_
         assert reply.headers["x-content-type-options"] == "nosniff"
         assert b'autotune_requests_total{path="/predict",status="500"} 1.0' in ask(one.port, "/metrics").content
         assert ask(one.port, "/predict", GOOD).json["predictions"][0]["label"] == "dark"
+
+
+def test_a_request_that_takes_too_long_when_the_server_stops_is_told_so() -> None:
+    held, going = threading.Event(), threading.Event()
+
+    def waits(squares: np.ndarray) -> np.ndarray:
+        held.set()
+        going.wait(30)
+        return brightness(squares)
+
+    replies = []
+    model = Classifier("s", ("dark", "light"), 16, "bilinear", 0.0, waits)
+    with InThread(model, Limits(stop_seconds=1)) as one:
+        asking = threading.Thread(target=lambda: replies.append(ask(one.port, "/predict", GOOD)))
+        asking.start()
+        assert held.wait(30)
+        one.stop()
+        asking.join()
+        going.set()
+    assert (replies[0].status, replies[0].json["error"]) == (503, "The server stops.")

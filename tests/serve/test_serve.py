@@ -110,7 +110,9 @@ def test_another_host_needs_a_token_or_to_be_public(made: Path) -> None:
         (("--host", "0.0.0.0"), "With --host 0.0.0.0, other machines can use the model."),
         (("--token", " "), "The token is empty, or has characters that a header cannot have."),
         (("--token", "gr\xfcn"), "The token is empty, or has characters that a header cannot have."),
-        (("--token", "x", "--public"), "--token and --public exclude each other."),
+        (("--token", "x", "--public"), "The token (--token or AUTOTUNE_TOKEN) and --public exclude each other."),
+        (("--host", "203.0.113.5", "--public"), "203.0.113.5 is no address of this machine."),
+        (("--host", "a..b", "--public"), "Host 'a..b' is unknown."),
         (("--host", "nowhere.invalid", "--public"), "Host 'nowhere.invalid' is unknown."),
     ):
         done = run_command("serve", str(made), "--port", "0", *options, columns=200)
@@ -166,6 +168,19 @@ def test_a_port_in_use_a_missing_bundle_and_a_changed_one_are_errors_of_two_line
         assert done.returncode == 1
         assert done.stderr.splitlines()[0] == problem
         assert len(done.stderr.splitlines()) == 2
+
+
+def test_a_server_stops_when_its_terminal_closes(made: Path) -> None:
+    one = start(made)
+    one.process.send_signal(signal.SIGHUP)
+    assert one.process.wait(30) == 0
+    assert one.process.communicate()[1] == ""
+
+
+def test_head_is_answered_like_get(served: Served) -> None:
+    for path in ("/", "/health", "/model"):
+        reply = served.ask(path, method="HEAD")
+        assert (reply.status, reply.content) == (200, b"")
 
 
 def test_the_port_is_free_again_after_a_stop(made: Path) -> None:

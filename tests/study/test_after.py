@@ -116,6 +116,16 @@ def test_a_search_ends_well_if_the_earlier_model_cannot_be_compared(
 
 
 @pytest.mark.slow
+def test_pictures_of_new_classes_are_left_out_of_the_comparison(finished: Path, tmp_path: Path) -> None:
+    wider = write_digits(tmp_path / "wider", classes=4)
+    (row,) = search(wider, trials=1, name="t", after="s")["comparisons"]
+    tested = [picture for picture in read_manifest(Path("studies/t/manifest.csv")) if picture.part == TEST]
+    assert row["test"]["n"] == sum(picture.label != "3" for picture in tested) < len(tested)
+    assert (row["fresh"], row["unknown"]) == (None, 50)
+    assert "Left out: 50 pictures of classes that s does not know." in run_command("status", "t", columns=200).stdout
+
+
+@pytest.mark.slow
 def test_a_study_keeps_what_it_follows(finished: Path, more: Path) -> None:
     shutil.copytree(finished, "studies/u")
     search(more, trials=1, name="t", after="s")
@@ -236,7 +246,7 @@ def test_studies_with_and_without_folds_are_shown_side_by_side(finished: Path) -
 
 def test_comparisons_of_earlier_models_are_not_those_of_the_final_model(finished: Path) -> None:
     folder = str(finished.resolve())
-    row = ComparisonRow(folder, "/elsewhere/r", "accuracy", 99, 1, {}, 0, None, PairedScore(9, 0.9, 0.8, (0.0, 0.2)))
+    row = ComparisonRow(folder, "/elsewhere/r", "accuracy", 99, 1, {}, 0, 0, None, PairedScore(9, 0.9, 0.8, (0.0, 0.2)))
     with open_record(finished) as record:
         record.keep_comparison(row, 1.0)
         record.keep_comparison(replace(row, later_model=record.final_id()), 1.0)

@@ -2,6 +2,7 @@
 
 const AT_ONCE = 4; // requests
 const TOP = 5; // labels per picture
+const SHOWN = 12; // labels in the heading
 const RETRIES = 60; // one second each, while the server is busy
 
 const $ = (id) => document.getElementById(id);
@@ -37,9 +38,10 @@ async function start() {
   limits = model.limits;
   document.title = `${model.study} - autotune`;
   $("name").textContent = model.study;
-  $("about").textContent = `${model.labels.length} labels: ${model.labels.slice(0, 12).join(", ")}${
-    model.labels.length > 12 ? ", ..." : ""}${
-    model.threshold ? `. Below ${percent(model.threshold)} the answer is "unknown".` : ""}`;
+  const others = model.labels.length - SHOWN;
+  $("about").textContent = `${model.labels.length} labels: ${model.labels.slice(0, SHOWN).join(", ")}${
+    others > 0 ? ` and ${others} more` : ""}. ${
+    model.threshold ? `Below ${percent(model.threshold)} the answer is "unknown".` : ""}`;
   $("limits").textContent = `Up to ${Math.floor(limits.bytes / 1e6)} MB and ${
     Math.floor(limits.pixels / 1e6)} megapixels each`;
   $("ask-token").hidden = true;

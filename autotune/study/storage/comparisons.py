@@ -63,7 +63,8 @@ class ComparisonRow:
 
     later, earlier: folders of the studies. later_model, earlier_model: the final models, by their numbers in the
     records of the studies; None: the best trial's own network. added: new pictures of the later study, by class and
-    part. gone: pictures of the earlier study that the later one does not have. fresh: the earlier model on the new
+    part. gone: pictures of the earlier study that the later one does not have. unknown: pictures of classes that the
+    earlier study does not know, which are left out. fresh: the earlier model on the new
     pictures outside the test set; None without any. test: the later model and the earlier one on the later study's test
     pictures.
     """
@@ -75,6 +76,7 @@ class ComparisonRow:
     earlier_model: int | None
     added: Mapping[str, Mapping[str, int]]
     gone: int
+    unknown: int
     fresh: Score | None
     test: PairedScore
     finished: str = ""
@@ -100,6 +102,8 @@ class ComparisonRow:
         """Describe the comparison."""
         later, earlier = distinct_names(Path(self.later), Path(self.earlier))
         found = f"All test pictures of {later}: {self.test.words(later, earlier)}"
+        if self.unknown:
+            found += f" Left out: {plural(self.unknown, 'picture')} of classes that {earlier} does not know."
         if self.fresh is None:
             return [found]
         low, high = self.fresh.interval
