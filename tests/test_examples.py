@@ -27,7 +27,7 @@ from autotune.testing import check_backbone
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
 PAGE = (ROOT / "docs" / "backbones.md").read_text(encoding="utf-8")
-SETTINGS = 'epochs = 12\npruner = "none"\n\n[space]\nbackbone = "quick_cnn"\noptimizer = "adamw"\nlr_high = 3e-3\n'
+SETTINGS = 'epochs = 8\npruner = "none"\n\n[space]\nbackbone = "quick_cnn"\noptimizer = "adamw"\nlr_high = 3e-3\n'
 
 
 @dataclass(frozen=True)

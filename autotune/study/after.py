@@ -61,7 +61,8 @@ def earlier_folder(request: SearchRequest, folder: Path) -> Path | None:
 
     A study that has started keeps what it follows, which may be gone by now.
     """
-    if (folder / RECORD).is_file():
+    own = folder / RECORD
+    if own.is_file() and own.stat().st_size:  # opening an empty one would make it look like a study
         with open_record(folder) as record:
             facts = record.facts()
         if facts.has_started:

@@ -235,7 +235,8 @@ def test_probes_and_trials_return_their_weights_and_write_only_logs(
     assert (ended.value, ended.log_loss) == (trial_here.value, trial_here.log_loss)
 
 
-def test_a_stop_reply_makes_an_epoch_the_last(engine: Engine) -> None:
+def test_a_stop_reply_makes_an_epoch_the_last(engine: Engine, kind: Kind) -> None:
+    skip_on_ray(kind)
     first, ended = ran(engine, trial(0), stop="pruned")
     assert isinstance(first, Epoch)
     assert isinstance(ended, TrialOutcome)

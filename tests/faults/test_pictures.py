@@ -4,6 +4,7 @@ import os
 import shutil
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,11 +63,11 @@ def test_big_pictures_are_decoded_one_at_a_time(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(pictures, "BIG_PIXELS", 10)
     decoding, most, lock, real = [0], [0], threading.Lock(), decode_image
 
-    def decode(path: Path) -> Image.Image:
+    def decode(path: Path, *formats: Any) -> Image.Image:
         with lock:
             decoding[0] += 1
             most[0] = max(most[0], decoding[0])
-        image = real(path)
+        image = real(path, *formats)
         with lock:
             decoding[0] -= 1
         return image
