@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import run_command
+from conftest import in_make_faults
 from small_studies import search, without_time
 
 from autotune.cache import eviction
@@ -131,6 +132,7 @@ def test_the_command_shows_trims_and_clears_the_cache(folder: Path) -> None:
     assert run_command("cache", "trim", "--to", "much").returncode == 1
 
 
+@in_make_faults
 @pytest.mark.slow
 def test_deleting_the_cache_changes_no_trial(
     here: Path, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

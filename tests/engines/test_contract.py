@@ -334,6 +334,7 @@ def test_only_workers_import_lightning() -> None:
 
 
 def test_exit_leaves_no_process(new_engine: Callable[[int], Engine], kind: Kind, context: TrialContext) -> None:
+    skip_on_ray(kind)
     before = kind.workers()
     with new_engine(2) as engine:
         engine.configure(context)
