@@ -51,7 +51,6 @@ def serve(request: ServeRequest, resources: Resources, say: Callable[[str], None
         warnings.filterwarnings("ignore", module="PIL")  # about damaged pictures
         logging.getLogger("python_multipart").setLevel(logging.ERROR)  # else each damaged form of a stranger is a line
         listening.listen(BACKLOG)  # requests that arrive from now on wait for the loop to start
-        say("\n".join(_words(request, model.study, listening.getsockname()[1])))
         config = uvicorn.Config(
             app,
             http=protocol_with_room(),
@@ -64,6 +63,7 @@ def serve(request: ServeRequest, resources: Resources, say: Callable[[str], None
         server = uvicorn.Server(config)
         _stop_when_the_terminal_closes(server)
         with contextlib.suppress(KeyboardInterrupt):  # the normal way to stop
+            say("\n".join(_words(request, model.study, listening.getsockname()[1])))
             server.run(sockets=[listening])
 
 

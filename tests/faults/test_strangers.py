@@ -101,7 +101,7 @@ def test_the_dashboard_answers_only_requests_for_this_machine(finished: Path) ->
     command = [sys.executable, "-m", "autotune", "dashboard", "s", "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=finished.parents[1]) as server:
         assert server.stdout
-        killer = threading.Timer(90, server.kill)
+        killer = threading.Timer(240, server.kill)
         killer.start()
         address = server.stdout.readline().split()[-1]
         with urllib.request.urlopen(address) as page:
