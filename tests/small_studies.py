@@ -10,6 +10,16 @@ from autotune.study.run import run_study
 QUICK: dict[str, Any] = {"epochs": 3, "backbone": ["quick_cnn"]}
 
 
+class Lines(StudyListener):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str = "") -> None:
+        self.lines.append(text)
+
+
 def search(
     data: Path, trials: int = 2, name: str | None = "s", listener: StudyListener | None = None, **more: Any
 ) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from autotune.cli.options import (
     ConfigFile,
     Data,
     Device,
+    DryRun,
     EarlierStudy,
     EngineName,
     GpusPerTrial,
@@ -30,6 +31,7 @@ from autotune.cli.options import (
     StudyName,
     TimeLimit,
     TrackerName,
+    Verbose,
     WeightsDir,
     Workers,
     print_json,
@@ -99,12 +101,8 @@ def search(
     skip_unreadable: SkipUnreadable = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard logs.")] = False,
     track: TrackerName = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan and its estimated cost, then exit.")
-    ] = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Show more detail, including what is cached.")
-    ] = False,
+    dry_run: DryRun = False,
+    verbose: Verbose = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:

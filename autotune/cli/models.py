@@ -192,11 +192,11 @@ def serve(
     plugins: Plugins = None,
 ) -> None:
     """Show a page that predicts the labels of pictures, and answer programs over HTTP. Press Ctrl-C to stop."""
-    from autotune.extras import import_extra
+    from autotune.extras import require_extra
     from autotune.study.request import Resources
 
     for module in ("fastapi_offline", "prometheus_client", "python_multipart", "uvicorn"):
-        import_extra(module, "serve")
+        require_extra(module, "serve")
     from autotune.serve.server import ServeRequest
     from autotune.serve.server import serve as run
 

@@ -86,6 +86,8 @@ Json = Annotated[
     typer.Option("--json", callback=reserve_stdout, help="Print one JSON object and nothing else on stdout."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and its estimated cost, then exit.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show more detail, including what is cached.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
 Plugins = Annotated[list[Path] | None, typer.Option("--plugins", help="Folder with backbone plugins; can be repeated.")]
 WeightsDir = Annotated[

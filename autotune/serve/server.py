@@ -137,7 +137,7 @@ def _words(request: ServeRequest, study: str, port: int) -> list[str]:
     if host in ("0.0.0.0", "::"):
         host = _own_address()
     netloc = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    fragment = f"/#token={quote(request.token, safe='')}" if request.token else ""
+    fragment = f"/#token={quote(request.token.strip(), safe='')}" if request.token else ""
     lines = [f"Study {study}: http://{netloc}{fragment}"]
     if request.public:
         lines.append("Everyone who can reach this machine can use the model: there is no token and no encryption.")

@@ -13,7 +13,7 @@ from autotune.errors import ConfigError, DataError, StudyError
 from autotune.study.request import SearchRequest
 from autotune.study.storage.record import RECORD, open_record
 from autotune.study.storage.rows import COMPLETE
-from autotune.study.summary import STUDIES, find_study
+from autotune.study.summary import find_study
 from autotune.text import plural
 from autotune.training.params import Params
 
@@ -77,10 +77,11 @@ def earlier_folder(request: SearchRequest, folder: Path) -> Path | None:
 
 
 def _recorded(asked: str | None, known: str | None, folder: Path) -> Path | None:
-    """Return the folder that a study has recorded. Raises StudyError if another one is asked for."""
-    if asked is not None and (
-        known is None or known not in (str((STUDIES / asked).resolve()), str(Path(asked).resolve()))
-    ):
+    """Return the folder that a study has recorded. Raises StudyError if another one is asked for.
+
+    Only the names are compared: both studies may have been moved.
+    """
+    if asked is not None and (known is None or Path(known).name != Path(asked).name):
         follows = f"follows {Path(known).name}" if known else "follows no other study"
         raise StudyError(f"Study {folder.name} has started, and {follows}.", "Start another study: --study NEW")
     return Path(known) if known else None

@@ -45,6 +45,8 @@ def compare_with_earlier(
         return
     record.keep_doing("comparison with the earlier study", "test")
     start, earlier = time.monotonic(), Path(after)
+    if not earlier.exists():  # both studies may have been moved
+        earlier = ready.folder.parent / earlier.name
     try:
         with alarm(deadline):
             row = _compare(request, ready, record, listener, earlier)

@@ -116,7 +116,7 @@ class TrackingListener(StudyListener):
         self._end_trial(row)
 
     def end(self, summary: Summary, resources: Resources) -> None:
-        """Send the scores, the report and the bundle of a finished search. Writes those that do not exist yet."""
+        """Send the scores, the report and the bundle of a finished search. The bundle is exported unless it exists."""
         self._begin({"metric": summary.metric})
         values = (
             {f"test/{self._metric}": summary.test.value, "test/accuracy": summary.test.accuracy} if summary.test else {}

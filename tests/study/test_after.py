@@ -10,7 +10,7 @@ import optuna
 import pytest
 from commands import run_command
 from conftest import write_digits
-from small_studies import search
+from small_studies import Lines, search
 
 from autotune.data.split import TEST, Split, carried_parts, read_manifest
 from autotune.errors import AutotuneError, ConfigError, DataError, StudyError
@@ -21,20 +21,9 @@ from autotune.search.warm_start import repeated
 from autotune.study import compare, earlier_model
 from autotune.study.after import changes
 from autotune.study.compare import compare_studies
-from autotune.study.listener import StudyListener
 from autotune.study.storage.comparisons import ComparisonRow, PairedScore
 from autotune.study.storage.record import open_record
 from autotune.study.summary import study_status
-
-
-class Lines(StudyListener):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, text: str = "") -> None:
-        self.lines.append(text)
 
 
 @pytest.fixture
@@ -123,6 +112,21 @@ def test_pictures_of_new_classes_are_left_out_of_the_comparison(finished: Path, 
     assert row["test"]["n"] == sum(picture.label != "3" for picture in tested) < len(tested)
     assert (row["fresh"], row["unknown"]) == (None, 50)
     assert "Left out: 50 pictures of classes that s does not know." in run_command("status", "t", columns=200).stdout
+
+
+@pytest.mark.slow
+def test_studies_that_were_moved_together_still_follow_each_other(
+    finished: Path, more: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = search(more, trials=1, name="t", after="s")["comparisons"]
+    shutil.move("studies", tmp_path / "moved" / "studies")
+    monkeypatch.chdir(tmp_path / "moved")
+    assert search(more, trials=1, name="t", after="s")["comparisons"] == before  # found again, and not repeated
+    with open_record(Path("studies/t")) as record:
+        record._db.execute("delete from comparisons")
+        record._db.conn.commit()
+    (again,) = search(more, trials=1, name="t", after="s")["comparisons"]
+    assert again["test"] == before[0]["test"]
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from conftest import photos, write_digits
-from small_studies import search
+from small_studies import Lines, search
 
 from autotune.data.split import read_manifest
 from autotune.errors import StudyError
@@ -15,14 +15,6 @@ from autotune.study.reopen import evaluate_again
 from autotune.study.request import Resources
 
 LITE = {"backbone": ["efficientnet_lite0"], "pixels": [64], "epochs": 1, "depth": [0], "final": "trial"}
-
-
-class Lines(StudyListener):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, text: str = "") -> None:
-        self.lines.append(text)
 
 
 @pytest.fixture

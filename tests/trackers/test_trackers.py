@@ -14,7 +14,7 @@ import psutil
 import pytest
 from commands import run_command
 from conftest import in_make_faults
-from small_studies import QUICK
+from small_studies import QUICK, Lines
 
 from autotune.errors import AutotuneError, ConfigError
 from autotune.export.export import ExportRequest, export_trial
@@ -25,16 +25,6 @@ from autotune.trackers.base import TRACKERS, find_tracker
 from autotune.trackers.listener import TrackingListener, run_tracked
 
 pytestmark = pytest.mark.slow
-
-
-class Lines(StudyListener):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, text: str = "") -> None:
-        self.lines.append(text)
 
 
 def tracked(data: Path, tracker: str, trials: int = 4, name: str = "s") -> tuple[Summary, list[str]]:

@@ -88,14 +88,13 @@ class ComparisonRow:
         return self.later, self.later_model, self.earlier, self.earlier_model
 
     def is_of(self, later: Path, later_model: int | None) -> bool:
-        """Return whether the later model is this one. later: the folder of its study."""
-        return (self.later, self.later_model) == (str(later.resolve()), later_model)
+        """Return whether the later model is this one. later: the folder of its study, which may have been moved."""
+        return (Path(self.later).name, self.later_model) == (later.name, later_model)
 
     def concerns(self, folder: Path, model: int | None) -> bool:
-        """Return whether one of the two models is this one. folder: of its study."""
-        return (str(folder.resolve()), model) in (
-            (self.later, self.later_model), (self.earlier, self.earlier_model)
-        )  # fmt: skip
+        """Return whether one of the two models is this one. folder: of its study, which may have been moved."""
+        is_earlier = (Path(self.earlier).name, self.earlier_model) == (folder.name, model)
+        return is_earlier or self.is_of(folder, model)
 
     @property
     def lines(self) -> list[str]:
