@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 
 # Hyperband hashes the study's name to choose a trial's bracket, so the name must be the same in every run.
 STUDY_NAME = "autotune"
-# Attributes of trials.
-WARM_START, EARLIER, JOINT_DRAW, RECIPE = "warm_start", "earlier", "joint_draw", "recipe"
+WARM_START, JOINT_DRAW, RECIPE = "warm_start", "joint_draw", "recipe"  # attributes of trials
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -73,10 +72,10 @@ class OptunaStudy:
         """
         if self._recipe and not any(RECIPE in trial.user_attrs for trial in self._trials()):
             self._study.enqueue_trial({}, user_attrs={RECIPE: True})
-        for values in (
-            *repeated(self._settings.space, arms, earlier),
-            *first_trials(self._settings.space, tuple(arms)),
-        ):
+        # Not of the warm start: they were chosen on pictures that are in the validation set again.
+        for values in repeated(self._settings.space, arms, earlier):
+            self._study.enqueue_trial(values, skip_if_exists=True)
+        for values in first_trials(self._settings.space, tuple(arms)):
             self._study.enqueue_trial(values, user_attrs={WARM_START: True}, skip_if_exists=True)
 
     def warm_starts(self) -> set[int]:

@@ -14,6 +14,7 @@ from small_studies import Lines, search
 
 from autotune.data.split import TEST, Split, carried_parts, read_manifest
 from autotune.errors import AutotuneError, ConfigError, DataError, StudyError
+from autotune.search.optuna_study import OptunaStudy
 from autotune.search.ranges import Range
 from autotune.search.settings import read_settings
 from autotune.search.space import BackboneOptions, suggest
@@ -232,6 +233,10 @@ def test_pictures_in_a_group_with_learned_ones_are_left_out(finished: Path) -> N
     split = Split(("0", "1", "2"), tuple(grouped), (), {})
     assert pictures[tested].digest in compare._learned(split)
     assert compare._learned(split) - {pictures[tested].digest} == {p.digest for p in pictures if p.part != TEST}
+    own = split.part(TEST)
+    places, _ = compare._shared_places(own, own, compare._learned(split))
+    assert len(places) == len(own) - 1
+    assert all(own[one] == own[other] and own[one].group == "" for one, other in places)
 
 
 def test_studies_with_and_without_folds_are_shown_side_by_side(finished: Path) -> None:
@@ -296,6 +301,18 @@ def test_repeated_choices_are_drawn_again_as_they_were(seed: int) -> None:
     for name, value in drawn.recorded().items():
         found = getattr(again, name)
         assert found == (pytest.approx(value) if isinstance(value, float) else value), name
+
+
+def test_repeated_choices_come_first_and_are_no_warm_start(tmp_path: Path) -> None:
+    settings = read_settings(None, {"epochs": 4}, is_writing=True)
+    arms = (BackboneOptions("a", (32,), (0, 1, 2)),)
+    drawn = suggest(optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask(), settings.space, arms)
+    study = OptunaStudy(tmp_path / "trials.db", settings, arms)
+    study.enqueue(arms, [drawn])
+    first = study.params(study.ask())
+    assert (first.depth, first.optimizer, first.augment) == (drawn.depth, drawn.optimizer, drawn.augment)
+    # One of the warm start may be the reference of the finals, which was not selected on this study's pictures.
+    assert study.warm_starts() == study.numbers() - {0}
 
 
 def test_choices_outside_the_ranges_are_moved_to_the_nearest_limit() -> None:
