@@ -1,4 +1,5 @@
 import csv
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ def test_a_misspelled_data_set_name_is_corrected(here: Path) -> None:
 def test_a_failed_download_raises(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # a closed port
+    monkeypatch.setattr(urllib.request, "_opener", None)  # it keeps the proxy of the first request of the process
     with pytest.raises(DataError) as error:
         datasets.locate(Path("cifar10"), here, silent)
     assert error.value.problem.startswith("torchvision cannot download cifar10: ")
