@@ -20,7 +20,8 @@ faults: $(VENV)/installed
 	AUTOTUNE_FAULT_TIMES=34 AUTOTUNE_FUZZ_FILES=10000 AUTOTUNE_FAULT_SEED=$(SEED) OMP_NUM_THREADS=1 \
 		OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest tests/faults tests/fuzz tests/engines tests/study/test_finals.py \
 		tests/study/test_recipes.py tests/report/test_report_finals.py tests/cache/test_eviction.py \
-		tests/report/test_dashboard.py tests/serve tests/trackers -n auto --dist worksteal
+		tests/report/test_dashboard.py tests/serve tests/trackers tests/backbones/test_recommended.py \
+		tests/training/test_check.py tests/search/test_sampler.py tests/data -n auto --dist worksteal
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -32,8 +32,13 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 # The files that take longest. They begin first: at the end, the other processes would wait for them.
-LONGEST = ("test_contract.py", "test_ray_studies.py", "test_run.py", "test_finals.py", "test_dashboard.py",
-           "test_time_limit.py", "test_export.py", "test_examples.py", "test_report_finals.py")  # fmt: skip
+LONGEST = (
+    "test_run.py", "test_finals.py", "test_sampler.py", "test_contract.py", "test_export.py", "test_trackers.py",
+    "test_trial.py", "test_examples.py", "test_time_limit.py", "test_bundled.py", "test_range_test.py", "test_app.py",
+    "test_report.py", "test_wheel.py", "test_visits_in_studies.py", "test_write_ups.py", "test_later.py",
+    "test_report_finals.py", "test_plugins.py", "test_recipes.py", "test_migration.py", "test_browser.py",
+    "test_formats.py", "test_live.py", "test_server.py", "test_check.py", "test_recommended.py", "test_fold.py",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

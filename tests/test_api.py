@@ -1,13 +1,12 @@
 """The public Python API."""
 
+import importlib
 import inspect
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
-from conftest import write_digits
 
 import autotune
 from autotune import api
@@ -68,20 +67,6 @@ def test_invalid_arguments_raise_autotune_errors(here: Path, digits: Path) -> No
         autotune.Study("nothing")
 
 
-@pytest.mark.slow
-def test_a_script_without_a_main_guard_searches_and_predicts(here: Path) -> None:
-    write_digits(here / "photos", classes=2, each=40)
-    (here / "script.py").write_text(
-        textwrap.dedent("""
-        import autotune
-
-        study = autotune.search("photos", trials=2, epochs=1, backbone=["quick_cnn"], device="cpu", quiet=True)
-        again = autotune.search("photos", trials=2, epochs=1, backbone=["quick_cnn"], device="cpu", quiet=True)
-        import autotune.search.sampler  # importing a subpackage must not replace a public name
-        assert callable(autotune.search)
-        print(study.name, len(study.trials), study.test["n"] > 0, again.best.number == study.best.number)
-        print([prediction.label in ("0", "1") for prediction in study.best.predict("photos/0")][:2])
-    """)
-    )
-    out = subprocess.run([sys.executable, "script.py"], cwd=here, capture_output=True, text=True, check=False)
-    assert out.stdout == "photos 2 True True\n[True, True]\n", out.stderr
+def test_importing_a_subpackage_does_not_replace_a_public_name() -> None:
+    importlib.import_module("autotune.search.sampler")
+    assert callable(autotune.search)

@@ -27,7 +27,16 @@ from autotune.testing import check_backbone
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
 PAGE = (ROOT / "docs" / "backbones.md").read_text(encoding="utf-8")
-SETTINGS = 'epochs = 8\npruner = "none"\n\n[space]\nbackbone = "quick_cnn"\noptimizer = "adamw"\nlr_high = 3e-3\n'
+SETTINGS = """\
+epochs = 8
+pruner = "none"
+final = "trial"
+
+[space]
+backbone = "quick_cnn"
+optimizer = "adamw"
+lr_high = 3e-3
+"""
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,7 @@ def run_script(folder: Path, *words: str | Path) -> str:
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Ran:
-    """The search example on three digits. The study's own study.toml makes it short."""
+    """The search example, a script without a main guard, on three digits. The study's own study.toml makes it short."""
     folder = tmp_path_factory.mktemp("ran")
     write_digits(folder / "photos")
     write_digits(folder / "new", each=4, first=60)

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
+from conftest import in_make_faults
 from optuna.trial import Trial, TrialState
 
 from autotune.errors import ConfigError
@@ -167,6 +168,7 @@ def test_hyperband_prunes_weak_trials_only_at_cycle_ends(tmp_path: Path) -> None
     assert np.mean(quality[list(kept)]) > np.mean(quality[list(pruned)]) + 0.1
 
 
+@in_make_faults
 def test_a_row_reported_before_a_restart_gets_the_same_decision(tmp_path: Path) -> None:
     def decisions(search: OptunaStudy) -> dict[int, bool]:
         return {

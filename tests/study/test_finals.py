@@ -147,6 +147,7 @@ def test_a_finalist_that_fails_on_a_fold_is_out_of_the_race(here: Path, photos: 
     assert found["final"]["trial"] != best
 
 
+@in_make_faults
 def test_the_time_limit_ends_the_finals_with_the_folds_that_are_complete(
     here: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
