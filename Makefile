@@ -21,6 +21,7 @@ faults: $(VENV)/installed
 		OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest tests/faults tests/fuzz tests/engines tests/study/test_finals.py \
 		tests/study/test_recipes.py tests/report/test_report_finals.py tests/cache/test_eviction.py \
 		tests/report/test_dashboard.py tests/serve tests/trackers tests/backbones/test_recommended.py \
+		tests/backbones/test_bundled.py tests/study/test_run.py tests/export/test_unknown.py tests/training/test_malloc.py \
 		tests/training/test_check.py tests/search/test_sampler.py tests/data -n auto --dist worksteal
 
 lint: $(VENV)/installed

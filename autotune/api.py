@@ -53,14 +53,15 @@ def search(data: str | Path | None = None, trials: int = 50, *, study: str | Non
            workers: int | None = None, device: str = "auto", config: str | Path | None = None,
            weights: str | Path | None = None, plugins: Sequence[str | Path] = (), manifest: str | Path | None = None,
            after: str | None = None, skip_unreadable: bool = False, engine: str = "local", address: str | None = None,
-           gpus_per_trial: float | None = None, track: str | None = None, quiet: bool = False,
-           **settings: Any) -> Study:  # fmt: skip
+           gpus_per_trial: float | None = None, device_profile: str | Path | None = None, track: str | None = None,
+           quiet: bool = False, **settings: Any) -> Study:  # fmt: skip
     """Run or resume a study in ./studies, as `autotune search` does. A finished study is only opened.
 
     data: a folder, a CSV or TSV file, the name of a torchvision dataset, or None for the built-in digits. trials:
     total number of finished trials. timeout: seconds. engine, address, gpus_per_trial (for a Ray
-    cluster), after, track: as the options of the command. settings: keys of study.toml, including those in [space]:
-    metric="macro_f1", epochs=12, seed=1, backbone=["resnet18"], depth=[0, 1], augment={"low": 0, "high": 1}.
+    cluster), after, device_profile, track: as the options of the command. settings: keys of study.toml, including
+    those in [space]: metric="macro_f1", epochs=12, seed=1, backbone=["resnet18"], depth=[0, 1],
+    augment={"low": 0, "high": 1}.
     Raises AutotuneError for errors that the user can fix.
     """
     from autotune.cli.live import open_console
@@ -72,7 +73,7 @@ def search(data: str | Path | None = None, trials: int = 50, *, study: str | Non
         data=_path(data), name=study, trials=trials, timeout=timeout, workers=workers, device=device,
         config=_path(config), weights=_path(weights), plugins=tuple(Path(place) for place in plugins),
         manifest=_path(manifest), after=after, skip_unreadable=skip_unreadable, engine=engine, address=address,
-        gpus_per_trial=gpus_per_trial, flags=settings,
+        gpus_per_trial=gpus_per_trial, device_profile=_path(device_profile), flags=settings,
     )  # fmt: skip
     console = open_console(quiet, program=False, verbose=False)
     with console:

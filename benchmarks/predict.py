@@ -23,6 +23,7 @@ from autotune.data.decode import crop_square
 from autotune.data.picture import read_picture
 from autotune.export import bundle
 from autotune.export.predict import find_pictures
+from autotune.formats.onnx_session import OnnxSession
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -36,7 +37,7 @@ def main() -> None:
     repeats = int(sys.argv[3]) if len(sys.argv) > 3 else 5
     files = find_pictures([folder])
     one = bundle.open_bundle(place)
-    session = bundle.OnnxSession(one.model)
+    session = OnnxSession(one.model)
 
     def square(file: Path) -> np.ndarray:
         return crop_square(read_picture(file), one.pixels, one.interpolation)
@@ -46,7 +47,7 @@ def main() -> None:
             return list(pool.map(square, files))
 
     squares = np.stack(decode())
-    network = lambda: [session.probabilities(squares[i : i + 32]) for i in range(0, len(files), 32)]  # noqa: E731
+    network = lambda: [session.run(squares[i : i + 32]) for i in range(0, len(files), 32)]  # noqa: E731
     command = lambda names: subprocess.run(  # noqa: E731
         [sys.executable, "-m", "autotune", "predict", str(place), *names, "--json"], stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL, check=True,

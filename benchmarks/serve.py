@@ -54,7 +54,7 @@ def one_at_a_time(model: Classifier, contents: Sequence[bytes], seconds: float) 
     while time.perf_counter() - start < seconds:
         square = read_square(model, contents[n % len(contents)])
         assert not isinstance(square, str)
-        model.answer("x", model.run(square[None])[0], 5)
+        model.answer("x", next(model.run(square[None]).rows()), 5)
         n += 1
     return n / (time.perf_counter() - start)
 
@@ -72,7 +72,7 @@ def with_decoders(model: Classifier, contents: Sequence[bytes], seconds: float) 
         while time.perf_counter() - start < seconds:
             squares = [one.result() for one in waiting.pop(0)]  # type: ignore[attr-defined]
             waiting.append(ahead(n + 2 * BATCH))
-            for row in model.run(np.stack(squares)):
+            for row in model.run(np.stack(squares)).rows():
                 model.answer("x", row, 5)
             n += BATCH
         return n / (time.perf_counter() - start)

@@ -24,7 +24,7 @@ def test_the_parameters_of_search_do_not_change() -> None:
     names = list(inspect.signature(autotune.search).parameters)
     assert names == [
         "data", "trials", "study", "timeout", "workers", "device", "config", "weights", "plugins", "manifest", "after",
-        "skip_unreadable", "engine", "address", "gpus_per_trial", "track", "quiet", "settings",
+        "skip_unreadable", "engine", "address", "gpus_per_trial", "device_profile", "track", "quiet", "settings",
     ]  # fmt: skip
 
 

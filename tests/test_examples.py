@@ -75,7 +75,7 @@ def test_the_search_example_prints_trials_score_and_predictions(ran: Ran) -> Non
     lines = re.findall(r"^new/(\d)/\d+\.png: (\w+), ([\d.]+)%$", ran.printed, re.MULTILINE)
     assert len(lines) == 12
     for _, label, probability in lines:
-        assert (label == "unknown") == (float(probability) < 60)
+        assert label == "unknown" or float(probability) >= 60  # unknown also if it is too far from the others
     assert sum(digit == label for digit, label, _ in lines) >= 6
     assert re.search(r"^new/broken\.png: not a picture", ran.printed, re.MULTILINE)
 

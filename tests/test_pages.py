@@ -16,7 +16,7 @@ from autotune.backbones.recommended import LISTS
 from autotune.cache import eviction
 from autotune.cli.app import app
 from autotune.data.datasets import DATASETS, DIGITS
-from autotune.export.formats import optional_formats
+from autotune.formats.table import optional_formats
 from autotune.report.report import TEMPLATE
 from autotune.search.settings import SearchSpace, Settings, read_settings
 
@@ -64,7 +64,9 @@ def test_the_page_of_the_search_space_is_accepted_and_names_every_setting(tmp_pa
 
 def test_defaults_on_the_page_of_the_search_space_are_the_defaults(tmp_path: Path) -> None:
     (text,) = blocks(DOCS / "search-space.md", "toml")
-    names = "epochs|cycle_epochs|validation|trial_timeout|backbone|depth|pixels|lr_low|lr_high|class_weight"
+    names = (
+        "epochs|cycle_epochs|validation|trial_timeout|max_ms|max_mb|backbone|depth|pixels|lr_low|lr_high|class_weight"
+    )
     decided = rf"^({names}) = .*\n"
     text = re.sub(r"^\[\[recipe\]\](.|\n)*?\n\n", "", text, flags=re.MULTILINE)  # there is none by default
     (tmp_path / "study.toml").write_text(re.sub(decided, "", text, flags=re.MULTILINE))

@@ -12,10 +12,12 @@ from autotune.cli.models import models_app
 from autotune.cli.options import (
     BackboneName,
     BackboneNames,
+    BudgetFormat,
     ClusterAddress,
     ConfigFile,
     Data,
     Device,
+    DeviceProfileFile,
     DryRun,
     EarlierStudy,
     EngineName,
@@ -23,6 +25,8 @@ from autotune.cli.options import (
     GroupBy,
     Json,
     Manifest,
+    MaxMb,
+    MaxMs,
     MetricName,
     NewStudyName,
     Plugins,
@@ -34,9 +38,12 @@ from autotune.cli.options import (
     Verbose,
     WeightsDir,
     Workers,
+    listed,
+    numbers,
     print_json,
     study_names,
 )
+from autotune.cli.profile import profile_app
 from autotune.cli.studies import studies_app
 from autotune.trackers.base import find_tracker
 
@@ -52,6 +59,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(models_app)
+app.add_typer(profile_app)
 app.add_typer(plugins_app, name="plugins")
 app.add_typer(cache_app, name="cache")
 app.add_typer(studies_app, name="studies")
@@ -97,6 +105,10 @@ def search(
     plugins: Plugins = None,
     manifest: Manifest = None,
     after: EarlierStudy = None,
+    max_ms: MaxMs = None,
+    max_mb: MaxMb = None,
+    format: BudgetFormat = None,
+    device_profile: DeviceProfileFile = None,
     group_by: GroupBy = None,
     skip_unreadable: SkipUnreadable = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard logs.")] = False,
@@ -116,12 +128,13 @@ def search(
     from autotune.study.storage.lock import refuse_in_use
 
     flags = {"epochs": epochs, "metric": _underscored(metric), "seed": seed, "group_by": group_by}
-    ranges = {"backbone": _listed(backbone), "pixels": _numbers(pixels)}
+    limits = {"max_ms": max_ms, "max_mb": max_mb, "format": format}
+    ranges = {"backbone": listed(backbone), "pixels": numbers(pixels)}
     request = SearchRequest(
         data=data, name=study, trials=trials, timeout=timeout, workers=workers, device=device, config=config,
-        weights=weights, plugins=tuple(plugins or ()), manifest=manifest, after=after,
+        weights=weights, plugins=tuple(plugins or ()), manifest=manifest, after=after, device_profile=device_profile,
         skip_unreadable=skip_unreadable, engine=engine, address=address, gpus_per_trial=gpus_per_trial,
-        flags={**flags, **ranges},
+        flags={**flags, **limits, **ranges},
     )  # fmt: skip
     checked = check_request(request)
     if track is not None:
@@ -303,13 +316,3 @@ def dashboard(
 
 def _underscored(name: str | None) -> str | None:
     return name and name.strip().lower().replace(" ", "_").replace("-", "_")
-
-
-def _listed(text: str | None) -> list[str] | None:
-    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _numbers(text: str | None) -> list[int | str] | None:
-    """Convert whole numbers; leave anything else for the settings check to reject."""
-    parts = _listed(text)
-    return None if parts is None else [int(part) if part.isdecimal() else part for part in parts]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +20,7 @@ from autotune.cli.options import (
     program_out,
     reserve_stdout,
 )
-from autotune.export.formats import optional_formats
+from autotune.formats.table import optional_formats
 from autotune.text import either
 
 models_app = typer.Typer()
@@ -88,14 +89,28 @@ def export(
         typer.Option("--format", help=f"{either(optional_formats())}, in addition to onnx; can be repeated."),
     ] = None,
     trial: Annotated[int | None, typer.Option(help="Export this trial's network instead of the final model.")] = None,
+    fastest: Annotated[
+        bool,
+        typer.Option("--fastest", help="Export the fastest trial within one standard error of the best; measures it."),
+    ] = False,
     threshold: Annotated[
         float | None, typer.Option(help="Label predictions below this probability as unknown.")
     ] = None,
     precision: Annotated[
         float | None, typer.Option(help="Choose the threshold that reaches this precision on held-out pictures.")
     ] = None,
+    unknowns: Annotated[
+        Path | None,
+        typer.Option(help="Folder with pictures of none of the classes, to measure how many of them are unknown."),
+    ] = None,
     space: Annotated[
         Path | None, typer.Option(help="Also write a Hugging Face Space, a page with the model, to this folder.")
+    ] = None,
+    web: Annotated[
+        Path | None, typer.Option(help="Also write a static page, which computes in the browser, to this folder.")
+    ] = None,
+    web_runtime: Annotated[
+        Path | None, typer.Option(help="File of `npm pack onnxruntime-web` for --web; default: downloaded once.")
     ] = None,
     weights: WeightsDir = None,
     plugins: Plugins = None,
@@ -103,8 +118,9 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Export the final model as a standalone bundle and compare it with the network in PyTorch."""
-    from autotune.export.formats import find_format
     from autotune.export.space import check_space, write_space
+    from autotune.export.web import check_web, runtime_folder, write_web
+    from autotune.formats.table import find_format
     from autotune.study.summary import find_study
 
     for name in formats or ():
@@ -112,6 +128,9 @@ def export(
     folder = find_study(study)
     if space:
         check_space(space, out or folder / "bundle")
+    if web:
+        check_web(web, out or folder / "bundle")
+        runtime_folder(web_runtime)
     # Imports torch, which takes seconds.
     from autotune.cli import views
     from autotune.cli.console import PlainConsole
@@ -119,13 +138,16 @@ def export(
     from autotune.study.request import Resources
 
     console = PlainConsole(quiet, program=as_json)
-    request = ExportRequest(out, tuple(formats or ()), trial, threshold, precision)
+    request = ExportRequest(out, tuple(formats or ()), trial, fastest, threshold, precision, unknowns)
     with console:
         found = export_trial(study, request, Resources("cpu", weights, tuple(plugins or ())), console)
     views.show_export(found, console)
     if space:
         write_space(found.folder, space)
         console.say(f"Space: {space}")
+    if web:
+        write_web(found.folder, web, web_runtime)
+        console.say(f"Page: {web}. To try it: python -m http.server --directory {shlex.quote(str(web))}")
     if as_json:
         print_json(found.to_json())
     if problem := found.rejection():

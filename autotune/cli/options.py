@@ -12,6 +12,7 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from autotune.errors import ConfigError
+from autotune.formats.table import timed_formats
 from autotune.text import either
 from autotune.trackers.base import TRACKERS
 from autotune.training.metrics import METRICS
@@ -191,3 +192,35 @@ TimeLimit = Annotated[
         help="Finish within this time (300, 5m, 2h), including the finals and the test.",
     ),
 ]
+MaxMs = Annotated[
+    float | None,
+    typer.Option(
+        metavar="MS",
+        help="Leave out backbones and sizes that take more milliseconds for a picture, on one thread without decoding.",
+    ),
+]
+MaxMb = Annotated[
+    float | None, typer.Option(metavar="MB", help="Leave out backbones whose exported file is larger, in megabytes.")
+]
+BudgetFormat = Annotated[
+    str | None,
+    typer.Option(help=f"Format that --max-ms and --max-mb are about: {either(timed_formats())}; default: onnx."),
+]
+DeviceProfileFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="What networks cost on another device, written there by `autotune profile`; default: this machine.",
+    ),
+]
+
+
+def listed(text: str | None) -> list[str] | None:
+    """Split names at commas."""
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def numbers(text: str | None) -> list[int | str] | None:
+    """Convert whole numbers; leave anything else for the settings check to reject."""
+    parts = listed(text)
+    return None if parts is None else [int(part) if part.isdecimal() else part for part in parts]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from autotune.cache.eviction import CacheStatus
     from autotune.cli.console import PlainConsole
-    from autotune.export.result import ExportResult
+    from autotune.export.result import ExportResult, UnknownScore
     from autotune.export.verify import VerifiedFile
     from autotune.study.dry_run import DryRun
     from autotune.study.range_test import RangeTestResult, RateBounds
@@ -44,8 +44,22 @@ def show_export(result: ExportResult, console: PlainConsole) -> None:
             f"Threshold {fitted.threshold:.4g}: {one.answered} of {one.n} {part} predictions reach it; "
             f"{percent(share)} of these are correct."
         )
+    for line in _unknown_lines(result.unknown):
+        console.say(line)
     console.say(f"Bundle: {result.folder}")
     console.say(f"Next: autotune predict {result.folder} PICTURE...")
+
+
+def _unknown_lines(unknown: UnknownScore | None) -> list[str]:
+    if unknown is None:
+        return ["Too few pictures to measure how far others are from what the model learned."]
+    lines = [f"Distance above 1 is unknown: {unknown.refused} of {unknown.n} held-out pictures are."]
+    if one := unknown.foreign:
+        lines.append(
+            f"{one.folder}: {one.unknown} of {one.n} foreign pictures are unknown, {one.by_distance} by their distance "
+            f"(AUROC {one.auroc:.3f}, of the probability {one.auroc_probability:.3f})."
+        )
+    return lines
 
 
 def _verified_files(files: Iterable[VerifiedFile]) -> Table:
@@ -65,11 +79,16 @@ def _verified_files(files: Iterable[VerifiedFile]) -> Table:
     table.add_column("verdict")
     for row in files:
         table.add_row(
-            row.file, f"{row.bytes / 1e6:.1f}", f"{row.largest_difference:.1e}", str(row.changed),
-            f"{row.right} of {row.n}", f"{row.milliseconds_one_thread:.1f}", f"{row.milliseconds_all_threads:.1f}",
-            f"{row.peak_bytes / 1e6:.0f}" if row.peak_bytes else "-", "verified" if row.is_verified else "rejected",
+            row.file, f"{row.bytes / 1e6:.1f}", _shown(row.largest_difference, ".1e"), _shown(row.changed),
+            "-" if row.right is None else f"{row.right} of {row.n}", _shown(row.milliseconds_one_thread, ".1f"),
+            _shown(row.milliseconds_all_threads, ".1f"),
+            _shown(row.peak_bytes and row.peak_bytes / 1e6, ".0f"), row.word,
         )  # fmt: skip
     return table
+
+
+def _shown(value: float | None, how: str = "") -> str:
+    return "-" if value is None else format(value, how)
 
 
 def show_backbones(found: dict[str, Any]) -> None:

@@ -76,9 +76,10 @@ def main() -> None:
             print(f"{name}: cannot be read ({error})", file=sys.stderr)
             failed = 1
             continue
-        probabilities = model.run(None, {"pixels": pixels[None]})[0][0]
+        (probabilities, *_), *distances = model.run(None, {"pixels": pixels[None]})
         best = int(probabilities.argmax())
-        label = labels[best] if probabilities[best] >= how["threshold"] else "unknown"
+        is_known = probabilities[best] >= how["threshold"] and all(one[0] <= 1 for one in distances)
+        label = labels[best] if is_known else "unknown"
         print(name, label, f"{probabilities[best]:.4f}", sep="\t")
     sys.exit(failed)
 

@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from autotune.backbones.spec import INTERPOLATIONS
 from autotune.errors import BundleError
-from autotune.export.formats import ONNX
-from autotune.text import first_line
+from autotune.formats.table import ONNX
 
 VERSION = 1  # of the layout; a newer one is rejected
 INDEX = "bundle.json"  # version, study, trial, and a hash of every other file
 LABELS, PREPROCESSING, CARD, SCRIPT = "labels.txt", "preprocessing.json", "card.md", "predict.py"
 MOST_SIDE = 2048  # of the input, in pixels
 UNKNOWN = "unknown"  # the label below the threshold
-
-Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # pixels (N, 3, P, P) to probabilities (N, C)
 
 
 @dataclass(frozen=True)
@@ -39,51 +33,6 @@ class Bundle:
     pixels: int
     interpolation: str
     threshold: float
-
-
-class OnnxSession:
-    """An ONNX model loaded by onnxruntime. threads: 0 for all. Raises BundleError if it cannot be loaded."""
-
-    def __init__(self, file: Path, threads: int = 0) -> None:
-        onnxruntime = _import_onnxruntime()
-        self._file = file
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3  # errors only: warnings are about graph optimisation
-        try:
-            self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime raises a dozen types without a common base
-            raise BundleError(f"{file} cannot be loaded: {first_line(error)}", "Export the model again.") from error
-
-    def refuse_other_shapes(self, labels: Sequence[str], pixels: int) -> None:
-        """Raise BundleError if the model does not map pixels (N, 3, P, P) to one probability for each label."""
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        name, shape = inputs[0].name, inputs[0].shape
-        if len(inputs) != 1 or name != "pixels" or shape[1:] != [3, pixels, pixels] or len(outputs) != 1:
-            raise BundleError(
-                f"{self._file} does not take pictures of {pixels} x {pixels} pixels.", "Export the model again."
-            )
-        if outputs[0].shape[1:] != [len(labels)]:
-            raise BundleError(
-                f"{self._file} does not have one output for each of the {len(labels)} labels.",
-                "Export the model again.",
-            )
-
-    def probabilities(self, squares: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return probabilities (N, C) of pixels (N, 3, P, P)."""
-        found: NDArray[np.float32] = self._session.run(None, {"pixels": squares})[0]
-        return found
-
-
-def _import_onnxruntime() -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise BundleError(
-            "onnxruntime is not installed. ONNX models require it.",
-            "Install it with: pip install 'autotune-vision[export]'",
-        ) from error
-    return onnxruntime
 
 
 def is_bundle(path: Path) -> bool:
@@ -129,8 +78,10 @@ def write_index(folder: Path, study: str, trial: int) -> None:
     (folder / INDEX).write_text(text + "\n", encoding="utf-8")
 
 
-def preprocessing(pixels: int, interpolation: str, threshold: float, labels: Sequence[str]) -> dict[str, Any]:
+def preprocessing(pixels: int, interpolation: str, threshold: float, labels: Sequence[str],
+                  has_distance: bool = False) -> dict[str, Any]:  # fmt: skip
     """Return the content of preprocessing.json: the steps from a picture to the input of the graph."""
+    distance = {"name": "distance", "type": "float32", "shape": ["N"], "unknown_above": 1.0}
     return {
         "pixels": pixels,
         "interpolation": interpolation,
@@ -144,7 +95,9 @@ def preprocessing(pixels: int, interpolation: str, threshold: float, labels: Seq
         ],
         "input": {"name": "pixels", "type": "uint8", "shape": ["N", 3, pixels, pixels], "order": "RGB"},
         "output": {"name": "probabilities", "type": "float32", "shape": ["N", len(labels)], "order": LABELS},
-        "answer": f"The most probable label; {UNKNOWN!r} if its probability is below the threshold.",
+        **({"distance": distance} if has_distance else {}),
+        "answer": f"The most probable label; {UNKNOWN!r} if its probability is below the threshold"
+        f"{', or if the distance is more than 1' if has_distance else ''}.",
     }
 
 

@@ -14,9 +14,8 @@ import jinja2
 
 from autotune.data import datasets
 from autotune.data.split import PARTS
-from autotune.export.formats import optional_formats
 from autotune.export.result import ExportResult
-from autotune.export.verify import VERIFIED
+from autotune.formats.table import optional_formats
 from autotune.study.reopen import FinishedTrial
 from autotune.study.reproduce import reproduction
 from autotune.study.storage.evaluations import ClassScore, Evaluation
@@ -72,7 +71,7 @@ def _values(finished: FinishedTrial, validation: Evaluation, result: ExportResul
         "validation": validation,
         "optimism": _optimism(validation.value, test) if test else None,
         "n_evaluations": len(record.evaluations()),
-        "verified": VERIFIED,
+        "table": result.files,
         "machine": f"{plural(os.cpu_count() or 1, 'processor')} ({platform.machine()}, {platform.system()})",
         "choices": {
             key: f"{value:.4g}" if isinstance(value, float) else value for key, value in trial.params.flat().items()

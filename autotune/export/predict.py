@@ -20,7 +20,8 @@ from autotune.data.decode import crop_square
 from autotune.data.picture import UnreadableError, picture_suffixes, read_picture
 from autotune.errors import BundleError, DataError, StudyError
 from autotune.export import bundle
-from autotune.export.bundle import UNKNOWN, Run
+from autotune.export.bundle import UNKNOWN
+from autotune.formats.onnx_session import OnnxSession, Output, Outputs, Run
 from autotune.study.request import Resources
 from autotune.text import plural, visible
 
@@ -30,8 +31,8 @@ BATCHES_AHEAD = 2  # decoded while the network runs
 
 @dataclass(frozen=True)
 class Classifier:
-    """A loaded model of a study. run: pixels (N, 3, P, P) to probabilities (N, C). threshold: predictions below it
-    are labelled "unknown".
+    """A loaded model of a study. run: pixels (N, 3, P, P) to its outputs. threshold: predictions below it are labelled
+    "unknown", and so are pictures whose distance is more than 1.
     """
 
     study: str
@@ -45,29 +46,36 @@ class Classifier:
         """Predict files, folders and patterns in order, with `top` labels each. An unreadable picture has `error`."""
         return list(predict_files(self, find_pictures(pictures), top))
 
-    def answer(self, name: str, probabilities: NDArray[np.float32], top: int) -> Prediction:
-        """Return the prediction for a picture from its probabilities, (C,), with the `top` most probable labels."""
+    def answer(self, name: str, output: Output, top: int) -> Prediction:
+        """Return the prediction for a picture from its output, with the `top` most probable labels."""
+        probabilities, distance = output
         order = np.argsort(-probabilities, kind="stable")[: max(top, 1)]
         most_probable = tuple((self.labels[int(i)], float(probabilities[i])) for i in order)
         label, probability = most_probable[0]
-        return Prediction(name, label if probability >= self.threshold else UNKNOWN, probability, most_probable)
+        is_known = probability >= self.threshold and (distance is None or distance <= 1)
+        return Prediction(name, label if is_known else UNKNOWN, probability, most_probable, distance=distance)
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The prediction for one picture. top: the most probable labels with their probabilities. error: why it failed."""
+    """The prediction for one picture. top: the most probable labels with their probabilities. error: why it failed.
+
+    distance: from what the model learned, more than 1 is unknown; None: the model does not measure it.
+    """
 
     path: str
     label: str | None
     probability: float | None
     top: tuple[tuple[str, float], ...]
     error: str | None = None
+    distance: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         if self.error is not None:
             return {"path": self.path, "error": self.error}
         top = [{"label": label, "probability": probability} for label, probability in self.top]
-        return {"path": self.path, "label": self.label, "probability": self.probability, "top": top}
+        found = {"path": self.path, "label": self.label, "probability": self.probability, "top": top}
+        return found if self.distance is None else {**found, "distance": self.distance}
 
 
 def load(source: str | Path, resources: Resources | None = None,
@@ -83,10 +91,11 @@ def load(source: str | Path, resources: Resources | None = None,
     except OSError as error:
         raise BundleError(f"{source} cannot be opened: {error.strerror}.", "Pass a bundle folder.") from error
     if opened:
-        session = bundle.OnnxSession(opened.model)
+        session = OnnxSession(opened.model)
         session.refuse_other_shapes(opened.labels, opened.pixels)
-        run = session.probabilities
-        return Classifier(opened.study, opened.labels, opened.pixels, opened.interpolation, opened.threshold, run)
+        return Classifier(
+            opened.study, opened.labels, opened.pixels, opened.interpolation, opened.threshold, session.run
+        )
     from autotune.study.summary import find_study
 
     try:
@@ -170,7 +179,7 @@ def _predict_batch(
     model: Classifier, files: Sequence[Path], squares: Sequence[NDArray[np.uint8] | str], top: int
 ) -> Iterator[Prediction]:
     readable = [square for square in squares if not isinstance(square, str)]
-    rows: Iterator[NDArray[np.float32]] = iter(model.run(np.stack(readable)) if readable else ())
+    rows: Iterator[Output] = model.run(np.stack(readable)).rows() if readable else iter(())
     for file, square in zip(files, squares, strict=True):
         if isinstance(square, str):
             yield Prediction(str(file), None, None, (), square)
@@ -251,8 +260,7 @@ def _load_winner(folder: Path, resources: Resources | None, say: Callable[[str],
             say(f"Study {folder.name} has no final model yet: trial {one.trial.number}, the best so far, predicts.")
     temperature = test.calibration.temperature if test and test.calibration else 1.0
 
-    def run(squares: NDArray[np.uint8]) -> NDArray[np.float32]:
-        probabilities: NDArray[np.float32] = (trained.logits(squares) / temperature).softmax(1).numpy()
-        return probabilities
+    def run(squares: NDArray[np.uint8]) -> Outputs:
+        return Outputs((trained.logits(squares) / temperature).softmax(1).numpy())
 
     return Classifier(folder.name, one.parts.classes, trained.pixels, trained.interpolation, 0.0, run)

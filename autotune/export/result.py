@@ -25,9 +25,33 @@ class FittedCalibration:
 
 
 @dataclass(frozen=True)
+class ForeignPictures:
+    """What the bundle answers for pictures of none of its classes. by_distance, unknown: of n, refused for the distance
+    and in all. auroc, auroc_probability: that a foreign picture is farther, or less probable, than a known one.
+    """
+
+    folder: str
+    n: int
+    by_distance: int
+    unknown: int
+    auroc: float
+    auroc_probability: float
+
+
+@dataclass(frozen=True)
+class UnknownScore:
+    """The limit of the distance. refused: of n known pictures held out. foreign: None if not measured."""
+
+    n: int
+    refused: int
+    foreign: ForeignPictures | None = None
+
+
+@dataclass(frozen=True)
 class ExportResult:
     """A written bundle. how: the kind of its model, as in Final. right: correct predictions of the trained network on
-    the validation pictures. files: one per format, including rejected ones, which are not in the bundle.
+    the validation pictures. unknown: None if the bundle measures no distance. files: one per format, including rejected
+    ones, which are not in the bundle.
     """
 
     study: str
@@ -36,6 +60,7 @@ class ExportResult:
     folder: Path
     right: int
     calibration: FittedCalibration
+    unknown: UnknownScore | None
     files: tuple[VerifiedFile, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -47,12 +72,13 @@ class ExportResult:
             "folder": str(self.folder),
             "right": self.right,
             **asdict(self.calibration),
+            "unknown": self.unknown and asdict(self.unknown),
             "table": [asdict(file) for file in self.files],
         }
 
     def rejection(self) -> BundleError | None:
         """Return the error for rejected files, which are not in the bundle; None if every file is verified."""
-        rejected = [f"{file.file} was rejected: {file.verdict}" for file in self.files if not file.is_verified]
+        rejected = [f"{file.file} was rejected: {file.verdict}" for file in self.files if file.is_rejected]
         if not rejected:
             return None
         return BundleError(

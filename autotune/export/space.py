@@ -8,6 +8,7 @@ from pathlib import Path
 
 from autotune.errors import BundleError
 from autotune.export import bundle
+from autotune.export.staging import refuse_overlap
 from autotune.files import unfinished_folder, write_whole
 from autotune.text import first_line, plain_name
 
@@ -15,7 +16,8 @@ APP, README, REQUIREMENTS, ATTRIBUTES, MODEL = "app.py", "README.md", "requireme
 REPLACED = {README, REQUIREMENTS}  # also in the clone of a new Space, like its .gitattributes
 GRADIO = "6.31.0"  # the version that was tested
 NEEDED = ("numpy>=1.26", "onnxruntime>=1.22", "pillow>=11.0")
-LARGE_FILES = "".join(f"*.{kind} filter=lfs diff=lfs merge=lfs -text\n" for kind in ("onnx", "pt2", "safetensors"))
+LARGE = ("onnx", "pt2", "safetensors", "bin", "tflite", "pte", "zip")  # kinds of files
+LARGE_FILES = "".join(f"*.{kind} filter=lfs diff=lfs merge=lfs -text\n" for kind in LARGE)
 SOURCE = Path(__file__).with_name("space_app.py")
 
 
@@ -24,11 +26,7 @@ def check_space(folder: Path, source: Path) -> None:
 
     source: the folder of the bundle, which may not exist yet.
     """
-    inner, outer = folder.resolve(), source.resolve()
-    if inner.is_relative_to(outer) or outer.is_relative_to(inner):
-        raise BundleError(
-            f"The Space {folder} and the bundle {source} overlap.", "Choose another folder for the Space."
-        )
+    refuse_overlap(folder, source)
     if folder.exists() and not folder.is_dir():
         raise BundleError(f"{folder} is not a folder.", "Choose another folder for the Space.")
     others = sorted(file.name for file in folder.iterdir() if not _is_ours(file)) if folder.is_dir() else []

@@ -30,9 +30,10 @@ def classify(picture: str | None) -> tuple[str, dict[str, float]]:
         pixels = crop_square(decode_image(picture), HOW["pixels"], HOW["interpolation"])
     except Exception as error:  # Pillow's decoders raise many types on damaged files
         raise gr.Error(f"The picture cannot be read: {error}.") from error
-    probabilities = SESSION.run(None, {"pixels": pixels[None]})[0][0]
+    (probabilities, *_), *distances = SESSION.run(None, {"pixels": pixels[None]})
     best = int(probabilities.argmax())
-    answer = LABELS[best] if probabilities[best] >= HOW["threshold"] else "unknown"
+    is_known = probabilities[best] >= HOW["threshold"] and all(one[0] <= 1 for one in distances)
+    answer = LABELS[best] if is_known else "unknown"
     return answer, dict(zip(LABELS, map(float, probabilities), strict=True))
 
 

@@ -32,6 +32,13 @@ def staged_folder(out: Path, study: str) -> Iterator[tuple[Path, Path]]:
         ) from error
 
 
+def refuse_overlap(folder: Path, source: Path) -> None:
+    """Raise BundleError if a folder to write contains the bundle, or lies in it."""
+    inner, outer = folder.resolve(), source.resolve()
+    if inner.is_relative_to(outer) or outer.is_relative_to(inner):
+        raise BundleError(f"{folder} and the bundle {source} overlap.", "Choose another folder.")
+
+
 def _prepared(out: Path, study: str) -> Path:
     """Return the absolute path of a folder that can be created or replaced: its parent exists. Raises BundleError."""
     try:

@@ -8,7 +8,7 @@ from torch import Tensor
 from autotune.data.split import VALIDATION
 from autotune.errors import StudyError
 from autotune.export.result import FittedCalibration
-from autotune.export.verify import Reference
+from autotune.formats.tolerance import Reference
 from autotune.study.evaluate import class_numbers, score_logits
 from autotune.study.listener import StudyListener
 from autotune.study.reopen import FinishedTrial
@@ -16,21 +16,22 @@ from autotune.study.storage.evaluations import Evaluation, latest_scores
 from autotune.text import percent
 from autotune.training import calibration
 from autotune.training.metrics import find_metric
-from autotune.training.restore import TrainedNetwork, picture_logits
+from autotune.training.novelty import NoveltyScore, distances
+from autotune.training.restore import TrainedNetwork, picture_features
 
 
-def validation_logits(finished: FinishedTrial, network: TrainedNetwork, listener: StudyListener) -> Tensor:
-    """Return logits (N, C) of the validation pictures, from their files.
+def validation_features(finished: FinishedTrial, network: TrainedNetwork, listener: StudyListener) -> Tensor:
+    """Return what the head gets for the validation pictures (N, F), from their files.
 
     Raises DataError if a picture has changed, StudyError if the outputs are not finite.
     """
     pictures = finished.parts.part(VALIDATION)
-    logits = picture_logits(network, finished.root, pictures, listener.progress("Validation"))
-    if not logits.isfinite().all():
+    (features,) = picture_features([network], finished.root, pictures, listener.progress("Validation"))
+    if not network.logits_of(features).isfinite().all():
         raise StudyError(
             f"The outputs of trial {finished.trial.number} are not finite.", "Export another trial: --trial N"
         )
-    return logits
+    return features
 
 
 def unseen_scores(finished: FinishedTrial, listener: StudyListener) -> Evaluation:
@@ -40,7 +41,7 @@ def unseen_scores(finished: FinishedTrial, listener: StudyListener) -> Evaluatio
     set. Raises StudyError if the trial's own network does not score as the study measured: then its backbone, of which
     the final model is made, is no longer the same.
     """
-    own = _own_scores(finished, validation_logits(finished, finished.own, listener))
+    own = _own_scores(finished, finished.own.logits_of(validation_features(finished, finished.own, listener)))
     held = finished.held_out
     if held is None:
         return own
@@ -87,9 +88,12 @@ def calibrate(
     return FittedCalibration(fitted_on, scores.calibration.temperature, at, answered)
 
 
-def build_reference(finished: FinishedTrial, logits: Tensor, temperature: float) -> Reference:
-    """Return the reference for every exported file: the calibrated probabilities of logits (N, C)."""
+def build_reference(
+    finished: FinishedTrial, features: Tensor, temperature: float, novelty: NoveltyScore | None
+) -> Reference:
+    """Return the reference for every exported file: the outputs for the features (N, F) of validation pictures."""
     pictures, classes = finished.parts.part(VALIDATION), finished.parts.classes
-    probabilities = (logits / temperature).softmax(1).numpy()
+    probabilities = (finished.trained.logits_of(features) / temperature).softmax(1).numpy()
     labels = class_numbers(pictures, classes).numpy()
-    return Reference(finished.root, tuple(p.path for p in pictures), labels, classes, probabilities)
+    far = None if novelty is None else distances(novelty, features)
+    return Reference(finished.root, tuple(p.path for p in pictures), labels, classes, probabilities, far)

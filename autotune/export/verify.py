@@ -3,97 +3,91 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from autotune.errors import BundleError
-from autotune.export.inference import InferenceJob, run_job
-from autotune.export.tolerance import Tolerance
+from autotune.formats.inference import InferenceJob, run_job
+from autotune.formats.onnx_session import Outputs
+from autotune.formats.tolerance import Reference, Tolerance
 
 VERIFIED = "verified"  # the verdict of a model within the tolerance of its format; records contain it
-
-Probabilities = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Reference:
-    """The predictions of the trained network for the validation pictures.
-
-    paths: relative to root. labels: (N,), class numbers. names: of the classes. probabilities: (N, C), calibrated.
-    """
-
-    root: Path
-    paths: tuple[str, ...]
-    labels: NDArray[np.int64]
-    names: tuple[str, ...]
-    probabilities: Probabilities
-
-    @property
-    def predicted(self) -> NDArray[np.int64]:
-        """The most probable classes (N,)."""
-        found: NDArray[np.int64] = self.probabilities.argmax(1)
-        return found
-
-    @property
-    def correct(self) -> int:
-        return self.count_correct(self.predicted)
-
-    def count_correct(self, predicted: NDArray[np.int64]) -> int:
-        return int((predicted == self.labels).sum())
+NOT_RUN = "not verified here"  # the verdict of a model whose runtime needs another system
 
 
 @dataclass(frozen=True)
 class VerifiedFile:
-    """The measurements of one format. changed: changed predictions. right: correct predictions, of n on validation."""
+    """The measurements of one format. changed: changed predictions. right: correct predictions, of n on validation.
+
+    What was not measured is None: everything but the bytes, where the runtime needs another system.
+    """
 
     format: str
     file: str
     bytes: int
-    largest_difference: float
-    changed: int
-    right: int
     n: int
-    milliseconds_one_thread: float
-    milliseconds_all_threads: float
-    peak_bytes: int | None
     verdict: str
+    largest_difference: float | None = None
+    changed: int | None = None
+    right: int | None = None
+    milliseconds_one_thread: float | None = None
+    milliseconds_all_threads: float | None = None
+    peak_bytes: int | None = None
 
     @property
     def is_verified(self) -> bool:
         return self.verdict == VERIFIED
 
+    @property
+    def is_rejected(self) -> bool:
+        return self.verdict not in (VERIFIED, NOT_RUN)
+
+    @property
+    def word(self) -> str:
+        """The verdict without its reasons."""
+        return "rejected" if self.is_rejected else self.verdict
+
 
 def verify_file(job: InferenceJob, reference: Reference) -> VerifiedFile:
     """Run an exported model on the pictures of the reference and compare the predictions."""
+    name, n = job.model.path.name, len(reference.labels)
+    n_bytes = sum(job.model.path.with_name(name).stat().st_size for name in job.format.files)
+    if not job.format.runs_here:
+        return VerifiedFile(job.format.name, name, n_bytes, n, NOT_RUN)
     result = run_job(job)
-    predicted = result.probabilities.argmax(1)
+    found = result.outputs
+    predicted = found.probabilities.argmax(1)
     return VerifiedFile(
         format=job.format.name,
-        file=job.model.path.name,
-        bytes=job.model.path.stat().st_size,
-        largest_difference=float(np.abs(result.probabilities - reference.probabilities).max()),
+        file=name,
+        bytes=n_bytes,
+        largest_difference=float(np.abs(found.probabilities - reference.probabilities).max()),
         changed=int(np.sum(reference.predicted != predicted)),
         right=reference.count_correct(predicted),
-        n=len(reference.labels),
+        n=n,
         milliseconds_one_thread=result.milliseconds_one_thread,
         milliseconds_all_threads=result.milliseconds_all_threads,
         peak_bytes=result.peak_bytes,
-        verdict=verdict(job.format.tolerance, reference, result.probabilities),
+        verdict=verdict(job.format.tolerance, reference, found),
     )
 
 
-def verdict(tolerance: Tolerance, reference: Reference, found: Probabilities) -> str:
-    """Return VERIFIED, or why a model with these probabilities (N, C) is rejected."""
-    if not np.isfinite(found).all():
+def verdict(tolerance: Tolerance, reference: Reference, found: Outputs) -> str:
+    """Return VERIFIED, or why a model with these outputs is rejected."""
+    if not np.isfinite(found.probabilities).all():
         return "its probabilities are not finite"
-    return tolerance.rejection(reference, found) or VERIFIED
+    if reason := tolerance.rejection(reference, found.probabilities):
+        return reason
+    if found.distances is not None and reference.distances is not None:
+        apart = float(np.abs(found.distances - reference.distances).max() / max(1, reference.distances.max()))
+        if not apart <= tolerance.distance:  # also if it is not a number
+            return f"its distances differ by up to {apart:.3g}, where {tolerance.distance:g} is allowed"
+    return VERIFIED
 
 
 def require_verified(row: VerifiedFile) -> None:
     """Raise BundleError if a model is not verified."""
-    if not row.is_verified:
+    if row.is_rejected:
         raise BundleError(
             f"{row.file} was rejected: {row.verdict}.",
             "Export another trial with --trial N, or report a bug.",

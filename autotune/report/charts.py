@@ -66,6 +66,17 @@ class Point:
     state: str
 
 
+@dataclass(frozen=True)
+class PricedPoint:
+    """One trial, its cost and its score with an interval."""
+
+    cost: float
+    value: float
+    interval: tuple[float, float]
+    is_front: bool
+    is_fastest: bool
+
+
 def axis_range(values: Sequence[float], whole: bool = False) -> AxisRange:
     """Return an axis range for shares in [0, 1].
 
@@ -209,6 +220,30 @@ def reliability(bins: Sequence[tuple[float, int, int, float, float]], label: str
         _percent(axes.yaxis)
 
     return _drawn("reliability", label, 260, draw)
+
+
+def priced(name: str, points: Sequence[PricedPoint], unit: str, label: str) -> Markup:
+    """Plot scores with intervals by cost. A line joins the front, and a ring marks the fastest good trial."""
+    room = axis_range([edge for point in points for edge in point.interval])
+
+    def draw(axes: Axes) -> None:
+        for point in points:
+            ends = [room.clipped(edge) for edge in point.interval]
+            colour = TRAIN if point.is_front else MUTED
+            axes.plot([point.cost] * 2, ends, color=colour, lw=1.2, alpha=0.45)
+            axes.scatter(point.cost, room.clipped(point.value), s=22, color=colour, linewidths=0, zorder=3)
+            if point.is_fastest:
+                axes.plot(point.cost, room.clipped(point.value), "o", ms=10, mfc="none", mec=INK, mew=1.5, zorder=4)
+        front = sorted((point.cost, point.value) for point in points if point.is_front)
+        best = np.maximum.accumulate([room.clipped(value) for _, value in front])
+        axes.step([cost for cost, _ in front], best, where="post", color=TRAIN, lw=1.2)
+        axes.set_ylim(room.low, room.high)
+        axes.set_xlim(left=0, right=1.08 * max(point.cost for point in points))
+        axes.set_xlabel(unit)
+        axes.grid(visible=False, axis="x")
+        _percent(axes.yaxis)
+
+    return _drawn(name, label, 230, draw)
 
 
 def _drawn(name: str, label: str, height: int, draw: Callable[[Axes], None], width: int = NARROW) -> Markup:

@@ -24,6 +24,7 @@ from autotune.report.charts import AxisRange
 from autotune.report.confusion import Answered, Errors
 from autotune.report.curves import ENDS, TrialCurve, trial_curves
 from autotune.report.finals import FinalsSection, finals_section
+from autotune.report.front import FrontSection, front_section
 from autotune.report.gallery import ClassGallery, class_galleries
 from autotune.report.importance import HyperparameterImportance, Importances
 from autotune.report.later import LaterSection, later_section
@@ -157,6 +158,7 @@ class ReportPage:
     later: LaterSection | None
     data: DataSection
     export: ExportRow | None
+    front: FrontSection | None
     recipe: Reproduction
     device: str | None
 
@@ -227,6 +229,7 @@ def _page(record: Record, folder: Path, summary: Summary, winner: TrialRow) -> R
         later=_later(summary, record.bundle()),
         data=_data(facts, pictures, root),
         export=exports[-1] if exports else None,
+        front=front_section(summary, facts.costs, metric),
         recipe=reproduction(facts.settings, facts.data, folder.name, n_trials, facts.after),
         device=facts.device,
     )

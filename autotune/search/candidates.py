@@ -19,6 +19,7 @@ from autotune.backbones.weights import (
     weights_file_name,
 )
 from autotune.errors import AutotuneError, ConfigError, PluginError, WeightsError
+from autotune.search.budget import Budget, OverBudgetError
 from autotune.search.ranges import Choice, Domain, values_of
 from autotune.search.settings import SMALL_PIXELS, Settings, narrow
 from autotune.search.space import BackboneOptions
@@ -72,15 +73,16 @@ class Selection:
 
 def select_backbones(settings: Settings, registry: Registry, folder: Path | None, device: str, side: int,
                      say: Callable[[str], None], only: Mapping[str, BackboneOptions] | None = None,
-                     download: bool = True) -> Selection:  # fmt: skip
+                     download: bool = True, budget: Budget | None = None) -> Selection:  # fmt: skip
     """Choose the backbones of a study and build each once, to report errors before the first trial.
 
     folder: of weights. side: median shorter side of the pictures, in pixels. only: the backbones of an earlier run, all
-    of which are required. download: download missing weights; otherwise, use random ones in their place.
+    of which are required. download: download missing weights; otherwise, use random ones in their place. budget: of a
+    new study.
     Raises PluginError, WeightsError or ConfigError if a backbone named by the user cannot be used, or if none can.
     """
     asked = list(only) if only else fixed_names(settings.space.backbone)
-    opener = _Opener(settings, device, side, say, only or {}, download)
+    opener = _Opener(settings, device, side, say, only or {}, download, budget)
     candidates: list[Candidate] = []
     without_weights: list[str] = []
     left_out = {} if only else {broken.file: broken.reason for broken in registry.broken}
@@ -92,10 +94,14 @@ def select_backbones(settings: Settings, registry: Registry, folder: Path | None
             continue
         try:
             candidates.append(opener.open(backbone, weights))
+        except OverBudgetError as error:
+            left_out[backbone.name] = error.problem
         except AutotuneError as error:
             if only or len(asked) == 1:  # a study resumes only with all its backbones
                 raise
             left_out[backbone.name] = error.problem
+    if not candidates and budget and (problem := budget.nothing_fits()):
+        raise problem
     if folder and not only:
         _check_folder_is_used(folder, candidates)
     if not candidates:
@@ -155,6 +161,7 @@ class _Opener:
     say: Callable[[str], None]
     earlier: Mapping[str, BackboneOptions]
     download: bool
+    budget: Budget | None
 
     def open(self, backbone: Backbone, weights: WeightsSource) -> Candidate:
         """Build a backbone with its weights. Raises AutotuneError."""
@@ -162,6 +169,8 @@ class _Opener:
         has_digest = (self.download or weights.installed) and not backbone.traits.from_scratch
         earlier = self.earlier.get(backbone.name)
         sizes = earlier.pixels if earlier else sizes_for(backbone, self.settings.space.pixels, self.side)
+        if self.budget and not earlier:
+            sizes = self.budget.affordable(backbone, chain, sizes)
         profiles = tuple(profile_stages(backbone, chain, size) for size in sizes)
         depths = earlier.depths if earlier else self._depths(backbone, profiles[0])
         self._say_fixed_pixels(backbone)

@@ -20,6 +20,7 @@ from pydantic import (
 
 from autotune.data.visits import AUTO
 from autotune.errors import ConfigError, did_you_mean
+from autotune.formats.table import ONNX, timed_formats
 from autotune.search.fields import FieldError, OneOf, Values, fix, limits
 from autotune.search.ranges import Choice, Domain, Fixed, Range
 from autotune.search.sampler import ETA, PRUNERS, SAMPLERS
@@ -211,6 +212,16 @@ class Settings(BaseModel, frozen=True):
 
     trial_timeout: Annotated[float | None, Field(gt=0)] = None
     """Seconds after which a probe, a trial or a network of the finals is stopped and fails. Default: no limit."""
+
+    max_ms: Annotated[float | None, Field(gt=0)] = None
+    """Leave out backbones and sizes that take more milliseconds for a picture: median on one thread, without decoding.
+    Default: no limit."""
+
+    max_mb: Annotated[float | None, Field(gt=0)] = None
+    """Leave out backbones whose exported file is larger, in MB. Default: no limit."""
+
+    format: Annotated[str, OneOf(timed_formats())] = ONNX.name
+    """Format of the exported model that `max_ms` and `max_mb` are measured in."""
 
     final: Annotated[str, OneOf(FINALS)] = "soup"
     """Final model: average of the winner's networks on all folds, one network refitted on all, or the best trial's."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Collection
 from importlib.metadata import version
-from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Any
 
@@ -22,6 +21,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
 from autotune.export.predict import Classifier, Prediction
+from autotune.export.web import PAGE
 from autotune.serve.batches import Batches
 from autotune.serve.body import FIELD, BoundedBodies, read_pictures
 from autotune.serve.gate import Gate
@@ -29,7 +29,6 @@ from autotune.serve.limits import Limits, RequestError, refuse
 from autotune.serve.metrics import Metrics
 from autotune.serve.watch import Watch
 
-PAGE = Path(__file__).parent / "page"
 DOCS, DOCS_FILES = "/docs", "/docs-files"
 PATHS = ("/", "/predict", "/model", "/health", "/metrics", DOCS, "/openapi.json")
 
@@ -40,7 +39,8 @@ class Label(BaseModel):
 
 
 class Answer(BaseModel):
-    """The answer for one picture. label: "unknown" below the threshold. top: the likeliest labels.
+    """The answer for one picture. label: "unknown" below the threshold, or if the distance is more than 1. top: the
+    likeliest labels. distance: null if the model does not measure it.
 
     error: why the picture could not be read; label, probability and top are then null or empty.
     """
@@ -48,6 +48,7 @@ class Answer(BaseModel):
     name: str
     label: str | None
     probability: float | None
+    distance: float | None
     top: list[Label]
     milliseconds: float
     error: str | None
@@ -104,6 +105,10 @@ def create_app(model: Classifier, hosts: Collection[str] | None, token: str | No
 
 
 def _add_page(app: FastAPI) -> None:
+    @app.get("/page/source.js", include_in_schema=False)
+    async def source() -> FileResponse:
+        return FileResponse(PAGE / "server.js", media_type="text/javascript")
+
     app.mount("/page", StaticFiles(directory=PAGE), name="page")
 
     @app.head("/", include_in_schema=False)
@@ -162,6 +167,7 @@ def _answer(found: Prediction, milliseconds: float) -> dict[str, Any]:
         "name": found.path,
         "label": found.label,
         "probability": found.probability,
+        "distance": found.distance,
         "top": [{"label": label, "probability": probability} for label, probability in found.top],
         "milliseconds": round(milliseconds, 1),
         "error": found.error,

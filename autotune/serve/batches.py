@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.export.predict import BATCH, Classifier, Prediction, read_square
+from autotune.formats.onnx_session import Output
 from autotune.serve.limits import Limits, busy
 from autotune.serve.metrics import Metrics
 
@@ -26,7 +27,7 @@ class Batches:
         self._model, self._limits, self._metrics = model, limits, metrics
         self._decoders = ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_DECODERS), "decode")
         self._network = ThreadPoolExecutor(1, "network")
-        self._squares: asyncio.Queue[tuple[NDArray[np.uint8], asyncio.Future[NDArray[np.float32]]]] = asyncio.Queue()
+        self._squares: asyncio.Queue[tuple[NDArray[np.uint8], asyncio.Future[Output]]] = asyncio.Queue()
         self._n_waiting = 0
 
     @contextlib.asynccontextmanager
@@ -62,7 +63,7 @@ class Batches:
         if isinstance(square, str):
             found = Prediction(name, None, None, (), square)
         else:
-            row: asyncio.Future[NDArray[np.float32]] = loop.create_future()
+            row: asyncio.Future[Output] = loop.create_future()
             self._squares.put_nowait((square, row))
             found = self._model.answer(name, await row, top)
         self._metrics.count(found)
@@ -75,7 +76,7 @@ class Batches:
                 batch.append(self._squares.get_nowait())
             await self._compute([(square, row) for square, row in batch if not row.done()])  # done: cancelled
 
-    async def _compute(self, batch: Sequence[tuple[NDArray[np.uint8], asyncio.Future[NDArray[np.float32]]]]) -> None:
+    async def _compute(self, batch: Sequence[tuple[NDArray[np.uint8], asyncio.Future[Output]]]) -> None:
         if not batch:
             return
         self._metrics.batch.observe(len(batch))
@@ -88,6 +89,6 @@ class Batches:
                 if not row.done():
                     row.set_exception(error)
             return
-        for (_, row), probabilities in zip(batch, found, strict=True):
+        for (_, row), output in zip(batch, found.rows(), strict=True):
             if not row.done():
-                row.set_result(probabilities)
+                row.set_result(output)

@@ -11,6 +11,8 @@ from autotune.backbones.registry import Registry, discover
 from autotune.data import datasets
 from autotune.data.catalog import refuse_few_classes
 from autotune.errors import ConfigError, StudyError
+from autotune.formats.cost import DeviceProfile, read_profile
+from autotune.formats.table import find_format
 from autotune.search.ranges import values_of
 from autotune.search.settings import Settings, read_settings
 from autotune.study.after import earlier_folder
@@ -23,12 +25,16 @@ DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 @dataclass(frozen=True)
 class CheckedRequest:
-    """What a request asks for. earlier: the folder of the study that it follows. settings: not yet resolved."""
+    """What a request asks for. earlier: the folder of the study that it follows. settings: not yet resolved.
+
+    profile: of the device that the limits are for; None: this machine.
+    """
 
     folder: Path
     earlier: Path | None
     settings: Settings
     registry: Registry
+    profile: DeviceProfile | None
 
 
 def check_request(request: SearchRequest) -> CheckedRequest:
@@ -44,7 +50,7 @@ def check_request(request: SearchRequest) -> CheckedRequest:
         registry.find(name)
     if request.data is not None:
         refuse_few_classes(request.data)
-    return CheckedRequest(folder, earlier, settings, registry)
+    return CheckedRequest(folder, earlier, settings, registry, _profile(request, settings))
 
 
 def study_folder(request: SearchRequest) -> Path:
@@ -65,6 +71,18 @@ def check_device_name(name: str) -> None:
         raise ConfigError(
             f"Device {name!r} is not available.", "Choose from: auto, cpu, cuda, mps. cuda:1 is the second GPU."
         )
+
+
+def _profile(request: SearchRequest, settings: Settings) -> DeviceProfile | None:
+    """Return the given device profile. Raises AutotuneError if it is not one, or if this machine cannot be measured."""
+    is_limited = settings.max_ms is not None or settings.max_mb is not None
+    if request.device_profile is None:
+        if is_limited:
+            find_format(settings.format).require_modules()
+        return None
+    if not is_limited:
+        raise ConfigError("A device profile needs a limit.", "Set one with --max-ms or --max-mb.")
+    return read_profile(request.device_profile)
 
 
 def _config(request: SearchRequest, folder: Path) -> Path | None:

@@ -11,6 +11,7 @@ from typing import Any
 from autotune.cache.pixels import pixel_rows
 from autotune.data.split import TRAIN, VALIDATION, Split
 from autotune.files import cache_folder
+from autotune.search.budget import Budget
 from autotune.search.candidates import Candidate, Selection, select_backbones
 from autotune.search.cost import expected_operations, expected_shares
 from autotune.search.plan import Chosen, Plan, build_context, make_plan
@@ -103,7 +104,8 @@ class DryRun:
 def dry_run(request: SearchRequest, listener: StudyListener) -> DryRun:
     """Read and split the pictures, plan the search and estimate its cost.
 
-    Writes nothing to the study folder and only the built-in sample to the cache; starts no worker, downloads nothing.
+    Writes nothing to the study folder, and only the built-in sample and measured costs to the cache; starts no worker,
+    downloads nothing.
     Raises AutotuneError if the search could not start.
     """
     engine = open_engine(request, study_folder(request))
@@ -117,6 +119,7 @@ def dry_run(request: SearchRequest, listener: StudyListener) -> DryRun:
     selection = select_backbones(
         ready.settings, ready.registry, request.weights, ready.device, ready.split.side, listener.say,
         earlier.backbones, download=False,
+        budget=Budget(ready.settings, len(ready.split.classes), listener.say, ready.profile),
     )  # fmt: skip
     _refuse_other_weights(ready.folder, selection)
     plan = make_plan(ready.settings, ready.split, selection, request.trials, earlier.chosen)

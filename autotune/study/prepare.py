@@ -12,6 +12,7 @@ from autotune.data.catalog import check_readable, read_catalog
 from autotune.data.picture import Picture
 from autotune.data.split import MANIFEST, TRAIN, VALIDATION, Split, read_manifest, split_catalog
 from autotune.files import cache_folder
+from autotune.formats.cost import DeviceProfile
 from autotune.search.candidates import Selection, expand_recommended
 from autotune.search.read_ahead import ReadAhead
 from autotune.search.settings import Settings
@@ -26,7 +27,7 @@ from autotune.study.storage.record import open_record
 @dataclass(frozen=True)
 class Prepared:
     """A request with its pictures read and split. earlier: the folder of the study that it follows. settings: as
-    requested, not yet resolved. root: of all paths.
+    requested, not yet resolved. root: of all paths. profile: of the device that the limits are for.
     """
 
     folder: Path
@@ -36,6 +37,7 @@ class Prepared:
     device: str
     split: Split
     root: Path
+    profile: DeviceProfile | None
 
 
 def prepare(request: SearchRequest, listener: StudyListener, device: str, store_pixels: bool = True) -> Prepared:
@@ -55,7 +57,7 @@ def prepare(request: SearchRequest, listener: StudyListener, device: str, store_
     if checked.earlier and is_new:
         for line in changes(checked.earlier.name, old, split.pictures).lines(checked.earlier.name):
             listener.say(line)
-    return Prepared(folder, checked.earlier, settings, registry, device, split, root)
+    return Prepared(folder, checked.earlier, settings, registry, device, split, root, checked.profile)
 
 
 def decode_pictures(split: Split, root: Path, selection: Selection, listener: StudyListener) -> None:

@@ -17,7 +17,7 @@ from autotune.search.plan import build_context, make_plan, pick_device
 from autotune.search.settings import Settings, settings_from_record
 from autotune.study.checks import recorded_backbones, recorded_choices, recorded_split, refuse_other_weights
 from autotune.study.evaluate import evaluate_winner
-from autotune.study.finals.held_out import HeldOut, held_out_of
+from autotune.study.finals.held_out import HeldOut, folds_of, held_out_of
 from autotune.study.listener import StudyListener
 from autotune.study.request import Resources
 from autotune.study.storage.evaluations import Evaluation, LaterRow
@@ -84,6 +84,13 @@ class FinishedTrial:
     def held_out(self) -> HeldOut | None:
         """The predictions of the networks of the folds on the pictures held out from them; None without folds."""
         return held_out_of(self.final, self.record, self.folder, self.parts) if self.final else None
+
+    def fold_networks(self) -> list[tuple[int, TrainedNetwork]]:
+        """Return the networks of the final model's folds, each with the fold that it was not trained on."""
+        if self.final is None:
+            return []
+        rows = [row for row in folds_of(self.record.folds(), self.final.trial) if row.fold in self.final.folds]
+        return [(row.fold, self._restored(str(row.checkpoint))) for row in rows]
 
     @property
     def files(self) -> StudyFiles:

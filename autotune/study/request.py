@@ -26,7 +26,8 @@ class SearchRequest:
     """A search to start or resume. data: None for the built-in digits. trials: in total, including earlier ones.
 
     timeout: in seconds. engine: where trials run. workers: trials at once on each GPU, or on the CPU; on a cluster, in
-    total. address: of the cluster. after: an earlier study, by name or folder.
+    total. address: of the cluster. after: an earlier study, by name or folder. device_profile: of the device that
+    the limits are for; None: this machine.
     flags: settings and ranges by name; they override those of config.
     """
 
@@ -44,5 +45,6 @@ class SearchRequest:
     plugins: tuple[Path, ...] = ()
     manifest: Path | None = None
     after: str | None = None
+    device_profile: Path | None = None
     skip_unreadable: bool = False
     flags: Mapping[str, Any] | None = None

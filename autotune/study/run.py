@@ -16,6 +16,7 @@ from autotune.data.split import MANIFEST, write_manifest
 from autotune.engines.base import Engine, PixelSet, ProbeTask, Unfinished
 from autotune.engines.local import warm_up
 from autotune.errors import StudyError
+from autotune.search.budget import Budget
 from autotune.search.candidates import Candidate, Selection, select_backbones
 from autotune.search.cost_penalty import cost_penalty
 from autotune.search.optuna_study import OptunaStudy, storage_errors
@@ -165,10 +166,13 @@ def _run_trials(
 
 def _plan(request: SearchRequest, ready: Prepared, record: Record, listener: StudyListener) -> Plan:
     """Return the plan of a new study, or of the earlier run. Raises AutotuneError if a backbone cannot be used."""
+    budget = Budget(ready.settings, len(ready.split.classes), listener.say, ready.profile)
     selection = select_backbones(
         ready.settings, ready.registry, request.weights, ready.device, ready.split.side, listener.say,
-        recorded_backbones(record),
+        recorded_backbones(record), budget=budget,
     )  # fmt: skip
+    if budget.costs:
+        record.keep_facts(costs=budget.measured)
     refuse_other_weights(record, selection)
     return make_plan(ready.settings, ready.split, selection, request.trials, recorded_choices(record))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +49,12 @@ class TrainedNetwork:
         found: Tensor = self.net([torch.from_numpy(pictures).to(self.device)])
         return found.float().cpu()
 
+    @torch.no_grad()
+    def logits_of(self, features: Tensor) -> Tensor:
+        """Return logits (N, C) of features (N, F) of `picture_features`, on the CPU."""
+        found: Tensor = self.net.head(features.to(self.device))
+        return found.float().cpu()
+
 
 def network_from_checkpoint(backbones: LoadedBackbones, params: Params, content: bytes, file: Path) -> TrainedNetwork:
     """Build a network with the weights of a checkpoint. file: its path, for errors. Raises StudyError."""
@@ -71,14 +77,38 @@ def network_from_checkpoint(backbones: LoadedBackbones, params: Params, content:
 
 def picture_logits(trained: TrainedNetwork, root: Path, pictures: Sequence[Picture], progress: Progress) -> Tensor:
     """Return logits (N, C) for the picture files of a study. Raises DataError if one is missing or has changed."""
-    found = []
+    batches = _pixel_batches(trained, root, pictures, progress)
+    return torch.cat([trained.logits(pixels) for pixels in batches])
+
+
+@torch.no_grad()
+def picture_features(
+    networks: Sequence[TrainedNetwork], root: Path, pictures: Sequence[Picture], progress: Progress
+) -> list[Tensor]:
+    """Return the features (N, F) that the head of each network gets. All have the same frozen stages.
+
+    Raises DataError if a picture is missing or has changed.
+    """
+    first = networks[0]
+    found: list[list[Tensor]] = [[] for _ in networks]
+    for pixels in _pixel_batches(first, root, pictures, progress):
+        shared = first.net.entry([torch.from_numpy(pixels).to(first.device)])
+        for rows, one in zip(found, networks, strict=True):
+            rows.append(one.net.through_tail(shared).float().cpu())
+    return [torch.cat(rows) for rows in found]
+
+
+def _pixel_batches(
+    trained: TrainedNetwork, root: Path, pictures: Sequence[Picture], progress: Progress
+) -> Iterator[NDArray[np.uint8]]:
+    """Yield the pixels (N, 3, P, P) of pictures, decoded in parallel."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for first in range(0, len(pictures), CLEAN_BATCH):
             chunk = pictures[first : first + CLEAN_BATCH]
-            pixels = list(pool.map(lambda p: _picture_pixels(root, p, trained.pixels, trained.interpolation), chunk))
-            found.append(trained.logits(np.stack(pixels)))
+            yield np.stack(
+                list(pool.map(lambda p: _picture_pixels(root, p, trained.pixels, trained.interpolation), chunk))
+            )
             progress(first + len(chunk), len(pictures))
-    return torch.cat(found)
 
 
 def _picture_pixels(root: Path, picture: Picture, pixels: int, interpolation: str) -> NDArray[np.uint8]:

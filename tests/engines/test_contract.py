@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from commands import workers_of
-from conftest import IN_MAKE_FAULTS, write_digits
+from conftest import IN_MAKE_FAULTS, in_make_faults, write_digits
 from ray_cluster import ray_workers, two_nodes
 from small_trials import KeptEpochs, trial_context
 
@@ -34,16 +34,12 @@ ENGINES = ("local", "ray")
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of engine. open: an engine with so many places and a study folder. how: a killed worker is described.
-
-    is_slow: whether a worker takes seconds to start.
-    """
+    """One kind of engine. open: an engine with so many places and a study folder. how: a killed worker is described."""
 
     open: Callable[[int, Path], Engine]
     workers: Callable[[], set[int]]
     how: str
     exited: str
-    is_slow: bool
 
 
 # A network that prints when it is built, and raises or dies in training at certain batch sizes.
@@ -94,16 +90,16 @@ def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         yield Kind(
             lambda n, folder: LocalEngine(local_devices("cpu", n), folder),
             lambda: {one.pid for one in workers_of(os.getpid())}, how="-9", exited="code 3",
-            is_slow=False,
         )  # fmt: skip
         return
+    if not IN_MAKE_FAULTS:
+        pytest.skip("on Ray, runs in `make faults`: each of its workers imports torch again")
     with two_nodes(tmp_path_factory.mktemp("nodes")) as cluster:
         yield Kind(
             cluster.engine,
             lambda: {one.pid for one in ray_workers()},
             how="its process",
             exited="its process",
-            is_slow=True,
         )
 
 
@@ -187,9 +183,8 @@ def same_threads(context: TrialContext) -> Iterator[None]:
 
 
 def test_a_place_starts_becomes_idle_runs_a_task_and_is_idle_again(
-    new_engine: Callable[[int], Engine], kind: Kind, context: TrialContext
+    new_engine: Callable[[int], Engine], context: TrialContext
 ) -> None:
-    skip_on_ray(kind)
     with new_engine(2) as engine:
         assert (len(engine.starting), len(engine.idle), engine.busy) == (2, 0, False)
         engine.configure(context)
@@ -212,9 +207,8 @@ def test_a_place_starts_becomes_idle_runs_a_task_and_is_idle_again(
 
 @pytest.mark.usefixtures("same_threads")
 def test_probes_and_trials_return_their_weights_and_write_only_logs(
-    engine: Engine, kind: Kind, context: TrialContext, study: Path, tmp_path: Path, here: Path
+    engine: Engine, context: TrialContext, study: Path, tmp_path: Path, here: Path
 ) -> None:
-    skip_on_ray(kind)
     name, pixels = pretrained(context)
     *_, probe = ran(engine, ProbeTask(name, pixels))
     assert isinstance(probe, ProbeOutcome)
@@ -235,8 +229,7 @@ def test_probes_and_trials_return_their_weights_and_write_only_logs(
     assert (ended.value, ended.log_loss) == (trial_here.value, trial_here.log_loss)
 
 
-def test_a_stop_reply_makes_an_epoch_the_last(engine: Engine, kind: Kind) -> None:
-    skip_on_ray(kind)
+def test_a_stop_reply_makes_an_epoch_the_last(engine: Engine) -> None:
     first, ended = ran(engine, trial(0), stop="pruned")
     assert isinstance(first, Epoch)
     assert isinstance(ended, TrialOutcome)
@@ -258,19 +251,12 @@ def test_a_task_that_raises_fails_and_its_place_takes_the_next(engine: Engine) -
 def test_a_dead_worker_is_reported_and_a_new_one_takes_its_task(
     engine: Engine, kind: Kind, context: TrialContext
 ) -> None:
-    skip_on_ray(kind)
     Path(context.backbones["troubled"][0].file).parents[1].joinpath("died_once").unlink(missing_ok=True)
     *_, died = ran(engine, trial(0, DIES_ONCE))
     assert isinstance(died, Died)
     assert kind.how in died.reason
     assert (len(engine.starting), len(engine.idle), engine.busy) == (1, 0, False)
     assert isinstance(ran(engine, trial(0, DIES_ONCE))[-1], TrialOutcome)
-
-
-def skip_on_ray(kind: Kind) -> None:
-    """Leave a test on Ray to `make faults`: each of its workers imports torch again."""
-    if kind.is_slow and not IN_MAKE_FAULTS:
-        pytest.skip("on Ray, runs in `make faults`")
 
 
 def assert_only(kind: Kind, before: set[int]) -> None:
@@ -291,7 +277,6 @@ class Poison:
 def test_workers_that_die_repeatedly_during_their_start_raise(
     new_engine: Callable[[int], Engine], kind: Kind, context: TrialContext
 ) -> None:
-    skip_on_ray(kind)
     before = kind.workers()
 
     def start() -> None:
@@ -313,6 +298,7 @@ def test_without_a_place_for_a_socket_workers_are_new_processes(monkeypatch: pyt
     assert local._process_context().get_start_method() == "spawn"
 
 
+@in_make_faults
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, workers are always new processes")
 def test_warming_up_starts_the_process_of_the_workers_before_torch_is_imported() -> None:
     code = (
@@ -334,7 +320,6 @@ def test_only_workers_import_lightning() -> None:
 
 
 def test_exit_leaves_no_process(new_engine: Callable[[int], Engine], kind: Kind, context: TrialContext) -> None:
-    skip_on_ray(kind)
     before = kind.workers()
     with new_engine(2) as engine:
         engine.configure(context)
@@ -346,7 +331,6 @@ def test_exit_leaves_no_process(new_engine: Callable[[int], Engine], kind: Kind,
 def test_exit_by_an_exception_ends_a_running_task_immediately(
     new_engine: Callable[[int], Engine], kind: Kind, context: TrialContext
 ) -> None:
-    skip_on_ray(kind)
     before = kind.workers()
 
     def interrupt() -> None:

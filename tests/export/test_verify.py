@@ -1,17 +1,25 @@
 """The rules of verification, on synthetic probabilities. test_export uses real ones."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from autotune.errors import BundleError
-from autotune.export.formats import FORMATS
-from autotune.export.verify import VERIFIED, Reference, VerifiedFile, require_verified, verdict
+from autotune.export.verify import VERIFIED, VerifiedFile, require_verified
+from autotune.export.verify import verdict as verdict_of
+from autotune.formats.onnx_session import Outputs
+from autotune.formats.table import FORMATS
+from autotune.formats.tolerance import Reference, Tolerance
 from autotune.training import calibration
 
 RANDOM = np.random.default_rng(0)
 FLOAT32, INT8 = FORMATS["onnx"].tolerance, FORMATS["int8"].tolerance
+
+
+def verdict(tolerance: Tolerance, known: Reference, found: np.ndarray) -> str:
+    return verdict_of(tolerance, known, Outputs(found))
 
 
 def reference(n: int = 300, classes: int = 4) -> Reference:
@@ -91,7 +99,16 @@ def test_a_float32_probability_cannot_differ_by_more_than_the_margin_of_a_fitted
     assert verdict(FLOAT32, known, known.probabilities + np.array([[-shift, shift]], np.float32)) != VERIFIED
 
 
+def test_a_distance_cannot_differ_by_a_thousandth() -> None:
+    distances = np.array([0.5, 0.9, 1.2], np.float32)
+    known = replace(reference(3), distances=distances)
+    for shift, passes in ((1e-3, True), (2e-3, False), (np.nan, False)):
+        found = Outputs(known.probabilities, distances + np.array([0, 0, shift], np.float32))
+        assert (verdict_of(FLOAT32, known, found) == VERIFIED) == passes
+    assert verdict_of(INT8, known, Outputs(known.probabilities)) == VERIFIED  # it has none
+
+
 def test_a_file_that_is_not_verified_raises_an_error() -> None:
-    row = VerifiedFile("onnx", "model.onnx", 1, 0.5, 3, 1, 4, 1.0, 1.0, None, "3 of 4 differ")
+    row = VerifiedFile("onnx", "model.onnx", 1, 4, "3 of 4 differ", 0.5, 3, 1)
     with pytest.raises(BundleError, match=r"model\.onnx was rejected: 3 of 4"):
         require_verified(row)

@@ -21,6 +21,7 @@ from PIL import Image
 from served import Served, ask, form, picture, start, write_bundle
 
 from autotune.export.predict import Classifier
+from autotune.formats.onnx_session import Outputs
 from autotune.serve import protocol
 from autotune.serve.app import create_app
 from autotune.serve.limits import MB, Limits
@@ -276,9 +277,9 @@ class InThread:
         self._server.should_exit = True
 
 
-def brightness(squares: np.ndarray) -> np.ndarray:
+def brightness(squares: np.ndarray) -> Outputs:
     light = squares.reshape(len(squares), -1).mean(1) / 255
-    return np.stack([1 - light, light], 1).astype(np.float32)
+    return Outputs(np.stack([1 - light, light], 1).astype(np.float32))
 
 
 MODEL = Classifier("s", ("dark", "light"), 16, "bilinear", 0.0, brightness)
@@ -308,7 +309,7 @@ def test_a_slow_body_is_refused_and_a_slow_head_is_closed(monkeypatch: pytest.Mo
 def test_a_full_queue_is_told_to_the_client() -> None:
     held, going = threading.Event(), threading.Event()
 
-    def waits(squares: np.ndarray) -> np.ndarray:
+    def waits(squares: np.ndarray) -> Outputs:
         held.set()
         assert going.wait(30)
         return brightness(squares)
@@ -340,7 +341,7 @@ def test_a_connection_too_many_is_told_to_the_client(monkeypatch: pytest.MonkeyP
 
 
 def test_a_network_that_fails_is_a_sentence_for_the_client_and_the_next_picture_is_answered() -> None:
-    def fails_on_light(squares: np.ndarray) -> np.ndarray:
+    def fails_on_light(squares: np.ndarray) -> Outputs:
         if squares.mean() > 200:
             raise RuntimeError("out of memory")
         return brightness(squares)
@@ -356,7 +357,7 @@ def test_a_network_that_fails_is_a_sentence_for_the_client_and_the_next_picture_
 def test_a_request_that_takes_too_long_when_the_server_stops_is_told_so() -> None:
     held, going = threading.Event(), threading.Event()
 
-    def waits(squares: np.ndarray) -> np.ndarray:
+    def waits(squares: np.ndarray) -> Outputs:
         held.set()
         going.wait(30)
         return brightness(squares)

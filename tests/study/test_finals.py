@@ -135,6 +135,7 @@ def test_a_study_whose_finals_cost_too_much_refits_its_best_trial(
     assert (found["final"]["how"], found["final"]["trial"], found["finals"]) == ("refit", found["best"]["number"], [])
 
 
+@in_make_faults
 def test_a_finalist_that_fails_on_a_fold_is_out_of_the_race(here: Path, photos: Path) -> None:
     """Its failure is planted in the record of a study without finals."""
     first = search(photos, 3, flags={**PRETRAINED, "final": "trial"})

@@ -15,7 +15,7 @@ import optuna
 import pytest
 import torch
 from commands import workers_of
-from conftest import photos, write_digits
+from conftest import in_make_faults, photos, write_digits
 from PIL import Image
 from safetensors.torch import save_file
 from small_studies import QUICK, search, without_time
@@ -465,6 +465,7 @@ def test_a_study_of_real_photos_completes(here: Path) -> None:
     assert found["test"]["accuracy"] > 0.5
 
 
+@in_make_faults
 def test_of_many_backbones_the_four_with_the_best_probes_are_searched(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

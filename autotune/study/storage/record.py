@@ -19,6 +19,7 @@ from sqlite_utils import Database
 from autotune.data.folder import SkippedFile
 from autotune.data.visits import Visits
 from autotune.errors import StudyError
+from autotune.formats.cost import profile_from_json
 from autotune.study.storage.comparisons import ComparisonRow
 from autotune.study.storage.evaluations import Evaluation, EvaluationRow, LaterRow
 from autotune.study.storage.lock import IN_USE, WAIT
@@ -305,6 +306,7 @@ _TYPED: dict[str, Callable[[Any], Any]] = {
     "backbones": _backbones,
     "earlier_choices": lambda rows: tuple(Params.from_record(row) for row in rows),
     "look_alikes": lambda plain: {label: tuple(digests) for label, digests in plain.items()},
+    "costs": profile_from_json,
     "run": lambda plain: Running(**plain),
     "visits": lambda plain: Visits(**{**plain, "by_picture": tuple(plain["by_picture"])}),
 }
@@ -318,7 +320,7 @@ def _plain(name: str, value: Any) -> Any:
         return [asdict(one) for one in value]
     if name == "earlier_choices":
         return [one.recorded() for one in value]
-    if name in ("visits", "run"):
+    if name in ("visits", "run", "costs"):
         return asdict(value)
     return {key: asdict(one) for key, one in value.items()} if name == "backbones" else value
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from autotune.data.folder import SkippedFile
 from autotune.data.visits import Visits
+from autotune.formats.cost import DeviceProfile
 from autotune.training.params import Params, describe
 
 COMPLETE, PRUNED, FAILED = "complete", "pruned", "failed"
@@ -59,7 +60,7 @@ class StudyFacts:
     part. split: the identity of the split. definition: Settings as plain values. epochs: the maximum per
     trial. cuts: the cached cuts, by backbone and size. seconds: by kind of work, over all runs. visits: how pictures
     are grouped. run: the latest one, which may have ended. look_alikes: by class, the digests of pictures that look
-    like one scene, if most of the class do.
+    like one scene, if most of the class do. costs: of its networks on a device, if they were measured.
     """
 
     root: str = ""
@@ -81,6 +82,7 @@ class StudyFacts:
     look_alikes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     after: str | None = None
     earlier_choices: tuple[Params, ...] = ()
+    costs: DeviceProfile | None = None
 
     @property
     def has_started(self) -> bool:

@@ -1,23 +1,12 @@
-// The page of `autotune serve`: sends pictures to /predict, one request each, and shows the answers.
+// The page that classifies pictures. source.js is server.js, which asks `autotune serve`, or local.js, which computes here.
+import { AT_ONCE, classify, describe, TokenNeeded, useToken, WHERE } from "./source.js";
 
-const AT_ONCE = 4; // requests
-const TOP = 5; // labels per picture
 const SHOWN = 12; // labels in the heading
-const RETRIES = 60; // one second each, while the server is busy
 
 const $ = (id) => document.getElementById(id);
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 const queue = [];
 let running = 0;
-let limits = { bytes: Infinity };
-let token = "";
-
-async function ask(path, options = {}) {
-  const headers = token ? { Authorization: `Bearer ${token}` } : {};
-  const response = await fetch(path, { ...options, headers });
-  if (response.status === 401) askToken(token ? "This is not the token." : "");
-  return response;
-}
 
 function askToken(problem) {
   $("ask-token").hidden = false;
@@ -27,23 +16,23 @@ function askToken(problem) {
 }
 
 async function start() {
-  const response = await ask("/model").catch(() => null);
-  if (!response) {
-    $("about").textContent = "The server cannot be reached. Reload the page to try again.";
+  let model;
+  try {
+    model = await describe();
+  } catch (error) {
+    if (error instanceof TokenNeeded) askToken(error.message);
+    else $("trouble").textContent = `${error.message} Reload the page to try again.`;
     return;
   }
-  if (!response.ok) return;
-  const model = await response.json();
-  sessionStorage.setItem("token", token);
-  limits = model.limits;
   document.title = `${model.study} - autotune`;
   $("name").textContent = model.study;
   const others = model.labels.length - SHOWN;
   $("about").textContent = `${model.labels.length} labels: ${model.labels.slice(0, SHOWN).join(", ")}${
     others > 0 ? ` and ${others} more` : ""}. ${
     model.threshold ? `Below ${percent(model.threshold)} the answer is "unknown".` : ""}`;
-  $("limits").textContent = `Up to ${Math.floor(limits.bytes / 1e6)} MB and ${
-    Math.floor(limits.pixels / 1e6)} megapixels each`;
+  $("limits").textContent = model.limits
+    ? `Up to ${Math.floor(model.limits.bytes / 1e6)} MB and ${Math.floor(model.limits.pixels / 1e6)} megapixels each`
+    : "";
   $("ask-token").hidden = true;
   $("drop").hidden = false;
   if (navigator.maxTouchPoints) {
@@ -82,26 +71,11 @@ function next() {
 }
 
 async function send({ file, card }) {
-  if (file.size > limits.bytes) {
-    show(card, { error: `larger than ${Math.floor(limits.bytes / 1e6)} MB` });
-    return;
-  }
   try {
-    const response = await sendUntilThereIsRoom(file);
-    const found = await response.json();
-    show(card, found.predictions ? found.predictions[0] : { error: `${found.error} ${found.fix}` });
-  } catch {
-    show(card, { error: "It could not be sent. Is the server running, and is this a file?" });
-  }
-}
-
-async function sendUntilThereIsRoom(file) {
-  for (let tries = 0; ; tries += 1) {
-    const form = new FormData();
-    form.append("file", file);
-    const response = await ask(`/predict?top=${TOP}`, { method: "POST", body: form });
-    if (response.status !== 429 || tries === RETRIES) return response;
-    await new Promise((resolve) => setTimeout(resolve, 1000));
+    show(card, await classify(file));
+  } catch (error) {
+    if (error instanceof TokenNeeded) askToken(error.message);
+    show(card, { error: error.message });
   }
 }
 
@@ -117,7 +91,8 @@ function show(card, found) {
     card.classList.toggle("unknown", isUnknown);
     set(".label", found.label);
     set(".probability", isUnknown ? "" : percent(found.probability));
-    set(".note", isUnknown ? "No label is probable enough. The likeliest:" : "");
+    const why = found.distance > 1 ? "It looks like nothing that was learned." : "No label is probable enough.";
+    set(".note", isUnknown ? `${why} The likeliest:` : "");
     card.querySelector("dl").append(...found.top.map(row));
     set(".time", `${found.milliseconds.toFixed(0)} ms`);
   }
@@ -152,7 +127,7 @@ $("clear").onclick = () => {
 };
 $("ask-token").onsubmit = (event) => {
   event.preventDefault();
-  token = $("token").value.trim();
+  useToken($("token").value.trim());
   start();
 };
 document.addEventListener("paste", (event) => {
@@ -171,6 +146,5 @@ document.addEventListener("drop", (event) => {
   if (!$("drop").hidden) add(event.dataTransfer.files);
 });
 
-token = new URLSearchParams(location.hash.slice(1)).get("token") ?? sessionStorage.getItem("token") ?? "";
-if (location.hash) history.replaceState(null, "", location.pathname); // the address bar does not show the token
+$("where").innerHTML = WHERE;
 start();

@@ -5,6 +5,7 @@ NumPy is not imported at run time: the command line reads the table of formats, 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,17 +13,53 @@ from autotune.text import plural
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
 
-    from autotune.export.verify import Probabilities, Reference
+    Probabilities = NDArray[np.float32]
 
 N_EXAMPLES = 3  # pictures listed in a rejection
 
 
+@dataclass(frozen=True)
+class Reference:
+    """The predictions of the trained network for the validation pictures.
+
+    paths: relative to root. labels: (N,), class numbers. names: of the classes. probabilities: (N, C), calibrated.
+    distances: (N,), or None without a novelty score.
+    """
+
+    root: Path
+    paths: tuple[str, ...]
+    labels: NDArray[np.int64]
+    names: tuple[str, ...]
+    probabilities: Probabilities
+    distances: NDArray[np.float32] | None = None
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        """The most probable classes (N,)."""
+        found: NDArray[np.int64] = self.probabilities.argmax(1)
+        return found
+
+    @property
+    def correct(self) -> int:
+        return self.count_correct(self.predicted)
+
+    def count_correct(self, predicted: NDArray[np.int64]) -> int:
+        return int((predicted == self.labels).sum())
+
+
 class Tolerance(Protocol):
-    """Decides whether the probabilities (N, C) of an exported model are close enough to the reference."""
+    """Decides whether the probabilities (N, C) of an exported model are close enough to the reference.
+
+    distance: how far its distances may differ, as a share of the largest one or of 1.
+    """
+
+    @property
+    def distance(self) -> float: ...
 
     def rejection(self, reference: Reference, found: Probabilities) -> str | None:
         """Return why the model is rejected, with examples; None if it is verified."""
@@ -34,6 +71,10 @@ class SameProbabilities:
     """No probability may differ by more than `difference`, and no prediction may change unless it was a tie."""
 
     difference: float
+
+    @property
+    def distance(self) -> float:
+        return self.difference
 
     def rejection(self, reference: Reference, found: Probabilities) -> str | None:
         differences = abs(found - reference.probabilities).max(1)
@@ -62,6 +103,7 @@ class FewLost:
 
     share: float
     pictures: int
+    distance: float = math.inf  # it measures none
 
     def rejection(self, reference: Reference, found: Probabilities) -> str | None:
         predicted = found.argmax(1)

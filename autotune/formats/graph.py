@@ -23,22 +23,31 @@ from autotune.backbones.spec import Backbone
 from autotune.errors import BundleError
 from autotune.text import first_line
 from autotune.training.network import build_head
+from autotune.training.novelty import NoveltyScore
 from autotune.training.restore import TrainedNetwork
 
 CALIBRATION_BATCH = 16
+PROBABILITIES, DISTANCE = "probabilities", "distance"  # outputs
 
 
 class InferenceGraph(nn.Module):
     """Pixels (N, 3, P, P) uint8 to probabilities (N, C), on the CPU: normalisation, backbone, head, softmax of the
-    logits divided by a temperature.
+    logits divided by a temperature. With a novelty score, also to distances (N,).
     """
 
     def __init__(
-        self, backbone: nn.Sequential, head: nn.Module, mean: Tensor, std: Tensor, temperature: Tensor
+        self,
+        backbone: nn.Sequential,
+        head: nn.Module,
+        mean: Tensor,
+        std: Tensor,
+        temperature: Tensor,
+        novelty: NoveltyScore | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
+        self.novelty = novelty
         self.mean: Tensor
         self.std: Tensor
         self.temperature: Tensor
@@ -47,10 +56,17 @@ class InferenceGraph(nn.Module):
         self.register_buffer("temperature", temperature)
         self.eval().requires_grad_(False).float().to(memory_format=torch.contiguous_format)
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of what it returns."""
+        return (PROBABILITIES,) if self.novelty is None else (PROBABILITIES, DISTANCE)
+
+    def forward(self, pixels: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         image = (pixels.float().div(255) - self.mean) / self.std
-        logits: Tensor = self.head(self.backbone(image))
-        return (logits / self.temperature).softmax(1)
+        features: Tensor = self.backbone(image)
+        logits: Tensor = self.head(features)
+        probabilities = (logits / self.temperature).softmax(1)
+        return probabilities if self.novelty is None else (probabilities, self.novelty(features))
 
 
 @dataclass(frozen=True)
@@ -69,7 +85,7 @@ class TracedModel:
     calibration_pictures: Callable[[], Sequence[NDArray[np.uint8]]]
 
 
-def assemble_graph(trained: TrainedNetwork, temperature: float) -> InferenceGraph:
+def assemble_graph(trained: TrainedNetwork, temperature: float, novelty: NoveltyScore | None) -> InferenceGraph:
     """Return the graph of a trained network: a copy of its frozen stages, its unfrozen stages and its head."""
     entry = trained.net.entry
     stages = (copy.deepcopy(one).cpu() for one in (*entry.prefix, *trained.net.tail))
@@ -79,6 +95,7 @@ def assemble_graph(trained: TrainedNetwork, temperature: float) -> InferenceGrap
         entry.mean.cpu(),
         entry.std.cpu(),
         torch.tensor(temperature),
+        novelty,
     )
 
 
@@ -87,9 +104,11 @@ def load_graph(file: Path, entry: Backbone) -> InferenceGraph:
     state = safetensors.torch.load_file(file)
     shapes = [state[name].shape for name in ("head.weight", "head.0.weight", "head.2.weight") if name in state]
     head = build_head(shapes[0][1], shapes[0][0] if len(shapes) > 1 else 0, shapes[-1][0])
-    graph = InferenceGraph(
-        build_stages(entry, pretrained=False), head, torch.ones(1, 3, 1, 1), torch.ones(1, 3, 1, 1), torch.ones(())
-    )
+    mean, std = torch.ones(1, 3, 1, 1), torch.ones(1, 3, 1, 1)
+    names = ("means", "vectors", "weights", "rest", "scale")
+    has_novelty = "novelty.means" in state
+    novelty = NoveltyScore(*(state[f"novelty.{name}"] for name in names)) if has_novelty else None
+    graph = InferenceGraph(build_stages(entry, pretrained=False), head, mean, std, torch.ones(()), novelty)
     graph.load_state_dict(state)
     return graph
 
@@ -111,14 +130,14 @@ def trace_graph(graph: InferenceGraph, pixels: int, name: str) -> torch.export.E
     return program
 
 
-def write_onnx(program: torch.export.ExportedProgram, pixels: int, file: Path) -> None:
-    """Write one float32 ONNX file."""
+def write_onnx(program: torch.export.ExportedProgram, pixels: int, outputs: Sequence[str], file: Path) -> None:
+    """Write one float32 ONNX file. outputs: their names."""
     import onnx
 
     blank = torch.zeros(2, 3, pixels, pixels, dtype=torch.uint8)
     with _quiet(), _without_stack_traces():
         torch.onnx.export(program, (blank,), str(file), dynamo=True, input_names=["pixels"],
-                          output_names=["probabilities"], external_data=False, verbose=False)  # fmt: skip
+                          output_names=list(outputs), external_data=False, verbose=False)  # fmt: skip
     model = onnx.load(str(file))
     for part in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info, model.graph):
         del part.metadata_props[:]  # the exporter's notes on their source modules
@@ -127,8 +146,10 @@ def write_onnx(program: torch.export.ExportedProgram, pixels: int, file: Path) -
 
 def write_int8(source: Path, file: Path, calibration: Sequence[NDArray[np.uint8]]) -> None:
     """Write a statically quantized copy of an ONNX file: int8 weights per channel, uint8 activations, ranges from
-    calibration pictures, each (3, P, P) (Jacob et al. 2018; onnxruntime's quantizer).
+    calibration pictures, each (3, P, P) (Jacob et al. 2018; onnxruntime's quantizer). It has no distance: rounded
+    features are too far from all others.
     """
+    import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -142,7 +163,8 @@ def write_int8(source: Path, file: Path, calibration: Sequence[NDArray[np.uint8]
 
     prepared = file.with_suffix(".prepared")
     with _quiet():
-        quant_pre_process(str(source), str(prepared))
+        onnx.utils.extract_model(str(source), str(prepared), ["pixels"], [PROBABILITIES])
+        quant_pre_process(str(prepared), str(prepared))
         quantize_static(str(prepared), str(file), Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
                         activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)  # fmt: skip
     prepared.unlink()
