@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import tomllib
@@ -18,6 +19,8 @@ from autotune.errors import BundleError, ConfigError
 from autotune.export.bundle import open_bundle
 from autotune.export.export import ExportRequest, export_trial
 from autotune.formats.graph import TracedModel
+from autotune.formats.inference import InferenceJob, ModelFile, TimingJob, run_job, time_network
+from autotune.formats.onnx_session import Run
 from autotune.formats.table import FORMATS, ONNX, ExportFormat, Extra, find_format
 from autotune.formats.tolerance import SameProbabilities
 from autotune.study.request import Resources
@@ -42,6 +45,21 @@ def half(monkeypatch: pytest.MonkeyPatch) -> ExportFormat:
     # The process that runs the model imports this module.
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))
     return HALF
+
+
+def crash(model: ModelFile, threads: int) -> Run:
+    """Load a model as a runtime does that crashes."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def test_a_runtime_that_crashes_in_its_process_is_two_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))
+    fragile, model = replace(HALF, name="fragile", load=crash), ModelFile(tmp_path / "x", "quick_cnn", ())
+    with pytest.raises(BundleError, match=r"The fragile model cannot be run: exit code -9\nOmit this format"):
+        run_job(InferenceJob(fragile, model, 8, "bilinear", (tmp_path / "x.png",)))
+    with pytest.raises(BundleError, match="exit code -9"):
+        time_network(TimingJob(fragile, model, 8))
 
 
 def test_each_entry_has_a_unique_name_and_file() -> None:
