@@ -13,6 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 from commands import run_command
+from conftest import in_make_faults
 
 from autotune.cli.console import PlainConsole
 from autotune.errors import BundleError, ConfigError
@@ -128,6 +129,7 @@ def test_a_new_format_is_written_verified_and_reported(finished: Path, half: Exp
         open_bundle(out / half.file)
 
 
+@in_make_faults
 @pytest.mark.slow
 def test_a_new_format_is_rejected_outside_its_tolerance(
     finished: Path, half: ExportFormat, monkeypatch: pytest.MonkeyPatch

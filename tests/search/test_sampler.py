@@ -40,6 +40,7 @@ def run(file: Path, n: int, settings: Settings = SETTINGS) -> list[Params]:
     return out
 
 
+@in_make_faults
 def test_the_same_seed_gives_the_same_trials(tmp_path: Path) -> None:
     assert run(tmp_path / "a.db", 14) == run(tmp_path / "b.db", 14)
 

@@ -91,6 +91,7 @@ def test_finalists_race_on_other_folds_and_the_winners_networks_are_averaged(her
     assert without_seconds(again) == without_seconds(found)
 
 
+@in_make_faults
 def test_more_trials_train_only_the_missing_folds_and_a_new_final_model_is_evaluated_again(
     here: Path, photos: Path
 ) -> None:

@@ -185,6 +185,7 @@ def test_workers_open_no_picture_files(here: Path, digits: Path, monkeypatch: py
     assert found["test"]["n"] > 0
 
 
+@in_make_faults
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="searches /proc for remaining processes")
 def test_kill_9_of_driver_and_worker_loses_nothing(here: Path, tmp_path: Path) -> None:
     data = write_digits(tmp_path / "digits", classes=3, each=60)
