@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
+import io
 import os
 import shutil
 import tarfile
-import urllib.error
 import urllib.request
 from pathlib import Path
 
 from autotune.errors import BundleError
 from autotune.export import bundle
 from autotune.export.staging import refuse_overlap
-from autotune.files import cache_folder, make_folder, unfinished_folder, write_whole
+from autotune.files import cache_folder, make_folder, unfinished_folder, unwritable, write_whole
 from autotune.text import first_line
 
 PAGE = Path(__file__).parent / "page"
@@ -49,7 +50,7 @@ def _is_ours(folder: Path) -> bool:
 def write_web(source: Path, folder: Path, package: Path | None = None) -> None:
     """Write the page from an unchanged bundle. package: the file of `npm pack`; None: downloaded once, and kept.
 
-    Raises BundleError if the bundle has changed, the runtime cannot be had, or the folder cannot be written.
+    Raises BundleError if the bundle has changed, the runtime is not available, or the folder cannot be written.
     """
     opened = bundle.open_bundle(source)
     check_web(folder, opened.folder)
@@ -78,22 +79,24 @@ def _write(opened: bundle.Bundle, runtime: Path, folder: Path) -> None:
 
 
 def runtime_folder(package: Path | None) -> Path:
-    """Return a folder of the cache with the files of onnxruntime-web. Raises BundleError if they cannot be had."""
+    """Return a folder of the cache with the files of onnxruntime-web, downloaded or unpacked if it is missing.
+
+    Raises BundleError if they are not available, StudyError if the cache cannot be written.
+    """
     folder = cache_folder() / f"onnxruntime-web-{VERSION}"
     if all((folder / name).is_file() for name in RUNTIME):
         return folder
     content = _read(package) if package else _download()
     if hashlib.sha512(content).hexdigest() != SHA512:
         raise BundleError(f"{package or PACKAGE} is not onnxruntime-web {VERSION}.", _by_hand())
-    with unfinished_folder(make_folder(folder.parent) / folder.name) as staging:
-        archive = staging / PACKAGE
-        archive.write_bytes(content)
-        with tarfile.open(archive) as files:
+    try:
+        with tarfile.open(fileobj=io.BytesIO(content)) as files:
             for name in RUNTIME:
                 inner = files.extractfile(f"package/dist/{name}")
                 assert inner  # of a package with this hash
-                make_folder(folder)
-                write_whole(folder / name, inner.read())
+                write_whole(make_folder(folder) / name, inner.read())
+    except OSError as error:  # a full disk
+        raise unwritable(folder, error) from error
     return folder
 
 
@@ -110,7 +113,7 @@ def _download() -> bytes:
         with urllib.request.urlopen(f"{registry}/onnxruntime-web/-/{PACKAGE}", timeout=SECONDS) as reply:
             content: bytes = reply.read()
             return content
-    except (OSError, urllib.error.URLError) as error:
+    except (OSError, http.client.HTTPException) as error:  # an HTTPException: the connection ended too early
         raise BundleError(f"onnxruntime-web cannot be downloaded: {first_line(error)}.", _by_hand()) from error
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from autotune.backbones.spec import Backbone
-from autotune.files import cache_folder, make_folder, write_whole
+from autotune.files import cache_folder, make_folder, unwritable, write_whole
 from autotune.formats import graph
 from autotune.formats.cost import N_LABELS, NetworkCost, cost_from_json, this_device
 from autotune.formats.inference import ModelFile, TimingJob, time_network
@@ -31,14 +31,18 @@ FOLDER = "costs"  # of the cache
 def measure_cost(backbone: Backbone, chain: nn.Sequential, pixels: int, format: ExportFormat) -> NetworkCost:
     """Measure a backbone, built with any weights, on this machine; the result is kept in the cache folder.
 
-    Raises BundleError if the network cannot be written in this format, or cannot be run.
+    Raises BundleError if the network cannot be written in this format, or cannot be run, StudyError if the cache
+    cannot be written.
     """
     file = cache_folder() / FOLDER / f"{_key(backbone, chain, pixels, format)}.json"
     try:
         return cost_from_json(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):  # not measured yet, or damaged
         found = _measure(backbone, chain, pixels, format)
-    write_whole(make_folder(file.parent) / file.name, json.dumps(asdict(found)))
+    try:
+        write_whole(make_folder(file.parent) / file.name, json.dumps(asdict(found)))
+    except OSError as error:  # a full disk
+        raise unwritable(file.parent, error) from error
     return found
 
 

@@ -1,7 +1,9 @@
 """The static page answers in a real browser as the bundle does, and its resize is Pillow's to the last bit."""
 
 import contextlib
+import errno
 import functools
+import http.client
 import http.server
 import io
 import re
@@ -16,12 +18,16 @@ from conftest import photos, write_digits
 from PIL import Image
 from served import picture, write_bundle
 
+from autotune.backbones.registry import build_stages, discover
 from autotune.data.decode import crop_square
-from autotune.errors import BundleError
+from autotune.errors import BundleError, StudyError
 from autotune.export import web
 from autotune.export.export import ExportRequest, export_trial
 from autotune.export.predict import load
 from autotune.export.web import check_web, runtime_folder, write_web
+from autotune.formats import measure
+from autotune.formats.cost import NetworkCost
+from autotune.formats.table import ONNX
 from autotune.study.listener import StudyListener
 from autotune.study.request import Resources
 
@@ -166,3 +172,25 @@ def test_a_folder_with_other_files_is_kept(tmp_path: Path) -> None:
         check_web(tmp_path / "own", tmp_path / "bundle")
     with pytest.raises(BundleError, match="overlap"):
         check_web(tmp_path / "bundle" / "page", tmp_path / "bundle")
+
+
+def test_a_connection_that_ends_too_early_is_two_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut_off(*_: object, **__: object) -> None:
+        raise http.client.IncompleteRead(b"half")
+
+    monkeypatch.setenv("AUTOTUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("urllib.request.urlopen", cut_off)
+    with pytest.raises(BundleError, match=r"onnxruntime-web cannot be downloaded: .*\nRun"):
+        runtime_folder(None)
+
+
+def test_a_full_disk_while_a_network_is_measured_is_two_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setenv("AUTOTUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(measure, "_measure", lambda one, *_: NetworkCost(one.name, 16, "onnx", 1.0, 1, 1))
+    monkeypatch.setattr(measure, "write_whole", full)
+    one = discover().find("quick_cnn")
+    with pytest.raises(StudyError, match=r"costs cannot be written: No space left on device.\nFree some disk space"):
+        measure.measure_cost(one, build_stages(one, pretrained=False), 16, ONNX)
