@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +22,9 @@ from autotune.cli.options import (
 )
 from autotune.formats.table import optional_formats
 from autotune.text import either
+
+if TYPE_CHECKING:
+    from autotune.cli.console import PlainConsole
 
 models_app = typer.Typer()
 ModelName = Annotated[
@@ -118,8 +121,8 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Export the final model as a standalone bundle and compare it with the network in PyTorch."""
-    from autotune.export.space import check_space, write_space
-    from autotune.export.web import check_web, runtime_folder, write_web
+    from autotune.export.space import check_space
+    from autotune.export.web import check_web, runtime_folder
     from autotune.formats.table import find_format
     from autotune.study.summary import find_study
 
@@ -142,16 +145,25 @@ def export(
     with console:
         found = export_trial(study, request, Resources("cpu", weights, tuple(plugins or ())), console)
     views.show_export(found, console)
-    if space:
-        write_space(found.folder, space)
-        console.say(f"Space: {space}")
-    if web:
-        write_web(found.folder, web, web_runtime)
-        console.say(f"Page: {web}. To try it: python -m http.server --directory {shlex.quote(str(web))}")
+    _write_pages(found.folder, space, web, web_runtime, console)
     if as_json:
         print_json(found.to_json())
     if problem := found.rejection():
         raise problem
+
+
+def _write_pages(
+    bundle: Path, space: Path | None, web: Path | None, web_runtime: Path | None, console: PlainConsole
+) -> None:
+    from autotune.export.space import write_space
+    from autotune.export.web import write_web
+
+    if space:
+        write_space(bundle, space)
+        console.say(f"Space: {space}")
+    if web:
+        write_web(bundle, web, web_runtime)
+        console.say(f"Page: {web}. To try it: python -m http.server --directory {shlex.quote(str(web))}")
 
 
 @models_app.command()
