@@ -23,7 +23,7 @@ faults: $(VENV)/installed
 		tests/report/test_dashboard.py tests/serve tests/trackers tests/backbones/test_recommended.py \
 		tests/backbones/test_bundled.py tests/study/test_run.py tests/study/test_later.py tests/study/test_time_limit.py \
 		tests/export/test_formats.py tests/export/test_unknown.py tests/training/test_malloc.py \
-		tests/training/test_check.py tests/search/test_sampler.py tests/data -n auto --dist worksteal
+		tests/training/test_check.py tests/training/test_trial.py tests/search/test_sampler.py tests/data -n auto --dist worksteal
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -152,6 +152,7 @@ def test_an_unknown_name_raises(tmp_path: Path, kind: str, known: str) -> None:
         run(tmp_path / "a.db", 1, SETTINGS.model_copy(update={kind: f"{known}s"}))
 
 
+@in_make_faults
 def test_hyperband_prunes_weak_trials_only_at_cycle_ends(tmp_path: Path) -> None:
     search = OptunaStudy(tmp_path / "a.db", SETTINGS, ARMS)
     quality = np.random.default_rng(0).permutation(50) / 50
