@@ -27,8 +27,8 @@ ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking",
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Return the processes of `pytest -n auto`: two more than cores, as most tests wait for a process or for a disk."""
-    return min((os.cpu_count() or 1) + 2, 4)
+    """Return the processes of `pytest -n auto`: one more than cores, as most tests wait for a process or for a disk."""
+    return min((os.cpu_count() or 1) + 1, 4)
 
 
 # The files that take longest. They begin first: at the end, the other processes would wait for them.
