@@ -13,17 +13,12 @@ demo: $(VENV)/installed
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 
-# Kill processes at a hundred random moments, all other faults, and what else takes long. SEED=1 draws other moments. More
-# than 20 minutes on two cores.
+# Kill processes at a hundred random moments, all other faults, and the tests that take too long for `make test`. SEED=1
+# draws other moments. More than 20 minutes on two cores.
 SEED ?= 0
 faults: $(VENV)/installed
 	AUTOTUNE_FAULT_TIMES=34 AUTOTUNE_FUZZ_FILES=10000 AUTOTUNE_FAULT_SEED=$(SEED) OMP_NUM_THREADS=1 \
-		OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest tests/faults tests/fuzz tests/engines tests/study/test_finals.py \
-		tests/study/test_recipes.py tests/report/test_report_finals.py tests/cache/test_eviction.py \
-		tests/report/test_dashboard.py tests/serve tests/trackers tests/backbones/test_recommended.py \
-		tests/backbones/test_bundled.py tests/study/test_run.py tests/study/test_later.py tests/study/test_time_limit.py \
-		tests/export/test_formats.py tests/export/test_unknown.py tests/training/test_malloc.py \
-		tests/training/test_check.py tests/training/test_trial.py tests/search/test_sampler.py tests/data -n auto --dist worksteal
+		OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n auto --dist worksteal
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -21,6 +21,10 @@ DATA = Path(os.environ.get("AUTOTUNE_TEST_DATA", Path(__file__).resolve().parent
 INSTALLED = Path(__file__).parent / "installed"
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(INSTALLED), os.environ.get("PYTHONPATH"))))
 
+# `make faults` runs the tests with the marker in_make_faults, which `make test` leaves out, and all of these folders.
+IN_MAKE_FAULTS = "AUTOTUNE_FAULT_TIMES" in os.environ
+FAULTS = ("faults", "fuzz", "engines", "serve")
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
              "--disable-sync", "--no-first-run")  # fmt: skip
@@ -41,9 +45,21 @@ LONGEST = (
 )  # fmt: skip
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     order = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
+    if IN_MAKE_FAULTS:
+        others = [item for item in items if not _is_of_make_faults(item)]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if _is_of_make_faults(item)]
+    else:
+        for item in items:
+            if item.get_closest_marker("in_make_faults"):
+                item.add_marker(pytest.mark.skip(reason="runs in `make faults`"))
+
+
+def _is_of_make_faults(item: pytest.Item) -> bool:
+    return item.path.parent.name in FAULTS or item.get_closest_marker("in_make_faults") is not None
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -73,11 +89,6 @@ def write_digits(folder: Path, classes: int = 3, each: int = 50, first: int = 0)
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray((digits.images[number] * 15.9375).round().astype(np.uint8)).save(file)
     return folder
-
-
-# For faults, and for whole studies on a cluster or beside a browser, that take a minute each.
-IN_MAKE_FAULTS = "AUTOTUNE_FAULT_TIMES" in os.environ
-in_make_faults = pytest.mark.skipif(not IN_MAKE_FAULTS, reason="runs in `make faults`")
 
 
 @pytest.fixture

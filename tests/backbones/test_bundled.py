@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import in_make_faults, photos
+from conftest import photos
 from torch import Tensor, nn
 from torchvision import models
 
@@ -75,7 +75,11 @@ def randomise_batch_norm(net: nn.Module) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(one, marks=in_make_faults if one in ("vgg16", "vit_b_16") else ()) for one in TORCHVISION]
+    "name",
+    [
+        pytest.param(one, marks=pytest.mark.in_make_faults if one in ("vgg16", "vit_b_16") else ())
+        for one in TORCHVISION
+    ],
 )
 def test_features_equal_those_of_the_library(name: str, tmp_path: Path) -> None:
     net, entry = library(name), FOUND.find(name)

@@ -3,7 +3,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import in_make_faults
 
 from autotune.backbones.recommended import LISTS, ON_CPU, ON_GPU, with_recommended
 from autotune.backbones.registry import build_stages, discover
@@ -36,7 +35,9 @@ def test_licences_have_no_conditions(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [pytest.param(one, marks=in_make_faults if LARGE.search(one) else ()) for one in TIMM])
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=pytest.mark.in_make_faults if LARGE.search(one) else ()) for one in TIMM]
+)
 def test_the_stages_compute_the_outputs_of_the_model(name: str) -> None:
     import timm
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import run_command
-from conftest import in_make_faults
 from small_studies import search, without_time
 
 from autotune.cache import eviction
@@ -132,7 +131,7 @@ def test_the_command_shows_trims_and_clears_the_cache(folder: Path) -> None:
     assert run_command("cache", "trim", "--to", "much").returncode == 1
 
 
-@in_make_faults
+@pytest.mark.in_make_faults
 @pytest.mark.slow
 def test_deleting_the_cache_changes_no_trial(
     here: Path, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -158,7 +157,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(place)], check=True)
 
 
-@in_make_faults
+@pytest.mark.in_make_faults
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("mount") is None, reason="needs mount")
 def test_a_full_disk_raises_and_the_same_search_resumes(

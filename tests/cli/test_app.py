@@ -121,6 +121,10 @@ def test_plugins_are_listed_for_people_and_programs(here: Path) -> None:
     assert set(names) >= {"efficientnet_lite0", "resnet18", "small_cnn"}
     assert names["efficientnet_lite0"]["weights"]["installed"]
     assert "224 pixels, 1280 features" in run_command("plugins").stdout
+
+
+@pytest.mark.in_make_faults
+def test_all_plugins_are_built_and_described_in_full(here: Path) -> None:
     full = {row["name"]: row for row in json.loads(run_command("plugins", "--json", "--full").stdout)["backbones"]}
     assert full["resnet18"]["parameters"] == 11_176_512
     assert len(full["efficientnet_lite0"]["stages"]) == 9

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import in_make_faults, photos
+from conftest import photos
 from PIL import Image
 
 from autotune.data import catalog as catalogs
@@ -201,7 +201,7 @@ def test_the_built_in_sample_has_1797_digits(cache: Path) -> None:
         ("cats-dogs", 800, 2),
         ("flowers", 500, 5),
         ("hotdog", 600, 2),
-        pytest.param("cifar10", 3000, 10, marks=in_make_faults),
+        pytest.param("cifar10", 3000, 10, marks=pytest.mark.in_make_faults),
     ],
 )
 def test_all_pictures_of_real_data_sets_are_read(name: str, n: int, classes: int) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import in_make_faults, photos
+from conftest import photos
 from PIL import Image, ImageEnhance, ImageOps
 from sklearn.datasets import load_sample_images
 
@@ -106,7 +106,13 @@ def test_small_and_blank_pictures_are_not_compared() -> None:
 
 @pytest.mark.parametrize(
     ("name", "n"),
-    [("cats-dogs", 0), ("flowers", 0), ("hotdog", 2), ("produce", 1), pytest.param("cifar10", 1, marks=in_make_faults)],
+    [
+        ("cats-dogs", 0),
+        ("flowers", 0),
+        ("hotdog", 2),
+        ("produce", 1),
+        pytest.param("cifar10", 1, marks=pytest.mark.in_make_faults),
+    ],
 )
 def test_real_data_sets_have_no_false_pairs(name: str, n: int) -> None:
     """The pairs were inspected: two hot dogs saved twice, an avocado shelf shot twice, a truck twice in CIFAR-10."""

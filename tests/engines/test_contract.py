@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from commands import workers_of
-from conftest import IN_MAKE_FAULTS, in_make_faults, write_digits
+from conftest import IN_MAKE_FAULTS, write_digits
 from ray_cluster import ray_workers, two_nodes
 from small_trials import KeptEpochs, trial_context
 
@@ -298,7 +298,7 @@ def test_without_a_place_for_a_socket_workers_are_new_processes(monkeypatch: pyt
     assert local._process_context().get_start_method() == "spawn"
 
 
-@in_make_faults
+@pytest.mark.in_make_faults
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, workers are always new processes")
 def test_warming_up_starts_the_process_of_the_workers_before_torch_is_imported() -> None:
     code = (

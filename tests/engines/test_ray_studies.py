@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import ray
-from conftest import in_make_faults, write_digits
+from conftest import write_digits
 from ray_cluster import TwoNodes, ray_workers, two_nodes
 from small_studies import search, without_time
 from small_trials import trial_context
@@ -54,7 +54,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoNodes]:
         yield nodes
 
 
-@in_make_faults
+@pytest.mark.in_make_faults
 def test_both_engines_find_the_same_and_no_test_picture_leaves_the_driver(
     here: Path, photos: Path, cluster: TwoNodes
 ) -> None:
@@ -78,7 +78,7 @@ def test_both_engines_find_the_same_and_no_test_picture_leaves_the_driver(
     assert not [file for cache in cluster.caches for file in cache.rglob("unfinished/*")]
 
 
-@in_make_faults
+@pytest.mark.in_make_faults
 def test_a_killed_driver_takes_its_workers_along_and_the_same_study_goes_on_elsewhere(
     here: Path, photos: Path, cluster: TwoNodes
 ) -> None:
@@ -137,7 +137,7 @@ def test_a_cluster_that_is_not_there_is_refused_at_once() -> None:
         clusters.connect("auto", "cuda", 1, 2.0)
 
 
-@in_make_faults
+@pytest.mark.in_make_faults
 def test_a_cluster_without_what_is_needed_is_refused(
     cluster: TwoNodes, context: TrialContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,7 +163,7 @@ def test_a_cluster_without_what_is_needed_is_refused(
     assert not ray.is_initialized()
 
 
-@in_make_faults
+@pytest.mark.in_make_faults
 def test_pictures_and_files_arrive_whole(
     cluster: TwoNodes, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,7 +205,7 @@ class Lost(StudyListener):
             self._killed_at = time.monotonic()
 
 
-@in_make_faults
+@pytest.mark.in_make_faults
 def test_a_dead_node_costs_no_trial(here: Path, photos: Path, cluster: TwoNodes) -> None:
     lost = Lost(cluster)
     flags = {**FLAGS, "depth": [1], "epochs": 8, "patience": 8, "gap": 1.0, "pruner": "none", "final": "trial"}

@@ -13,7 +13,6 @@ import pytest
 import safetensors.torch
 import torch
 from commands import run_command
-from conftest import in_make_faults
 
 from autotune.cli.console import PlainConsole
 from autotune.errors import BundleError, ConfigError
@@ -112,6 +111,7 @@ def test_the_error_for_a_missing_module_names_the_extra_before_the_study_is_read
     assert error.value.fix == "Install it with: pip install 'autotune-vision[half]'"
 
 
+@pytest.mark.in_make_faults
 @pytest.mark.slow
 def test_a_new_format_is_written_verified_and_reported(finished: Path, half: ExportFormat) -> None:
     done = run_command("export", "s", "--format", "half", columns=200)
@@ -129,7 +129,7 @@ def test_a_new_format_is_written_verified_and_reported(finished: Path, half: Exp
         open_bundle(out / half.file)
 
 
-@in_make_faults
+@pytest.mark.in_make_faults
 @pytest.mark.slow
 def test_a_new_format_is_rejected_outside_its_tolerance(
     finished: Path, half: ExportFormat, monkeypatch: pytest.MonkeyPatch

@@ -64,6 +64,7 @@ def test_a_space_replaces_neither_another_app_nor_another_model_nor_the_bundle(t
     assert load(made).labels
 
 
+@pytest.mark.in_make_faults
 @pytest.mark.slow
 def test_a_space_answers_as_the_bundle_does(space: Path, tmp_path: Path) -> None:
     client_of = pytest.importorskip("gradio_client")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import run_command
-from conftest import in_make_faults, write_digits
+from conftest import write_digits
 from PIL import Image
 from small_studies import search
 
@@ -87,7 +87,7 @@ def test_a_class_named_unknown_has_no_distance(here: Path) -> None:
     assert found.to_json().keys() == {"path", "label", "probability", "top"}
 
 
-@in_make_faults
+@pytest.mark.in_make_faults
 def test_in_the_finals_each_network_judges_the_pictures_that_it_did_not_see(
     here: Path, digits: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from commands import run_command
-from conftest import in_make_faults, write_digits
+from conftest import write_digits
 from small_studies import search
 
 from autotune.errors import StudyError
@@ -39,7 +39,12 @@ def fill(folder: Path, left: int) -> Path:
 
 
 @pytest.mark.parametrize(
-    "left", [pytest.param(20_000, marks=in_make_faults), 300_000, pytest.param(600_000, marks=in_make_faults)]
+    "left",
+    [
+        pytest.param(20_000, marks=pytest.mark.in_make_faults),
+        300_000,
+        pytest.param(600_000, marks=pytest.mark.in_make_faults),
+    ],
 )
 def test_a_full_disk_stops_the_study_which_goes_on_after_room_is_made(
     left: int, small_disk: Path, tmp_path: Path

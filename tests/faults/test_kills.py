@@ -15,7 +15,6 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import in_make_faults
 from small_commands import SEARCH, begin, finish, prepare, result, start
 
 pytestmark = pytest.mark.slow
@@ -42,7 +41,7 @@ def victims(driver: subprocess.Popen[str], who: str) -> list[psutil.Process]:
     return chosen[who]
 
 
-@in_make_faults
+@pytest.mark.in_make_faults
 @pytest.mark.parametrize("number", range(TIMES))
 @pytest.mark.parametrize("who", ["driver", "workers", "both"][-TIMES:])
 def test_sigkill_at_a_random_moment_changes_no_result(
@@ -65,7 +64,7 @@ def test_sigkill_at_a_random_moment_changes_no_result(
     assert not list(folder.rglob("*unfinished*"))
 
 
-@in_make_faults
+@pytest.mark.in_make_faults
 @pytest.mark.parametrize("names", ["SIGINT SIGINT", "SIGINT", "SIGHUP", "SIGTERM"][-TIMES:])
 def test_a_signal_at_a_random_moment_ends_the_command_and_loses_nothing(
     names: str, whole: tuple[dict[str, Any], float], tmp_path: Path
@@ -84,7 +83,7 @@ def test_a_signal_at_a_random_moment_ends_the_command_and_loses_nothing(
     assert result(finish(folder)) == expected
 
 
-@in_make_faults
+@pytest.mark.in_make_faults
 def test_a_closed_pipe_ends_the_command_quietly(whole: tuple[dict[str, Any], float], tmp_path: Path) -> None:
     """As in `autotune search photos | head -1`."""
     expected, _ = whole
@@ -99,7 +98,7 @@ def test_a_closed_pipe_ends_the_command_quietly(whole: tuple[dict[str, Any], flo
     assert result(finish(folder)) == expected
 
 
-@in_make_faults
+@pytest.mark.in_make_faults
 @pytest.mark.parametrize("words", [("export", "digits"), ("report", "digits"), ("evaluate", "digits")])
 def test_sigkill_of_a_command_that_writes_leaves_nothing_behind(words: tuple[str, ...], tmp_path: Path) -> None:
     folder = prepare(tmp_path)

@@ -6,10 +6,9 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import in_make_faults
 from small_commands import begin, finish, prepare, result, start
 
-pytestmark = [pytest.mark.slow, in_make_faults]
+pytestmark = [pytest.mark.slow, pytest.mark.in_make_faults]
 
 
 def test_other_commands_do_not_disturb_a_search(tmp_path: Path) -> None:

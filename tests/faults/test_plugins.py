@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import in_make_faults, write_digits
+from conftest import write_digits
 from small_studies import search
 
 from autotune.errors import PluginError
@@ -102,7 +102,7 @@ def test_a_plugin_that_returns_one_row_for_any_batch_is_an_error(here: Path, dig
         search(digits, 2, plugins=plugin(tmp_path, "x = x[:1]"), flags={"backbone": ["stuck"]})
 
 
-@in_make_faults
+@pytest.mark.in_make_faults
 def test_a_thread_that_never_ends_does_not_keep_the_command_alive(here: Path, digits: Path, tmp_path: Path) -> None:
     (folder,) = plugin(tmp_path, build="threading.Thread(target=time.sleep, args=(3600,)).start()")
     words = ["search", str(digits), "--trials", "1", "--backbone", "stuck", "--epochs", "1", "--plugins", str(folder)]

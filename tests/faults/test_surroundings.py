@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import run_command
-from conftest import in_make_faults, write_digits
+from conftest import write_digits
 from PIL import Image
 
 from autotune.data.catalog import read_catalog
@@ -47,7 +47,7 @@ def strange(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@in_make_faults
+@pytest.mark.in_make_faults
 @pytest.mark.parametrize(
     "variables",
     [

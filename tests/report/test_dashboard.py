@@ -19,7 +19,6 @@ from urllib.error import HTTPError
 import optuna
 import pytest
 from commands import run_command
-from conftest import in_make_faults
 from small_studies import without_time
 
 from autotune.errors import AutotuneError, StudyError
@@ -73,7 +72,7 @@ def started(here: Path) -> Path:
 
 
 @pytest.mark.slow
-@in_make_faults
+@pytest.mark.in_make_faults
 def test_dashboard_shows_a_running_search_without_changing_its_result(browser: Any, here: Path, digits: Path) -> None:
     words = ("search", str(digits), "--trials", "10", "--backbone", "quick_cnn", "--epochs", "3", "--device", "cpu")
     assert run_command(*words, "--study", "alone", "--quiet").returncode == 0

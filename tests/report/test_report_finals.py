@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from commands import run_command
-from conftest import in_make_faults, write_digits
+from conftest import write_digits
 from small_studies import search
 
 from autotune.cli.console import PlainConsole
@@ -197,7 +197,7 @@ def test_held_out_predictions_that_cannot_be_read_are_reported_with_the_reason(s
     assert "the winner" in found["finals"]
 
 
-@in_make_faults
+@pytest.mark.in_make_faults
 @pytest.mark.slow
 def test_an_exported_average_is_described(study: Path) -> None:
     result = export_trial("s", ExportRequest(threshold=0.5), Resources("cpu"), PlainConsole(quiet=True))

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
-from conftest import in_make_faults
 from optuna.trial import Trial, TrialState
 
 from autotune.errors import ConfigError
@@ -40,7 +39,7 @@ def run(file: Path, n: int, settings: Settings = SETTINGS) -> list[Params]:
     return out
 
 
-@in_make_faults
+@pytest.mark.in_make_faults
 def test_the_same_seed_gives_the_same_trials(tmp_path: Path) -> None:
     assert run(tmp_path / "a.db", 14) == run(tmp_path / "b.db", 14)
 
@@ -152,7 +151,7 @@ def test_an_unknown_name_raises(tmp_path: Path, kind: str, known: str) -> None:
         run(tmp_path / "a.db", 1, SETTINGS.model_copy(update={kind: f"{known}s"}))
 
 
-@in_make_faults
+@pytest.mark.in_make_faults
 def test_hyperband_prunes_weak_trials_only_at_cycle_ends(tmp_path: Path) -> None:
     search = OptunaStudy(tmp_path / "a.db", SETTINGS, ARMS)
     quality = np.random.default_rng(0).permutation(50) / 50
@@ -170,7 +169,7 @@ def test_hyperband_prunes_weak_trials_only_at_cycle_ends(tmp_path: Path) -> None
     assert np.mean(quality[list(kept)]) > np.mean(quality[list(pruned)]) + 0.1
 
 
-@in_make_faults
+@pytest.mark.in_make_faults
 def test_a_row_reported_before_a_restart_gets_the_same_decision(tmp_path: Path) -> None:
     def decisions(search: OptunaStudy) -> dict[int, bool]:
         return {

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from conftest import in_make_faults, write_digits
+from conftest import write_digits
 from small_studies import search
 
 from autotune.study import run
@@ -19,7 +19,7 @@ from autotune.study.listener import StudyListener
 from autotune.study.reopen import reopen_trial
 from autotune.study.request import Resources
 from autotune.study.storage.record import Record
-from autotune.study.storage.rows import COMPLETE, FAILED, FoldRow
+from autotune.study.storage.rows import COMPLETE, FAILED, FoldRow, TrialRow
 from autotune.study.summary import study_status
 from autotune.study.timing.limits import TimeLimits
 from autotune.training.context import WHOLE_POOL
@@ -91,7 +91,7 @@ def test_finalists_race_on_other_folds_and_the_winners_networks_are_averaged(her
     assert without_seconds(again) == without_seconds(found)
 
 
-@in_make_faults
+@pytest.mark.in_make_faults
 def test_more_trials_train_only_the_missing_folds_and_a_new_final_model_is_evaluated_again(
     here: Path, photos: Path
 ) -> None:
@@ -111,6 +111,28 @@ def test_networks_from_scratch_are_refitted_on_the_whole_pool(here: Path, photos
     assert [row.fold for row in folds() if row.trial == found["final"]["trial"]] == [WHOLE_POOL, 1, 2, 3, 4]
 
 
+def test_the_winner_of_a_duel_is_averaged_only_if_all_its_folds_are_affordable(
+    here: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def duel(first: int, second: int) -> dict[str, Any]:
+        def planned(planner: race.RacePlanner, complete: list[TrialRow], *others: Any, **more: Any) -> race.Race | None:
+            rows = {row.number: row for row in complete}
+            return race.Race((rows[first], rows[second]), 0, None) if len(rows) == 2 else None
+
+        monkeypatch.setattr(race.RacePlanner, "race", planned)
+        return search(photos, 2, f"{first}-{second}", flags=PRETRAINED)
+
+    both = [duel(0, 1), duel(1, 0)]
+    assert both[0]["finals"] == both[1]["finals"]
+    assert [len(one["folds"]) for one in both[0]["finals"]] == [1, 1]
+    winner = both[0]["final"]["trial"]
+    averaged, refitted = (found["final"] for found in (both if winner == 0 else reversed(both)))
+    assert (averaged["how"], averaged["trial"], averaged["folds"]) == ("soup", winner, [0, 1, 2, 3, 4])
+    assert (refitted["how"], refitted["trial"], refitted["folds"]) == ("refit", winner, [1])
+    assert "a network for each fold would take too long" in refitted["reason"]
+
+
+@pytest.mark.in_make_faults
 def test_an_average_that_predicts_otherwise_is_replaced_by_a_refit(
     here: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,6 +142,7 @@ def test_an_average_that_predicts_otherwise_is_replaced_by_a_refit(
     assert "does not predict as they do" in found["final"]["reason"]
 
 
+@pytest.mark.in_make_faults
 def test_the_setting_final_decides_how_the_model_is_made(here: Path, photos: Path) -> None:
     refit = search(photos, 2, "refit", flags={**PRETRAINED, "final": "refit"})
     assert (refit["final"]["how"], len(refit["finals"])) == ("refit", 2)
@@ -136,7 +159,7 @@ def test_a_study_whose_finals_cost_too_much_refits_its_best_trial(
     assert (found["final"]["how"], found["final"]["trial"], found["finals"]) == ("refit", found["best"]["number"], [])
 
 
-@in_make_faults
+@pytest.mark.in_make_faults
 def test_a_finalist_that_fails_on_a_fold_is_out_of_the_race(here: Path, photos: Path) -> None:
     """Its failure is planted in the record of a study without finals."""
     first = search(photos, 3, flags={**PRETRAINED, "final": "trial"})
@@ -149,7 +172,7 @@ def test_a_finalist_that_fails_on_a_fold_is_out_of_the_race(here: Path, photos: 
     assert found["final"]["trial"] != best
 
 
-@in_make_faults
+@pytest.mark.in_make_faults
 def test_the_time_limit_ends_the_finals_with_the_folds_that_are_complete(
     here: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,7 +201,7 @@ def test_the_final_model_is_the_one_that_is_restored(here: Path, photos: Path) -
     record.close()
 
 
-@in_make_faults
+@pytest.mark.in_make_faults
 def test_finals_killed_in_the_middle_end_as_without_the_interruption(here: Path, photos: Path) -> None:
     whole = search(photos, 2, "whole", flags=PRETRAINED)
     script = here / "killed.py"

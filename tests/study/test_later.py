@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import in_make_faults, write_digits
+from conftest import write_digits
 from PIL import Image
 from small_studies import search
 
@@ -69,7 +69,7 @@ def test_one_visit_of_each_class_widens_the_interval(finished: Path, later: Path
     assert one.value_interval[1] - one.value_interval[0] > other.value_interval[1] - other.value_interval[0]
 
 
-@in_make_faults
+@pytest.mark.in_make_faults
 def test_scores_of_an_earlier_model_are_not_those_of_the_final_model(here: Path, tmp_path: Path, later: Path) -> None:
     data = write_digits(tmp_path / "digits", classes=3, each=50)
     flags = {"epochs": 3, "final": "trial"}

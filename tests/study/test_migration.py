@@ -43,6 +43,7 @@ def test_an_old_record_is_read(old: Path) -> None:
     assert [row.facts["table"][0]["verdict"] for row in exports] == ["verified"]
 
 
+@pytest.mark.in_make_faults
 @pytest.mark.slow
 def test_an_old_study_is_resumed_reported_and_exported(old: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(race, "FINALS_SHARE", 0.0)

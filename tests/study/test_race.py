@@ -60,3 +60,21 @@ def test_after_cheap_trials_the_expensive_warm_start_is_still_a_finalist(tmp_pat
     few = [row(1, deepest, 0.9), row(2, 0, 0.8)]
     cheap = planner.race(few, few)
     assert not cheap or deepest not in {one.params.depth for one in cheap.finalists}
+
+
+def test_a_trial_that_is_too_expensive_for_all_folds_duels_if_it_is_clearly_the_best(tmp_path: Path) -> None:
+    plan = trial_plan(write_digits(tmp_path / "digits"), backbone=["efficientnet_lite0"], pixels=[32])
+    deepest = max(plan.selection.candidates[0].depths)
+    planner = RacePlanner(plan, build_context(plan), warm_starts=set())
+
+    def finalists(value: float, n_deep: int) -> tuple[list[int], int]:
+        trials = [row(1, deepest, value), row(2, 0, 0.5), *(row(3 + number, deepest, 0.4) for number in range(n_deep))]
+        race = planner.race(trials, trials)
+        assert race
+        assert race.is_duel == (race.affordable != race.finalists)
+        return [one.number for one in race.finalists], race.n_second
+
+    assert finalists(1.0, 3) == ([2], 1)  # the work of these trials allows no duel
+    assert finalists(1.0, 4) == ([2, 1], 0)
+    assert finalists(0.55, 4) == ([2], 1)  # one or two of 30 validation pictures
+    assert finalists(1.0, 10) == ([1, 2], 2)

@@ -86,6 +86,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_digits(tmp_path_factory.mktemp("lr") / "digits", classes=10, each=60)
 
 
+@pytest.mark.in_make_faults
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["efficientnet_lite0"])  # the small CNN tolerates higher learning rates
 def test_trials_between_the_bounds_beat_trials_at_a_tenth_or_ten_times_the_bounds(

@@ -6,7 +6,7 @@ from typing import Any
 import optuna
 import pytest
 from commands import run_command
-from conftest import in_make_faults, write_digits
+from conftest import write_digits
 from small_studies import search, without_time
 
 from autotune.errors import ConfigError, StudyError
@@ -57,7 +57,7 @@ def test_a_recipe_is_the_first_trial_and_is_called_so(here: Path, photos: Path) 
         search(photos, 5, flags=with_recipe(HEAD, pruner="successive_halving"))
 
 
-@in_make_faults
+@pytest.mark.in_make_faults
 @pytest.mark.slow
 def test_a_recipe_may_win_and_its_phases_run_on_every_fold(
     here: Path, photos: Path, monkeypatch: pytest.MonkeyPatch

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import in_make_faults, write_digits
+from conftest import write_digits
 from small_studies import search
 
 from autotune.report.report import write_report
@@ -52,6 +52,7 @@ def test_without_time_to_train_the_linear_probe_is_the_model_and_the_next_run_go
     assert whole["test"]["evaluations"] == 2
 
 
+@pytest.mark.in_make_faults
 def test_without_time_to_train_the_recipe_waits_for_the_next_run(
     here: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -65,7 +66,7 @@ def test_without_time_to_train_the_recipe_waits_for_the_next_run(
     assert (recipe["epochs"], recipe["ended"]) == (1, "done")
 
 
-@in_make_faults
+@pytest.mark.in_make_faults
 def test_the_time_limit_leaves_time_for_the_finals_and_the_test(here: Path, photos: Path) -> None:
     start = time.monotonic()
     search(photos, 1, "first", flags={"epochs": 2})

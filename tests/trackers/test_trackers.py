@@ -13,7 +13,6 @@ from typing import Any
 import psutil
 import pytest
 from commands import run_command
-from conftest import in_make_faults
 from small_studies import QUICK, Lines
 
 from autotune.errors import AutotuneError, ConfigError
@@ -149,7 +148,7 @@ def test_a_tracker_whose_process_is_killed_does_not_stop_a_study(
     ]
 
 
-@in_make_faults
+@pytest.mark.in_make_faults
 def test_an_interrupted_search_ends_its_runs_and_sends_the_rest_when_it_is_resumed(
     here: Path, digits: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

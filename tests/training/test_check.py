@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import in_make_faults
 from small_plugins import write_plugin
 
 import autotune.testing
@@ -40,7 +39,7 @@ def function_in(file: Path) -> Callable[..., Any]:
 
 @pytest.mark.parametrize(
     "entry",
-    [pytest.param(one, id=one.name, marks=in_make_faults if one.name in LARGE else ()) for one in BUNDLED],
+    [pytest.param(one, id=one.name, marks=pytest.mark.in_make_faults if one.name in LARGE else ()) for one in BUNDLED],
 )
 def test_every_bundled_backbone_passes(entry: Backbone) -> None:
     if not entry.traits.fixed_pixels:  # smaller, for speed

@@ -2,7 +2,6 @@ import subprocess
 import sys
 
 import pytest
-from conftest import in_make_faults
 
 CODE = """
 import ctypes, sys
@@ -21,7 +20,7 @@ print(faults() - before)
 """
 
 
-@in_make_faults
+@pytest.mark.in_make_faults
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
 def test_freed_memory_is_reused() -> None:
     """Counts the pages that the kernel allocates and clears."""

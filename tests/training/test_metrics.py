@@ -57,10 +57,43 @@ def test_a_perfect_score_still_has_an_interval() -> None:
     assert high == pytest.approx(1.0)
 
 
-def test_the_bootstrap_interval_contains_the_score_and_is_reproducible() -> None:
-    found = score_interval("macro_f1", LABELS, PREDICTED, 4)
-    assert found == score_interval("macro_f1", LABELS, PREDICTED, 4)
-    assert found[0] < score("macro_f1", LABELS, PREDICTED, 4) < found[1]
+@pytest.mark.parametrize("metric", ["balanced_accuracy", "macro_f1"])
+def test_the_interval_of_a_mean_over_classes_contains_the_score(metric: str) -> None:
+    low, high = score_interval(metric, LABELS, PREDICTED, 4)
+    assert 0 < low < score(metric, LABELS, PREDICTED, 4) < high < 1
+
+
+@pytest.mark.parametrize("metric", ["balanced_accuracy", "macro_f1"])
+def test_in_classes_of_the_same_size_it_is_nearly_that_of_the_accuracy(metric: str) -> None:
+    labels = np.repeat([0, 1], 100)
+    predictions = np.where(np.arange(200) % 10 == 0, 1 - labels, labels)
+    found = score_interval(metric, labels, predictions, 2)
+    assert found == pytest.approx(wilson_interval(180, 200), abs=0.005)
+
+
+@pytest.mark.parametrize("metric", ["balanced_accuracy", "macro_f1"])
+def test_three_pictures_of_a_rare_class_say_little_even_if_all_are_right(metric: str) -> None:
+    labels = np.repeat([0, 1], [3, 252])
+    low, high = score_interval(metric, labels, labels, 2)
+    assert 0.5 < low < 0.9
+    assert high == 1
+    visits = [str(place % 40) for place in range(255)]
+    assert visit_interval(metric, labels, labels, 2, visits)[0] <= low
+
+
+@pytest.mark.parametrize("metric", ["balanced_accuracy", "macro_f1"])
+def test_the_interval_of_a_mean_over_classes_covers_in_simulations(metric: str) -> None:
+    """Of 200 draws of a rare and a common class, the 95 % interval covers the true score in 180 or more."""
+    rng, sizes, recalls = np.random.default_rng(0), np.array([9, 430]), np.array([0.85, 0.98])
+    labels = np.repeat([0, 1], sizes)
+    precise = sizes * recalls / (sizes * recalls + (sizes * (1 - recalls))[::-1])
+    true = recalls.mean() if metric == "balanced_accuracy" else (2 / (1 / recalls + 1 / precise)).mean()
+    covered = 0
+    for _ in range(200):
+        right = rng.random(len(labels)) < recalls[labels]
+        low, high = score_interval(metric, labels, np.where(right, labels, 1 - labels), 2)
+        covered += low <= true <= high
+    assert covered >= 180
 
 
 def test_log_loss_matches_scikit_learn() -> None:
@@ -79,9 +112,11 @@ def test_a_diverged_network_has_the_worst_log_loss() -> None:
     assert log_loss(logits, torch.tensor([0, 1])) == WORST_LOG_LOSS
 
 
-def test_every_bootstrap_sample_contains_all_classes() -> None:
-    labels = np.repeat(np.arange(100), 2)
-    assert score_interval("macro_f1", labels, labels, 100) == (1.0, 1.0)
+def test_a_class_without_pictures_does_not_count() -> None:
+    labels, predictions = np.array([0, 0, 2, 2]), np.array([0, 1, 2, 2])
+    for metric in ("balanced_accuracy", "macro_f1"):
+        low, high = score_interval(metric, labels, predictions, 4)
+        assert low < score(metric, labels, predictions, 4) < high
 
 
 def test_intervals_of_visits_are_wider_and_contain_the_score() -> None:

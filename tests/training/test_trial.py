@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from conftest import in_make_faults, photos, write_digits
+from conftest import photos, write_digits
 from small_trials import KeptEpochs, trial_context
 
 from autotune.cache.pixels import pixel_rows
@@ -86,7 +86,7 @@ def threads() -> Iterator[Callable[[int], None]]:
     torch.set_num_threads(before)
 
 
-@in_make_faults
+@pytest.mark.in_make_faults
 @pytest.mark.slow
 def test_the_gap_stops_a_trial_at_the_epoch_of_the_write_up(tmp_path: Path, threads: Callable[[int], None]) -> None:
     """In the produce write-up, the gap opened after epoch 3 to 4 of 20."""
@@ -165,8 +165,8 @@ def test_a_trial_whose_time_is_over_within_an_epoch_ends_with_those_before(
     "where",
     [
         "in the middle of an epoch",
-        pytest.param("on an epoch's first batch", marks=in_make_faults),
-        pytest.param("in its validation", marks=in_make_faults),
+        pytest.param("on an epoch's first batch", marks=pytest.mark.in_make_faults),
+        pytest.param("in its validation", marks=pytest.mark.in_make_faults),
     ],
 )
 def test_a_killed_trial_resumes_from_its_checkpoint_to_the_same_result(

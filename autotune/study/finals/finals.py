@@ -25,6 +25,7 @@ from autotune.training.outcome import DONE, TIMEOUT, FoldOutcome, SoupOutcome
 MOST_DIVERGENCE = 0.25  # nats; between a soup and the mean probability of its networks (benchmarks/selection.txt)
 MOST_CHANGED = 0.02  # share of the predictions
 FINAL_MODEL = "final model"  # a part of the finals, as shown
+REFITTED = "refitted on all pictures except the test set"
 NO_TIME_FOR_REFIT = "the time limit left no time for a refit"
 
 
@@ -75,9 +76,11 @@ class Finals:
         if winner is None:
             why = "the time limit left no time for finals" if self._is_cut_short else "every finalist failed"
             return self._best_trial(trials[0], f"trial {trials[0].number}, the best, because {why}")
+        if winner not in race.affordable:
+            return self._refit(winner, finalists, f"{REFITTED}; a network for each fold would take too long")
         if self._setting == SOUP and not self._context.is_from_scratch(winner.params.backbone):
             return self._soup(winner, finalists)
-        return self._refit(winner, finalists, "refitted on all pictures except the test set")
+        return self._refit(winner, finalists, REFITTED)
 
     def _without_race(self, trials: Sequence[TrialRow]) -> Final:
         if self._planner.race(trials, self._record.trials()):
@@ -86,7 +89,7 @@ class Finals:
         else:
             self._listener.say("No finals: they would take more than half of the work of the trials.")
         if self._keeper.has_time_for_refit(trials[0]):
-            return self._refit(trials[0], (), "refitted on all pictures except the test set")
+            return self._refit(trials[0], (), REFITTED)
         self._is_cut_short = True
         return self._best_trial(trials[0], f"trial {trials[0].number}, the best, because {NO_TIME_FOR_REFIT}")
 
@@ -97,7 +100,10 @@ class Finals:
             self._listener.say(f"Finals: {plural(len(gaps), 'class')} with too few pictures for every fold: {some}.")
         first_fold = SEARCHED + 1
         self._train(race.finalists, [first_fold], "first fold")
-        ranked = [one.trial for one in self._ranked(race, [first_fold])]
+        finalists = self._ranked(race, [first_fold])
+        if race.is_duel:
+            return finalists
+        ranked = [one.trial for one in finalists]
         if race.n_second > 1:
             ranked.sort(key=lambda number: number != race.reference)
         folds = range(first_fold, self._context.n_folds)

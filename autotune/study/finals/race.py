@@ -20,12 +20,23 @@ RACES = ((4, 2), (3, 2), (2, 2), (2, 1), (1, 1))
 class Race:
     """The finalists, the reference first, and how many of them reach the second round.
 
-    reference: the number of the trial that loses only to a clearly better one, or None.
+    n_second: 0 in a duel with a trial that is too expensive for more than one fold. reference: the number of the trial
+    that loses only to a clearly better one, or None.
     """
 
     finalists: tuple[TrialRow, ...]
     n_second: int
     reference: int | None
+
+    @property
+    def is_duel(self) -> bool:
+        """Whether the second finalist is too expensive for all folds: if it wins, one more network is trained."""
+        return not self.n_second
+
+    @property
+    def affordable(self) -> tuple[TrialRow, ...]:
+        """The finalists that may be trained on all folds."""
+        return self.finalists[:1] if self.is_duel else self.finalists
 
 
 class RacePlanner:
@@ -49,7 +60,7 @@ class RacePlanner:
         spent its time on cheap trials may still compare the expensive ones of the warm start.
         complete: the complete trials, best first; finished: all trials; n_trials: in the end, if more are to come.
         fits: whether there is time for a race. The reference is always a finalist, then come the best trials. A trial
-        that is too expensive even alone is passed over.
+        that is too expensive even alone is passed over, unless it is clearly the best and there is work for a duel.
         """
         done = list(finished)
         work = max(sum(self._trial_work(row) for row in done), self._expected_work(max(len(done), n_trials)))
@@ -57,6 +68,9 @@ class RacePlanner:
         able = [row for row in complete if self._race_work([row], 1) <= most]
         reference = self._reference(able)
         able.sort(key=lambda row: row.number != reference)  # stable: the others stay in order
+        duel = self._duel(complete[0], able)
+        if duel and self._duel_work(duel) <= most and fits(duel):
+            return duel
         for first, second in RACES:
             race = Race(tuple(able[:first]), second, reference)
             if first <= len(able) and self._race_work(race.finalists, second) <= most and fits(race):
@@ -83,6 +97,24 @@ class RacePlanner:
         known = [row for row in trials if row.number in self.warm_starts]
         first = min((row for row in known if self._context.starts_from_probe(row.params)), key=order, default=None)
         return first.number if first else None
+
+    def _duel(self, best: TrialRow, able: Sequence[TrialRow]) -> Race | None:
+        """Return a race on one fold between the best trial and the first of those that are able to race on all folds.
+
+        None if it is one of them, or leads them by at most a standard error, which one more fold would hardly confirm.
+        """
+        if not able or best in able:
+            return None
+        value, other = best.value or 0.0, max(row.value or 0.0 for row in able)
+        variance = (value * (1 - value) + other * (1 - other)) / self._penalty.n_validation  # of shares, unpaired
+        return Race((able[0], best), 0, able[0].number) if value - other > variance**0.5 else None
+
+    def _duel_work(self, duel: Race) -> float:
+        """Count the operations of a duel and of the final model, whoever wins."""
+        rival, best = duel.finalists
+        n = self._context.n_folds
+        refit = self._fold_work(best) * n / (n - 1)
+        return self._fold_work(best) + max(self._fold_work(rival) + refit, self._race_work([rival], 1))
 
     def _race_work(self, finalists: Sequence[TrialRow], n_second: int) -> float:
         """Count the operations of a race and of the final model, if the costliest finalists reach the second round."""

@@ -14,7 +14,7 @@ from autotune.search.speed import MachineSpeed, Speeds
 from autotune.study.finals.race import Race, RacePlanner
 from autotune.study.storage.rows import COMPLETE, SOUP, TRIAL, FoldRow, TrialRow
 from autotune.training.batches import views_up_to
-from autotune.training.context import TrialContext
+from autotune.training.context import SEARCHED, WHOLE_POOL, TrialContext
 from autotune.training.params import Params
 from autotune.training.phases import planned_phases, total_epochs
 
@@ -95,7 +95,7 @@ class Forecast:
 
     def race_seconds(self, race: Race, trials: Sequence[TrialRow]) -> float:
         """Return how long a race and the final model after it take. trials: finished, to learn the speed from."""
-        return self._networks(race, trials, ()) + self._soup(race.finalists, trials)
+        return self._networks(race, trials, ()) + self._soup(race.affordable, trials)
 
     def refit_seconds(self, row: TrialRow, trials: Sequence[TrialRow]) -> float:
         """Return how long it takes to train a trial's network on the whole pool."""
@@ -107,6 +107,9 @@ class Forecast:
         The reference is always in the second round if there are two places, and wins most races. Which other finalists
         reach the second round is not known, so these count as their mean.
         """
+        views = 0.0 if folds else max(self._view_seconds(row) for row in race.finalists)
+        if race.is_duel:
+            return views + self._factor(trials) * self._duel(race, folds)
         seconds = {row.number: self._network_seconds(row) for row in race.finalists}
         first = race.finalists[0].number
         others = [value for number, value in seconds.items() if number != first]
@@ -114,8 +117,14 @@ class Forecast:
         n_left = max(len(seconds) + race.n_second * n_later + 2 - len(folds), 0)
         n_of_first = min(max(1 + n_later + 2 - sum(row.trial == first for row in folds), 0), n_left)
         networks = n_of_first * seconds[first] + (n_left - n_of_first) * fmean(others or [0.0])
-        views = 0.0 if folds else max(self._view_seconds(row) for row in race.finalists)
         return views + self._factor(trials) * networks
+
+    def _duel(self, race: Race, folds: Sequence[FoldRow]) -> float:
+        """Return the counted seconds of a duel's networks and of a refit of its second finalist, without `folds`."""
+        known = {(row.trial, row.fold) for row in folds}
+        first, second = race.finalists
+        networks = ((first, SEARCHED + 1), (second, SEARCHED + 1), (second, WHOLE_POOL))
+        return sum(self._network_seconds(row) for row, fold in networks if (row.number, fold) not in known)
 
     def _soup(self, finalists: Sequence[TrialRow], trials: Sequence[TrialRow]) -> float:
         """Return the seconds of averaging networks: each predicts two views of the pool, and so does the average."""
@@ -141,7 +150,7 @@ class Forecast:
         race = self._planner.race(complete, trials, n_trials=n_trials if before else 0)
         if race is None:
             return (0.0 if folds else self.refit_seconds(complete[0], trials)), 0.0
-        return self._networks(race, trials, folds), self._soup(race.finalists, trials)
+        return self._networks(race, trials, folds), self._soup(race.affordable, trials)
 
     def _trial_seconds(self, trials: Sequence[TrialRow]) -> float:
         """Return the expected duration of a trial to come, without the feature cache.
