@@ -109,7 +109,7 @@ def class_interval(
         variance += (change / step) ** 2 * n * recall * (1 - recall)
     share = score_of(of_class, smooth_predicted, smooth_right)
     effective = max(share * (1 - share) / variance, 1.0) if variance else len(labels)
-    return _wilson(value, effective, value)
+    return _wilson(value, float(effective), value)
 
 
 def _wilson(share: float, n: float, value: float) -> tuple[float, float]:
