@@ -64,7 +64,7 @@ def search(data: str | Path | None = None, trials: int = 50, *, study: str | Non
     augment={"low": 0, "high": 1}.
     Raises AutotuneError for errors that the user can fix.
     """
-    from autotune.cli.live import open_console
+    from autotune.cli.live.live_console import open_console
     from autotune.study.check_request import study_folder
     from autotune.study.request import SearchRequest
     from autotune.trackers.listener import run_tracked
@@ -122,7 +122,7 @@ class Study:
         The test set is not used. Returns what --json prints: scores (evaluation, fall by class, answered), drift,
         copies, unknown, missing and skipped. Raises AutotuneError.
         """
-        from autotune.study.later import evaluate_later
+        from autotune.study.growth.later import evaluate_later
         from autotune.study.listener import StudyListener
 
         return evaluate_later(str(self.folder), Path(on), self._resources, StudyListener(), group_by).to_json()

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autotune.backbones.spec import Traits
+from autotune.training.lightning.trainer import training_precision
 from autotune.training.optimizers import build_optimizer
-from autotune.training.trainer import training_precision
 
 WARM = 3
 PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}

@@ -31,9 +31,9 @@ from autotune.search.candidates import select_backbones
 from autotune.search.plan import build_context, make_plan
 from autotune.search.settings import read_settings
 from autotune.training.context import LoadedBackbones, TrialContext
+from autotune.training.lightning.trainer import quiet_lightning
 from autotune.training.outcome import Epoch, TrialOutcome
 from autotune.training.params import Params
-from autotune.training.trainer import quiet_lightning
 from autotune.training.trial import run_trial
 
 TINY = '''"""Tiny: one layer."""

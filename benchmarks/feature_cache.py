@@ -34,12 +34,12 @@ from autotune.files import cache_folder
 from autotune.training import batches, network
 from autotune.training.batches import LabelledPictures
 from autotune.training.context import LoadedBackbones, TrialContext
+from autotune.training.lightning.trainer import quiet_lightning
 from autotune.training.malloc import keep_freed_memory
 from autotune.training.metrics import predicted_classes
 from autotune.training.params import Params
 from autotune.training.probe import probe_file_name
 from autotune.training.restore import network_from_checkpoint
-from autotune.training.trainer import quiet_lightning
 from autotune.training.trial import run_probe, run_trial
 
 NAME, SIZE, EPOCHS, STRENGTH = "efficientnet_lite0", 128, 8, 1.0

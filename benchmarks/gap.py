@@ -37,13 +37,13 @@ from autotune.search.space import suggest
 from autotune.training import trial as training
 from autotune.training.context import LoadedBackbones, TrialContext
 from autotune.training.gap import best_index, is_better, stops_on_gap
+from autotune.training.lightning.recorder import EpochRecorder
+from autotune.training.lightning.trainer import quiet_lightning
 from autotune.training.malloc import keep_freed_memory
 from autotune.training.metrics import predicted_classes
 from autotune.training.outcome import Epoch
 from autotune.training.params import Params
 from autotune.training.probe import probe_file_name
-from autotune.training.recorder import EpochRecorder
-from autotune.training.trainer import quiet_lightning
 from autotune.training.trial import run_probe, run_trial
 
 SEEDS, TRIALS, EPOCHS, SIZE = range(3), 8, 20, 96  # 20 epochs, as in the write-up that introduced the rule

@@ -29,10 +29,10 @@ from autotune.data.split import Split
 from autotune.engines.base import Answer, Assignment, ChannelClosedError, Failed, ProbeTask, serve
 from autotune.engines.local import local_devices
 from autotune.training.context import LoadedBackbones, TrialContext
+from autotune.training.lightning.trainer import quiet_lightning
 from autotune.training.outcome import TrialOutcome
 from autotune.training.params import Params
 from autotune.training.probe import LinearProbe, probe_file_name
-from autotune.training.trainer import quiet_lightning
 from autotune.training.trial import run_trial
 
 CUDA = torch.cuda.is_available()

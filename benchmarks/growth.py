@@ -40,8 +40,8 @@ from autotune.cache.pixels import pixel_rows
 from autotune.data.split import read_manifest, split_catalog, write_manifest
 from autotune.training.batches import PixelSource, TrainBatches
 from autotune.training.context import LoadedBackbones
+from autotune.training.lightning.trainer import quiet_lightning
 from autotune.training.params import Params
-from autotune.training.trainer import quiet_lightning
 from autotune.training.trial import run_trial
 
 PIXELS, BACKBONE, VIEWS, EPOCHS = 224, "efficientnet_lite0", 5, 2

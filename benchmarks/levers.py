@@ -48,13 +48,13 @@ from autotune.training.batches import LabelledPictures
 from autotune.training.context import LoadedBackbones, TrialSources, open_sources
 from autotune.training.context import _pixel_sources as pixel_sources
 from autotune.training.fold import mean_state, predict_logits
+from autotune.training.lightning.phased import prepare_phase, training_seed
+from autotune.training.lightning.trainable import TrainableNetwork
+from autotune.training.lightning.trainer import build_trainer, quiet_lightning
 from autotune.training.optimizers import OPTIMIZERS, build_optimizer
 from autotune.training.params import Params
-from autotune.training.phased import prepare_phase, training_seed
 from autotune.training.phases import planned_phases
 from autotune.training.probe import LinearProbe, choose_probe, fit_probe, last_features
-from autotune.training.trainable import TrainableNetwork
-from autotune.training.trainer import build_trainer, quiet_lightning
 from autotune.training.trial import initial_network
 
 SIZES = {"efficientnet_lite0": 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}

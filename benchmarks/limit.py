@@ -27,7 +27,7 @@ import torch
 from PIL import Image
 
 from autotune.cache.features import BATCH
-from autotune.cli.console import PlainConsole
+from autotune.cli.live.console import PlainConsole
 from autotune.data.split import TEST, TRAIN, VALIDATION
 from autotune.study.reopen import reopen_trial
 from autotune.study.request import Resources

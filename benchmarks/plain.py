@@ -40,7 +40,7 @@ from torchvision.transforms import v2
 
 from autotune.backbones.profile import profile_stages
 from autotune.backbones.weights import load_stages
-from autotune.cli.console import PlainConsole
+from autotune.cli.live.console import PlainConsole
 from autotune.data.split import TRAIN, VALIDATION
 from autotune.engines.base import CacheProgress, Engine, ProbeTask, TrialTask
 from autotune.engines.local import LocalEngine
@@ -49,11 +49,11 @@ from autotune.study.request import Resources
 from autotune.study.storage.record import open_record
 from autotune.study.storage.rows import COMPLETE
 from autotune.training.context import TrialContext
+from autotune.training.lightning.trainable import class_weights
 from autotune.training.optimizers import build_optimizer
 from autotune.training.outcome import Epoch, ProbeOutcome, TrialOutcome
 from autotune.training.params import Params
 from autotune.training.probe import probe_file_name
-from autotune.training.trainable import class_weights
 
 BACKBONE = "efficientnet_lite0"
 STUDY_TRIALS = 50

@@ -12,8 +12,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.terminal_theme import MONOKAI
 
-from autotune.cli.live import LiveConsole
-from autotune.cli.study_view import show_study
+from autotune.cli.live.live_console import LiveConsole
+from autotune.cli.views.study import show_study
 from autotune.study.request import SearchRequest
 from autotune.study.run import run_study
 from autotune.training.outcome import Epoch

@@ -112,7 +112,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory, cache: Path, worker_id: s
 
 
 def _search(place: Path) -> None:
-    from autotune.cli.console import PlainConsole
+    from autotune.cli.live.console import PlainConsole
     from autotune.study.finals import race
     from autotune.study.request import SearchRequest
     from autotune.study.run import run_study

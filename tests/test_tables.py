@@ -17,11 +17,11 @@ from autotune.data.augment import Invariances
 from autotune.errors import ConfigError
 from autotune.search.settings import read_settings
 from autotune.search.space import BackboneOptions, suggest
+from autotune.training.lightning.trainable import Schedule, TrainableNetwork, class_weights
 from autotune.training.metrics import METRICS, Metric, find_metric, score, score_interval
 from autotune.training.network import assemble_network
 from autotune.training.optimizers import OPTIMIZERS, Optimizer, build_optimizer
 from autotune.training.params import Params
-from autotune.training.trainable import Schedule, TrainableNetwork, class_weights
 
 
 def lowest_recall(labels: np.ndarray, predicted: np.ndarray, n_classes: int) -> float:

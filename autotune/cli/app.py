@@ -48,7 +48,7 @@ from autotune.cli.studies import studies_app
 from autotune.trackers.base import find_tracker
 
 if TYPE_CHECKING:
-    from autotune.cli.console import PlainConsole
+    from autotune.cli.live.console import PlainConsole
     from autotune.study.request import SearchRequest
 
 app = typer.Typer(
@@ -143,7 +143,7 @@ def search(
         refuse_in_use(checked.folder)
         if engine == LOCAL:
             warm_up()
-    from autotune.cli.live import open_console
+    from autotune.cli.live.live_console import open_console
 
     with open_console(quiet, program=as_json, verbose=verbose) as console:
         console.working("Starting")  # importing torch takes seconds
@@ -156,7 +156,7 @@ def search(
 def _show_search(
     request: SearchRequest, console: PlainConsole, tensorboard: bool, track: str | None, as_json: bool
 ) -> None:
-    from autotune.cli.study_view import show_study
+    from autotune.cli.views.study import show_study
     from autotune.report.tensorboard import TensorBoardListener, how_to_open
     from autotune.trackers.listener import run_tracked
 
@@ -170,11 +170,11 @@ def _show_search(
 
 
 def _show_dry_run(request: SearchRequest, console: PlainConsole, as_json: bool) -> None:
-    from autotune.cli import views
+    from autotune.cli.views import results
     from autotune.study.dry_run import dry_run
 
     found = dry_run(request, console)
-    views.show_dry_run(found, console)
+    results.show_dry_run(found, console)
     if as_json:
         print_json(found.to_json())
 
@@ -182,8 +182,8 @@ def _show_dry_run(request: SearchRequest, console: PlainConsole, as_json: bool) 
 @app.command(name="status")
 def status_(study: StudyName, as_json: Json = False) -> None:
     """Show a study's leaderboard, final model and test score."""
-    from autotune.cli.console import PlainConsole
-    from autotune.cli.study_view import show_study
+    from autotune.cli.live.console import PlainConsole
+    from autotune.cli.views.study import show_study
     from autotune.study.summary import study_status
 
     found = study_status(study)
@@ -202,9 +202,9 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Show two studies side by side, and their final models on the test pictures that both have."""
-    from autotune.cli.compare_view import show_comparison
-    from autotune.cli.console import PlainConsole
-    from autotune.study.compare import compare_studies
+    from autotune.cli.live.console import PlainConsole
+    from autotune.cli.views.comparison import show_comparison
+    from autotune.study.growth.compare import compare_studies
 
     found = compare_studies(study, other)
     if as_json:
@@ -244,8 +244,8 @@ def data(
     as_json: Json = False,
 ) -> None:
     """Show what a study would use: pictures, classes, split, skipped files, duplicates and conflicting labels."""
-    from autotune.cli.console import PlainConsole
-    from autotune.cli.data_view import show_data
+    from autotune.cli.live.console import PlainConsole
+    from autotune.cli.views.data import show_data
     from autotune.data.visits import AUTO
     from autotune.report.data_survey import survey_data
 
@@ -293,7 +293,7 @@ def lr_find(
     )  # fmt: skip
     check_request(request)
     # Imports torch, which takes seconds.
-    from autotune.cli.console import PlainConsole
+    from autotune.cli.live.console import PlainConsole
     from autotune.cli.range_test import find_learning_rates
 
     console = PlainConsole(program=as_json)

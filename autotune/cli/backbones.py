@@ -56,13 +56,13 @@ def plugins(
     """List backbones."""
     if context.invoked_subcommand:
         return
-    from autotune.cli import views
+    from autotune.cli.views import results
 
     found = list_backbones(tuple(folders or ()), weights, full)
     if as_json:
         print_json(found)
     else:
-        views.show_backbones(found)
+        results.show_backbones(found)
 
 
 @plugins_app.command()

@@ -20,8 +20,8 @@ def cache(context: typer.Context, as_json: Json = False) -> None:
     if context.invoked_subcommand:
         return
     from autotune.cache.eviction import cache_status
-    from autotune.cli.console import PlainConsole
-    from autotune.cli.views import show_cache
+    from autotune.cli.live.console import PlainConsole
+    from autotune.cli.views.results import show_cache
 
     found = cache_status()
     if as_json:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import typer
 
 from autotune.cli.app import app
-from autotune.cli.wrap import wrapped
+from autotune.cli.views.wrap import wrapped
 from autotune.errors import AutotuneError
 from autotune.garbage import collected_less_often
 from autotune.text import visible

@@ -24,7 +24,7 @@ from autotune.formats.table import optional_formats
 from autotune.text import either
 
 if TYPE_CHECKING:
-    from autotune.cli.console import PlainConsole
+    from autotune.cli.live.console import PlainConsole
 
 models_app = typer.Typer()
 ModelName = Annotated[
@@ -58,10 +58,10 @@ def evaluate(
         raise typer.BadParameter("--group-by needs --on.")
     find_study(study)
     # Imports torch, which takes seconds.
-    from autotune.cli.console import PlainConsole
-    from autotune.cli.study_view import show_later, show_study
+    from autotune.cli.live.console import PlainConsole
+    from autotune.cli.views.study import show_later, show_study
     from autotune.data.visits import AUTO
-    from autotune.study.later import evaluate_later
+    from autotune.study.growth.later import evaluate_later
     from autotune.study.reopen import evaluate_again
     from autotune.study.request import Resources
 
@@ -135,8 +135,8 @@ def export(
         check_web(web, out or folder / "bundle")
         runtime_folder(web_runtime)
     # Imports torch, which takes seconds.
-    from autotune.cli import views
-    from autotune.cli.console import PlainConsole
+    from autotune.cli.live.console import PlainConsole
+    from autotune.cli.views import results
     from autotune.export.export import ExportRequest, export_trial
     from autotune.study.request import Resources
 
@@ -144,7 +144,7 @@ def export(
     request = ExportRequest(out, tuple(formats or ()), trial, fastest, threshold, precision, unknowns)
     with console:
         found = export_trial(study, request, Resources("cpu", weights, tuple(plugins or ())), console)
-    views.show_export(found, console)
+    results.show_export(found, console)
     _write_pages(found.folder, space, web, web_runtime, console)
     if as_json:
         print_json(found.to_json())
@@ -180,7 +180,7 @@ def predict(
     plugins: Plugins = None,
 ) -> None:
     """Predict the labels of new pictures with a bundle or with a study's final model."""
-    from autotune.cli.console import PlainConsole
+    from autotune.cli.live.console import PlainConsole
     from autotune.export.predict import (
         find_pictures,
         load,

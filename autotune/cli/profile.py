@@ -13,7 +13,7 @@ from autotune.formats.table import ONNX, find_format, timed_formats
 from autotune.text import either
 
 if TYPE_CHECKING:
-    from autotune.cli.console import PlainConsole
+    from autotune.cli.live.console import PlainConsole
     from autotune.formats.cost import DeviceProfile
 
 profile_app = typer.Typer()
@@ -44,7 +44,7 @@ def profile(
         raise typer.BadParameter("A study has its own backbones and sizes: leave out --backbone and --pixels.")
     find_format(format).require_modules()
     # Imports torch, which takes seconds.
-    from autotune.cli.console import PlainConsole
+    from autotune.cli.live.console import PlainConsole
     from autotune.study.costs import measure_backbones, measure_study
 
     console = PlainConsole(quiet, program=as_json)
@@ -63,7 +63,7 @@ def profile(
 
 
 def _show(found: DeviceProfile, console: PlainConsole) -> None:
-    from autotune.cli.tables import new_table
+    from autotune.cli.views.tables import new_table
     from autotune.formats.cost import N_LABELS
 
     table = new_table()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from autotune.cli.console import PlainConsole
-from autotune.cli.views import show_range_test
+from autotune.cli.live.console import PlainConsole
+from autotune.cli.views.results import show_range_test
 from autotune.report.loss_curve import draw_loss_curve, save_loss_curve
 from autotune.study.range_test import refuse_to_write, run_range_test, write_bounds
 from autotune.study.request import SearchRequest

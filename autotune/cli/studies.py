@@ -14,8 +14,8 @@ def studies(context: typer.Context, as_json: Json = False) -> None:
     """List the studies in ./studies, most recently used first."""
     if context.invoked_subcommand:
         return
-    from autotune.cli import views
-    from autotune.cli.console import PlainConsole
+    from autotune.cli.live.console import PlainConsole
+    from autotune.cli.views import results
     from autotune.study.studies import list_studies
     from autotune.study.summary import STUDIES
 
@@ -23,7 +23,7 @@ def studies(context: typer.Context, as_json: Json = False) -> None:
     if as_json:
         print_json({"folder": str(STUDIES.resolve()), "studies": [row.to_json() for row in found]})
     else:
-        views.show_studies(found, PlainConsole())
+        results.show_studies(found, PlainConsole())
 
 
 @studies_app.command()

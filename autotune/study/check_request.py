@@ -15,8 +15,8 @@ from autotune.formats.cost import DeviceProfile, read_profile
 from autotune.formats.table import find_format
 from autotune.search.ranges import values_of
 from autotune.search.settings import Settings, read_settings
-from autotune.study.after import earlier_folder
 from autotune.study.engines import check_engine
+from autotune.study.growth.after import earlier_folder
 from autotune.study.request import SearchRequest
 from autotune.study.summary import STUDIES
 

@@ -16,9 +16,9 @@ from autotune.formats.cost import DeviceProfile
 from autotune.search.candidates import Selection, expand_recommended
 from autotune.search.read_ahead import ReadAhead
 from autotune.search.settings import Settings
-from autotune.study.after import changes
 from autotune.study.check_request import check_request
 from autotune.study.checks import has_started, recorded_split, recorded_visits, refuse_changed, refuse_incomplete
+from autotune.study.growth.after import changes
 from autotune.study.listener import StudyListener
 from autotune.study.request import SearchRequest
 from autotune.study.storage.record import open_record

@@ -33,11 +33,11 @@ from autotune.study.listener import StudyListener
 from autotune.study.prepare import decode_pictures, prepare
 from autotune.study.request import SearchRequest
 from autotune.training.context import LoadedBackbones, open_sources
+from autotune.training.lightning.trainer import build_trainer, quiet_lightning
 from autotune.training.optimizers import find_optimizer
 from autotune.training.outcome import Epoch
 from autotune.training.params import Params, describe
 from autotune.training.probe import probe_file_name
-from autotune.training.trainer import build_trainer, quiet_lightning
 from autotune.training.trial import prepare_trial, run_probe
 
 LEAST, MOST = 1e-7, 10.0  # learning rates with AdamW; multiplied by the factor of another optimizer

@@ -24,7 +24,6 @@ from autotune.search.plan import Plan, build_context, make_plan
 from autotune.search.recipe import recipe_params
 from autotune.search.settings import definition
 from autotune.search.space import BackboneOptions
-from autotune.study.after import earlier_choices
 from autotune.study.announce import announce, look_alike_lines, outline
 from autotune.study.check_request import study_folder
 from autotune.study.checks import (
@@ -35,11 +34,12 @@ from autotune.study.checks import (
     refuse_other_weights,
 )
 from autotune.study.driver import Driver, run_probes
-from autotune.study.earlier_model import compare_with_earlier
 from autotune.study.engines import driver_device, measured_speeds, open_engine
 from autotune.study.evaluate import evaluate_winner
 from autotune.study.finals.finals import Finals
 from autotune.study.finals.race import RacePlanner
+from autotune.study.growth.after import earlier_choices
+from autotune.study.growth.earlier_model import compare_with_earlier
 from autotune.study.listener import StudyListener
 from autotune.study.prepare import Prepared, decode_pictures, prepare
 from autotune.study.request import LOCAL, SearchRequest

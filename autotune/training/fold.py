@@ -16,13 +16,13 @@ from torch.nn import functional
 
 from autotune.training.batches import BatchSource, EvaluationBatches, FeatureSource
 from autotune.training.context import LoadedBackbones, TrialSources, open_sources
+from autotune.training.lightning.phased import PhasedTraining, Recorder, training_seed
+from autotune.training.lightning.trainer import with_enough_memory
 from autotune.training.network import TrialNetwork, build_network
 from autotune.training.outcome import DIVERGED, DONE, TIMEOUT, FoldEpoch, FoldOutcome, FoldReporter, SoupOutcome
 from autotune.training.params import Params
-from autotune.training.phased import PhasedTraining, Recorder, training_seed
 from autotune.training.phases import planned_phases, total_epochs
 from autotune.training.probe import LinearProbe, choose_probe, fit_probe, last_features, probe_of
-from autotune.training.trainer import with_enough_memory
 from autotune.training.trial import initial_network
 
 SOUP_BATCH = 128

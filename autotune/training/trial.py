@@ -13,12 +13,15 @@ from torch import nn
 
 from autotune.training.batches import BatchSource, TrainBatches
 from autotune.training.context import SEARCHED, LoadedBackbones, TrialContext
+from autotune.training.lightning.phased import PhasedTraining, prepare_phase, training_seed
+from autotune.training.lightning.recorder import EpochRecorder
+from autotune.training.lightning.trainable import TrainableNetwork
+from autotune.training.lightning.trainer import with_enough_memory
 from autotune.training.look_alikes import find_look_alikes
 from autotune.training.metrics import log_loss, predicted_classes, score
 from autotune.training.network import TrialNetwork, build_network
 from autotune.training.outcome import PRUNED, TIMEOUT, OutOfTimeError, ProbeOutcome, Reporter, TrialOutcome
 from autotune.training.params import Params
-from autotune.training.phased import PhasedTraining, prepare_phase, training_seed
 from autotune.training.phases import planned_phases
 from autotune.training.probe import (
     choose_probe,
@@ -27,9 +30,6 @@ from autotune.training.probe import (
     last_features,
     probe_of,
 )
-from autotune.training.recorder import EpochRecorder
-from autotune.training.trainable import TrainableNetwork
-from autotune.training.trainer import with_enough_memory
 
 
 def run_probe(backbones: LoadedBackbones, name: str, pixels: int, reporter: Reporter) -> ProbeOutcome:

@@ -17,12 +17,12 @@ import pytest
 from rich.console import Console, Group
 from rich.text import Text
 
-from autotune.cli import panel
-from autotune.cli.console import PlainConsole
-from autotune.cli.live import SOONEST, SPARED, TICKS, LiveConsole, open_console
-from autotune.cli.memory_use import MemoryUse, memory_in_use
-from autotune.cli.panel import sparkline
-from autotune.cli.study_view import show_study
+from autotune.cli.live import panel
+from autotune.cli.live.console import PlainConsole
+from autotune.cli.live.live_console import SOONEST, SPARED, TICKS, LiveConsole, open_console
+from autotune.cli.live.memory_use import MemoryUse, memory_in_use
+from autotune.cli.live.panel import sparkline
+from autotune.cli.views.study import show_study
 from autotune.study.listener import Outline
 from autotune.study.request import SearchRequest
 from autotune.study.run import run_study

@@ -2,7 +2,7 @@ import io
 
 import pytest
 
-from autotune.cli.wrap import wrapped
+from autotune.cli.views.wrap import wrapped
 
 
 class Terminal(io.StringIO):

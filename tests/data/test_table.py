@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from conftest import write_digits
 
-from autotune.cli.console import PlainConsole
+from autotune.cli.live.console import PlainConsole
 from autotune.data.catalog import read_catalog
 from autotune.data.split import PARTS, split_catalog
 from autotune.errors import DataError

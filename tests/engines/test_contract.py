@@ -312,7 +312,7 @@ def test_warming_up_starts_the_process_of_the_workers_before_torch_is_imported()
 @pytest.mark.slow
 def test_only_workers_import_lightning() -> None:
     code = (
-        "import sys, autotune.study.run, autotune.study.later, autotune.study.reopen, autotune.export.export\n"
+        "import sys, autotune.study.run, autotune.study.growth.later, autotune.study.reopen, autotune.export.export\n"
         "print('torch' in sys.modules, {'pytorch_lightning', 'torchmetrics'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -124,9 +124,11 @@ def test_a_problem_that_the_user_must_fix_is_refused(context: TrialContext, tmp_
 def test_a_channel_that_closes_during_a_trial_ends_the_worker_and_the_trial_resumes(
     context: TrialContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("autotune.training.trainer.CHECKPOINT_SECONDS", 0)
-    monkeypatch.setattr("autotune.training.trainer.CHECKPOINT_RATIO", 0)
-    monkeypatch.setattr("autotune.training.phased.HEAD_STEPS", 1)  # otherwise an epoch is one batch of Lightning's
+    monkeypatch.setattr("autotune.training.lightning.trainer.CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr("autotune.training.lightning.trainer.CHECKPOINT_RATIO", 0)
+    monkeypatch.setattr(
+        "autotune.training.lightning.phased.HEAD_STEPS", 1
+    )  # otherwise an epoch is one batch of Lightning's
     task = trial(0, replace(PARAMS, batch_size=16))
     uninterrupted = served(context, tmp_path, task, CONTINUE, CONTINUE)[-1]
     assert [type(one) for one in served(context, tmp_path, task, CONTINUE)] == [Ready, Epoch, Epoch]

@@ -18,7 +18,7 @@ from conftest import write_digits
 from small_studies import search
 from sqlite_utils import Database
 
-from autotune.cli.console import PlainConsole
+from autotune.cli.live.console import PlainConsole
 from autotune.errors import AutotuneError, BundleError, ConfigError, StudyError
 from autotune.export import bundle
 from autotune.export.export import ExportRequest, export_trial

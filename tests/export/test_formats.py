@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from commands import run_command
 
-from autotune.cli.console import PlainConsole
+from autotune.cli.live.console import PlainConsole
 from autotune.errors import BundleError, ConfigError
 from autotune.export.bundle import open_bundle
 from autotune.export.export import ExportRequest, export_trial

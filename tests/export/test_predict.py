@@ -136,7 +136,7 @@ class TestBundle:
     @pytest.fixture(scope="class")
     def made(self, searched: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         """The bundle of the finished study."""
-        from autotune.cli.console import PlainConsole
+        from autotune.cli.live.console import PlainConsole
         from autotune.export.export import ExportRequest, export_trial
         from autotune.study.request import Resources
 

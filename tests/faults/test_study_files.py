@@ -7,7 +7,7 @@ import pytest
 from conftest import write_digits
 from small_studies import search
 
-from autotune.cli.console import PlainConsole
+from autotune.cli.live.console import PlainConsole
 from autotune.errors import DataError, StudyError
 from autotune.study.reopen import evaluate_again
 from autotune.study.request import Resources

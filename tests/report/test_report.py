@@ -17,7 +17,7 @@ from awkward_study import NAMES, SECTIONS, finished
 from commands import run_command
 from sqlite_utils import Database
 
-from autotune.cli.console import PlainConsole
+from autotune.cli.live.console import PlainConsole
 from autotune.errors import StudyError
 from autotune.export.export import ExportRequest, export_trial
 from autotune.report import importance

@@ -13,7 +13,7 @@ from commands import run_command
 from conftest import write_digits
 from small_studies import search
 
-from autotune.cli.console import PlainConsole
+from autotune.cli.live.console import PlainConsole
 from autotune.data.catalog import read_catalog
 from autotune.data.split import MANIFEST, TEST, VALIDATION, read_manifest
 from autotune.errors import StudyError

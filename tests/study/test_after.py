@@ -19,9 +19,9 @@ from autotune.search.ranges import Range
 from autotune.search.settings import read_settings
 from autotune.search.space import BackboneOptions, suggest
 from autotune.search.warm_start import repeated
-from autotune.study import compare, earlier_model
-from autotune.study.after import changes
-from autotune.study.compare import compare_studies
+from autotune.study.growth import compare, earlier_model
+from autotune.study.growth.after import changes
+from autotune.study.growth.compare import compare_studies
 from autotune.study.storage.comparisons import ComparisonRow, PairedScore
 from autotune.study.storage.record import open_record
 from autotune.study.summary import study_status

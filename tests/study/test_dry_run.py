@@ -9,7 +9,7 @@ import torch
 from commands import run_command
 from conftest import write_digits
 
-from autotune.cli.console import PlainConsole
+from autotune.cli.live.console import PlainConsole
 from autotune.data.split import read_manifest
 from autotune.engines import local
 from autotune.errors import StudyError

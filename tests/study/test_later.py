@@ -15,7 +15,7 @@ import autotune
 from autotune.errors import DataError
 from autotune.export.export import ExportRequest, export_trial
 from autotune.report.report import write_report
-from autotune.study.later import evaluate_later
+from autotune.study.growth.later import evaluate_later
 from autotune.study.listener import StudyListener
 from autotune.study.request import Resources
 from autotune.study.storage.evaluations import LaterRow

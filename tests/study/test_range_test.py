@@ -12,7 +12,7 @@ from conftest import write_digits
 from PIL import Image
 from small_trials import KeptEpochs
 
-from autotune.cli.console import PlainConsole
+from autotune.cli.live.console import PlainConsole
 from autotune.cli.range_test import find_learning_rates
 from autotune.data.split import MANIFEST, PARTS, read_manifest
 from autotune.errors import ConfigError, StudyError

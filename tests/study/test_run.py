@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from small_studies import QUICK, search, without_time
 
 from autotune.backbones.registry import build_stages, discover
-from autotune.cli.console import PlainConsole
+from autotune.cli.live.console import PlainConsole
 from autotune.data import decode as decoding
 from autotune.data import picture as pictures
 from autotune.data.split import Split, read_manifest

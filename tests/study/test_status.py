@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from small_studies import search
 
-from autotune.cli.console import PlainConsole
-from autotune.cli.study_view import show_study
+from autotune.cli.live.console import PlainConsole
+from autotune.cli.views.study import show_study
 from autotune.errors import StudyError
 from autotune.export.predict import load
 from autotune.report.report import write_report

@@ -13,11 +13,12 @@ from small_trials import KeptEpochs, trial_context
 from torch import nn
 
 from autotune.cache import features
-from autotune.training import process, trainer
+from autotune.training import process
 from autotune.training.context import LoadedBackbones
+from autotune.training.lightning import trainer
+from autotune.training.lightning.trainer import ResumeCheckpoint, training_precision
 from autotune.training.network import build_entry, seed_device
 from autotune.training.params import Params
-from autotune.training.trainer import ResumeCheckpoint, training_precision
 from autotune.training.trial import run_trial
 
 GPU = torch.device("cuda")

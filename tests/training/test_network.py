@@ -7,10 +7,10 @@ from autotune.backbones.registry import discover
 from autotune.backbones.weights import find_weights, load_stages, stages_digest
 from autotune.cache.features import FrozenPrefix
 from autotune.data.augment import Invariances
+from autotune.training.lightning.trainable import Schedule, TrainableNetwork, class_weights
 from autotune.training.network import assemble_network
 from autotune.training.optimizers import OPTIMIZERS
 from autotune.training.params import Params
-from autotune.training.trainable import Schedule, TrainableNetwork, class_weights
 
 ENTRY = discover().find("efficientnet_lite0")
 STAGES = 9

@@ -10,14 +10,14 @@ from conftest import write_digits
 from small_trials import KeptEpochs, trial_context
 from torch import Tensor
 
-from autotune.training import phased, recorder, trainer
 from autotune.training.context import LoadedBackbones, TrialContext
 from autotune.training.fold import run_fold
+from autotune.training.lightning import phased, recorder, trainer
+from autotune.training.lightning.trainable import TrainableNetwork
 from autotune.training.network import build_network
 from autotune.training.outcome import DONE, GAP, TIMEOUT, Epoch, FoldEpoch, OutOfTimeError, TrialOutcome
 from autotune.training.params import Params, Phase
 from autotune.training.phases import phase_of, planned_phases
-from autotune.training.trainable import TrainableNetwork
 from autotune.training.trial import run_trial
 
 NAME = "efficientnet_lite0"

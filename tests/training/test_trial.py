@@ -9,15 +9,15 @@ from conftest import photos, write_digits
 from small_trials import KeptEpochs, trial_context
 
 from autotune.cache.pixels import pixel_rows
-from autotune.training import phased, trainer
 from autotune.training.context import LoadedBackbones, TrialContext
 from autotune.training.gap import is_better, smoothed_gap, stops_on_gap
+from autotune.training.lightning import phased, trainer
+from autotune.training.lightning.trainable import TrainableNetwork
 from autotune.training.metrics import score
 from autotune.training.outcome import Epoch, OutOfTimeError, TrialOutcome
 from autotune.training.params import Params
 from autotune.training.probe import probe_file_name, probe_of
 from autotune.training.restore import network_from_checkpoint
-from autotune.training.trainable import TrainableNetwork
 from autotune.training.trial import run_probe, run_trial
 
 BASE = Params("small_cnn", 3, 32, 1e-5, 1e-3, "one-cycle", 0.5, 0.0, "adamw", 32, 1e-2, 0.2, 0.0)

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from autotune.training.context import TrialContext
 from autotune.training.gap import is_better, smoothed_gap, stops_on_gap
+from autotune.training.lightning.phased import Recorder
 from autotune.training.metrics import WORST_LOG_LOSS, log_loss, predicted_classes, score
 from autotune.training.network import TrialNetwork
 from autotune.training.outcome import DIVERGED, DONE, GAP, Epoch, Reporter
 from autotune.training.params import Params
-from autotune.training.phased import Recorder
 from autotune.training.phases import phase_of, planned_phases, total_epochs
 
 VALIDATION, GAP_SAMPLE = 0, 1  # loader indices, in the order of `run_trial`

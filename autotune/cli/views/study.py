@@ -6,13 +6,13 @@ import shlex
 import time
 from typing import TYPE_CHECKING
 
-from autotune.cli.tables import cell_name, new_table, short_path
+from autotune.cli.views.tables import cell_name, new_table, short_path
 from autotune.text import duration, percent, plural, points_apart
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from autotune.cli.console import PlainConsole
+    from autotune.cli.live.console import PlainConsole
     from autotune.study.storage.evaluations import Evaluation, LaterRow
     from autotune.study.storage.rows import Finalist, Running
     from autotune.study.summary import Summary

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from autotune.cli.memory_use import MemoryUse
+from autotune.cli.live.memory_use import MemoryUse
 from autotune.study.listener import Outline
 from autotune.study.storage.rows import COMPLETE, STATES, TrialRow
 from autotune.text import duration, percent

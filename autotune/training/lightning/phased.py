@@ -22,11 +22,11 @@ from autotune.training.batches import (
     TrainBatches,
 )
 from autotune.training.context import LoadedBackbones, TrialSources, open_sources
+from autotune.training.lightning.trainable import Schedule, TrainableNetwork, class_weights
+from autotune.training.lightning.trainer import ResumeCheckpoint, build_trainer, delete_checkpoints, is_resumable
 from autotune.training.network import TrialNetwork, build_entry
 from autotune.training.outcome import DONE, CacheReporter
 from autotune.training.phases import PlannedPhase
-from autotune.training.trainable import Schedule, TrainableNetwork, class_weights
-from autotune.training.trainer import ResumeCheckpoint, build_trainer, delete_checkpoints, is_resumable
 
 # Of a head on cached features: steps that Lightning passes on together, and pictures per batch of the evaluation. Both
 # take less time than Lightning's own work for a batch.

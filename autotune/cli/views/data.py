@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from autotune.cli.tables import cell_name, new_table
+from autotune.cli.views.tables import cell_name, new_table
 from autotune.text import percent, plural
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from autotune.cli.console import PlainConsole
+    from autotune.cli.live.console import PlainConsole
     from autotune.data.picture import Picture
     from autotune.report.data_survey import DataSurvey
     from autotune.report.label_issues import LabelIssue

@@ -15,10 +15,10 @@ from rich.live import Live
 from rich.segment import ControlType
 from rich.text import Text
 
-from autotune.cli import panel
-from autotune.cli.console import PlainConsole
-from autotune.cli.memory_use import memory_in_use
-from autotune.cli.panel import PanelState, ProgressBar, RunningTrial
+from autotune.cli.live import panel
+from autotune.cli.live.console import PlainConsole
+from autotune.cli.live.memory_use import memory_in_use
+from autotune.cli.live.panel import PanelState, ProgressBar, RunningTrial
 from autotune.study.listener import Outline
 from autotune.study.storage.rows import BackboneFacts, TrialRow
 

@@ -14,10 +14,10 @@ from autotune.data.picture import Picture
 from autotune.data.split import TEST, carried_parts
 from autotune.data.visits import visits_of
 from autotune.errors import AutotuneError, StudyError
-from autotune.study.after import changes
-from autotune.study.compare import in_classes, paired_score
 from autotune.study.engines import driver_device
 from autotune.study.evaluate import class_numbers
+from autotune.study.growth.after import changes
+from autotune.study.growth.compare import in_classes, paired_score
 from autotune.study.listener import StudyListener
 from autotune.study.prepare import Prepared
 from autotune.study.reopen import FinishedTrial, reopen_trial

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from autotune.cli.tables import cell_name, new_table
+from autotune.cli.views.tables import cell_name, new_table
 from autotune.text import duration, file_size, percent, plural
 
 if TYPE_CHECKING:
-    from autotune.cli.console import PlainConsole
-    from autotune.study.compare import Side, StudyComparison
+    from autotune.cli.live.console import PlainConsole
+    from autotune.study.growth.compare import Side, StudyComparison
 
 
 def show_comparison(found: StudyComparison, console: PlainConsole) -> None:

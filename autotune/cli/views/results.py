@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from autotune.cli.tables import cell_name, new_table, short_path
-from autotune.cli.wrap import wrapped
+from autotune.cli.views.tables import cell_name, new_table, short_path
+from autotune.cli.views.wrap import wrapped
 from autotune.text import ago, duration, file_size, percent, plural
 
 # Imported for types only, because `autotune plugins` has to start quickly.
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from autotune.cache.eviction import CacheStatus
-    from autotune.cli.console import PlainConsole
+    from autotune.cli.live.console import PlainConsole
     from autotune.export.result import ExportResult, UnknownScore
     from autotune.export.verify import VerifiedFile
     from autotune.study.dry_run import DryRun
