@@ -54,6 +54,7 @@ def plugin(folder: Path, forward: str = "pass", build: str = "pass") -> tuple[Pa
     return (file.parent,)
 
 
+@pytest.mark.in_make_faults
 def test_a_trial_that_never_returns_is_stopped_by_its_own_limit(here: Path, digits: Path, tmp_path: Path) -> None:
     stuck = plugin(tmp_path, "time.sleep(3600 if self.training and len(x) == 64 else 0)")
     flags = {"backbone": ["stuck"], "batch_size": [32, 64], "trial_timeout": 4.0}

@@ -85,6 +85,7 @@ def test_a_study_cannot_have_a_name_that_is_html_or_invisible(name: str, tmp_pat
         study_folder(SearchRequest(data=tmp_path, name=name))
 
 
+@pytest.mark.in_make_faults
 def test_class_names_are_no_markdown_in_the_card(here: Path, tmp_path: Path) -> None:
     digits = write_digits(tmp_path / "digits", classes=2)
     picture = "![x](http:example.org)"

@@ -111,6 +111,7 @@ def test_networks_from_scratch_are_refitted_on_the_whole_pool(here: Path, photos
     assert [row.fold for row in folds() if row.trial == found["final"]["trial"]] == [WHOLE_POOL, 1, 2, 3, 4]
 
 
+@pytest.mark.in_make_faults
 def test_the_winner_of_a_duel_is_averaged_only_if_all_its_folds_are_affordable(
     here: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -114,6 +114,7 @@ def test_copies_of_any_part_are_left_out_by_name(finished: Path, searched: Path,
     assert found.scores.evaluation.n == 54
 
 
+@pytest.mark.in_make_faults
 def test_near_copies_of_photos_are_left_out(here: Path, tmp_path: Path) -> None:
     from conftest import photos
 

@@ -142,6 +142,7 @@ def test_no_test_picture_is_read_and_an_existing_study_is_unchanged(
     assert "--study" in error.value.fix
 
 
+@pytest.mark.in_make_faults
 @pytest.mark.slow
 def test_trials_use_the_written_bounds_and_other_settings_are_kept(here: Path, data: Path) -> None:
     file = here / "studies" / "s" / "study.toml"

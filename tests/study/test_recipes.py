@@ -78,6 +78,7 @@ def test_a_recipe_may_win_and_its_phases_run_on_every_fold(
     assert "phase 2 | epochs 1, cycle_epochs 1, depth 2" in card
 
 
+@pytest.mark.in_make_faults
 @pytest.mark.slow
 def test_trials_of_other_backbones_than_the_recipes_are_reopened(here: Path, photos: Path) -> None:
     recipe = {"backbone": "quick_cnn", "epochs": 1, "lr_low": 1e-4, "lr_high": 1e-3}

@@ -80,6 +80,7 @@ def test_mlflow_has_a_run_for_the_study_and_a_child_for_each_trial(
         assert len(again) == len({point.step for point in again})
 
 
+@pytest.mark.in_make_faults
 def test_wandb_has_offline_runs_for_the_study_and_its_trials(
     exported: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
