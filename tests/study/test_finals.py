@@ -13,6 +13,7 @@ import torch
 from conftest import write_digits
 from small_studies import search
 
+from autotune.report.report import write_report
 from autotune.study import run
 from autotune.study.finals import finals, race
 from autotune.study.listener import StudyListener
@@ -131,6 +132,11 @@ def test_the_winner_of_a_duel_is_averaged_only_if_all_its_folds_are_affordable(
     assert (averaged["how"], averaged["trial"], averaged["folds"]) == ("soup", winner, [0, 1, 2, 3, 4])
     assert (refitted["how"], refitted["trial"], refitted["folds"]) == ("refit", winner, [1])
     assert "a network for each fold would take too long" in refitted["reason"]
+    assert averaged["is_duel"]
+    assert refitted["is_duel"]
+    page = Path(write_report("0-1")["file"]).read_text()
+    assert "So it and the best other trial were trained again on all folds but one" in page
+    assert "on that fold" in page
 
 
 @pytest.mark.in_make_faults

@@ -71,6 +71,10 @@ class Finals:
         race = self._planner.race(trials, self._record.trials(), self._keeper.has_time_for_race)
         if race is None:
             return self._without_race(trials)
+        return replace(self._after_race(race, trials), is_duel=race.is_duel)
+
+    def _after_race(self, race: Race, trials: Sequence[TrialRow]) -> Final:
+        """Run a race and make the final model of its winner."""
         finalists = self._run_race(race)
         winner = next((row for one in finalists if one.won for row in trials if row.number == one.trial), None)
         if winner is None:

@@ -68,7 +68,7 @@ class RacePlanner:
         able = [row for row in complete if self._race_work([row], 1) <= most]
         reference = self._reference(able)
         able.sort(key=lambda row: row.number != reference)  # stable: the others stay in order
-        duel = self._duel(complete[0], able)
+        duel = self._duel(complete[0], able, reference)
         if duel and self._duel_work(duel) <= most and fits(duel):
             return duel
         for first, second in RACES:
@@ -98,7 +98,7 @@ class RacePlanner:
         first = min((row for row in known if self._context.starts_from_probe(row.params)), key=order, default=None)
         return first.number if first else None
 
-    def _duel(self, best: TrialRow, able: Sequence[TrialRow]) -> Race | None:
+    def _duel(self, best: TrialRow, able: Sequence[TrialRow], reference: int | None) -> Race | None:
         """Return a race on one fold between the best trial and the first of those that are able to race on all folds.
 
         None if it is one of them, or leads them by at most a standard error, which one more fold would hardly confirm.
@@ -107,7 +107,7 @@ class RacePlanner:
             return None
         value, other = best.value or 0.0, max(row.value or 0.0 for row in able)
         variance = (value * (1 - value) + other * (1 - other)) / self._penalty.n_validation  # of shares, unpaired
-        return Race((able[0], best), 0, able[0].number) if value - other > variance**0.5 else None
+        return Race((able[0], best), 0, reference) if value - other > variance**0.5 else None
 
     def _duel_work(self, duel: Race) -> float:
         """Count the operations of a duel and of the final model, whoever wins."""

@@ -223,7 +223,8 @@ class Final:
     study folder. n, value, log_loss: of the networks of the folds, on the pictures held out from them; temperature:
     fitted on the same; None without folds. divergence, changed: as in SoupOutcome. reason: why the model was made in
     this way. is_complete: False if the time limit ended the finals. passed_over: numbers of trials that were better
-    than a finalist on the validation set, but too expensive to train again.
+    than a finalist on the validation set, but too expensive to train again. is_duel: whether the best trial was too
+    expensive for more than one fold, and was compared on that.
     """
 
     trial: int
@@ -242,6 +243,7 @@ class Final:
     reason: str = ""
     is_complete: bool = True
     passed_over: tuple[int, ...] = ()
+    is_duel: bool = False
 
     @property
     def close(self) -> tuple[int, ...]:
