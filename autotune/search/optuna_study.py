@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +57,9 @@ class OptunaStudy:
         self._settings = settings
         self._arms = arms
         self._recipe = recipe
-        self._storage = RDBStorage(f"sqlite:///{file}")
+        self._file = file
+        self._connections: list[sqlite3.Connection] = []
+        self._storage = RDBStorage(f"sqlite:///{file}", engine_kwargs={"creator": self._connect})
         self._study = optuna.create_study(
             storage=self._storage,
             study_name=STUDY_NAME,
@@ -65,6 +68,19 @@ class OptunaStudy:
             load_if_exists=True,
         )
         self._study.set_metric_names([f"{settings.metric} minus a penalty for the cost"])  # for the dashboard
+
+    def _connect(self) -> sqlite3.Connection:
+        self._connections.append(sqlite3.connect(self._file, check_same_thread=False))
+        return self._connections[-1]
+
+    def close(self) -> None:
+        """Release the database. A second Ctrl-C during an operation can leave a transaction open, which locks the
+        database for as long as its traceback lives: in a notebook, until the next error.
+        """
+        for connection in self._connections:
+            with suppress(sqlite3.Error):  # it is closed
+                connection.rollback()
+        self._storage.engine.dispose()
 
     def enqueue(self, arms: Sequence[BackboneOptions], earlier: Sequence[Params] = ()) -> None:
         """Enqueue the recipe and the warm start trials, each once. arms: best backbone first. earlier: the choices of

@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -146,8 +146,10 @@ def _run_trials(
         for line in look_alike_lines(record.facts().look_alikes, plan.split):
             listener.say(line)
         speeds = measured_speeds(plan, context.device)  # measured here, while the workers are idle
-        with storage_errors(folder / TRIALS):
-            trials = OptunaStudy(folder / TRIALS, plan.settings, plan.selection.options, plan.recipe)
+        with (
+            storage_errors(folder / TRIALS),
+            closing(OptunaStudy(folder / TRIALS, plan.settings, plan.selection.options, plan.recipe)) as trials,
+        ):
             refuse_other_trials(folder, record, trials)
             _enqueue_first_trials(trials, plan.selection.options, record)
             planner = RacePlanner(plan, context, trials.warm_starts())

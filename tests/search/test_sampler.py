@@ -1,4 +1,5 @@
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import numpy as np
 import optuna
 import pytest
 from optuna.trial import Trial, TrialState
+from sqlalchemy.orm import Session
 
 from autotune.errors import ConfigError
 from autotune.search import space
@@ -50,6 +52,32 @@ def test_another_seed_gives_other_trials(tmp_path: Path) -> None:
 
 def test_a_resumed_search_gives_the_same_trials(tmp_path: Path) -> None:
     assert [*run(tmp_path / "a.db", 6), *run(tmp_path / "a.db", 8)] == run(tmp_path / "b.db", 14)
+
+
+def test_two_interrupts_during_a_commit_do_not_lock_the_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Session.commit, Session.close
+
+    def interrupted(number: int) -> Callable[[Session], None]:
+        def call(session: Session) -> None:
+            session.flush()
+            raw = session.connection().connection.dbapi_connection
+            if getattr(raw, "in_transaction", False):  # something was written
+                raise KeyboardInterrupt
+            whole[number](session)
+
+        return call
+
+    search = OptunaStudy(tmp_path / "a.db", SETTINGS, ARMS)
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "commit", interrupted(0))
+        patch.setattr(Session, "close", interrupted(1))
+        with pytest.raises(KeyboardInterrupt) as kept:  # as a notebook keeps it
+            search.ask()
+    search.close()
+    assert run(tmp_path / "a.db", 1) == run(tmp_path / "b.db", 1)
+    assert kept
 
 
 def test_a_killed_trial_keeps_its_number_and_params(tmp_path: Path) -> None:
