@@ -91,7 +91,7 @@ class Finals:
             self._listener.say("No finals: the time limit leaves no time for them.")
             self._is_cut_short = True
         else:
-            self._listener.say("No finals: they would take more than half of the work of the trials.")
+            self._listener.say("No finals: the best trial's would take more than half of the work of the trials.")
         if self._keeper.has_time_for_refit(trials[0]):
             return self._refit(trials[0], (), REFITTED)
         self._is_cut_short = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from autotune.training.phases import planned_phases
 
 # Finalists of the first round, which is one fold, and of the second, which is all folds except the searched one.
 RACES = ((4, 2), (3, 2), (2, 2), (2, 1), (1, 1))
+CLEAR = 2.0  # standard errors, by which the best trial wins without a race
+LEAST_VARIANCE = 1e-9  # of two scores of 0 or 1
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,8 @@ class RacePlanner:
         spent its time on cheap trials may still compare the expensive ones of the warm start.
         complete: the complete trials, best first; finished: all trials; n_trials: in the end, if more are to come.
         fits: whether there is time for a race. The reference is always a finalist, then come the best trials. A trial
-        that is too expensive even alone is passed over, unless it is clearly the best and there is work for a duel.
+        that is too expensive even alone is passed over, unless it is clearly the best: then there is a duel, or no
+        race at all if this takes too long as well.
         """
         done = list(finished)
         work = max(sum(self._trial_work(row) for row in done), self._expected_work(max(len(done), n_trials)))
@@ -68,9 +72,12 @@ class RacePlanner:
         able = [row for row in complete if self._race_work([row], 1) <= most]
         reference = self._reference(able)
         able.sort(key=lambda row: row.number != reference)  # stable: the others stay in order
-        duel = self._duel(complete[0], able, reference)
+        errors = self._errors_ahead(complete[0], able)
+        duel = Race((able[0], complete[0]), 0, reference) if errors > 1 else None
         if duel and self._duel_work(duel) <= most and fits(duel):
             return duel
+        if errors > CLEAR:
+            return None
         for first, second in RACES:
             race = Race(tuple(able[:first]), second, reference)
             if first <= len(able) and self._race_work(race.finalists, second) <= most and fits(race):
@@ -98,16 +105,16 @@ class RacePlanner:
         first = min((row for row in known if self._context.starts_from_probe(row.params)), key=order, default=None)
         return first.number if first else None
 
-    def _duel(self, best: TrialRow, able: Sequence[TrialRow], reference: int | None) -> Race | None:
-        """Return a race on one fold between the best trial and the first of those that are able to race on all folds.
+    def _errors_ahead(self, best: TrialRow, able: Sequence[TrialRow]) -> float:
+        """Return by how many standard errors the best trial leads those that are able to race; 0 if it is one of them.
 
-        None if it is one of them, or leads them by at most a standard error, which one more fold would hardly confirm.
+        Those of a difference of two shares of other pictures: of the same ones, it is smaller.
         """
         if not able or best in able:
-            return None
+            return 0.0
         value, other = best.value or 0.0, max(row.value or 0.0 for row in able)
-        variance = (value * (1 - value) + other * (1 - other)) / self._penalty.n_validation  # of shares, unpaired
-        return Race((able[0], best), 0, reference) if value - other > variance**0.5 else None
+        variance = (value * (1 - value) + other * (1 - other)) / self._penalty.n_validation
+        return (value - other) / math.sqrt(max(variance, LEAST_VARIANCE))
 
     def _duel_work(self, duel: Race) -> float:
         """Count the operations of a duel and of the final model, whoever wins."""
