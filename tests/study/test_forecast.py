@@ -13,6 +13,7 @@ from autotune.study.finals import race
 from autotune.study.finals.race import RacePlanner
 from autotune.study.storage.rows import COMPLETE, FoldRow, TrialRow
 from autotune.study.timing.forecast import Forecast, UnderWay
+from autotune.training.context import WHOLE_POOL
 from autotune.training.params import Params
 
 KEY = ("efficientnet_lite0", 64)
@@ -88,6 +89,17 @@ def test_finished_networks_of_the_finals_are_not_counted_again(digits: Path, mon
     assert whole.networks > half.networks > over.networks == 0
     assert over.test < whole.test  # after finals, the validation pictures need no prediction
     assert whole.trials == 0
+
+
+def test_a_duel_counts_two_networks_and_a_refit(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = [replace(row, params=replace(PARAMS, depth=int(row.number == 1))) for row in trials(2, 1.0)]
+    duel = race.Race((done[0], done[1]), 0, None)
+    monkeypatch.setattr(race.RacePlanner, "race", lambda *_, **__: duel)
+    networks = [FoldRow(0, 1, COMPLETE), FoldRow(1, 1, COMPLETE), FoldRow(1, WHOLE_POOL, COMPLETE)]
+    left = [forecast(digits).left(2, done, networks[:n], {}).networks for n in range(4)]
+    assert left == sorted(left, reverse=True)
+    assert left[1] - left[2] == pytest.approx(left[2])  # both of the expensive trial
+    assert left[3] == 0
 
 
 def test_trials_that_run_at_once_share_the_time(digits: Path) -> None:
